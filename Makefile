@@ -1,0 +1,60 @@
+# make demo | test | lint | bench. Each makes what it needs in .venv by itself, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch goes first and by its exact version: a package that pulls it in chooses the largest build there is.
+TORCH := torch==2.13.0
+EXTRAS := dev,bnb,deepspeed,tracking
+OLDEST := datasets==4.7.0
+
+# Two tests side by side, one thread each, is quicker than one test with every core.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help install demo test test-oldest lint format bench clean
+
+help:
+	@echo "make demo         a small model learns recipes/notes.dlm; prints the numbers before and after"
+	@echo "make test         all tests"
+	@echo "make test-oldest  the dataset builder's tests against $(OLDEST)"
+	@echo "make lint         ruff and mypy"
+	@echo "make bench        the benchmarks that need no GPU; each prints its ratio"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dlm-trl needs Python 3.11 or newer; set PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/demo.py
+
+test: install
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q
+
+test-oldest: $(VENV)-oldest/.installed
+	$(VENV)-oldest/bin/python -m pytest -q tests/rows
+
+$(VENV)-oldest/.installed: pyproject.toml constraints.txt
+	test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet $(TORCH)
+	$(VENV)-oldest/bin/python -m pip install --quiet -e '.[dev]' $(OLDEST)
+	touch $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+clean:
+	rm -rf $(VENV) $(VENV)-oldest runs

@@ -1,0 +1,107 @@
+"""The house keeps its shape: imports go one way, nothing heavy loads early, every module says what it is for."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "dlm_trl"
+
+# Which rooms a room may import, in the order of the house. The map with reasons is in CONTRIBUTING.md.
+ROOMS: dict[str, set[str]] = {
+    "notes": set(),
+    "rows": {"notes"},
+    "tiny": set(),
+    "models": {"notes", "tiny"},
+    "teachers": {"models"},
+    "synth": {"notes", "rows", "models", "teachers"},
+    "online": {"notes", "rows", "models", "teachers"},
+    "evaluation": {"rows", "models", "online"},
+    "train": {"notes", "rows", "tiny", "models", "teachers", "online", "evaluation"},
+    "export": {"notes", "rows", "models", "evaluation"},
+}
+FRONT_DOORS = {"__init__", "__main__", "cli"}  # may import every room
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def rooms_imported(source: str, module: str) -> Iterator[tuple[str, int]]:
+    """Rooms of `dlm_trl` that a module imports, with the line; imports inside functions count too.
+
+    `module` is the dotted name of the importing module (a package's own name for its `__init__`), needed to resolve
+    relative imports.
+    """
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")
+                base = ".".join([*parents[: len(parents) - node.level], *filter(None, [base])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "dlm_trl" and len(parts) > 1:
+                yield parts[1], node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_go_one_way(path: Path) -> None:
+    inside = path.relative_to(PACKAGE)
+    room = inside.parts[0].removesuffix(".py")
+    if room in FRONT_DOORS:
+        return
+    # An __init__ resolves `from . import x` like a module inside its own package does, so its name stays in.
+    module = ".".join(["dlm_trl", *inside.with_suffix("").parts])
+    allowed = ROOMS[room] | {room}
+    wrong = [
+        f"{inside}:{line} imports dlm_trl.{other}"
+        for other, line in rooms_imported(path.read_text(encoding="utf-8"), module)
+        if other not in allowed
+    ]
+    assert not wrong, f"{wrong}; {room} may import {sorted(ROOMS[room]) or 'no other room'}"
+
+
+@pytest.mark.parametrize(
+    ("source", "rooms"),
+    [
+        ("import dlm_trl.train.run", ["train"]),
+        ("from dlm_trl import synth", ["synth"]),
+        ("from dlm_trl.models.load import load_base", ["models"]),
+        ("def f():\n    from ..train import run", ["train"]),
+        ("from .parser import parse", ["notes"]),
+        ("import json, torch", []),
+    ],
+)
+def test_the_import_reader_sees_every_form(source: str, rooms: list[str]) -> None:
+    assert [room for room, _ in rooms_imported(source, "dlm_trl.notes.check")] == rooms
+
+
+def test_the_rooms_are_the_ones_of_the_map() -> None:
+    found = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert found == set(ROOMS)
+
+
+def test_the_map_has_no_way_back() -> None:
+    seen: set[str] = set()
+    for room, allowed in ROOMS.items():
+        assert allowed <= seen, f"{room} may import {allowed - seen}, which come after it"
+        seen.add(room)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_every_module_says_what_lives_there(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring, f"{path} has no docstring"
+    if path.name == "__init__.py":
+        assert len(docstring.split()) >= 20, f"{path}: one paragraph, please, not {docstring!r}"
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    program = "import sys, dlm_trl; print(sorted({'torch', 'transformers', 'trl', 'peft'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
