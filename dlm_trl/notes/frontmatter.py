@@ -1,0 +1,128 @@
+"""From the YAML between the two `---` lines to a `Frontmatter`: safe load, version check, migration, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.schema import SCHEMA_VERSION, Frontmatter
+
+_YAML_LINE = 2  # the YAML begins on the file's second line
+
+
+def parse_frontmatter(text: str, path: Path | None = None) -> Frontmatter:
+    """The frontmatter in this YAML text (without the `---` lines).
+
+    Raises DlmError: FrontmatterError for YAML that does not load or is not a mapping, SchemaValidationError for keys
+    and values that the schema does not know, DlmVersionError and UnsupportedMigrationError for a version that cannot be
+    read.
+    """
+    data = _migrate(_load(text, path), path)
+    try:
+        return Frontmatter.model_validate(data)
+    except ValidationError as error:
+        # Inputs are left out of the message: nested aliases can make them exponentially long.
+        problems = error.errors(include_input=False, include_url=False, include_context=False)
+        what = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'frontmatter'}: {p['msg']}" for p in problems)
+        raise _schema_error(f"{what}.", path) from None
+    except RecursionError:
+        raise _schema_error("The frontmatter is nested too deeply.", path) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML whose merge keys cannot grow without limit."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > 10_000:
+            raise yaml.constructor.ConstructorError(None, None, "merge keys expand too far", node.start_mark)
+
+
+def _load(text: str, path: Path | None) -> dict[Any, Any]:
+    if not text.strip():
+        return {}
+    try:
+        data = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + _YAML_LINE, mark.column + 1) if mark else (_YAML_LINE, 0)
+        raise _yaml_error(f"The YAML does not parse: {error.problem or error.context}.", path, line, column) from None
+    except yaml.YAMLError as error:  # a character that YAML does not allow; it carries no mark
+        raise _yaml_error(f"The YAML does not parse: {' '.join(str(error).split())}.", path) from None
+    except RecursionError:
+        raise _yaml_error("The YAML is nested too deeply.", path) from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        # PyYAML leaks these for values such as month 13, `!!bool x`, or integers of more than 4,300 digits.
+        raise _yaml_error(f"A YAML value cannot be read: {error}.", path) from None
+    if not isinstance(data, dict):
+        raise _yaml_error("The frontmatter is not a mapping.", path)
+    return data
+
+
+def _migrate(data: dict[Any, Any], path: Path | None) -> dict[Any, Any]:
+    version = data.get("dlm_version", 1)
+    if type(version) is not int:
+        raise _schema_error("dlm_version must be an integer.", path)
+    if version > SCHEMA_VERSION:
+        raise DlmError(
+            kind="DlmVersionError",
+            message=f"The document's dlm_version is above {SCHEMA_VERSION}, the newest that is known here.",
+            hint="Update dlm-trl, or lower dlm_version if no newer key is used.",
+            path=path,
+            line=_YAML_LINE,
+            column=0,
+        )
+    if version < 1:
+        raise DlmError(
+            kind="UnsupportedMigrationError",
+            message="dlm_version starts at 1.",
+            hint=f"Set dlm_version: {SCHEMA_VERSION}.",
+            path=path,
+            line=0,
+            column=0,
+        )
+    training = data.get("training")
+    if version == 1 and isinstance(training, dict) and "dpo" in training:
+        data = data | {"training": _dpo_to_preference(training)}
+    return data | {"dlm_version": SCHEMA_VERSION}
+
+
+def _dpo_to_preference(training: dict[Any, Any]) -> dict[Any, Any]:
+    """Version 1 had a flat `dpo` block; version 2 has `preference` with its numbers under `hyperparams`."""
+    rest = {k: v for k, v in training.items() if k != "dpo"}
+    dpo = training["dpo"]
+    if not isinstance(dpo, dict):
+        return rest | {"preference": dpo}
+    moved = ("beta", "learning_rate", "num_epochs")
+    preference: dict[Any, Any] = {"method": "dpo"} | {k: v for k, v in dpo.items() if k not in moved}
+    if hyperparams := {k: dpo[k] for k in moved if k in dpo}:
+        preference["hyperparams"] = hyperparams
+    if preference.get("reference") == "pre_dpo_adapter":
+        preference["reference"] = "pre_adapter"
+    return rest | {"preference": preference}
+
+
+def _yaml_error(message: str, path: Path | None, line: int = _YAML_LINE, column: int = 0) -> DlmError:
+    return DlmError(
+        kind="FrontmatterError",
+        message=message,
+        hint="The lines between the two `---` must be a YAML mapping.",
+        path=path,
+        line=line,
+        column=column,
+    )
+
+
+def _schema_error(message: str, path: Path | None) -> DlmError:
+    return DlmError(
+        kind="SchemaValidationError",
+        message=message,
+        hint="See the format's list of frontmatter keys.",
+        path=path,
+        line=_YAML_LINE,
+        column=0,
+    )
