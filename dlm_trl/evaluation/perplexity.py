@@ -1,0 +1,60 @@
+"""Perplexity on a fixed text: how well a model still reads what a run did not train it on.
+
+    perplexity(model, tokenizer, general_text(), window=512)
+
+The number is per token, so it compares runs on one tokenizer and says nothing across tokenizers.
+"""
+
+import math
+from importlib.resources import files
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; a large vocabulary gets smaller batches
+
+
+def general_text() -> str:
+    """About 50 kB of public-domain English (`general.txt`) that neither the embedded base nor any recipe trains on."""
+    return files("dlm_trl.evaluation").joinpath("general.txt").read_text(encoding="utf-8")
+
+
+@torch.no_grad()
+def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, window: int = 512) -> float:
+    """exp of the mean negative log-probability per token, every token of `text` scored exactly once.
+
+    Windows of `window` tokens share one token with the window before: the shared one is context there and target here.
+    The text's first token is scored after the tokenizer's BOS token, and not scored where it has none. Raises
+    ValueError for a window beyond the model's context and for a text of fewer than two tokens.
+    """
+    context = model.config.get_text_config().max_position_embeddings
+    if not 2 <= window <= context:
+        raise ValueError(f"a window of {window} tokens does not fit: 2 to {context} is what this model can read")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if tokenizer.bos_token_id is not None:
+        ids = [tokenizer.bos_token_id, *ids]
+    if len(ids) < 2:
+        raise ValueError("a text of fewer than two tokens has no perplexity")
+
+    stride = window - 1
+    whole = (len(ids) - 1) // stride
+    pieces = torch.tensor(ids).unfold(0, window, stride) if whole else torch.empty(0, window, dtype=torch.long)
+    batch = max(1, LOGITS_AT_ONCE // (window * model.config.get_text_config().vocab_size))
+    batches = [*pieces.split(batch)] if whole else []
+    if len(ids) - 1 > whole * stride:
+        batches.append(torch.tensor([ids[whole * stride :]]))
+
+    was_training = model.training
+    model.eval()
+    try:
+        total = sum(_nll(model, rows.to(model.device)) for rows in batches)
+    finally:
+        model.train(was_training)
+    return math.exp(total / (len(ids) - 1))
+
+
+def _nll(model: PreTrainedModel, rows: torch.Tensor) -> float:
+    """Summed negative log-probability, in nats, of all tokens of `rows` (batch, length) but the first of each row."""
+    logits = model(input_ids=rows, use_cache=False).logits[:, :-1].float()
+    return cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum").item()

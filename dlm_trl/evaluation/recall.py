@@ -1,0 +1,58 @@
+"""Answer recall: how many questions of the notes a model answers with the words of the notes.
+
+    recall = answer_recall(model, tokenizer, [("What is kneading?", "Pressing and folding a dough.", None)])
+    recall.exact, recall.fuzzy, recall.answers
+
+Answers are generated greedily, in batches, through the tokenizer's chat template.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rapidfuzz import fuzz
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm_trl.models.generate import generate
+
+FUZZY_RATIO = 90.0  # of 100; about one wrong letter in ten
+SPARE_TOKENS = 8  # an answer that goes on after the expected one is seen to do so
+
+Question = tuple[str, str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Shares of 0 to 1 over all questions, and what the model said to each, in the order of the questions.
+
+    `exact`: the same text but for white space. `fuzzy`: an edit-distance ratio of 0.9 or more, letter case ignored.
+    """
+
+    exact: float
+    fuzzy: float
+    answers: tuple[str, ...]
+
+
+def answer_recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> Recall:
+    """Ask every (question, answer, system prompt or None) and compare what comes back with the answer.
+
+    An answer is cut a few tokens after the length of the longest expected one. Raises ValueError for no questions, and
+    for a tokenizer without a chat template.
+    """
+    if not questions:
+        raise ValueError("no questions to ask: a share of nothing is not a number")
+    prompts = [_prompt(tokenizer, question, system) for question, _, system in questions]
+    longest = max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for _, answer, _ in questions)
+    said = [" ".join(text.split()) for text in generate(model, tokenizer, prompts, longest + SPARE_TOKENS)]
+    pairs = [(text, " ".join(answer.split())) for text, (_, answer, _) in zip(said, questions, strict=True)]
+    return Recall(
+        exact=sum(text == answer for text, answer in pairs) / len(pairs),
+        fuzzy=sum(fuzz.ratio(text.lower(), answer.lower()) >= FUZZY_RATIO for text, answer in pairs) / len(pairs),
+        answers=tuple(said),
+    )
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, question: str, system: str | None) -> list[int]:
+    messages = [{"role": "user", "content": question}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
