@@ -1,0 +1,292 @@
+"""Edits are splices: what is not meant stays byte for byte, nothing is half-written, nobody's change is lost."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from dlm_trl.notes import DlmError, Document, Section, edit, parse, read
+
+HEAD = "---\n# kept\ndlm_id: 01JTRX0000000000000000000A\ndlm_version: 15\nbase_model:   'tiny'   # odd spacing\n---"
+PAIR = "::instruction::\n### Q\nWhat is dew?\n### A\nWater that condenses overnight."
+
+LINES = st.one_of(
+    st.sampled_from(
+        ["", " ", "Dew forms.", "é\u2028x", "### Q", "### A", "---", "```", "~~~", "\ufeff", "\x0b", "\x00"]
+    ),
+    st.sampled_from(["::prose::", "::instruction::", "::instruction#a::", "::preference::", '::image path="a.png"::']),
+    st.sampled_from([" ::instruction::", '<!-- dlm-auto-harvest: source="x" -->']),
+)
+CONTENTS = st.lists(LINES.filter(lambda line: not line.startswith(("::", "```", "<!--"))), max_size=4).map("\n".join)
+FENCES = st.sampled_from(["::prose::", "::instruction::", "::preference#b::", '::image path="a.png"::'])
+NEWLINES = st.sampled_from(["\n", "\r\n", "\r", "mixed"])
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Document:
+    """Documents of all shapes: any newline style, with and without BOM, final newline, leading prose, blank prose."""
+    lines = [*HEAD.split("\n"), *draw(st.lists(LINES, max_size=12))]
+    style = draw(NEWLINES)
+    ends = [draw(st.sampled_from(["\n", "\r\n", "\r"])) if style == "mixed" else style for _ in lines]
+    ends[-1] = draw(st.sampled_from([ends[-1], ""]))
+    text = draw(st.sampled_from(["", "\ufeff"])) + "".join(line + end for line, end in zip(lines, ends, strict=True))
+    try:
+        return parse(text)
+    except DlmError:
+        assume(False)
+        raise
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> str:
+    """A section to append."""
+    fence, content = draw(FENCES), draw(CONTENTS)
+    assume(fence != "::prose::" or content.strip())
+    return f"{fence}\n{content}"
+
+
+def meanings(sections: tuple[Section, ...]) -> list[tuple[object, ...]]:
+    return [(s.kind, s.adapter, s.content, dict(s.provenance), dict(s.attributes)) for s in sections]
+
+
+@given(documents(), st.lists(texts(), min_size=1, max_size=3))
+@example(parse(HEAD), [PAIR])
+@example(parse(f"{HEAD}\n\nA line\n::prose::"), [PAIR])
+def test_append_then_remove_gives_the_original_bytes(document: Document, sections: list[str]) -> None:
+    appended = parse(edit.append_bytes(document, *sections))
+    assert appended.raw.startswith(document.raw)
+    n = len(document.sections)
+    assert meanings(appended.sections[:n]) == meanings(document.sections)
+    assert len(appended.sections) == n + len(sections)
+    new = set(appended.sections[n:])
+    assert edit.remove_bytes(appended, lambda section: section in new) == document.raw
+
+
+@given(documents(), st.data())
+def test_remove_takes_nothing_but_the_sections_meant(document: Document, data: st.DataObject) -> None:
+    removed = data.draw(st.sets(st.sampled_from(document.sections))) if document.sections else set()
+    new = edit.remove_bytes(document, lambda section: section in removed)
+    kept = tuple(section for section in document.sections if section not in removed)
+    assert meanings(parse(new).sections) == meanings(kept)
+    spliced = document.raw[: document.body_start] + b"".join(document.raw[slice(*s.span)] for s in kept)
+    if document.raw.endswith((b"\n", b"\r")):
+        assert new == spliced
+    else:
+        assert new in (spliced, spliced.removesuffix(b"\n").removesuffix(b"\r"))
+
+
+@given(documents(), CONTENTS, st.data())
+def test_replaced_content_is_the_only_change(document: Document, content: str, data: st.DataObject) -> None:
+    assume(document.sections)
+    section = data.draw(st.sampled_from(document.sections))
+    assume(section.kind != "prose" or content.strip())
+    i = document.sections.index(section)
+    new = parse(edit.replace_content_bytes(document, section, content))
+    assert new.sections[i].content == content
+    before, after = document.sections, new.sections
+    assert meanings(before[:i] + before[i + 1 :]) == meanings(after[:i] + after[i + 1 :])
+    begin, end = section.span
+    assert new.raw.startswith(document.raw[:begin])
+    assert new.raw.endswith(document.raw[end:])
+    assert edit.replace_content_bytes(document, section, section.content) == document.raw
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_an_appended_section_takes_the_newline_style_of_the_file(newline: str) -> None:
+    document = parse(f"{HEAD}\nProse.\n".replace("\n", newline))
+    assert edit.append_bytes(document, PAIR) == document.raw + f"{PAIR}\n".replace("\n", newline).encode()
+
+
+def test_an_append_changes_no_id_before_it() -> None:
+    document = parse(f"{HEAD}\n\nProse with a blank line behind it.\n\n")
+    assert parse(edit.append_bytes(document, PAIR)).sections[0].section_id == document.sections[0].section_id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no fence",
+        " ::prose::\nindented",
+        "::prose::\n",
+        "::prose::\n\n::prose::\nx",
+        "::bogus::\nx",
+        "::prose::\n```\nopen",
+        "::prose::\nlone \ud800 surrogate",
+        "",
+    ],
+)
+def test_a_text_that_would_not_stand_as_sections_is_refused(text: str) -> None:
+    with pytest.raises(DlmError) as caught:
+        edit.append_bytes(parse(f"{HEAD}\nProse.\n"), text)
+    assert caught.value.kind == "EditError"
+
+
+@pytest.mark.parametrize("content", ["::instruction::\nx", "```\nx", " \n ", "::oops::", "\udc80"])
+def test_content_that_would_become_something_else_is_refused(content: str) -> None:
+    document = parse(f"{HEAD}\nProse.\n{PAIR}\n")
+    with pytest.raises(DlmError) as caught:
+        edit.replace_content_bytes(document, document.sections[0], content)
+    assert caught.value.kind == "EditError"
+
+
+def test_markers_and_fence_survive_new_content() -> None:
+    marker = '<!-- dlm-auto-harvest: source="run" -->'
+    document = parse(
+        f"{HEAD}\n{PAIR.replace('::instruction::', f'::instruction#a::{chr(10)}{marker}')}\n::prose::\nEnd\n"
+    )
+    new = edit.replace_content_bytes(document, document.sections[0], "### Q\nq\n### A\na")
+    assert new.decode() == f"{HEAD}\n::instruction#a::\n{marker}\n### Q\nq\n### A\na\n::prose::\nEnd\n"
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    path = tmp_path / "notes.dlm"
+    path.write_bytes(f"{HEAD}\n\nProse.\n".encode())
+    return path
+
+
+def test_a_file_keeps_its_mode_its_link_and_one_backup(notes: Path, tmp_path: Path) -> None:
+    notes.chmod(0o640)
+    link = tmp_path / "elsewhere" / "link.dlm"
+    link.parent.mkdir()
+    link.symlink_to(notes)
+    original = notes.read_bytes()
+
+    assert edit.append(link, PAIR).raw == notes.read_bytes() == original + f"{PAIR}\n".encode()
+    assert link.is_symlink()
+    assert stat.S_IMODE(notes.stat().st_mode) == 0o640
+    backup = tmp_path / "notes.dlm.bak"
+    assert backup.read_bytes() == original
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o640
+
+    edit.append(notes, PAIR.replace("dew", "hail"))
+    edit.remove(notes, lambda section: "hail" in section.content)
+    edit.remove(notes, lambda section: section.kind == "instruction")
+    assert notes.read_bytes() == original
+    assert {p.name for p in tmp_path.iterdir()} == {"notes.dlm", "notes.dlm.bak", ".notes.dlm.lock", "elsewhere"}
+
+
+def test_an_edit_that_changes_nothing_writes_nothing(notes: Path) -> None:
+    before = notes.stat()
+    edit.append(notes)
+    edit.remove(notes, lambda section: False)
+    edit.replace_content(notes, read(notes).sections[0].section_id, "Prose.")
+    assert notes.stat().st_mtime_ns == before.st_mtime_ns and notes.stat().st_ino == before.st_ino
+    assert not notes.with_name("notes.dlm.bak").exists()
+
+
+def test_a_change_made_since_the_read_is_refused(notes: Path) -> None:
+    document = read(notes)
+    notes.write_bytes(notes.read_bytes() + b"A line of somebody else.\n")
+    theirs = notes.read_bytes()
+    with pytest.raises(DlmError, match="changed it since") as caught:
+        edit.append(document, PAIR)
+    assert (caught.value.kind, caught.value.path) == ("DlmWriteError", notes)
+    assert notes.read_bytes() == theirs
+    assert not notes.with_name("notes.dlm.bak").exists()
+
+
+def test_what_is_no_document_is_never_written(notes: Path) -> None:
+    before = notes.read_bytes()
+    with pytest.raises(DlmError):
+        edit.write(notes, b"no frontmatter", expected=before)
+    assert notes.read_bytes() == before
+
+
+def test_an_id_must_name_one_section(notes: Path) -> None:
+    edit.append(notes, PAIR, PAIR)
+    for section_id, words in ((read(notes).sections[1].section_id, "share the id"), ("0" * 16, "No section")):
+        with pytest.raises(DlmError, match=words):
+            edit.replace_content(notes, section_id, "x")
+    edit.replace_content(notes, read(notes).sections[0].section_id, "Other prose.")
+    assert read(notes).sections[0].content == "Other prose."
+
+
+def test_missing_files_and_full_or_foreign_places_give_one_clear_error(notes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DlmError) as caught:
+        edit.append(tmp_path / "nothing.dlm", PAIR)
+    assert caught.value.kind == "DlmReadError"
+    assert not (tmp_path / ".nothing.dlm.lock").exists()
+
+    before = notes.read_bytes()
+    (tmp_path / ".notes.dlm.tmp").mkdir()  # the temporary file cannot be made
+    with pytest.raises(DlmError) as caught:
+        edit.append(notes, PAIR)
+    assert caught.value.kind == "DlmWriteError"
+    assert notes.read_bytes() == before
+
+
+def run(program: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+WRITER = """
+import sys
+from dlm_trl.notes import edit
+for i in range(15):
+    edit.append(sys.argv[1], f"::prose::\\n{sys.argv[2]} {i}")
+"""
+
+
+def test_two_processes_that_write_at_once_lose_nothing(notes: Path) -> None:
+    writers = [run(WRITER, notes, name) for name in ("left", "right")]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    contents = [section.content for section in read(notes).sections]
+    for name in ("left", "right"):
+        assert [c for c in contents if c.startswith(name)] == [f"{name} {i}" for i in range(15)]
+    assert len(contents) == 31
+
+
+KILLED = """
+import os, signal, sys
+import dlm_trl.notes.files as files
+from dlm_trl.notes import edit
+at = sys.argv[2]
+real = getattr(os, at)
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(os, at, die)
+edit.append(sys.argv[1], "::prose::\\nnever whole")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.parametrize("at", ["fsync", "replace"])
+def test_a_process_that_is_killed_half_way_leaves_the_file_whole_and_free(notes: Path, at: str) -> None:
+    before = notes.read_bytes()
+    assert run(KILLED, notes, at).wait(timeout=60) == -signal.SIGKILL
+    assert notes.read_bytes() == before
+    edit.append(notes, PAIR)
+    assert notes.read_bytes() == before + f"{PAIR}\n".encode()
+    assert notes.with_name("notes.dlm.bak").read_bytes() == before
+    assert not list(notes.parent.glob(".*.tmp"))
+
+
+ENDLESS = """
+import itertools, sys
+from dlm_trl.notes import edit
+print("ready", flush=True)
+for i in itertools.count():
+    edit.append(sys.argv[1], f"::prose::\\n{i}")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_kill_at_any_moment_leaves_a_whole_document(notes: Path) -> None:
+    for delay in (0.0, 0.003, 0.011, 0.029):
+        writer = run(ENDLESS, notes)
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+        time.sleep(delay)
+        writer.kill()
+        writer.wait()
+        sections = read(notes).sections
+        assert notes.read_bytes().endswith(f"{sections[-1].content}\n".encode())
+    edit.append(notes, PAIR)
+    assert read(notes).sections[-1].kind == "instruction"
