@@ -51,8 +51,11 @@ def _load(text: str, path: Path | None) -> dict[Any, Any]:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + _YAML_LINE, mark.column + 1) if mark else (_YAML_LINE, 0)
         raise _yaml_error(f"The YAML does not parse: {error.problem or error.context}.", path, line, column) from None
-    except yaml.YAMLError as error:  # a character that YAML does not allow; it carries no mark
-        raise _yaml_error(f"The YAML does not parse: {' '.join(str(error).split())}.", path) from None
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n") + _YAML_LINE, len(before) - before.rfind("\n")
+        message = f"YAML does not allow the character U+{ord(text[error.position]):04X}."
+        raise _yaml_error(message, path, line, column) from None
     except RecursionError:
         raise _yaml_error("The YAML is nested too deeply.", path) from None
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
@@ -87,23 +90,26 @@ def _migrate(data: dict[Any, Any], path: Path | None) -> dict[Any, Any]:
         )
     training = data.get("training")
     if version == 1 and isinstance(training, dict) and "dpo" in training:
-        data = data | {"training": _dpo_to_preference(training)}
+        rest = {key: value for key, value in training.items() if key != "dpo"}
+        data = data | {"training": rest | _dpo_to_preference(training["dpo"])}
     return data | {"dlm_version": SCHEMA_VERSION}
 
 
-def _dpo_to_preference(training: dict[Any, Any]) -> dict[Any, Any]:
-    """Version 1 had a flat `dpo` block; version 2 has `preference` with its numbers under `hyperparams`."""
-    rest = {k: v for k, v in training.items() if k != "dpo"}
-    dpo = training["dpo"]
+def _dpo_to_preference(dpo: Any) -> dict[Any, Any]:
+    """Version 1 had a flat `dpo` block. Version 2 has `preference`, with its numbers under `hyperparams`.
+
+    Keys that neither knows are dropped, as the format's own migration does.
+    """
+    if dpo is None:
+        return {}
     if not isinstance(dpo, dict):
-        return rest | {"preference": dpo}
-    moved = ("beta", "learning_rate", "num_epochs")
-    preference: dict[Any, Any] = {"method": "dpo"} | {k: v for k, v in dpo.items() if k not in moved}
-    if hyperparams := {k: dpo[k] for k in moved if k in dpo}:
+        return {"preference": dpo}
+    preference = {"method": "dpo"} | {key: dpo[key] for key in ("enabled", "loss_type", "reference") if key in dpo}
+    if hyperparams := {key: dpo[key] for key in ("beta", "learning_rate", "num_epochs") if key in dpo}:
         preference["hyperparams"] = hyperparams
     if preference.get("reference") == "pre_dpo_adapter":
         preference["reference"] = "pre_adapter"
-    return rest | {"preference": preference}
+    return {"preference": preference}
 
 
 def _yaml_error(message: str, path: Path | None, line: int = _YAML_LINE, column: int = 0) -> DlmError:

@@ -25,8 +25,8 @@ _ADAPTER = re.compile(ADAPTER_NAME)
 _KINDS = get_args(Kind)
 _MEDIA = {"image": ({"path"}, {"path", "alt"}), "audio": ({"path", "transcript"}, {"path", "transcript"})}
 
-_MARKER = re.compile(r"<!-- dlm-auto-(synth|mined|harvest): (.*) -->")
-_MARKER_BODY = re.compile(r'(?:[a-z][a-z0-9_]*="[^"]*"(?:\s+|$))*')
+_MARKER = re.compile(r"<!-- dlm-auto-(synth|mined|harvest):(.*) -->")
+_MARKER_BODY = re.compile(r'(?:\s+[a-z][a-z0-9_]*="[^"\n]*")+')
 _MARKER_KEYS = {
     "synth": {"synth_teacher", "synth_strategy", "synth_at", "source_section_id"},
     "mined": {"judge_name", "judge_score_chosen", "judge_score_rejected", "mined_at", "mined_run_id"},
@@ -118,7 +118,7 @@ def _marker_value(key: str, value: str) -> str | int | float:
         if (run := int(value)) < 1:
             raise ValueError("mined_run_id starts at 1")
         return run
-    elif key in ("synth_teacher", "synth_strategy", "judge_name") and not value:
+    elif key in ("synth_teacher", "synth_strategy") and not value:
         raise ValueError(f"{key} is empty")
     return value
 
