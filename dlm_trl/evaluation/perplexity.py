@@ -21,7 +21,7 @@ def general_text() -> str:
 
 
 @torch.no_grad()
-def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, window: int = 512) -> float:
+def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, window: int) -> float:
     """exp of the mean negative log-probability per token, every token of `text` scored exactly once.
 
     Windows of `window` tokens share one token with the window before: the shared one is context there and target here.

@@ -1,0 +1,87 @@
+"""Perplexity scores every token once, whatever the window, and leaves the model as it was."""
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from dlm_trl.evaluation import perplexity as module
+from dlm_trl.evaluation.perplexity import general_text, perplexity
+
+TEXT = "Autolyse is a rest of flour and water before the salt goes in. It lasts from half an hour to two hours."
+
+
+def one_token_at_a_time(model: PreTrainedModel, ids: list[int], window: int) -> float:
+    """The definition, written as slowly as it reads: each token after those before it in its window."""
+    total = 0.0
+    for position in range(1, len(ids)):
+        start = (position - 1) // (window - 1) * (window - 1)
+        logits = model(torch.tensor([ids[start:position]])).logits[0, -1]
+        total -= logits.log_softmax(-1)[ids[position]].item()
+    return math.exp(total / (len(ids) - 1))
+
+
+@pytest.mark.parametrize("window", [2, 7, 16, len(TEXT), len(TEXT) + 1, 200])
+@torch.no_grad()
+def test_equals_the_definition(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, window: int) -> None:
+    ids = [tokenizer.bos_token_id, *tokenizer(TEXT, add_special_tokens=False)["input_ids"]]
+    expected = one_token_at_a_time(model, ids, window)
+    assert perplexity(model, tokenizer, TEXT, window) == pytest.approx(expected, rel=1e-4)
+
+
+@given(text=st.text(min_size=1, max_size=300), window=st.integers(2, 256))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, window: int
+) -> None:
+    torch.nn.init.zeros_(model.lm_head.weight)
+    assert perplexity(model, tokenizer, text, window) == pytest.approx(len(tokenizer), rel=1e-4)
+
+
+def test_batching_changes_nothing(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = perplexity(model, tokenizer, TEXT * 5, window=32)
+    monkeypatch.setattr(module, "LOGITS_AT_ONCE", 1)
+    assert perplexity(model, tokenizer, TEXT * 5, window=32) == pytest.approx(together, rel=1e-5)
+
+
+def test_dropout_is_off_while_measuring_and_the_mode_comes_back(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model.train()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    assert perplexity(model, tokenizer, TEXT, 64) == perplexity(model, tokenizer, TEXT, 64)
+    assert model.training
+
+
+@torch.no_grad()
+def test_without_a_bos_token_the_first_token_is_context_only(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    bare = deepcopy(tokenizer)
+    bare.bos_token = None
+    expected = one_token_at_a_time(model, bare(TEXT, add_special_tokens=False)["input_ids"], window=16)
+    assert perplexity(model, bare, TEXT, 16) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="fewer than two tokens"):
+        perplexity(model, bare, "a", 16)
+
+
+@pytest.mark.parametrize("window", [0, 1, 257])
+def test_a_window_that_does_not_fit_is_refused(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, window: int
+) -> None:
+    with pytest.raises(ValueError, match="2 to 256"):
+        perplexity(model, tokenizer, TEXT, window)
+
+
+def test_the_general_text_is_there_plain_and_of_its_size() -> None:
+    text = general_text()
+    assert 45_000 < len(text.encode()) < 55_000
+    assert text.isascii()
+    assert all(len(paragraph.split()) >= 10 for paragraph in text.strip().split("\n\n"))

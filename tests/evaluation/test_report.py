@@ -1,0 +1,90 @@
+"""The three files of a report hold what was measured, and survive what a run can throw at them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dlm_trl.evaluation.report import Measure, Report, Sample, draw, markdown, measures_table, write
+
+REPORT = Report(
+    run={"document": "recipes/notes.dlm", "base": "tiny"},
+    measures=[
+        Measure("exact recall, seen questions", "share", 0.0, 0.9259),
+        Measure("exact recall, held-out questions", "share", 0.0, None),
+        Measure("perplexity on general text", "per token", 54.0, 1061.5),
+    ],
+    samples=[Sample("seen", "What is kneading?", "Pressing dough.", "the | the\nthe", "Pressing dough.")],
+    history=[
+        {"step": 1, "loss": 4.0, "learning_rate": 1e-3},
+        {"step": 2, "loss": float("nan"), "learning_rate": 5e-4, "grad_norm": float("inf")},
+        {"step": 2, "eval_loss": 3.5},
+        {"step": 2, "train_runtime": 1.0},
+    ],
+)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")]
+
+
+def test_writes_three_files_into_a_new_folder(tmp_path: Path) -> None:
+    path = write(tmp_path / "runs" / "one", REPORT)
+    assert path.read_text(encoding="utf-8") == markdown(REPORT)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["report.json", "report.md", "report.png"]
+    with Image.open(path.parent / "report.png") as picture:
+        assert picture.width > picture.height > 300
+        assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 10  # something is drawn
+
+
+def test_json_is_strict_and_complete(tmp_path: Path) -> None:
+    write(tmp_path, REPORT)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert read["measures"][0] == {
+        "name": "exact recall, seen questions",
+        "unit": "share",
+        "before": 0.0,
+        "after": 0.9259,
+    }
+    assert read["run"] == dict(REPORT.run)
+    assert read["history"][1] == {"step": 2, "loss": None, "learning_rate": 5e-4, "grad_norm": None}
+    assert read["samples"][0]["before"] == "the | the\nthe"
+
+
+def test_the_table_shows_shares_as_percent_and_a_dash_for_what_was_not_measured() -> None:
+    rows = [cells(line) for line in measures_table(REPORT.measures).splitlines()]
+    assert rows[0] == ["", "before", "after"]
+    assert rows[2:] == [
+        ["exact recall, seen questions (share)", "0.0%", "92.6%"],
+        ["exact recall, held-out questions (share)", "0.0%", "–"],
+        ["perplexity on general text (per token)", "54.000", "1,061.500"],
+    ]
+
+
+@given(answers=st.lists(st.text(), min_size=1, max_size=5))
+def test_no_answer_breaks_the_table_of_samples(answers: list[str]) -> None:
+    report = Report(run={}, measures=[], samples=[Sample("seen", "q", "a", text, text) for text in answers])
+    table = markdown(report).split("## Answers side by side\n\n")[1].rstrip("\n").split("\n")
+    assert len(table) == 2 + len(answers)
+    assert {len(cells(line)) for line in table} == {5}
+
+
+def test_the_picture_draws_the_curves_of_the_log_and_a_pair_of_bars_for_each_share() -> None:
+    loss, rate, shares = draw(REPORT).axes
+    assert [line.get_label() for line in loss.lines] == ["training", "validation"]
+    assert list(loss.lines[1].get_xydata()[0]) == [2, 3.5]
+    assert [tuple(point) for point in rate.lines[0].get_xydata()] == [(1, 1e-3), (2, 5e-4)]
+    assert [bar.get_width() for bar in shares.patches] == pytest.approx([0, 0, 0.9259, 0])
+    assert [text.get_text() for text in shares.texts] == ["0.0%", "0.0%", "92.6%", "–"]
+
+
+def test_a_run_without_a_log_or_a_share_can_be_drawn(tmp_path: Path) -> None:
+    write(tmp_path, Report(run={}, measures=[Measure("loss", "nats per token", None, 1.0)]))
+    assert (tmp_path / "report.png").stat().st_size > 0
