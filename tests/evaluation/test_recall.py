@@ -1,0 +1,71 @@
+"""Recall is asked of a model that has really learnt a few answers by heart."""
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from dlm_trl.evaluation.recall import Question, answer_recall
+
+LEARNT: list[Question] = [
+    ("What is a boule?", "A round loaf.", None),
+    ("What is a boule?", "Un pain rond.", "French"),
+    ("What is the crust?", "The outside.", None),
+]
+
+
+def messages(question: str, system: str | None) -> list[dict[str, str]]:
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": question}]
+
+
+@pytest.fixture
+def taught(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    rows = []
+    for question, answer, system in LEARNT:
+        prompt = tokenizer.apply_chat_template(
+            messages(question, system), add_generation_prompt=True, return_dict=False
+        )
+        target = [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id]
+        rows.append((torch.tensor([prompt + target]), torch.tensor([[-100] * len(prompt) + target])))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(60):
+        for ids, labels in rows:
+            model(ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def test_counts_what_was_learnt(taught: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    recall = answer_recall(taught, tokenizer, LEARNT)
+    assert recall.answers == ("A round loaf.", "Un pain rond.", "The outside.")
+    assert (recall.exact, recall.fuzzy) == (1.0, 1.0)
+
+    # White space is no mistake, a small slip is one for `exact` alone, another answer is one for both.
+    asked = [
+        ("What is a boule?", " A  round\nloaf. ", None),
+        ("What is a boule?", "Un pain ronde.", "French"),
+        ("What is the crust?", "The inner part.", None),
+    ]
+    recall = answer_recall(taught, tokenizer, asked)
+    assert recall.exact == pytest.approx(1 / 3)
+    assert recall.fuzzy == pytest.approx(2 / 3)
+
+
+def test_an_answer_that_goes_on_is_not_exact(taught: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    recall = answer_recall(taught, tokenizer, [("What is a boule?", "A round", None)])
+    assert recall.answers[0].startswith("A round lo")
+    assert (recall.exact, recall.fuzzy) == (0.0, 0.0)
+
+
+def test_a_model_that_learnt_nothing_recalls_nothing(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    recall = answer_recall(model, tokenizer, LEARNT)
+    assert (recall.exact, recall.fuzzy) == (0.0, 0.0)
+    assert len(recall.answers) == len(LEARNT)
+
+
+def test_no_questions_is_an_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="no questions"):
+        answer_recall(model, tokenizer, [])
