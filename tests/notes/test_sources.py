@@ -1,0 +1,266 @@
+"""`training.sources`: which files are taken, what they become, and that nothing outside is read when it must not be."""
+
+import os
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_trl.notes import DlmError, Document, read, sources
+from dlm_trl.notes.filters import _regex
+
+YAML = "src/.dlm/training.yaml"
+IGNORE = "src/.dlm/ignore"
+V1 = "dlm_training_version: 1\n"
+
+
+def notes(folder: Path, path: str = "./src", entry: str = "", policy: str = "permissive") -> Document:
+    """A document in this folder with one source."""
+    head = f"dlm_id: 01JTRX0000000000000000000A\nbase_model: tiny\ntraining:\n  sources_policy: {policy}\n  sources:\n"
+    text = f"---\n{head}    - path: {path}\n{textwrap.indent(entry, '      ')}\n---\nProse.\n"
+    (folder / "notes.dlm").write_text(text, encoding="utf-8")
+    return read(folder / "notes.dlm")
+
+
+def fill(folder: Path, files: dict[str, str | bytes]) -> None:
+    (folder / "src").mkdir(exist_ok=True)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def names(document: Document) -> list[str]:
+    return [file.name for file in sources.source_files(document)]
+
+
+def test_a_text_file_becomes_a_prose_section_behind_the_documents_own(tmp_path: Path) -> None:
+    fill(tmp_path, {"src/sub/b.md": "\ufeffB\r\nb\r", "src/a.md": "::instruction::\nno fence here", "src/blank": ""})
+    document = notes(tmp_path)
+    expanded = sources.expand(document)
+    assert expanded.sections[:1] == document.sections
+    assert [section.content for section in expanded.sections[1:]] == [
+        "# source: a.md\n\n::instruction::\nno fence here",
+        "# source: blank\n\n",
+        "# source: sub/b.md\n\nB\nb\n",
+    ]
+    assert {section.kind for section in expanded.sections} == {"prose"}
+    assert expanded.sections[3].path == tmp_path / "src/sub/b.md"
+    spans = [expanded.raw[slice(*section.span)] for section in expanded.sections]
+    assert expanded.raw[: expanded.body_start] + b"".join(spans) == expanded.raw
+
+
+def test_no_sources_change_nothing(tmp_path: Path) -> None:
+    (tmp_path / "n.dlm").write_text("---\ndlm_id: 01JTRX0000000000000000000A\nbase_model: tiny\n---\nP\n")
+    document = read(tmp_path / "n.dlm")
+    assert sources.expand(document) == document
+
+
+def test_the_walk_is_sorted_by_parts_and_takes_text_files_only(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {"src/a/z": "1", "src/a.md": "1", "src/B": "1", "src/a-b": "1", "src/.hidden": "1"}
+    fill(tmp_path, files | {"src/binary": b"a\0b", "src/latin": b"\xe9", "src/late_nul": b"x" * 2000 + b"\0"})
+    os.mkfifo(tmp_path / "src" / "pipe")
+    os.symlink("loop", tmp_path / "src" / "loop")
+    assert names(notes(tmp_path)) == [".hidden", "B", "a/z", "a-b", "a.md", "late_nul"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "taken"),
+    [
+        ("include: ['*.md']", ["a.md"]),
+        ("include: ['**/*.md']", ["a.md", "s/b.md", "s/t/b.md"]),
+        ("include: ['**/b.md']\nexclude: ['s/t/**']", ["s/b.md"]),
+        ("exclude: ['s/**']", ["a.md", "c.txt"]),
+        ("exclude: ['s']", ["a.md", "c.txt", "s/b.md", "s/t/b.md"]),
+        ("include: []", []),
+        ("max_files: 2", ["a.md", "c.txt"]),
+        ("max_files: 2\nexclude: ['a.md']", ["c.txt", "s/b.md"]),
+        ("max_bytes_per_file: 3", ["a.md", "s/b.md"]),
+    ],
+)
+def test_what_the_entry_says(entry: str, taken: list[str], tmp_path: Path) -> None:
+    fill(tmp_path, {"src/a.md": "A", "src/s/b.md": "B", "src/s/t/b.md": "deep", "src/c.txt": "four"})
+    assert names(notes(tmp_path, entry=entry)) == taken
+
+
+@pytest.mark.parametrize(
+    ("ignore", "taken"),
+    [
+        ("b.md", ["a.md", "s/c.md"]),
+        ("/b.md", ["a.md", "s/b.md", "s/c.md"]),
+        ("s/", ["a.md", "b.md"]),
+        ("/s", ["a.md", "b.md"]),
+        ("a.md/", ["a.md", "b.md", "s/b.md", "s/c.md"]),
+        ("*.md\n!b.md", ["b.md", "s/b.md"]),
+        ("s/*\n!s/b.md", ["a.md", "b.md", "s/b.md"]),
+        ("# b.md\n\n  a.md  \n!\n/", ["b.md", "s/b.md", "s/c.md"]),
+        ("?.md\n!/s/", ["s/b.md", "s/c.md"]),
+    ],
+)
+def test_ignore_files(ignore: str, taken: list[str], tmp_path: Path) -> None:
+    fill(tmp_path, {IGNORE: ignore, "src/a.md": "", "src/b.md": "", "src/s/b.md": "", "src/s/c.md": ""})
+    assert names(notes(tmp_path)) == taken
+
+
+def test_an_ignore_file_takes_back_what_others_exclude(tmp_path: Path) -> None:
+    fill(tmp_path, {IGNORE: "!*.pdf\n!node_modules/\n!a.md", "src/a.md": "", "src/b.md": "", "src/c.pdf": ""})
+    fill(tmp_path, {"src/node_modules/x": "", "src/.env": ""})
+    assert names(notes(tmp_path, entry="exclude: ['*.md']")) == ["a.md", "c.pdf", "node_modules/x"]
+
+
+def test_deeper_files_win(tmp_path: Path) -> None:
+    fill(tmp_path, {YAML: f"{V1}include: ['*.md', 'one.rst']\nexclude: ['**/no.txt']", "src/s/.dlm/ignore": "!/x.txt"})
+    fill(tmp_path, {"src/s/.dlm/training.yaml": f"{V1}include: ['*.txt']\nexclude: ['x.txt', 'y.txt']"})
+    fill(tmp_path, {f"src/{name}": "" for name in ("a.md", "a.txt", "one.rst", "s/a.md", "s/a.txt", "s/t/a.txt")})
+    fill(tmp_path, {f"src/s/{name}": "" for name in ("x.txt", "y.txt", "no.txt")})
+    # The nearest include list holds, excludes add up, ignore files come last.
+    assert names(notes(tmp_path)) == ["a.md", "one.rst", "s/a.txt", "s/x.txt"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        ".git/config s/.git/x .env s/.env.local key.pem id_rsa .ssh/x .venv/x s/node_modules/x/y "
+        "build/x m.pyc poetry.lock a.tar.gz a.pdf .dlm/notes s/.dlm/x"
+    ).split(),
+)
+def test_the_built_in_list_holds_unless_it_is_switched_off(name: str, tmp_path: Path) -> None:
+    fill(tmp_path, {f"src/{name}": "text", "src/a.md": ""})
+    assert names(notes(tmp_path)) == ["a.md"]
+    fill(tmp_path, {YAML: f"{V1}exclude_defaults: false", "src/s/.dlm/training.yaml": f"{V1}metadata: {{a: b}}"})
+    assert name in names(notes(tmp_path))
+
+
+def test_tags_and_weights_are_merged_and_the_deepest_wins(tmp_path: Path) -> None:
+    root = "metadata: {lang: en, q: hi}\nweights: {lang: {en: 2, de: 9}, q: {hi: 0.5}, other: {x: 7}}"
+    fill(tmp_path, {YAML: V1 + root, "src/a": "", "src/s/b": "", "src/s/t/c": "", "src/u/d": ""})
+    fill(tmp_path, {"src/s/.dlm/training.yaml": f"{V1}metadata: {{lang: de}}\nweights: {{lang: {{de: 3}}}}"})
+    fill(tmp_path, {"src/u/.dlm/training.yaml": f"{V1}metadata: {{lang: fr, q: none}}"})
+    document = notes(tmp_path)
+    assert {s.path.name: dict(s.tags) for s in sources.expand(document).sections if s.tags and s.path} == {
+        "a": {"lang": "en", "q": "hi"},
+        "b": {"lang": "de", "q": "hi"},
+        "c": {"lang": "de", "q": "hi"},
+        "d": {"lang": "fr", "q": "none"},
+    }
+    weights = {path.name: weight for path, weight in sources.source_weights(document).items()}
+    assert weights == {"a": 1.0, "b": 1.5, "c": 1.5, "d": 1.0}
+
+
+def test_a_single_file_is_a_source_too(tmp_path: Path) -> None:
+    fill(tmp_path, {"src/a.md": "A", YAML: f"{V1}metadata: {{a: b}}"})
+    (section,) = sources.expand(notes(tmp_path, "./src/a.md")).sections[1:]
+    assert (section.content, dict(section.tags)) == ("# source: a.md\n\nA", {"a": "b"})
+    assert names(notes(tmp_path, "./src/a.md", "include: ['*.txt']")) == []
+
+
+def test_a_document_in_a_dlm_folder_starts_above_it(tmp_path: Path) -> None:
+    fill(tmp_path, {"src/a.md": "A"})
+    (tmp_path / ".dlm").mkdir()
+    notes(tmp_path).path.rename(tmp_path / ".dlm" / "notes.dlm")  # type: ignore[union-attr]
+    assert names(read(tmp_path / ".dlm" / "notes.dlm")) == ["a.md"]
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "src"))
+    fill(tmp_path, {"src/a.md": "A"})
+    assert names(notes(tmp_path, "'~'")) == ["a.md"]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A folder for the document, with a secret beside it."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "s.txt").write_text("SECRET")
+    inside = tmp_path / "house"
+    inside.mkdir()
+    fill(inside, {"src/a.md": "A", "other/o.md": "O"})
+    return inside
+
+
+@pytest.mark.parametrize(
+    "path", ["..", "../secret", "../secret/s.txt", "src/../../secret", "leak", "src/leak.txt", "/"]
+)
+def test_strict_reads_nothing_outside(path: str, house: Path) -> None:
+    (house / "leak").symlink_to("../secret")
+    (house / "src" / "leak.txt").symlink_to("../../secret/s.txt")
+    with pytest.raises(DlmError) as caught:
+        sources.expand(notes(house, path, policy="strict"))
+    assert caught.value.kind == "SourceError"
+
+
+def test_strict_refuses_a_file_behind_a_link_in_the_walk(house: Path) -> None:
+    (house / "src" / "dir").symlink_to("../../secret", target_is_directory=True)
+    assert names(notes(house, policy="strict")) == ["a.md"]
+    (house / "src" / "inside.md").symlink_to("../other/o.md")
+    assert names(notes(house, policy="strict")) == ["a.md", "inside.md"]
+    (house / "src" / "leak.txt").symlink_to("../../secret/s.txt")
+    with pytest.raises(DlmError, match="outside"):
+        sources.expand(notes(house, policy="strict"))
+    assert names(notes(house, entry="exclude: ['leak.txt']", policy="strict")) == ["a.md", "inside.md"]
+
+
+def test_permissive_goes_where_it_is_told(house: Path) -> None:
+    assert names(notes(house, "../secret")) == ["s.txt"]
+
+
+@pytest.mark.parametrize("path", ["nowhere", "'~nobody_of_this_name/x'", '"a\\0b"', "pipe"])
+def test_a_path_that_is_not_there_is_an_error(path: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DlmError) as caught:
+        sources.expand(notes(tmp_path, path))
+    assert caught.value.kind == "SourceError"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "include: []",
+            "dlm_training_version: 2",
+            f"{V1}includes: [a]",
+            ": [",
+            f"{V1}metadata: {{a: 1}}",
+            b"\xff",
+        ),
+        *(f"{V1}weights: {{a: {{b: -1}}}}", f"{V1}weights: {{a: {{b: .inf}}}}"),
+    ],
+)
+def test_a_broken_training_file_is_an_error_that_names_it(text: str | bytes, tmp_path: Path) -> None:
+    fill(tmp_path, {YAML: text, "src/a": ""})
+    with pytest.raises(DlmError) as caught:
+        sources.expand(notes(tmp_path))
+    assert (caught.value.kind, caught.value.path) == ("SourceError", tmp_path / YAML)
+
+
+def glob_matches(glob: str, path: str) -> bool:
+    """The globs' definition, by recursion."""
+    if not glob:
+        return not path
+    if glob.startswith("**/"):
+        return glob_matches(glob[3:], path) or any(
+            glob_matches(glob[3:], path[i + 1 :]) for i, c in enumerate(path) if c == "/"
+        )
+    if glob.startswith("**"):
+        return any(glob_matches(glob[2:], path[i:]) for i in range(len(path) + 1))
+    if glob.startswith("*"):
+        ends = next((i for i, c in enumerate(path) if c == "/"), len(path))
+        return any(glob_matches(glob[1:], path[i:]) for i in range(ends + 1))
+    return (
+        bool(path) and (path[0] == glob[0] or (glob[0] == "?" and path[0] != "/")) and glob_matches(glob[1:], path[1:])
+    )
+
+
+@given(
+    st.lists(st.sampled_from(["**/", "a**b", "*", "?", "a", "b/", "[a]", "x/**", "."]), max_size=5).map("".join),
+    st.text("ab/[.x", max_size=8),
+)
+def test_globs_match_what_their_definition_says(glob: str, path: str) -> None:
+    # `**/` has its own meaning only where a part of the path begins.
+    plain = re.sub(r"(?<=[^/])\*\*(?=/)", "**", glob)
+    if not re.search(r"[^/]\*\*/|\*\*\*", plain):
+        assert bool(re.fullmatch(_regex(glob), path, re.DOTALL)) == glob_matches(glob, path)
