@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from dlm_trl.notes.errors import DlmError
 
-_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-_BLANKS = rf"[^\S{_BREAKS}]*"
-
 
 def _headers(labels: str) -> re.Pattern[str]:
-    return re.compile(rf"### ({labels}){_BLANKS}(?=[{_BREAKS}]|\Z)")
+    return re.compile(rf"### ({labels})[^\S\n]*(?=\n|\Z)")
 
 
 _PAIR = _headers("Q(?: !probe)?|A")
 _TRIPLE = _headers("Prompt|Chosen|Rejected")
-_UNUSUAL_BREAK = re.compile(rf"[{_BREAKS[1:]}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,49 +60,38 @@ def _blocks(
     content: str, content_line: int, path: Path | None, pattern: re.Pattern[str], cycle: tuple[str, ...], kind: str
 ) -> list[tuple[str, int]]:
     """All bodies with the file line of their header, in order; the labels must follow cycle, over and over."""
+    text = "\n".join(content.splitlines())
 
-    def fail(message: str, hint: str, at: int) -> DlmError:
-        section_line = len(content[:at].splitlines()) + 1
+    def fail(message: str, hint: str, section_line: int) -> DlmError:
         line = content_line - 1 + section_line
         return DlmError(
             kind=kind, message=message, hint=hint, path=path, line=line, column=1, section_line=section_line
         )
 
-    headers = [(start, m) for m in pattern.finditer(content) if (start := _line_start(content, m.start())) is not None]
-    before = content[: headers[0][0]] if headers else content
-    if text := before.lstrip():
-        at = _line_start(content, len(before) - len(text))
-        assert at is not None
-        raise fail(f"Text stands before the first `### {cycle[0]}`.", "A header stands alone on its line.", at)
+    headers = []
+    for m in pattern.finditer(text):
+        start = text.rfind("\n", 0, m.start()) + 1
+        if not text[start : m.start()].strip():
+            headers.append((start, m.end(), m[1].removesuffix(" !probe")))
+    before = text[: headers[0][0]] if headers else text
+    if stray := before.lstrip():
+        line = 1 + before.count("\n", 0, len(before) - len(stray))
+        raise fail(f"Text stands before the first `### {cycle[0]}`.", "A header stands alone on its line.", line)
     if not headers:
-        raise fail("The section is empty.", f"Write a `### {cycle[0]}` header, or remove the section.", 0)
+        raise fail("The section is empty.", f"Write a `### {cycle[0]}` header, or remove the section.", 1)
 
-    unusual = _UNUSUAL_BREAK.search(content) is not None
     blocks: list[tuple[str, int]] = []
-    line, counted = content_line, 0
-    for i, (start, m) in enumerate(headers):
-        label, expected = m[1].removesuffix(" !probe"), cycle[i % len(cycle)]
+    line = 1 + before.count("\n")
+    for i, ((start, body, label), (stop, *_)) in enumerate(pairwise([*headers, (len(text), 0, "")])):
+        expected = cycle[i % len(cycle)]
         if label != expected:
-            raise fail(
-                f"`### {label}` stands where `### {expected}` should.", f"The order is {', '.join(cycle)}.", start
-            )
-        end = headers[i + 1][0] if i + 1 < len(headers) else len(content)
-        body = content[m.end() : end].strip()
-        if not body:
-            raise fail(f"`### {label}` has no text.", "Write it, or remove the block.", end)
-        line += len(content[counted:start].splitlines()) if unusual else content.count("\n", counted, start)
-        counted = start
-        blocks.append((body, line))
+            order = ", ".join(cycle)
+            raise fail(f"`### {label}` stands where `### {expected}` should.", f"The order is {order}.", line)
+        blocks.append((text[body:stop].strip(), content_line - 1 + line))
+        line += text.count("\n", start, stop)
+        if not blocks[-1][0]:
+            raise fail(f"`### {label}` has no text.", "Write it, or remove the block.", line + (stop == len(text)))
     if len(blocks) % len(cycle):
         missing = cycle[len(blocks) % len(cycle)]
-        raise fail(f"`### {missing}` is missing at the end.", "Write it, or remove the unfinished block.", len(content))
+        raise fail(f"`### {missing}` is missing at the end.", "Write it, or remove the unfinished block.", line + 1)
     return blocks
-
-
-def _line_start(content: str, at: int) -> int | None:
-    """Where the line of this offset begins, or None if something other than white space stands before it there."""
-    while at and content[at - 1] not in _BREAKS:
-        at -= 1
-        if not content[at].isspace():
-            return None
-    return at
