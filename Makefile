@@ -29,8 +29,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
+# The demo's adapter goes under runs/ too, not into the user's own store.
+demo: export DLM_HOME := $(CURDIR)/runs/dlm_home
 demo: install
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/demo.py
+	$(BIN)/dlm-trl check recipes/notes.dlm
+	$(BIN)/python scripts/show_rows.py recipes/notes.dlm
+	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/sft.py --config recipes/notes.yaml
+	@grep '^|' runs/notes/report.md
+	@echo "The picture is runs/notes/report.png, all of it is runs/notes/report.md"
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q
