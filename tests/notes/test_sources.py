@@ -122,10 +122,24 @@ def test_deeper_files_win(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    (
-        ".git/config s/.git/x .env s/.env.local key.pem id_rsa .ssh/x .venv/x s/node_modules/x/y "
-        "build/x m.pyc poetry.lock a.tar.gz a.pdf .dlm/notes s/.dlm/x"
-    ).split(),
+    [
+        ".git/config",
+        "s/.git/x",
+        ".env",
+        "s/.env.local",
+        "key.pem",
+        "id_rsa",
+        ".ssh/x",
+        ".venv/x",
+        "s/node_modules/x/y",
+        "build/x",
+        "m.pyc",
+        "poetry.lock",
+        "a.tar.gz",
+        "a.pdf",
+        ".dlm/notes",
+        "s/.dlm/x",
+    ],
 )
 def test_the_built_in_list_holds_unless_it_is_switched_off(name: str, tmp_path: Path) -> None:
     fill(tmp_path, {f"src/{name}": "text", "src/a.md": ""})
