@@ -1,0 +1,232 @@
+"""A parsed document becomes rows: pure functions, one dict per row, the same for every way of loading.
+
+    rows = convert(read("notes.dlm"), "sft")
+
+The kinds (also the config names of the builder):
+
+- `sft`: conversational `prompt` and `completion`, one row per question/answer pair, the system prompt first;
+  `sft_human` leaves the synthesised pairs out, `sft_synth` takes only those;
+- `messages`: the same conversation in one list;
+- `prose`: `text`, one row per prose section;
+- `preference`: conversational `prompt`, `chosen` and `rejected`;
+- `sections`: every section as it stands, for looking.
+
+Each row also has its provenance (`PROVENANCE` below).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from datasets import Features, List, Value
+
+from dlm_trl.notes import DlmError, Document, Section
+from dlm_trl.notes.document import section_id
+
+Row = dict[str, Any]
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
+ENTRIES = List({"key": Value("string"), "value": Value("string")})
+
+PROVENANCE = {
+    "source_file": Value("string"),  # path or URL of the document; `zip://member::archive` inside an archive
+    "line": Value("int32"),  # 1-based line of the file where the row's text begins
+    "section_id": Value("string"),
+    "source_group": Value("string"),  # rows that tell of the same text share it; the split never parts them
+    "auto_synth": Value("bool"),
+    "teacher": Value("string"),  # who wrote a synthesised pair; null otherwise, like the next two
+    "strategy": Value("string"),
+    "source_section_id": Value("string"),  # the prose section that the pair was made from
+    "adapter": Value("string"),  # the fence's suffix; null without one
+    "tags": ENTRIES,
+    "weight": Value("float64"),  # copies wanted of this row, 1.0 unless its tags say otherwise
+}
+COLUMNS: dict[str, dict[str, Any]] = {
+    "sft": {"prompt": MESSAGES, "completion": MESSAGES},
+    "messages": {"messages": MESSAGES},
+    "sft_human": {"prompt": MESSAGES, "completion": MESSAGES},
+    "sft_synth": {"prompt": MESSAGES, "completion": MESSAGES},
+    "prose": {"text": Value("string")},
+    "preference": {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES},
+    "sections": {
+        "kind": Value("string"),
+        "content": Value("string"),
+        "attributes": ENTRIES,
+        "auto_mined": Value("bool"),
+        "auto_harvest": Value("bool"),
+        "provenance": ENTRIES,
+    },
+}
+KINDS = tuple(COLUMNS)
+
+
+def features(kind: str) -> Features:
+    """The columns of a kind. Raises DlmError (UnknownKindError) for a name that is none of KINDS."""
+    if kind not in COLUMNS:
+        raise DlmError(kind="UnknownKindError", message=f"There are no rows of kind {kind!r}.", hint=_choose(KINDS))
+    return Features({**COLUMNS[kind], **PROVENANCE})
+
+
+def convert(
+    document: Document,
+    kind: str = "sft",
+    adapter: str | None = None,
+    source_file: str | None = None,
+    weights: Mapping[Path, float] | None = None,
+) -> list[Row]:
+    """The document's rows of one kind, in the order of the file; each has exactly the columns of `features(kind)`.
+
+    adapter keeps the sections that train this adapter: those with its suffix, every unsuffixed prose section, and, if
+    the document declares it first, the other unsuffixed sections. None keeps everything. source_file is what the rows
+    call the document (default: its path), weights how often each file of `training.sources` counts. Raises DlmError
+    for a section that does not keep to its grammar and for an adapter that is used but not declared.
+    """
+    make = _MAKERS[kind]
+    declared = tuple(document.frontmatter.training.adapters or ())
+    name = source_file or str(document.path or "")
+    groups = _prose_groups(document)
+    rows: list[Row] = []
+    for section in document.sections:
+        if declared and section.adapter is not None and section.adapter not in declared:
+            raise DlmError(
+                kind="UndeclaredAdapterError",
+                message=f"The fence names adapter {section.adapter!r}, which training.adapters does not declare.",
+                hint=_choose(declared),
+                path=section.path,
+                line=section.start_line,
+                column=1,
+            )
+        if adapter is not None and not _trains(section, adapter, declared):
+            continue
+        if made := list(make(section, document.frontmatter.system_prompt)):
+            file, weight = name, 1.0
+            if section.path is not None and section.path != document.path:
+                file, weight = str(section.path), (weights or {}).get(section.path, 1.0)
+            provenance = _provenance(section, file, groups, weight)
+            rows.extend({**columns, **provenance, "line": line} for columns, line in made)
+    return rows
+
+
+def _trains(section: Section, adapter: str, declared: tuple[str, ...]) -> bool:
+    if section.adapter is not None or adapter not in declared:
+        return section.adapter == adapter
+    return section.kind == "prose" or adapter == declared[0]
+
+
+def _provenance(section: Section, source_file: str, groups: Mapping[str, str], weight: float) -> Row:
+    def text(key: str) -> str | None:
+        return cast(str, section.provenance[key]) if section.auto_synth else None
+
+    source = text("source_section_id")
+    return {
+        "source_file": source_file,
+        "section_id": section.section_id,
+        "source_group": _bare_id(section) if source is None else groups.get(source, source),
+        "auto_synth": section.auto_synth,
+        "teacher": text("synth_teacher"),
+        "strategy": text("synth_strategy"),
+        "source_section_id": source,
+        "adapter": section.adapter,
+        "tags": _entries(section.tags),
+        "weight": weight,
+    }
+
+
+def _prose_groups(document: Document) -> dict[str, str]:
+    """Every id by which a pair may name a prose section of the document, and the group that it stands for.
+
+    A section's id changes when a blank line grows at its end, which happens as soon as something is appended behind
+    it. So a pair made before then names the id without the trailing newlines; that one is the group.
+    """
+    if not any(section.auto_synth for section in document.sections):
+        return {}
+    return {
+        name: group
+        for section in document.sections
+        if section.kind == "prose"
+        for group in [_bare_id(section)]
+        for name in (section.section_id, group)
+    }
+
+
+def _bare_id(section: Section) -> str:
+    bare = section.content.rstrip("\n")
+    return section.section_id if bare == section.content else section_id(section.kind, bare)
+
+
+def _entries(mapping: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [{"key": key, "value": str(value)} for key, value in mapping.items()]
+
+
+def _choose(names: tuple[str, ...]) -> str:
+    return f"Choose one of {', '.join(names)}."
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _question(system_prompt: str | None, question: str) -> list[dict[str, str]]:
+    system = [_message("system", system_prompt)] if system_prompt else []
+    return [*system, _message("user", question)]
+
+
+Made = Iterator[tuple[Row, int]]  # a row's own columns, and its file line
+
+
+def _sft(section: Section, system_prompt: str | None) -> Made:
+    for pair in section.pairs():
+        prompt = _question(system_prompt, pair.question)
+        yield {"prompt": prompt, "completion": [_message("assistant", pair.answer)]}, pair.line
+
+
+def _sft_human(section: Section, system_prompt: str | None) -> Made:
+    return iter(()) if section.auto_synth else _sft(section, system_prompt)
+
+
+def _sft_synth(section: Section, system_prompt: str | None) -> Made:
+    return _sft(section, system_prompt) if section.auto_synth else iter(())
+
+
+def _messages(section: Section, system_prompt: str | None) -> Made:
+    for row, line in _sft(section, system_prompt):
+        yield {"messages": row["prompt"] + row["completion"]}, line
+
+
+def _prose(section: Section, system_prompt: str | None) -> Made:
+    if section.kind == "prose":
+        yield {"text": section.content}, section.content_line
+
+
+def _preference(section: Section, system_prompt: str | None) -> Made:
+    for triple in section.triples():
+        row = {
+            "prompt": _question(system_prompt, triple.prompt),
+            "chosen": [_message("assistant", triple.chosen)],
+            "rejected": [_message("assistant", triple.rejected)],
+        }
+        yield row, triple.line
+
+
+def _sections(section: Section, system_prompt: str | None) -> Made:
+    row = {
+        "kind": section.kind,
+        "content": section.content,
+        "attributes": _entries(section.attributes),
+        "auto_mined": section.auto_mined,
+        "auto_harvest": section.auto_harvest,
+        "provenance": _entries(section.provenance),
+    }
+    yield row, section.start_line
+
+
+_MAKERS: dict[str, Callable[[Section, str | None], Made]] = {
+    "sft": _sft,
+    "messages": _messages,
+    "sft_human": _sft_human,
+    "sft_synth": _sft_synth,
+    "prose": _prose,
+    "preference": _preference,
+    "sections": _sections,
+}

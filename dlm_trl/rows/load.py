@@ -1,0 +1,81 @@
+"""`load_dlm`: documents as a dataset by the builder class itself, with nothing private of `datasets` in between.
+
+    rows = load_dlm("notes.dlm")                                  # {"train": Dataset}
+    rows = load_dlm("notes/", "prose", split="train")
+    rows = load_dlm({"train": "a/*.dlm", "test": "b.zip"}, streaming=True)
+
+What `load_dataset("dlm_trl/dlm", …)` gives, this gives too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets.data_files import EmptyDatasetError, get_data_patterns
+
+from dlm_trl.notes import DlmError
+from dlm_trl.rows.builder import Dlm
+from dlm_trl.rows.convert import features
+from dlm_trl.rows.register import revision
+
+Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def load_dlm(
+    data_files: Files | Mapping[str, Files] | None = None,
+    kind: str = "sft",
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+    adapter: str | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    expand_sources: bool = False,
+    num_proc: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> DatasetDict | Dataset | IterableDatasetDict | IterableDataset:
+    """Rows of `.dlm` documents: all splits, or the one named by split.
+
+    data_files: path, glob, URL, folder, a list of them, or splits → any of these; or a folder as data_dir. kind,
+    adapter, on_error and expand_sources: see `dlm_trl.rows.builder.DlmConfig`. num_proc, cache_dir and
+    storage_options are those of `load_dataset`. Raises DlmError for what is missing, empty or broken.
+    """
+    features(kind)
+    base_path = None
+    if data_files is None:
+        data_files = data_dir
+    if isinstance(data_files, str | os.PathLike) and os.path.isdir(data_files):
+        base_path = str(Path(data_files).expanduser().resolve())
+    try:
+        builder = Dlm(
+            config_name=kind,
+            data_files=_as_strings(data_files) if base_path is None else get_data_patterns(base_path),
+            base_path=base_path,
+            hash=revision(),
+            cache_dir=None if cache_dir is None else str(cache_dir),
+            storage_options=storage_options,
+            adapter=adapter,
+            on_error=on_error,
+            expand_sources=expand_sources,
+        )
+    except (FileNotFoundError, EmptyDatasetError) as error:
+        raise DlmError(
+            kind="NoDocumentsError", message=f"No documents at {data_files}.", hint="Give a path, a glob or a folder."
+        ) from error
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare(num_proc=num_proc)
+    return builder.as_dataset(split=split)
+
+
+def _as_strings(files: Any) -> Any:
+    if isinstance(files, Mapping):
+        return {split: _as_strings(part) for split, part in files.items()}
+    if isinstance(files, str | os.PathLike):
+        return os.fspath(files)
+    return files if files is None else [os.fspath(file) for file in files]
