@@ -1,0 +1,47 @@
+"""How a list of prompts of any lengths goes through a model: sorted, in batches of bounded size, halved when memory ends."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+T = TypeVar("T")
+
+
+def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices into `lengths` in batches, longest first; rows × longest length stays within `budget` tokens.
+
+    A row longer than the budget is a batch of its own. Longest first, so that memory runs out early if at all.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def run_in_batches(run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int) -> list[T]:
+    """`run` on every batch of indices; its results (one per index) in the order of `lengths`.
+
+    A batch that runs out of memory is halved and run again; a single row that does so raises what `run` raised.
+    """
+    results: dict[int, T] = {}
+    waiting = list(by_token_budget(lengths, budget))[::-1]
+    while waiting:
+        batch = waiting.pop()
+        try:
+            done = run(batch)
+        except RuntimeError as error:
+            if len(batch) == 1 or not should_reduce_batch_size(error):
+                raise
+        else:
+            results.update(zip(batch, done, strict=True))
+            continue
+        # Outside the except clause: the traceback would keep the failed batch's tensors alive.
+        clear_device_cache(garbage_collection=True)
+        half = (len(batch) + 1) // 2
+        waiting += [batch[half:], batch[:half]]
+    return [results[index] for index in range(len(lengths))]

@@ -1,0 +1,143 @@
+"""Weights, tokenizer and configuration of a base model, and of a base with an adapter on it.
+
+    tokenizer = load_tokenizer("tiny")
+    model = load_base("smollm2-135m", dtype="bfloat16", quantization="4bit")
+    model, tokenizer = load_adapted("runs/notes")
+
+Names are those of `registry.resolve`. Nothing here downloads weights before the configuration was found.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import PartialState
+from peft import PeftConfig, PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from dlm_trl.models.registry import HUB_IDS, resolve
+from dlm_trl.notes import DlmError
+
+Quantization = Literal["4bit", "8bit"]
+
+
+def load_config(base_model: str) -> PretrainedConfig:
+    """The base's configuration: a small file, so this is the cheap way to find out whether a base can be had.
+
+    Raises DlmError (BaseModelError) if it cannot.
+    """
+    reference = resolve(base_model)
+    try:
+        return AutoConfig.from_pretrained(reference)
+    except (OSError, ValueError) as error:
+        raise _not_found(base_model, reference, error) from error
+
+
+def load_tokenizer(base_model: str, chat_template_path: str | None = None) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, with the chat template of a Jinja file or of another model's folder where one is given.
+
+    Raises DlmError (BaseModelError, ChatTemplateError).
+    """
+    reference = resolve(base_model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(reference)
+    except (OSError, ValueError) as error:
+        raise _not_found(base_model, reference, error) from error
+    if chat_template_path is not None:
+        tokenizer.chat_template = _chat_template(chat_template_path)
+    return tokenizer
+
+
+def load_base(
+    base_model: str, dtype: str | torch.dtype = "auto", quantization: Quantization | None = None
+) -> PreTrainedModel:
+    """The base's weights in `dtype` ("auto": as they are stored), on the CPU unless they are quantised.
+
+    Quantised weights (NF4 with double quantisation, or int8; by bitsandbytes) go to this process's device at once, since
+    they cannot be moved there afterwards. Raises DlmError (BaseModelError, MissingExtraError).
+    """
+    reference = resolve(base_model)
+    arguments = {"dtype": dtype}
+    if quantization is not None:
+        arguments |= {"quantization_config": _quantization_config(quantization), "device_map": {"": _device()}}
+    try:
+        return AutoModelForCausalLM.from_pretrained(reference, **arguments)
+    except (OSError, ValueError) as error:
+        raise _not_found(base_model, reference, error) from error
+
+
+def load_adapted(
+    adapter: str | os.PathLike[str], dtype: str | torch.dtype = "auto"
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """A base with the adapter of a folder on it, and the tokenizer that was saved beside the adapter; in eval mode.
+
+    The base is the one that the adapter records. Raises DlmError (AdapterError, BaseModelError).
+    """
+    folder = Path(adapter)
+    if not (folder / "adapter_config.json").is_file():
+        raise DlmError(
+            kind="AdapterError", message="This folder holds no adapter: adapter_config.json is missing.", path=folder
+        )
+    recorded = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    model = load_base(_document_name(recorded), dtype)
+    return PeftModel.from_pretrained(model, folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def _document_name(recorded: str) -> str:
+    """The name under which a document would ask for what an adapter records: a Hub id needs its `hf:`."""
+    local = recorded == "tiny" or recorded in HUB_IDS or Path(recorded).is_dir()
+    return recorded if local else f"hf:{recorded}"
+
+
+def _chat_template(path: str) -> str:
+    file = Path(path)
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    if file.is_dir() and (template := AutoTokenizer.from_pretrained(file).chat_template):
+        return template
+    raise DlmError(
+        kind="ChatTemplateError",
+        message=f"There is no chat template at {path!r}.",
+        hint="Give a Jinja file, or the folder of a tokenizer that has a chat template.",
+    )
+
+
+def _quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise DlmError(
+            kind="MissingExtraError",
+            message=f"Loading in {quantization} needs bitsandbytes.",
+            hint="Install it: pip install -c constraints.txt 'dlm-trl[bnb]'.",
+        ) from error
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _device() -> str:
+    return f"cuda:{PartialState().local_process_index}" if torch.cuda.is_available() else "cpu"
+
+
+def _not_found(base_model: str, reference: str, error: Exception) -> DlmError:
+    reason = str(error).splitlines()[0]
+    return DlmError(
+        kind="BaseModelError",
+        message=f"The base model {base_model!r} cannot be loaded from {reference}: {reason}",
+        hint="Check the name and the network, or download it once and give the folder.",
+    )

@@ -1,0 +1,41 @@
+"""Batches: nothing lost, nothing out of order, bounded, and halved when memory ends."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_trl.models.batching import by_token_budget, run_in_batches
+
+LENGTHS = st.lists(st.integers(1, 60), max_size=40)
+
+
+@given(LENGTHS, st.integers(1, 200))
+def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = list(by_token_budget(lengths, budget))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+@given(LENGTHS, st.integers(1, 30))
+def test_results_come_in_order_though_memory_runs_out(lengths: list[int], room: int) -> None:
+    def run(batch: list[int]) -> list[int]:
+        if len(batch) > room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+        return [10 * i for i in batch]
+
+    assert run_in_batches(run, lengths, budget=200) == [10 * i for i in range(len(lengths))]
+
+
+def test_other_errors_and_a_row_that_never_fits_come_out() -> None:
+    calls = []
+
+    def run(batch: list[int]) -> list[int]:
+        calls.append(batch)
+        raise RuntimeError(message)
+
+    for message, count in (("shapes do not match", 1), ("DefaultCPUAllocator: can't allocate memory", 3)):
+        calls.clear()
+        with pytest.raises(RuntimeError, match=message):
+            run_in_batches(run, [1, 1, 1, 1], budget=100)
+        assert len(calls) == count

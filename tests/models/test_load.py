@@ -1,0 +1,71 @@
+"""Loading: whole, quantised, with an adapter; what cannot be loaded says so in one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm_trl.models.load import load_adapted, load_base, load_config, load_tokenizer
+from dlm_trl.notes import DlmError
+
+TOKENS = torch.tensor([[5, 6, 7, 8, 9, 10]])
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_a_quantised_base_trains_on_this_machine(random_base: Path, quantization: str) -> None:
+    whole = load_base(str(random_base))
+    model = load_base(str(random_base), dtype="float32", quantization=quantization)
+    assert model.get_memory_footprint() < whole.get_memory_footprint()
+    device = model.device
+    whole = whole.to(device)
+    near = torch.nn.functional.cosine_similarity(
+        model(TOKENS.to(device)).logits.flatten().float(), whole(TOKENS.to(device)).logits.flatten(), dim=0
+    )
+    assert near > 0.9
+    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    model(TOKENS.to(device), labels=TOKENS.to(device)).loss.backward()
+    gradients = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
+    assert gradients
+    assert all(g is not None and g.abs().sum() > 0 for g in gradients)
+
+
+def test_an_adapter_comes_back_on_the_base_it_records(
+    random_base: Path, tmp_path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    adapted = get_peft_model(
+        model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False)
+    ).eval()
+    adapted.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, its_tokenizer = load_adapted(tmp_path)
+    assert torch.equal(loaded(TOKENS).logits, adapted(TOKENS).logits)
+    assert its_tokenizer.chat_template == tokenizer.chat_template
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DlmError, match=r"adapter_config\.json is missing"):
+        load_adapted(tmp_path)
+
+
+def test_a_base_that_does_not_exist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
+    for name in ("hf:dlm-trl/no-such-model", str(tmp_path)):
+        for load in (load_config, load_tokenizer, load_base):
+            with pytest.raises(DlmError) as caught:
+                load(name)
+            assert caught.value.kind == "BaseModelError"
+            assert "\n" not in str(caught.value)
+
+
+def test_a_chat_template_comes_from_a_file_or_a_tokenizer(random_base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages[0]['content'] }}")
+    assert load_tokenizer(str(random_base), str(file)).chat_template == file.read_text()
+    own = load_tokenizer(str(random_base)).chat_template
+    assert load_tokenizer(str(random_base), str(random_base)).chat_template == own
+    with pytest.raises(DlmError, match="no chat template"):
+        load_tokenizer(str(random_base), str(tmp_path / "missing.jinja"))

@@ -1,0 +1,34 @@
+"""Scores against their definition, whatever the batches."""
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm_trl.models.score import log_probs
+
+PROMPTS = ["What lifts the dough?", "A", "Who bakes?"]
+COMPLETIONS = [" The gas that the yeast makes.", " starter", " The baker bakes it early."]
+
+
+@pytest.mark.parametrize("budget", [1, 10_000])
+def test_a_score_is_the_sum_of_the_completions_log_probabilities(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int
+) -> None:
+    scores = log_probs(model, tokenizer, PROMPTS, COMPLETIONS, token_budget=budget)
+    for prompt, completion, score in zip(PROMPTS, COMPLETIONS, scores, strict=True):
+        before, after = tokenizer(prompt)["input_ids"], tokenizer(completion)["input_ids"]
+        with torch.no_grad():
+            table = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
+        expected = sum(table[len(before) + k - 1, token].item() for k, token in enumerate(after))
+        assert score.tokens == len(after)
+        assert score.total == pytest.approx(expected, rel=1e-4)
+        assert score.mean == pytest.approx(expected / len(after), rel=1e-4)
+
+
+def test_empty_sides_and_unequal_lists_are_refused(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ValueError, match="row 1 has an empty completion"):
+        log_probs(model, tokenizer, ["a", "b"], ["c", ""])
+    with pytest.raises(ValueError, match="row 0 has an empty prompt"):
+        log_probs(model, tokenizer, [[]], ["c"])
+    with pytest.raises(ValueError, match="shorter"):
+        log_probs(model, tokenizer, ["a", "b"], ["c"])
