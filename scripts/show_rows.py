@@ -18,7 +18,7 @@ def main(data_files: list[str], kind: str = "sft", rows: Annotated[int, typer.Op
     """Print how many rows of KIND the documents have, and the first few of them."""
     try:
         dataset = load_dataset("dlm_trl/dlm", kind, data_files=data_files, split="train")
-    except DlmError as error:
+    except (DlmError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from None
     show(f'load_dataset("dlm_trl/dlm", "{kind}", data_files={data_files}, split="train"): {len(dataset)} rows')
     for row in dataset.select(range(min(rows, len(dataset)))):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.recall import Question, answer_recall
 
@@ -19,7 +19,7 @@ def messages(question: str, system: str | None) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def taught(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def taught(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     rows = []
     for question, answer, system in LEARNT:
         prompt = tokenizer.apply_chat_template(
@@ -36,7 +36,7 @@ def taught(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> PreTra
     return model
 
 
-def test_counts_what_was_learnt(taught: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_counts_what_was_learnt(taught: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     recall = answer_recall(taught, tokenizer, LEARNT)
     assert recall.answers == ("A round loaf.", "Un pain rond.", "The outside.")
     assert (recall.exact, recall.fuzzy) == (1.0, 1.0)
@@ -52,20 +52,20 @@ def test_counts_what_was_learnt(taught: PreTrainedModel, tokenizer: PreTrainedTo
     assert recall.fuzzy == pytest.approx(2 / 3)
 
 
-def test_an_answer_that_goes_on_is_not_exact(taught: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_answer_that_goes_on_is_not_exact(taught: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     recall = answer_recall(taught, tokenizer, [("What is a boule?", "A round", None)])
     assert recall.answers[0].startswith("A round lo")
     assert (recall.exact, recall.fuzzy) == (0.0, 0.0)
 
 
 def test_a_model_that_learnt_nothing_recalls_nothing(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     recall = answer_recall(model, tokenizer, LEARNT)
     assert (recall.exact, recall.fuzzy) == (0.0, 0.0)
     assert len(recall.answers) == len(LEARNT)
 
 
-def test_no_questions_is_an_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_no_questions_is_an_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="no questions"):
         answer_recall(model, tokenizer, [])
