@@ -1,0 +1,263 @@
+"""Where every setting's value comes from: command line over YAML over the document's frontmatter over default.
+
+    configuration = read_configuration(["--config", "recipes/notes.yaml", "--lora_r", "4"])
+    print_settings(configuration)
+
+Nothing here loads weights; the document is read, the YAML and the command line are checked against what exists.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from rapidfuzz import fuzz, process
+from rich.console import Console
+from rich.table import Table
+from trl import SFTConfig, TrlParser
+
+from dlm_trl.notes import DlmError, Document, read
+from dlm_trl.train.arguments import AdapterArguments, NotesArguments
+
+GLOBAL_BATCH = 16  # rows of an optimizer step where the document leaves both of its batch settings at "auto"
+MICRO_BATCH = 8
+
+# Frontmatter key → setting, where one value stands for one value; the others are in _from_frontmatter.
+FLAT_KEYS = {
+    "sequence_len": "max_length",
+    "num_epochs": "num_train_epochs",
+    "optimizer": "optim",
+    "lr_scheduler": "lr_scheduler_type",
+    "warmup_ratio": "warmup_steps",  # a number below 1 is a share of all steps
+    "seed": "seed",
+}
+ADAPTER_KEYS = ("adapter", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "learning_rate")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value and where it was said."""
+
+    value: Any
+    source: str
+
+
+@dataclass
+class Configuration:
+    """Everything a run needs to know; `settings` is what the table shows, by name."""
+
+    notes: NotesArguments
+    adapter: AdapterArguments
+    training: SFTConfig
+    document: Document
+    settings: dict[str, Setting]
+
+    def change(self, name: str, value: Any, why: str) -> None:
+        """Sets one setting anew and says so in the table."""
+        owner = next(part for part in (self.notes, self.adapter, self.training) if hasattr(part, name))
+        setattr(owner, name, value)
+        said = self.settings[name].source if name in self.settings else "default"
+        self.settings[name] = Setting(value, f"{said}; {why}")
+
+
+class _Parser(TrlParser):
+    """TrlParser whose complaints are DlmErrors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise DlmError(kind="UsageError", message=message, hint="--help lists all settings.")
+
+
+def read_configuration(argv: Sequence[str]) -> Configuration:
+    """The configuration for a command line (without the program's name). Raises DlmError, one line for each problem."""
+    parser = _Parser((NotesArguments, AdapterArguments, SFTConfig), allow_abbrev=False)
+    known = {action.dest: action for action in parser._actions}
+    config_path, argv = _split_config(argv)
+    command_line = _explicit(argv, known)
+    from_yaml = _read_yaml(config_path, known) if config_path else {}
+    path = command_line.get("notes", from_yaml.get("notes"))
+    if path is None:
+        raise DlmError(kind="UsageError", message="No document was named.", hint="Set notes: in the YAML, or --notes.")
+    document = read(path)
+
+    settings = {name: Setting(value, "default") for name, value in _defaults(document).items()}
+    name = command_line.get("adapter_name", from_yaml.get("adapter_name"))
+    layers = (
+        (document.path.name if document.path else "document", _from_frontmatter(document, name)),
+        (str(config_path), from_yaml),
+        ("command line", command_line),
+    )
+    for source, values in layers:
+        settings |= {key: Setting(value, source) for key, value in values.items()}
+    _resolve_auto_batches(settings)
+    notes, adapter, training = _build(parser, {key: setting.value for key, setting in settings.items()})
+    if adapter.adapter == "qlora" and adapter.quantization is None:
+        adapter.quantization = "4bit"
+        settings["quantization"] = Setting("4bit", settings["adapter"].source + " (qlora)")
+    if adapter.target_modules == ["auto"]:
+        adapter.target_modules = None
+    ours = {key: Setting(value, "default") for part in (notes, adapter) for key, value in vars(part).items()}
+    return Configuration(notes, adapter, training, document, ours | settings)
+
+
+def print_settings(configuration: Configuration) -> None:
+    """The table of each setting, its value and where it came from; SFTConfig's untouched defaults are left out."""
+    table = Table("setting", "value", "source", title="Settings", title_justify="left")
+    for name, setting in sorted(configuration.settings.items()):
+        table.add_row(name, str(setting.value), setting.source)
+    # As wide as its content: a file that a run's output goes to has no width of its own.
+    Console(width=160, soft_wrap=True).print(table)
+
+
+def _defaults(document: Document) -> dict[str, Any]:
+    """Where the recipe differs from SFTConfig, and what the format says of keys that the document leaves out."""
+    gpu = torch.cuda.is_available()
+    bf16 = gpu and torch.cuda.is_bf16_supported()
+    stem = document.path.stem if document.path else "notes"
+    return {
+        "output_dir": f"runs/{stem}",
+        "max_length": 2048,
+        "learning_rate": 2e-4,
+        "num_train_epochs": 3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "seed": 42,
+        "per_device_train_batch_size": "auto",
+        "gradient_accumulation_steps": "auto",
+        "bf16": bf16,
+        "fp16": gpu and not bf16,
+        "use_cpu": not gpu,
+        "dataloader_pin_memory": gpu,
+        # The same rows in every step as a random order gives, dealt into batches of like length: little padding.
+        "train_sampling_strategy": "batch_rebalance",
+        "gradient_checkpointing": False,
+        "logging_steps": 5,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "eval_packing": False,
+    }
+
+
+def _from_frontmatter(document: Document, adapter_name: str | None) -> dict[str, Any]:
+    """What the document itself says, under the names of the settings; keys left out are not in it."""
+    training = document.frontmatter.training
+    values: dict[str, Any] = {"base_model": document.frontmatter.base_model}
+    said = training.model_dump(include=training.model_fields_set)
+    values |= {setting: said[key] for key, setting in FLAT_KEYS.items() if key in said}
+    values |= {key: said[key] for key in ADAPTER_KEYS if key in said}
+    for key, setting in (
+        ("micro_batch_size", "per_device_train_batch_size"),
+        ("grad_accum", "gradient_accumulation_steps"),
+    ):
+        if key in said:
+            values[setting] = said[key]
+    if said.get("precision"):
+        values |= {"bf16": said["precision"] == "bf16", "fp16": said["precision"] == "fp16"}
+    values |= _named_adapter(document, adapter_name)
+    if values.get("target_modules") == "auto":
+        values["target_modules"] = None
+    return values
+
+
+def _named_adapter(document: Document, name: str | None) -> dict[str, Any]:
+    declared = document.frontmatter.training.adapters or {}
+    if name is None and not declared:
+        return {}
+    if name not in declared:
+        names = ", ".join(declared) or "none"
+        problem = f"The document declares no adapter {name!r}" if name else "The document declares named adapters"
+        raise DlmError(
+            kind="UsageError",
+            message=f"{problem}; declared: {names}.",
+            hint="Choose one with adapter_name, one run each." if declared else "Leave adapter_name out.",
+            path=document.path,
+        )
+    return declared[name].model_dump(include=declared[name].model_fields_set)
+
+
+def _resolve_auto_batches(settings: dict[str, Setting]) -> None:
+    """"auto" makes an optimizer step of 16 rows, whatever the number of processes."""
+    micro, steps = settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if micro.value == "auto":
+        wanted = GLOBAL_BATCH // (world * (1 if steps.value == "auto" else int(steps.value)))
+        micro = replace(micro, value=max(1, min(MICRO_BATCH, wanted)))
+    if steps.value == "auto":
+        steps = replace(steps, value=max(1, GLOBAL_BATCH // (world * int(micro.value))))
+    settings |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": steps}
+
+
+def _split_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    found, rest = parser.parse_known_args(argv)
+    return found.config, rest
+
+
+def _explicit(argv: list[str], known: Mapping[str, argparse.Action]) -> dict[str, Any]:
+    """What the command line itself says: the same parser with every default left out."""
+    parser = _Parser((NotesArguments, AdapterArguments, SFTConfig), allow_abbrev=False)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+        action.required = False
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        names = [word.split("=")[0].lstrip("-") for word in unknown if word.startswith("-")]
+        raise _unknown(names, known, "command line") if names else DlmError(
+            kind="UsageError", message=f"{' '.join(unknown)!r} stands alone on the command line.", hint="Write --key value."
+        )
+    return vars(found)
+
+
+def _read_yaml(path: Path, known: Mapping[str, argparse.Action]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise DlmError(kind="ConfigError", message=f"It cannot be read: {error.strerror}.", path=path) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise DlmError(
+            kind="ConfigError",
+            message=f"It is not YAML: {getattr(error, 'problem', error)}.",
+            path=path,
+            line=mark.line + 1 if mark else None,
+            column=mark.column + 1 if mark else None,
+        ) from error
+    if not isinstance(content, dict):
+        raise DlmError(kind="ConfigError", message="It must be a mapping of settings to values.", path=path)
+    for name, value in (content.pop("env", None) or {}).items():
+        os.environ[name] = str(value)
+    if unknown := [str(key) for key in content if key not in known]:
+        raise _unknown(unknown, known, str(path))
+    return content
+
+
+def _unknown(names: list[str], known: Mapping[str, argparse.Action], where: str) -> DlmError:
+    lines = []
+    for name in names:
+        near = process.extractOne(name, known.keys(), scorer=fuzz.ratio, score_cutoff=55)
+        lines.append(f"{where}: there is no setting {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+    return DlmError(kind="UnknownSettingError", message="\n".join(lines))
+
+
+def _build(parser: _Parser, values: dict[str, Any]) -> tuple[NotesArguments, AdapterArguments, SFTConfig]:
+    for action in parser._actions:
+        value = values.get(action.dest)
+        if action.choices and value is not None and str(value) not in map(str, action.choices):
+            choices = ", ".join(map(str, action.choices))
+            raise DlmError(
+                kind="UsageError", message=f"{action.dest} is {value!r}.", hint=f"It is one of: {choices}."
+            )
+    parser.set_defaults_with_config(**values)
+    try:
+        return parser.parse_args_into_dataclasses(args=[])
+    except (TypeError, ValueError, ImportError) as error:
+        raise DlmError(
+            kind="UsageError",
+            message=f"The training settings do not go together: {' '.join(str(error).split())}",
+            hint="Check the values in the YAML, the frontmatter and the command line.",
+        ) from error

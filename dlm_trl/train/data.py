@@ -1,0 +1,150 @@
+"""The document's rows, parted, tokenised and mixed; and the questions that are asked before and after training."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
+
+from dlm_trl.notes import DlmError
+from dlm_trl.rows.load import load_dlm
+from dlm_trl.rows.split import split
+from dlm_trl.rows.tokenize import TokenReport, tokenize
+from dlm_trl.train.config import Configuration
+
+Question = tuple[str, str, str | None]  # question, answer, system prompt
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The document's rows before tokenising; None where there are none of a kind.
+
+    `questions` are those to ask, by group: "seen", "held-out", "reworded".
+    """
+
+    pairs: Dataset | None
+    held_out_pairs: Dataset | None
+    prose: Dataset | None
+    held_out_prose: Dataset | None
+    questions: dict[str, list[Question]]
+
+    def parts(self) -> list[Dataset]:
+        """What is trained on: pairs, prose, or both."""
+        return [part for part in (self.pairs, self.prose) if part is not None]
+
+    def provenance(self) -> dict[str, int]:
+        """Rows to train on by who wrote them: "human", or the teacher of a synthesised pair; prose is counted apart."""
+        counts: Counter[str] = Counter()
+        if self.pairs is not None:
+            counts.update(teacher or "human" for teacher in self.pairs["teacher"])
+        if self.prose is not None:
+            counts["prose"] = len(self.prose)
+        return dict(counts)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Sequences for the trainer; `reports` by kind ("pairs", "prose") say what became of the rows."""
+
+    train: Dataset
+    validation: Dataset | None
+    reports: dict[str, TokenReport]
+
+    def shares(self) -> dict[str, float]:
+        """Each kind's share of the tokens in the loss."""
+        total = sum(report.trained_tokens for report in self.reports.values())
+        return {kind: report.trained_tokens / total for kind, report in self.reports.items()}
+
+
+def load_rows(configuration: Configuration) -> Rows:
+    """Every row of the document that the run is about. Raises DlmError for broken sections and where there are none."""
+    notes, document = configuration.notes, configuration.document
+    kinds = {section.kind for section in document.sections}
+    has_sources = notes.expand_sources and bool(document.frontmatter.training.sources)
+    pairs = held_out_pairs = prose = held_out_prose = None
+    if "instruction" in kinds:
+        pairs, held_out_pairs = _load(configuration, notes.rows)
+    if notes.prose and ("prose" in kinds or has_sources):
+        prose, held_out_prose = _load(configuration, "prose")
+    if pairs is None and prose is None:
+        raise DlmError(
+            kind="NoRowsError",
+            message=f"There is nothing to train on; the document has sections of kind: {', '.join(sorted(kinds)) or '–'}.",
+            hint="Training reads instruction sections and, unless prose is false, prose.",
+            path=document.path,
+        )
+    questions = {
+        "seen": _questions(pairs),
+        "held-out": _questions(held_out_pairs),
+        "reworded": read_questions(notes.questions, document.frontmatter.system_prompt) if notes.questions else [],
+    }
+    limited = {group: _spread(asked, notes.max_questions) for group, asked in questions.items() if asked}
+    return Rows(pairs, held_out_pairs, prose, held_out_prose, limited)
+
+
+def read_questions(path: str, system_prompt: str | None) -> list[Question]:
+    """The reworded questions of a JSON-lines file. Raises DlmError with the line of what cannot be read."""
+    file = Path(path)
+    if not file.is_file():
+        raise DlmError(kind="QuestionsError", message="There is no such file of questions.", path=file)
+    questions = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            questions.append((row["reworded"], row["answer"], system_prompt))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DlmError(
+                kind="QuestionsError",
+                message="This line is no question.",
+                hint="Each line is a JSON object with question, reworded and answer.",
+                path=file,
+                line=number,
+            ) from error
+    return questions
+
+
+def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration: Configuration) -> Tokens:
+    """Pairs and prose as one shuffled dataset, and the held-out rows: pairs, or prose where there are no pairs."""
+    training = configuration.training
+    made = {
+        kind: tokenize(part, tokenizer, training.max_length)
+        for kind, part in (("pairs", rows.pairs), ("prose", rows.prose))
+        if part is not None
+    }
+    # Shuffled here, by the run's own seed: the sampler that balances batches has a fixed one.
+    train = concatenate_datasets([tokens for tokens, _ in made.values()]).shuffle(seed=training.seed)
+    held_out = rows.held_out_pairs if rows.pairs is not None else rows.held_out_prose
+    validation = tokenize(held_out, tokenizer, training.max_length)[0] if held_out else None
+    return Tokens(train, validation, {kind: report for kind, (_, report) in made.items()})
+
+
+def _load(configuration: Configuration, kind: str) -> tuple[Dataset | None, Dataset | None]:
+    notes, training = configuration.notes, configuration.training
+    rows = load_dlm(
+        notes.notes, kind, split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources
+    )
+    parts = split(rows, notes.validation_fraction, training.seed, notes.split_method)
+    return parts["train"] or None, parts["validation"] or None
+
+
+def _questions(pairs: Dataset | None) -> list[Question]:
+    """Each pair once, though its weight may have copied it."""
+    if pairs is None:
+        return []
+    asked = (_question(prompt, answer) for prompt, answer in zip(pairs["prompt"], pairs["completion"], strict=True))
+    return list(dict.fromkeys(asked))
+
+
+def _question(prompt: list[dict[str, str]], completion: list[dict[str, str]]) -> Question:
+    system = next((turn["content"] for turn in prompt if turn["role"] == "system"), None)
+    return prompt[-1]["content"], completion[-1]["content"], system
+
+
+def _spread(questions: Iterable[Question], limit: int) -> list[Question]:
+    """At most `limit` of them, evenly from the whole document."""
+    everything = list(questions)
+    step = max(1.0, len(everything) / limit)
+    return [everything[int(k * step)] for k in range(min(limit, len(everything)))]

@@ -1,0 +1,158 @@
+"""Everything that would go wrong, found before a weight is loaded: base, template, rows, folder, disk, extras.
+
+`prepare(configuration)` gives what the checks had to load anyway, or raises one DlmError with a line for each problem.
+"""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from peft import PeftConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+
+from dlm_trl.models.load import load_config, load_tokenizer
+from dlm_trl.notes import DlmError
+from dlm_trl.rows import tokenize
+from dlm_trl.train.adapter import adapter_parameters, peft_config
+from dlm_trl.train.config import Configuration
+from dlm_trl.train.data import Rows, load_rows
+
+INCOMPLETE = "checkpoint-is-incomplete.txt"  # transformers leaves it in a checkpoint that it could not finish
+EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "deepspeed": "deepspeed", "bitsandbytes": "bnb"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run starts from: all small things, but no weights."""
+
+    base: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    adapter: PeftConfig
+    trainable: int
+    rows: Rows
+    checkpoint: str | None
+    notes: list[str]
+
+
+def prepare(configuration: Configuration) -> Prepared:
+    """Check all that can be checked without weights. Raises DlmError; its text has one line for each problem."""
+    problems: list[str] = []
+    notes: list[str] = []
+    base = tokenizer = rows = None
+    trainable = 0
+    try:
+        base = load_config(configuration.adapter.base_model)
+        tokenizer = load_tokenizer(configuration.adapter.base_model, configuration.training.chat_template_path)
+    except DlmError as error:
+        problems.append(str(error))
+    try:
+        rows = load_rows(configuration)
+    except DlmError as error:
+        problems.append(str(error))
+    if base and tokenizer:
+        notes += _fit(configuration, base, tokenizer)
+        try:
+            trainable = adapter_parameters(base, peft_config(configuration.adapter))
+        except ValueError as error:
+            problems.append(f"The adapter does not fit the base: {' '.join(str(error).split())}")
+    if base and tokenizer and rows:
+        problems += [text for part in rows.parts() for text in tokenize.preflight(tokenizer, base, part)]
+    problems += [*_extras(configuration), *_combinations(configuration)]
+    checkpoint, folder_problems = _folder(configuration, bytes_needed(trainable, configuration))
+    problems += folder_problems
+    if problems:
+        raise DlmError(kind="PreflightError", message="\n".join(dict.fromkeys(problems)))
+    return Prepared(base, tokenizer, peft_config(configuration.adapter), trainable, rows, checkpoint, notes)
+
+
+def bytes_needed(trainable: int, configuration: Configuration) -> int:
+    """Room for the checkpoints that are kept at once, one being written, and the adapter itself, all in float32.
+
+    A checkpoint holds the adapter and Adam's two moments of it.
+    """
+    kept = configuration.training.save_total_limit or 1
+    return trainable * 4 * (3 * (kept + 1) + 2) + 20 * 2**20
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest whole checkpoint in a run's folder; one that was cut off while it was written does not count."""
+    whole = [c for c in Path(output_dir).glob("checkpoint-*") if not (c / INCOMPLETE).exists()]
+    return str(max(whole, key=lambda c: int(c.name.split("-")[1]))) if whole else None
+
+
+def _fit(configuration: Configuration, base: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Lower what the base cannot do and give the tokenizer a pad token; returns what was done."""
+    notes = []
+    context = base.get_text_config().max_position_embeddings
+    if configuration.training.max_length > context:
+        configuration.change("max_length", context, f"lowered to the {context} positions that the base has")
+        notes.append(f"max_length is lowered to the {context} positions that the base has.")
+    token, note = tokenize.pad_token(tokenizer)
+    tokenizer.pad_token = token
+    # The tokenizer has its template now; the trainer must not fetch it again (and resize the model for it).
+    configuration.training.chat_template_path = None
+    return [*notes, *([note] if note else [])]
+
+
+def _extras(configuration: Configuration) -> list[str]:
+    training = configuration.training
+    wanted = {name for name in training.report_to if name in EXTRAS}
+    if configuration.adapter.quantization or "8bit" in training.optim or "bnb" in training.optim:
+        wanted.add("bitsandbytes")
+    return [
+        f"{name} is not installed. Install it: pip install -c constraints.txt 'dlm-trl[{EXTRAS[name]}]'."
+        for name in sorted(wanted)
+        if find_spec(name) is None
+    ]
+
+
+def _combinations(configuration: Configuration) -> list[str]:
+    adapter, training, notes = configuration.adapter, configuration.training, configuration.notes
+    problems = []
+    if adapter.adapter == "qlora" and adapter.quantization is None:
+        problems.append("adapter qlora needs quantization 4bit or 8bit.")
+    if adapter.adapter == "adalora" and training.deepspeed_plugin is not None:
+        problems.append("adalora reads gradients, which DeepSpeed keeps to itself: use lora, or launch without DeepSpeed.")
+    if adapter.adapter == "adalora" and not 0 <= adapter.adalora_warmup < 1 - adapter.adalora_final <= 1:
+        problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
+    if notes.world_size is not None and notes.world_size != training.world_size:
+        problems.append(f"The run has {training.world_size} processes, and world_size asks for {notes.world_size}.")
+    return problems
+
+
+def _folder(configuration: Configuration, needed: int) -> tuple[str | None, list[str]]:
+    """The checkpoint to resume from, and what is wrong with output_dir."""
+    training = configuration.training
+    folder = Path(training.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return None, [f"{folder}: output_dir cannot be written: {error.strerror}. Choose another output_dir."]
+    problems = []
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        problems.append(
+            f"{folder}: {free / 2**20:,.0f} MiB are free and the run may need {needed / 2**20:,.0f}. Free some, choose "
+            "another output_dir, or lower save_total_limit."
+        )
+    asked = training.resume_from_checkpoint
+    if asked and asked.lower() in ("true", "1", "yes"):
+        checkpoint = last_checkpoint(training.output_dir)
+        if checkpoint is None:
+            problems.append(f"{folder}: there is no checkpoint to resume from. Leave resume_from_checkpoint out.")
+        return checkpoint, problems
+    if asked and asked.lower() not in ("false", "0", "no"):
+        if not (Path(asked) / "trainer_state.json").is_file():
+            problems.append(f"{asked}: this is no checkpoint (trainer_state.json is missing).")
+        return asked, problems
+    if get_last_checkpoint(training.output_dir) and not configuration.notes.overwrite:
+        problems.append(
+            f"{folder}: it holds checkpoints of an earlier run. Go on with it (resume_from_checkpoint=true), start over "
+            "(overwrite=true), or choose another output_dir."
+        )
+    return None, problems

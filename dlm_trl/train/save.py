@@ -1,0 +1,96 @@
+"""What stays of a run: the adapter with all that serving it needs, in output_dir and in the document's store."""
+
+import shutil
+from pathlib import Path
+
+from transformers import GenerationConfig
+from trl import SFTTrainer
+
+from dlm_trl.models.generate import end_token_ids
+from dlm_trl.notes import store
+from dlm_trl.train.config import Configuration
+from dlm_trl.train.data import Rows
+
+
+def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, table: str) -> Path:
+    """Write adapter, tokenizer, chat template, generation_config and model card; make it the document's live adapter.
+
+    Every process must call it (ZeRO-3 gathers the weights); one of them writes. `table` is the before/after table in
+    Markdown. Returns the folder in the document's store.
+    """
+    output_dir = Path(trainer.args.output_dir)
+    trainer.save_model()
+    document, name = configuration.document, configuration.notes.adapter_name
+    version = store.next_version(document.frontmatter.dlm_id, name)
+    if trainer.is_world_process_zero():
+        generation_config(trainer).save_pretrained(output_dir)
+        (output_dir / "README.md").write_text(model_card(configuration, rows, table), encoding="utf-8")
+        version.mkdir(parents=True)
+        for file in adapter_files(output_dir):
+            shutil.copy2(file, version)
+        store.set_current_adapter(document.frontmatter.dlm_id, version, name)
+    trainer.accelerator.wait_for_everyone()
+    return version
+
+
+def adapter_files(output_dir: Path) -> list[Path]:
+    """The files of an output_dir that belong to the adapter, without checkpoints, reports and the trainer's state."""
+    names = ("adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "generation_config.json")
+    patterns = (*names, "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "README.md")
+    return sorted(file for pattern in patterns for file in output_dir.glob(pattern))
+
+
+def generation_config(trainer: SFTTrainer) -> GenerationConfig:
+    """Greedy, ending at every end token of base and tokenizer; a pad token of its own is none of them.
+
+    Servers end a text at any token of the list, so a pad token in it gives empty answers.
+    """
+    tokenizer = trainer.processing_class
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    ends = [i for i in end_token_ids(model, tokenizer) if i == tokenizer.eos_token_id or i != tokenizer.pad_token_id]
+    return GenerationConfig(
+        do_sample=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
+
+
+def model_card(configuration: Configuration, rows: Rows, table: str) -> str:
+    """A model card: what it was trained on, by whom that was written, how, and what it did."""
+    adapter, training, document = configuration.adapter, configuration.training, configuration.document
+    base = trainer_base = adapter.base_model
+    if base.startswith("hf:"):
+        trainer_base = base.removeprefix("hf:")
+    written = "\n".join(f"- {who}: {count} rows" for who, count in rows.provenance().items())
+    return f"""---
+base_model: {trainer_base}
+library_name: peft
+pipeline_tag: text-generation
+tags: [dlm, trl, sft, {adapter.adapter}]
+---
+
+# An adapter for {base}, from notes
+
+Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers) on the document `{document.frontmatter.dlm_id}`.
+
+## Data
+
+Rows to train on, by who wrote them ("human" is the document's own text, other names are teachers):
+
+{written}
+
+Held out and only measured: {training_share(configuration)}.
+
+## Training
+
+{adapter.adapter}, rank {adapter.lora_r}, alpha {adapter.lora_alpha}, dropout {adapter.lora_dropout}, quantisation \
+{adapter.quantization or "none"}; learning rate {training.learning_rate:g}, {training.lr_scheduler_type.value}, \
+seed {training.seed}, at most {training.max_length} tokens a row.
+
+## Before and after
+
+{table}
+"""
+
+
+def training_share(configuration: Configuration) -> str:
+    """How much of the document was held out, in words."""
+    return f"{configuration.notes.validation_fraction:.0%} of the source groups ({configuration.notes.split_method})"

@@ -1,0 +1,123 @@
+"""Notes in, trained adapter out: supervised fine-tuning with the stock SFTTrainer.
+
+    accelerate launch recipes/sft.py --config recipes/notes.yaml
+    accelerate launch --config_file accelerate_configs/ddp.yaml recipes/sft.py --config recipes/notes.yaml --lora_r 16
+
+Every setting: python recipes/sft.py --help. What the command line does not say is taken from the YAML, then from the
+document's frontmatter, then from the defaults; the run prints a table of what came from where.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from dlm_trl.train.distributed import prepare_deepspeed
+
+prepare_deepspeed()  # before TRL is imported, which imports DeepSpeed
+
+from peft import prepare_model_for_kbit_training
+from trl import SFTTrainer
+
+from dlm_trl.evaluation import report
+from dlm_trl.models.load import load_base
+from dlm_trl.notes import DlmError
+from dlm_trl.train.adapter import ShrinkRanks
+from dlm_trl.train.callbacks import stop_with_checkpoint
+from dlm_trl.train.config import print_settings, read_configuration
+from dlm_trl.train.data import tokenize_rows
+from dlm_trl.train.measure import MeasureBefore, measure, measures, samples
+from dlm_trl.train.preflight import prepare
+from dlm_trl.train.save import save
+
+
+def main(argv: list[str]) -> None:
+    """Train. Raises DlmError for what is wrong with the input, before any weight is loaded."""
+    # 1. What to do, and whether it can be done. No weights yet.
+    configuration = read_configuration(argv)
+    notes, adapter, args = configuration.notes, configuration.adapter, configuration.training
+    with args.main_process_first(desc="reading the document"):
+        prepared = prepare(configuration)
+        tokens = tokenize_rows(prepared.rows, prepared.tokenizer, configuration)
+    if args.process_index == 0:
+        print_settings(configuration)
+        print(*prepared.notes, sep="\n")
+        for kind, token_report in tokens.reports.items():
+            print(f"{kind}: {token_report} ({tokens.shares()[kind]:.1%} of the loss)")
+        if notes.overwrite:
+            for checkpoint in Path(args.output_dir).glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+
+    # 2. Base model, quantised where asked; the trainer puts the adapter on it.
+    model = load_base(adapter.base_model, base_dtype(args), adapter.quantization)
+    if adapter.quantization:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
+    if tokens.validation is None:
+        args.eval_strategy = "no"
+    if not args.packing:
+        args.dataset_kwargs = {"skip_prepare_dataset": True}  # the rows are tokenised and nothing is too long
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=tokens.train,
+        eval_dataset=tokens.validation,
+        processing_class=prepared.tokenizer,
+        peft_config=prepared.adapter,
+    )
+    accelerator = trainer.accelerator
+    accelerator.print(f"world size: {accelerator.num_processes} ({accelerator.distributed_type.value}, {args.device})")
+    accelerator.print(f"trainable parameters: {prepared.trainable:,}")
+
+    # 3. Train, from a checkpoint where asked; the first numbers are taken just before the first step.
+    before = MeasureBefore(trainer, prepared.rows.questions)
+    if notes.measure:
+        trainer.add_callback(before)
+    if adapter.adapter == "adalora":
+        trainer.add_callback(ShrinkRanks(adapter.adalora_warmup, adapter.adalora_final))
+    stop = stop_with_checkpoint(trainer)
+    trainer.train(resume_from_checkpoint=prepared.checkpoint)
+    if stop.saved:
+        accelerator.print(f"stopped; {stop.saved} is whole. Go on with: --resume_from_checkpoint true")
+        accelerator.end_training()
+        sys.exit(128 + stop.signal)
+
+    # 4. Measure again, write it down, keep the adapter.
+    table = ""
+    if notes.measure:
+        after = measure(trainer, prepared.rows.questions)
+        rows = measures(before.numbers, after)
+        table = report.measures_table(rows)
+        if accelerator.is_main_process:
+            shown = samples(prepared.rows.questions, before.numbers, after)
+            facts = run_facts(configuration, prepared, tokens, accelerator)
+            report.write(args.output_dir, report.Report(facts, rows, shown, trainer.state.log_history))
+            print(table, f"\nreport: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
+    folder = save(trainer, configuration, prepared.rows, table)
+    accelerator.print(f"adapter: {args.output_dir} and {folder}")
+    accelerator.end_training()
+
+
+def base_dtype(args) -> str:
+    """The frozen base is kept in the precision that is computed in; the adapter itself is float32 (but under ZeRO-3)."""
+    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+
+
+def run_facts(configuration, prepared, tokens, accelerator) -> dict[str, object]:
+    """What the report says about the run, apart from its numbers."""
+    return {
+        "document": configuration.notes.notes,
+        "base": configuration.adapter.base_model,
+        "adapter": f"{configuration.adapter.adapter}, {prepared.trainable:,} parameters",
+        "rows": prepared.rows.provenance(),
+        "shares of the loss": {kind: round(share, 3) for kind, share in tokens.shares().items()},
+        "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value})",
+    }
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except DlmError as error:
+        sys.exit(str(error) if os.environ.get("RANK", "0") == "0" else 1)
