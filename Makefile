@@ -35,8 +35,6 @@ demo: install
 	$(BIN)/dlm-trl check recipes/notes.dlm
 	$(BIN)/python scripts/show_rows.py recipes/notes.dlm
 	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/sft.py --config recipes/notes.yaml
-	@grep '^|' runs/notes/report.md
-	@echo "The picture is runs/notes/report.png, all of it is runs/notes/report.md"
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q
