@@ -195,8 +195,9 @@ def _messages(section: Section, system_prompt: str | None) -> Made:
 
 
 def _prose(section: Section, system_prompt: str | None) -> Made:
-    if section.kind == "prose":
-        yield {"text": section.content}, section.content_line
+    if section.kind == "prose" and (text := section.content.strip()):
+        above = section.content[: section.content.index(text)]
+        yield {"text": text}, section.content_line + above.count("\n")
 
 
 def _preference(section: Section, system_prompt: str | None) -> Made:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from dlm_trl.notes import DlmError, parse, read
@@ -85,3 +90,35 @@ def test_a_pair_may_name_the_prose_by_its_id_with_blank_lines(write: Write) -> N
 def test_text_that_was_never_a_file_has_rows_too() -> None:
     text = "---\ndlm_id: 01HRZYQ2X0MB5K4VN7E9DNT5GH\ndlm_version: 15\nbase_model: tiny\n---\nJust prose."
     assert convert(parse(text), "prose")[0]["source_file"] == ""
+
+
+CASES = Path(__file__).parents[1] / "data" / "dlm_cases.jsonl"
+READABLE = [case for line in CASES.read_text("utf-8").splitlines() if (case := json.loads(line))["expect"]["ok"]]
+
+
+@pytest.mark.parametrize("case", READABLE, ids=[case["name"] for case in READABLE])
+def test_the_texts_are_those_of_the_reference(case: dict[str, Any]) -> None:
+    document = parse(base64.b64decode(case["bytes_b64"]) if case["text"] is None else case["text"])
+    expected = case["expect"]
+    if not expected["rows_ok"]:
+        with pytest.raises(DlmError) as caught:
+            [convert(document, kind) for kind in KINDS]
+        assert caught.value.kind == expected["rows_error"]["error_kind"]
+        return
+    found = [(row["section_id"], row["text"]) for row in convert(document, "prose")]
+    found += [
+        (row["section_id"], *[turn["content"] for turn in row["messages"] if turn["role"] != "system"])
+        for row in convert(document, "messages")
+    ]
+    found += [
+        (row["section_id"], row["prompt"][-1]["content"], row["chosen"][0]["content"], row["rejected"][0]["content"])
+        for row in convert(document, "preference")
+    ]
+    assert len(found) == expected["n_rows"]
+    listed = [
+        (row["_dlm_section_id"], *[turn["content"] for turn in row["messages"]])
+        if "messages" in row
+        else tuple(row[key] for key in ("_dlm_section_id", "text", "prompt", "chosen", "rejected") if key in row)
+        for row in expected.get("rows", [])
+    ]
+    assert set(listed) <= set(found)

@@ -82,20 +82,18 @@ for rows in load_dataset("dlm_trl/dlm", data_files=file), load_dataset(folder), 
 
 
 def test_other_code_does_not_reuse_cached_rows(write: Write, tmp_path: Path) -> None:
-    folder = write("notes/a.dlm").parent
+    folder, house = write("notes/a.dlm").parent, tmp_path / "house"
+    shutil.copytree(Path(dlm_trl.__file__).parent, house / "dlm_trl", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**os.environ, "PYTHONPATH": str(house), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
 
-    def caches(change: str) -> list[str]:
-        """Where each way of loading caches its rows, once this file of the package has grown by a line."""
-        house = tmp_path / f"house {change}".replace("/", " ")
-        shutil.copytree(Path(dlm_trl.__file__).parent, house / "dlm_trl", ignore=shutil.ignore_patterns("__pycache__"))
-        with (house / "dlm_trl" / change).open("a") as file:
+    def caches_after_change(module: str) -> list[str]:
+        """Where each way of loading caches its rows, once this module has grown by a line."""
+        with (house / "dlm_trl" / module).open("a") as file:
             file.write("# changed\n")
-        environment = {**os.environ, "PYTHONPATH": str(house), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
         run = [sys.executable, "-c", LOADS, str(folder)]
-        return subprocess.run(
-            run, cwd=house, env=environment, capture_output=True, text=True, check=True
-        ).stdout.splitlines()
+        done = subprocess.run(run, cwd=house, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
 
-    as_it_is, same, other = caches("rows/split.py"), caches("rows/tokenize.py"), caches("notes/blocks.py")
-    assert as_it_is == same and len(as_it_is) == 3
-    assert all(a != b for a, b in zip(as_it_is, other, strict=True))
+    before, same, other = map(caches_after_change, ("rows/split.py", "rows/tokenize.py", "notes/blocks.py"))
+    assert before == same and len(before) == 3
+    assert all(a != b for a, b in zip(before, other, strict=True))
