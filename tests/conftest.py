@@ -1,9 +1,12 @@
 """What every room's tests share: a base model of random weights, small enough to be made on the spot."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 CHAT_TEMPLATE = (
@@ -52,6 +55,21 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(random_base: Path) -> "PreTrainedTokenizerBase":
+    from dlm_trl.models.load import load_tokenizer
+
+    return load_tokenizer(str(random_base))
+
+
+@pytest.fixture
+def model(random_base: Path) -> "PreTrainedModel":
+    """The random base, loaded anew for each test."""
+    from dlm_trl.models.load import load_base
+
+    return load_base(str(random_base))
 
 
 def _tokenizer() -> Any:
