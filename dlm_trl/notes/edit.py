@@ -12,7 +12,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from stat import S_IMODE
 
@@ -120,7 +119,7 @@ def replace_content_bytes(document: Document, section: Section, content: str) ->
         head += newline
     if not tail and content.endswith("\n"):
         tail = newline
-    intended = replace(section, content=content)
+    intended = section._replace(content=content)
     return _verified(document, head + new + tail, tuple(intended if s is section else s for s in document.sections))
 
 
@@ -182,7 +181,7 @@ def _parsed(document: Document, raw: bytes) -> Document:
 
 def _meaning(section: Section) -> Section:
     """The section without its place in the file."""
-    return replace(section, start_line=0, content_line=0, span=(0, 0), path=None)
+    return section._replace(start_line=0, content_line=0, span=(0, 0), path=None)
 
 
 def _newline_of(raw: bytes) -> bytes:

@@ -67,9 +67,9 @@ def source_weights(document: Document) -> dict[Path, float]:
 def source_files(document: Document) -> Iterator[SourceFile]:
     """Every file that is taken, entry by entry, in sorted order. Raises DlmError as expand does."""
     training = document.frontmatter.training
-    for source, root in source_roots(document):
+    for source in training.sources or ():
+        root, taken = source_root(document, source), 0
         base = _base(document) if training.sources_policy == "strict" else None
-        taken = 0
         for path, relative, filters in _walk(root, filters_of(source)):
             if taken == source.max_files:
                 break
@@ -80,24 +80,18 @@ def source_files(document: Document) -> Iterator[SourceFile]:
                 taken += 1
 
 
-def source_roots(document: Document) -> list[tuple[Source, Path]]:
-    """The entries with the file or folder that each names. Raises DlmError (SourceError) for one that is missing or
-    not allowed.
-    """
-    training = document.frontmatter.training
-    roots = []
-    for source in training.sources or ():
-        try:
-            path = _base(document) / Path(source.path).expanduser()
-        except RuntimeError:  # the home of a user that does not exist
-            raise _error(Path(source.path), "The source path cannot be expanded.", "Write it without `~`.") from None
-        if not path.is_dir() and not path.is_file():
-            hint = f"Relative paths start at {_base(document)}."
-            raise _error(path, "The source path is neither a folder nor a file.", hint)
-        if training.sources_policy == "strict":
-            _confine(path, _base(document))
-        roots.append((source, path))
-    return roots
+def source_root(document: Document, source: Source) -> Path:
+    """The file or folder that this entry names. Raises DlmError (SourceError) if it is missing or not allowed."""
+    try:
+        path = _base(document) / Path(source.path).expanduser()
+    except RuntimeError:  # the home of a user that does not exist
+        raise _error(Path(source.path), "The source path cannot be expanded.", "Write it without `~`.") from None
+    if not path.is_dir() and not path.is_file():
+        hint = f"Relative paths start at {_base(document)}."
+        raise _error(path, "The source path is neither a folder nor a file.", hint)
+    if document.frontmatter.training.sources_policy == "strict":
+        _confine(path, _base(document))
+    return path
 
 
 def _base(document: Document) -> Path:

@@ -1,11 +1,13 @@
 """Edits are splices: what is not meant stays byte for byte, nothing is half-written, nobody's change is lost."""
 
+import itertools
 import os
 import signal
 import stat
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from dlm_trl.notes import DlmError, Document, Section, edit, parse, read
 
 HEAD = "---\n# kept\ndlm_id: 01JTRX0000000000000000000A\ndlm_version: 15\nbase_model:   'tiny'   # odd spacing\n---"
 PAIR = "::instruction::\n### Q\nWhat is dew?\n### A\nWater that condenses overnight."
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 
 LINES = st.one_of(
     st.sampled_from(
@@ -65,15 +69,16 @@ def test_append_then_remove_gives_the_original_bytes(document: Document, section
     n = len(document.sections)
     assert meanings(appended.sections[:n]) == meanings(document.sections)
     assert len(appended.sections) == n + len(sections)
-    new = set(appended.sections[n:])
-    assert edit.remove_bytes(appended, lambda section: section in new) == document.raw
+    begin = appended.sections[n].start_line
+    assert edit.remove_bytes(appended, lambda section: section.start_line >= begin) == document.raw
 
 
 @given(documents(), st.data())
 def test_remove_takes_nothing_but_the_sections_meant(document: Document, data: st.DataObject) -> None:
-    removed = data.draw(st.sets(st.sampled_from(document.sections))) if document.sections else set()
-    new = edit.remove_bytes(document, lambda section: section in removed)
-    kept = tuple(section for section in document.sections if section not in removed)
+    lines = [section.start_line for section in document.sections]
+    removed = data.draw(st.sets(st.sampled_from(lines))) if lines else set()
+    new = edit.remove_bytes(document, lambda section: section.start_line in removed)
+    kept = tuple(section for section in document.sections if section.start_line not in removed)
     assert meanings(parse(new).sections) == meanings(kept)
     spliced = document.raw[: document.body_start] + b"".join(document.raw[slice(*s.span)] for s in kept)
     if document.raw.endswith((b"\n", b"\r")):
@@ -85,9 +90,9 @@ def test_remove_takes_nothing_but_the_sections_meant(document: Document, data: s
 @given(documents(), CONTENTS, st.data())
 def test_replaced_content_is_the_only_change(document: Document, content: str, data: st.DataObject) -> None:
     assume(document.sections)
-    section = data.draw(st.sampled_from(document.sections))
+    i = data.draw(st.integers(0, len(document.sections) - 1))
+    section = document.sections[i]
     assume(section.kind != "prose" or content.strip())
-    i = document.sections.index(section)
     new = parse(edit.replace_content_bytes(document, section, content))
     assert new.sections[i].content == content
     before, after = document.sections, new.sections
@@ -223,45 +228,50 @@ def test_missing_files_and_full_or_foreign_places_give_one_clear_error(notes: Pa
     assert notes.read_bytes() == before
 
 
-def run(program: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+def started(work: Callable[..., None], *arguments: object) -> ForkProcess:
+    """A real process that does this work."""
+    process = get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    return process
 
 
-WRITER = """
-import sys
-from dlm_trl.notes import edit
-for i in range(15):
-    edit.append(sys.argv[1], f"::prose::\\n{sys.argv[2]} {i}")
-"""
+def append_fifteen(path: Path, name: str) -> None:
+    for i in range(15):
+        edit.append(path, f"::prose::\n{name} {i}")
 
 
+@posix
 def test_two_processes_that_write_at_once_lose_nothing(notes: Path) -> None:
-    writers = [run(WRITER, notes, name) for name in ("left", "right")]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    writers = [started(append_fifteen, notes, name) for name in ("left", "right")]
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
     contents = [section.content for section in read(notes).sections]
     for name in ("left", "right"):
         assert [c for c in contents if c.startswith(name)] == [f"{name} {i}" for i in range(15)]
     assert len(contents) == 31
 
 
-KILLED = """
-import os, signal, sys
-import dlm_trl.notes.files as files
-from dlm_trl.notes import edit
-at = sys.argv[2]
-real = getattr(os, at)
-def die(*arguments):
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(os, at, die)
-edit.append(sys.argv[1], "::prose::\\nnever whole")
-"""
+def append_and_die(path: Path, at: str, calls: int) -> None:
+    """Is killed when it calls this function of `os` for the given time."""
+    real, left = getattr(os, at), itertools.count(calls - 1, -1)
+
+    def kill_or_call(*arguments: object) -> object:
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    setattr(os, at, kill_or_call)
+    edit.append(path, "::prose::\nnever whole")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-@pytest.mark.parametrize("at", ["fsync", "replace"])
-def test_a_process_that_is_killed_half_way_leaves_the_file_whole_and_free(notes: Path, at: str) -> None:
+@posix
+@pytest.mark.parametrize(("at", "calls"), [("fsync", 1), ("replace", 1), ("fsync", 3), ("replace", 2)])
+def test_a_process_that_is_killed_half_way_leaves_the_file_whole_and_free(notes: Path, at: str, calls: int) -> None:
     before = notes.read_bytes()
-    assert run(KILLED, notes, at).wait(timeout=60) == -signal.SIGKILL
+    writer = started(append_and_die, notes, at, calls)
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
     assert notes.read_bytes() == before
     edit.append(notes, PAIR)
     assert notes.read_bytes() == before + f"{PAIR}\n".encode()
@@ -269,24 +279,18 @@ def test_a_process_that_is_killed_half_way_leaves_the_file_whole_and_free(notes:
     assert not list(notes.parent.glob(".*.tmp"))
 
 
-ENDLESS = """
-import itertools, sys
-from dlm_trl.notes import edit
-print("ready", flush=True)
-for i in itertools.count():
-    edit.append(sys.argv[1], f"::prose::\\n{i}")
-"""
+def append_for_ever(path: Path) -> None:
+    for i in itertools.count():
+        edit.append(path, f"::prose::\n{i}")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@posix
 def test_a_kill_at_any_moment_leaves_a_whole_document(notes: Path) -> None:
-    for delay in (0.0, 0.003, 0.011, 0.029):
-        writer = run(ENDLESS, notes)
-        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+    for delay in (0.01, 0.023, 0.031, 0.057):
+        writer = started(append_for_ever, notes)
         time.sleep(delay)
         writer.kill()
-        writer.wait()
-        sections = read(notes).sections
-        assert notes.read_bytes().endswith(f"{sections[-1].content}\n".encode())
+        writer.join()
+        assert notes.read_bytes().endswith(f"{read(notes).sections[-1].content}\n".encode())
     edit.append(notes, PAIR)
     assert read(notes).sections[-1].kind == "instruction"

@@ -1,0 +1,66 @@
+"""The command line, `dlm-trl VERB …` or `python -m dlm_trl VERB …`: one thin function for each verb.
+
+A `DlmError` is shown as one line on stderr, exit 1; misuse is exit 2. What a verb needs is imported inside its
+function, so that `dlm-trl --help` and the light verbs start at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlm_trl.notes.errors import DlmError
+
+app = typer.Typer(
+    help="Notes go in, a trained adapter comes out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+class Format(StrEnum):
+    """How findings are written."""
+
+    text = "text"
+    json = "json"
+    github = "github"
+
+
+@app.callback()
+def _verbs() -> None:
+    """Without a callback, typer would take a single verb for the whole program."""
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE…")],
+    format: Annotated[
+        Format, typer.Option(help="text to read, json for programs, github for annotations.")
+    ] = Format.text,
+) -> None:
+    """Show what the reader refuses and what it would silently misread. Exit 0: nothing, 1: findings, 2: misuse."""
+    from dlm_trl.notes import findings
+    from dlm_trl.notes.check import check as check_file
+
+    found = [finding for file in files for finding in check_file(file)]
+    render = {Format.text: findings.as_text, Format.json: findings.as_json, Format.github: findings.as_github}[format]
+    if text := render(found):
+        typer.echo(text)
+    if format is Format.text:
+        counted = f"{len(found)} finding{'s' * (len(found) != 1)} in {len(files)} file{'s' * (len(files) != 1)}."
+        typer.echo(counted, err=True)
+    raise typer.Exit(1 if found else 0)
+
+
+def main() -> None:
+    """The program's entry point."""
+    try:
+        app()
+    except DlmError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)

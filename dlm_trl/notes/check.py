@@ -1,0 +1,149 @@
+"""What is wrong with a `.dlm` file: all that the reader refuses, and all that it would silently misread.
+
+`check(path)` goes on behind an error, so that one run shows everything. The parts of the file have a module each:
+`check_head` the frontmatter, `check_lines` the lines of the body, `check_sections` what stands in its sections;
+`findings` shows the results. On the command line: `dlm-trl check notes.dlm`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from dlm_trl.notes.check_head import Head, check_head
+from dlm_trl.notes.check_lines import check_lines, invisible_characters
+from dlm_trl.notes.check_sections import check_sections
+from dlm_trl.notes.document import Section
+from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.findings import Finding, finding_of
+from dlm_trl.notes.parser import parse, read_bytes
+from dlm_trl.notes.sources import source_root
+
+_REFUSED = "The reader refuses the file."
+# Stands in for the frontmatter when the body is read, so that the state of the one does not matter to the other.
+_STAND_IN = "---\n{dlm_id: AAAAAAAAAAAAAAAAAAAAAAAAAA, base_model: none}\n---\n"
+_MORE_HEAD = re.compile(r"\s|(dlm_id|dlm_version|base_model|training|export|system_prompt):(\s|$)")
+
+
+def check(path: str | os.PathLike[str]) -> list[Finding]:
+    """Every problem of this file, in the order of its lines; an empty list for a good one.
+
+    Raises DlmError (DlmReadError) only where the file cannot be read at all.
+    """
+    path = Path(path)
+    raw = read_bytes(path)
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return [_refused(path, 1, "DlmEncodingError", "The file is UTF-16.", "Save the file as UTF-8.")]
+    text = raw.decode(errors="replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
+
+    findings, head_start, head_end = _head_range(lines, path)
+    # Blank lines take the place of what stands before the YAML, so that it keeps its line numbers.
+    yaml = "\n".join([*[""] * head_start, *lines[head_start + 1 : head_end]])
+    head = check_head(yaml, path) if head_end else Head(None, None, [], {})
+    body_start = head_end + 1 if head_end else head_start
+    body = check_lines(lines[body_start:], body_start + 1, path)
+    findings += [*_encoding(raw, path), *_lone_returns(raw, path), *_early_end(lines, head_end, path)]
+    findings += [*head.findings, *body.findings]
+    for i, line in enumerate(lines[:body_start]):
+        findings += invisible_characters(line, i + 1, path)
+
+    try:
+        sections = _sections(body.repaired, body_start, path)
+    except DlmError as error:
+        findings.append(finding_of(error, path))
+    else:
+        in_code = {body_start + 1 + i: code for i, code in enumerate(body.in_code)}
+        findings += check_sections(sections, head.adapters, in_code, path)
+    findings += _sources(head, path)
+    return sorted(set(findings))
+
+
+def _head_range(lines: list[str], path: Path) -> tuple[list[Finding], int, int]:
+    """What is wrong with the two `---` lines, and their indices.
+
+    Where there are none, the second is 0 and the first is where the body begins.
+    """
+    rule, fix = "FrontmatterError", "Line 1 must be exactly `---`, and another line exactly `---` must close the YAML."
+    start = next((i for i, line in enumerate(lines) if line.strip()), 0)
+    if lines[start].strip() != "---":
+        return [_refused(path, 1, rule, "The file does not begin with a frontmatter block.", fix)], 0, 0
+    findings = []
+    if start or lines[0] != "---":
+        message = "White space stands before or after the `---` that opens the frontmatter."
+        findings.append(_refused(path, start + 1, rule, message, fix))
+    for delimiters in (("---",), ("--- ", "---\t", "...")):
+        for i, line in enumerate(lines[start + 1 :], start + 1):
+            if line in delimiters or (len(delimiters) > 1 and line.strip() == "---"):
+                if delimiters != ("---",):
+                    message = f"`{line}` does not close the frontmatter."
+                    findings.append(_refused(path, i + 1, rule, message, "The line must be exactly `---`."))
+                return findings, start, i
+    findings.append(_refused(path, start + 1, rule, "The frontmatter is never closed.", fix))
+    return findings, next((i for i, line in enumerate(lines) if line.startswith("::")), len(lines)), 0
+
+
+def _early_end(lines: list[str], head_end: int, path: Path) -> Iterator[Finding]:
+    """A finding where a `---` inside a YAML text closed the frontmatter before its end."""
+    if head_end and "---" in (body := lines[head_end + 1 :]):
+        rest = body[: body.index("---")]
+        if rest and all(_MORE_HEAD.match(line) for line in rest):
+            message = (
+                f"The frontmatter ends here, but what follows up to line {head_end + len(rest) + 2} looks like it."
+            )
+            why = (
+                "The first line that is exactly `---` closes it, also inside a YAML text; the rest is trained as prose."
+            )
+            fix = "Indent the `---` inside the text, or take it out."
+            yield Finding(path, head_end + 1, 1, "early-end", message, why, fix)
+
+
+def _encoding(raw: bytes, path: Path) -> Iterator[Finding]:
+    for number, line in enumerate(re.split(rb"\r\n|\n|\r", raw), 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            column = len(line[: error.start].decode()) + 1
+            message, fix = f"The line is not UTF-8: {error.reason}.", "Save the file as UTF-8."
+            yield Finding(path, number, column, "DlmEncodingError", message, _REFUSED, fix)
+
+
+def _lone_returns(raw: bytes, path: Path) -> Iterator[Finding]:
+    """A finding for each carriage return alone among other line ends; a file may use it throughout."""
+    if b"\r" in raw and b"\n" in raw:
+        for number, end in enumerate(re.findall(rb"\r\n|\n|\r", raw), 1):
+            if end == b"\r":
+                message, why = (
+                    "A lone carriage return stands here.",
+                    "It ends the line, though most editors do not show it.",
+                )
+                yield Finding(path, number, 0, "lone-return", message, why, "Put a line break or nothing in its place.")
+
+
+def _sections(body: list[str], body_start: int, path: Path) -> tuple[Section, ...]:
+    """The body's sections, with their lines of the file."""
+    document = parse(_STAND_IN + "\n".join(body), path)
+    shift = body_start - _STAND_IN.count("\n")
+    return tuple(
+        section._replace(start_line=section.start_line + shift, content_line=section.content_line + shift)
+        for section in document.sections
+    )
+
+
+def _sources(head: Head, path: Path) -> Iterator[Finding]:
+    if head.frontmatter is not None:
+        document = replace(parse(_STAND_IN, path), frontmatter=head.frontmatter)
+        for i, source in enumerate(head.frontmatter.training.sources or ()):
+            try:
+                source_root(document, source)
+            except DlmError as error:
+                line = head.lines.get(("training", "sources", i), 1)
+                message, why = f"`{source.path}`: {error.message}", "Training stops at it before it begins."
+                yield Finding(path, line, 0, error.kind, message, why, error.hint or "Correct the path.")
+
+
+def _refused(path: Path, line: int, rule: str, message: str, fix: str) -> Finding:
+    return Finding(path, line, 1, rule, message, _REFUSED, fix)
