@@ -103,6 +103,16 @@ def test_replaced_content_is_the_only_change(document: Document, content: str, d
     assert edit.replace_content_bytes(document, section, section.content) == document.raw
 
 
+@pytest.mark.parametrize("content", ["", "y", "y\n", "\ny", "\n\ny\n\n"])
+@pytest.mark.parametrize(
+    "body", ["\nx", "\n\nx", "\nx\n", "\nx\n\n", f"\n{PAIR}", "\n::instruction::", "\n::instruction::\n\n"]
+)
+def test_content_keeps_its_blank_lines_at_the_ends_of_the_file(body: str, content: str) -> None:
+    document = parse(HEAD + body)
+    if content or document.sections[0].kind == "instruction":
+        assert parse(edit.replace_content_bytes(document, document.sections[0], content)).sections[0].content == content
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_an_appended_section_takes_the_newline_style_of_the_file(newline: str) -> None:
     document = parse(f"{HEAD}\nProse.\n".replace("\n", newline))
