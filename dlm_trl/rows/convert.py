@@ -63,9 +63,7 @@ KINDS = tuple(COLUMNS)
 
 def features(kind: str) -> Features:
     """The columns of a kind. Raises DlmError (UnknownKindError) for a name that is none of KINDS."""
-    if kind not in COLUMNS:
-        raise DlmError(kind="UnknownKindError", message=f"There are no rows of kind {kind!r}.", hint=_choose(KINDS))
-    return Features({**COLUMNS[kind], **PROVENANCE})
+    return Features({**COLUMNS[_known(kind)], **PROVENANCE})
 
 
 def convert(
@@ -82,7 +80,7 @@ def convert(
     call the document (default: its path), weights how often each file of `training.sources` counts. Raises DlmError
     for a section that does not keep to its grammar and for an adapter that is used but not declared.
     """
-    make = _MAKERS[kind]
+    make = _MAKERS[_known(kind)]
     declared = tuple(document.frontmatter.training.adapters or ())
     name = source_file or str(document.path or "")
     groups = _prose_groups(document)
@@ -106,6 +104,12 @@ def convert(
             provenance = _provenance(section, file, groups, weight)
             rows.extend({**columns, **provenance, "line": line} for columns, line in made)
     return rows
+
+
+def _known(kind: str) -> str:
+    if kind not in COLUMNS:
+        raise DlmError(kind="UnknownKindError", message=f"There are no rows of kind {kind!r}.", hint=_choose(KINDS))
+    return kind
 
 
 def _trains(section: Section, adapter: str, declared: tuple[str, ...]) -> bool:

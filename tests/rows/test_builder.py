@@ -120,6 +120,29 @@ def test_a_folder_loads_by_name_by_data_dir_and_by_load_dlm(
     assert "Left out" not in caplog.text
 
 
+def zipped_alone(path: Path) -> None:
+    # With a README beside them, `datasets` takes packed documents for another format, as it does with a folder.
+    with zipfile.ZipFile(path.parent / "archive.zip", "w") as file:
+        file.write(path, "notes.dlm")
+
+
+@pytest.mark.parametrize("pack", [zipped_alone, gzipped])
+@pytest.mark.parametrize("streaming", [False, True], ids=["cached", "streaming"])
+def test_a_folder_of_packed_documents_loads(write: Write, pack: Callable[[Path], Any], streaming: bool) -> None:
+    folder = write("notes/notes.dlm").parent
+    pack(folder / "notes.dlm")
+    (folder / "notes.dlm").unlink()
+    for splits in (load_dataset(str(folder), streaming=streaming), load_dlm(folder, streaming=streaming)):
+        assert len(list(splits["train"])) == 3
+
+
+def test_a_folder_loads_with_workers(write: Write) -> None:
+    folder = write("notes/a.dlm").parent
+    write("notes/b.dlm", "Deeper prose.")
+    rows = load_dataset(str(folder), kind="prose", num_proc=2)["train"]
+    assert rows["text"][:] == ["Prose one.", "Prose two.", "Deeper prose."]
+
+
 def test_the_files_of_a_folder_name_their_splits(write: Write) -> None:
     folder = write("notes/train.dlm").parent
     write("notes/test.dlm", "Held out.")
