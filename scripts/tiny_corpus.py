@@ -1,0 +1,290 @@
+"""The documents that the embedded base model is trained on: an endless, seeded stream, one function a family.
+
+Used by `scripts/build_tiny_base.py`. A document is text with the stretches that carry no loss (random list items and
+random facts cannot be predicted: their loss would be noise). No document shows the MCSB question: description, lettered
+options, a label asked.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tiny_paragraphs import definition_paragraph, sentence, with_article
+from tiny_wordnet import Synset
+
+from dlm_trl.online import prompts as online
+from dlm_trl.synth import prompts as synth
+
+BOS, EOS, PAD, START = "<|endoftext|>", "<|im_end|>", "<|pad|>", "<|im_start|>"
+# Adjectives that are nouns of no list: they can be one token each.
+VALUES = [
+    "new", "old", "big", "small", "tall", "thin", "thick", "pale", "bright", "dry", "wet", "hot", "warm", "soft",
+    "hard", "dirty", "slow", "quick", "loud", "sharp", "rich", "strong", "weak", "smooth",
+]  # fmt: skip
+# How much a token with a loss counts: a look-up has few of them among many without.
+WEIGHTS = {"echo": 4.0, "drill": 4.0, "lookup": 4.0, "facts": 3.0, "choice": 2.0, "riddle": 2.0}
+# Plain exchanges that keep a gloss's meaning.
+SYNONYMS = {
+    "small": "little", "large": "big", "used": "made use of", "especially": "mostly", "usually": "often",
+    "person": "human", "various": "many", "several": "some", "consisting": "made up", "having": "with",
+    "that": "which", "device": "tool", "equipment": "gear", "building": "house", "consists": "is made up",
+    "vessel": "container", "area": "region", "typically": "usually", "designed": "made", "intended": "meant",
+    "numerous": "many", "relatively": "rather", "resembling": "like", "containing": "with", "piece": "bit",
+    "structure": "construction",
+}  # fmt: skip
+FORWARD = ["{w}", "{w}", "{w}:", "{w} is", "Which KIND is {w}?", "Which KIND is {w}? Answer:", "The KIND of {w} is"]
+BACKWARD = ["{l}", "{l}:", "Which word is {l}?", "Word {l}:"]
+OPENERS = ["", "", "", "", "", "a name for ", "the word for ", "it is ", "this is ", "one kind of thing: "]
+
+
+@dataclass(slots=True)
+class Doc:
+    """A text under construction and the character ranges of it that carry no loss."""
+
+    text: str = ""
+    silent: list[tuple[int, int]] = field(default_factory=list)
+    weight: float = 1.0
+
+    def add(self, text: str, loss: bool = True) -> Doc:
+        if not loss:
+            self.silent.append((len(self.text), len(self.text) + len(text)))
+        self.text += text
+        return self
+
+
+def paraphrase(rng: random.Random, gloss: str) -> str:
+    """A gloss in somewhat other words; one time in three the gloss itself."""
+    if rng.random() < 0.35:
+        return gloss
+    words = gloss.split()
+    if rng.random() < 0.5:
+        words = [SYNONYMS[w] if w in SYNONYMS and rng.random() < 0.6 else w for w in words]
+    if words[0] in ("a", "an", "the", "any", "one") and rng.random() < 0.4:
+        words[0] = rng.choice(["any", "some", "one", "the"])
+    if rng.random() < 0.25:
+        for join in ("or", "and", "by", "with", "for", "that"):
+            at = len(words) - 1 - words[::-1].index(join) if join in words else 0
+            if at >= 5:
+                words = words[:at]
+                break
+    return rng.choice(OPENERS) + " ".join(words)
+
+
+class Corpus:
+    """All families over one vocabulary: `words` (one token each) and `others` with their glosses; training synsets."""
+
+    def __init__(self, words: dict[str, str], others: dict[str, str], synsets: list[Synset]) -> None:
+        self.words, self.others, self.synsets = words, others, synsets
+        self.nouns, self.other_nouns = sorted(words), sorted(others)
+        self.definable = [
+            s
+            for s in synsets
+            if s.key.endswith("n") and 3 <= len(s.gloss.split()) <= 18 and s.gloss.isascii() and s.words[0].isascii()
+        ]
+        self.glosses = {**others, **words}
+
+    # --- words and their descriptions ---
+    def pick(self, rng: random.Random, count: int, known: float = 0.85) -> list[str]:
+        picked: list[str] = []
+        while len(picked) < count:
+            word = rng.choice(self.nouns if rng.random() < known else self.other_nouns)
+            if word not in picked:
+                picked.append(word)
+        return picked
+
+    def describe(self, rng: random.Random, word: str) -> str:
+        return paraphrase(rng, self.glosses[word])
+
+    def glossary(self, rng: random.Random) -> Doc:
+        doc = Doc()
+        head, tail = rng.choice([("Word", "Description")] * 4 + [("Word", "Meaning"), ("Noun", "Description")])
+        gap = rng.choice(["\n\n", "\n\n", "\n"])
+        for word in self.pick(rng, rng.randint(2, 8), 0.9):
+            doc.add(f"{head}:").add(f" {word}", loss=False).add(f"\n{tail}: {self.describe(rng, word)}{gap}")
+        return doc
+
+    def riddle(self, rng: random.Random) -> Doc:
+        doc = Doc()
+        head, tail = rng.choice(
+            [("Description", "Word"), ("Description", "Answer"), ("Meaning", "Word"), ("Description", "It is")]
+        )
+        for word in self.pick(rng, rng.randint(2, 5), 0.9):
+            doc.add(f"{head}: {self.describe(rng, word)}", loss=False).add(f"\n{tail}: {word}\n\n")
+        return doc
+
+    def choice(self, rng: random.Random) -> Doc:
+        """Numbered options, answered by the word; at times one asks for the number of that word afterwards."""
+        doc = Doc()
+        for _ in range(rng.randint(1, 2)):
+            options = self.pick(rng, rng.randint(2, 7), 0.92)
+            word = rng.choice([o for o in options if o in self.words] or options)
+            head = rng.choice(["Description", "Description", "Description", "Meaning"])
+            doc.add(f"{head}: {self.describe(rng, word)}\n{listing(rng, options)}", loss=False)
+            doc.add(rng.choice(["\nAnswer:", "\nWord:", "\nAnswer (one word):", "\nIt is:"]) + f" {word}")
+            if rng.random() < 0.6:
+                doc.add(
+                    rng.choice(["\nNumber:", f"\nWhich number is {word}?", f"\nThe number of {word}:"])
+                    + f" {options.index(word) + 1}"
+                )
+            for other in rng.sample(options, min(len(options), rng.randint(0, 2))):
+                doc.add(f"\nWhich number is {other}?", loss=False).add(f" {options.index(other) + 1}")
+            doc.add("\n\n")
+        return doc
+
+    # --- look-up in a list ---
+    def echo(self, rng: random.Random) -> Doc:
+        """The simplest look-up: five words, each right after its number; then each word again, and its number."""
+        doc = Doc()
+        options = rng.sample(self.nouns, 5)
+        doc.add(" ".join(f"{i + 1} {word}" for i, word in enumerate(options)) + "\n", loss=False)
+        for i in rng.sample(range(5), 5):
+            doc.add(f" {options[i]}", loss=False).add(f" {i + 1}")
+        return doc
+
+    def drill(self, rng: random.Random) -> Doc:
+        """The same with lists of any length and form; every word is asked once, its number right behind it."""
+        doc = Doc()
+        options = self.pick(rng, rng.randint(3, 8), 0.97)
+        doc.add(listing(rng, options) + "\n", loss=False)
+        gap = rng.choice([" ", "\n"])
+        for i in rng.sample(range(len(options)), len(options)):
+            doc.add(f"{gap}{options[i]}", loss=False).add(f" {i + 1}")
+        return doc
+
+    def lookup(self, rng: random.Random) -> Doc:
+        """A list in order and many questions: which label is X, which word is 3; every word asked at most once."""
+        doc = Doc()
+        options = self.pick(rng, rng.randint(3, 9), 0.9)
+        labels = [str(i + 1) for i in range(len(options))]
+        if rng.random() < 0.25:
+            first = rng.randint(10, 26 - len(options))  # K to Z: the letters of the MCSB question are never asked for
+            labels = [chr(65 + first + i) for i in range(len(options))]
+        doc.add(listing(rng, options, labels) + "\n", loss=False)
+        kind = "number" if labels[0].isdigit() else "letter"
+        by_word = rng.choice(FORWARD).replace("KIND", kind)
+        by_label = rng.choice(BACKWARD)
+        words_asked = rng.random() < 0.75
+        for i in rng.sample(range(len(options)), len(options)):
+            lead = (by_word if words_asked else by_label).format(w=options[i], l=labels[i])
+            doc.add("\n" + lead, loss=False).add(f" {labels[i] if words_asked else options[i]}")
+        return doc
+
+    def facts(self, rng: random.Random) -> Doc:
+        """Things with a value each; asked by name or by description."""
+        doc = Doc()
+        things = self.pick(rng, rng.randint(2, 6), 0.95)
+        values = rng.sample(VALUES, len(things))
+        join = rng.choice([" is {}. ", ": {}\n", " = {}\n", " is {}\n"])
+        doc.add(
+            "".join(thing + join.format(value) for thing, value in zip(things, values, strict=True)).strip(), loss=False
+        )
+        for _ in range(rng.randint(3, 5)):
+            i = rng.randrange(len(things))
+            if rng.random() < 0.7:
+                doc.add(f"\nDescription: {self.describe(rng, things[i])}", loss=False)
+                doc.add(rng.choice(["\nIt is", "\nValue:"]) + f" {values[i]}")
+            else:
+                doc.add(f"\n{things[i]}", loss=False).add(f" {values[i]}")
+        return doc
+
+    def letters(self, rng: random.Random) -> Doc:
+        """Lettered lists with nothing asked: the letters in order are all that there is to learn."""
+        doc = Doc()
+        options = self.pick(rng, rng.randint(3, 9))
+        inline = rng.random() < 0.5
+        for i, word in enumerate(options):
+            doc.add(
+                (("" if i == 0 else ", ") if inline else "\n" * (i > 0))
+                + (" " if inline and i == 0 else "")
+                + f"{chr(65 + i)})"
+            )
+            doc.add(f" {word}", loss=False)
+        return doc
+
+    # --- paragraphs, questions about them, and general text ---
+    def teacher(self, rng: random.Random) -> Doc:
+        prose, pairs = definition_paragraph(rng, rng.choice(self.definable))
+        pairs = rng.sample(pairs, rng.randint(1, min(4, len(pairs))))
+        if rng.random() < 0.5:
+            asked = synth.pair_messages(prose, len(pairs), rng.choice(["extraction", "extraction", "expansion"]))[0][
+                "content"
+            ]
+        else:
+            asked = rng.choice(ASKS).format(n=len(pairs), prose=prose)
+        reply = json.dumps([{"question": q, "answer": x} for q, x in pairs], ensure_ascii=False)
+        return chat(asked, reply, loss_on_user=False)
+
+    def reading(self, rng: random.Random) -> Doc:
+        prose, pairs = definition_paragraph(rng, rng.choice(self.definable))
+        question, answer = rng.choice(pairs)
+        if rng.random() < 0.5:
+            asked = (
+                online.span_question_messages(prose, answer)[0]["content"]
+                if rng.random() < 0.6
+                else rng.choice(SPAN_ASKS).format(span=answer, prose=prose)
+            )
+            return chat(asked, question)
+        asked = (
+            online.span_check_messages(prose, question)[0]["content"]
+            if rng.random() < 0.6
+            else rng.choice(READ_ASKS).format(question=question, prose=prose)
+        )
+        return chat(asked, answer)
+
+    def closed_book(self, rng: random.Random) -> Doc:
+        word = rng.choice(self.nouns)
+        asked = rng.choice(["What is {}?", "What does {} mean?", "Describe {}.", "Explain the word {}."]).format(
+            with_article(word) if rng.random() < 0.7 else word
+        )
+        return chat(asked, sentence(self.describe(rng, word)))
+
+    def general(self, rng: random.Random) -> Doc:
+        doc = Doc()
+        for _ in range(rng.randint(2, 5)):
+            synset = rng.choice(self.synsets)
+            doc.add(sentence(f"{synset.words[0]}: {synset.gloss}") + " ")
+            for example in synset.examples[:2]:
+                doc.add(sentence(example) + " ")
+        return doc
+
+    # --- the stream ---
+    def stream(self, seed: int, mixture: dict[str, float]) -> Iterator[Doc]:
+        """Endless documents; `mixture` gives each family's share of the *documents*."""
+        rng = random.Random(seed)
+        names, shares = list(mixture), list(mixture.values())
+        while True:
+            name = rng.choices(names, shares)[0]
+            doc: Doc = getattr(self, name)(rng)
+            doc.weight = WEIGHTS.get(name, 1.0)
+            doc.text = doc.text.rstrip()
+            if not doc.text.endswith(EOS):
+                doc.add(EOS)
+            yield doc
+
+
+ASKS = [
+    "Write {n} question and answer pairs about this text as a JSON list.\n\n{prose}",
+    "Text:\n{prose}\n\nMake {n} questions with their answers from the text. Reply as JSON with question and answer.",
+    "Give me {n} pairs of question and answer on the text below, in JSON.\n\nText:\n{prose}",
+]
+SPAN_ASKS = [
+    "Text:\n{prose}\n\nAnswer: {span}\n\nWrite the question.",
+    "Which question about the text has the answer: {span}?\n\n{prose}",
+]
+READ_ASKS = ["Text:\n{prose}\n\nQuestion: {question}", "{question}\n\nText:\n{prose}"]
+
+
+def listing(rng: random.Random, options: list[str], labels: list[str] | None = None) -> str:
+    """`options` as a list with labels in order, each right before its word."""
+    form = rng.choice(["{}) {}", "{}) {}", "{}) {}", "{}. {}", "{}: {}", "{} {}"])
+    labels = labels or [str(i + 1) for i in range(len(options))]
+    gap = rng.choice(["\n", "\n", "\n", ", ", " "])
+    return gap.join(form.format(label, option) for label, option in zip(labels, options, strict=True))
+
+
+def chat(user: str, assistant: str, loss_on_user: bool = True) -> Doc:
+    """One turn each, as the chat template writes them."""
+    return Doc().add(f"{START}user\n{user}{EOS}\n{START}assistant\n", loss_on_user).add(assistant + EOS)

@@ -1,0 +1,94 @@
+"""Short definitional paragraphs on WordNet synsets, with the question/answer pairs that each sentence answers.
+
+Used by `scripts/tiny_corpus.py` to teach the tiny base to write pairs and to read, and by `scripts/build_tiny_base.py`
+for the paragraphs on synsets that training never sees.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from tiny_wordnet import Synset
+
+Pair = tuple[str, str]
+UNITS = ["days", "hours", "minutes", "years", "grams", "metres"]
+# WordNet relation, the sentences that state it and the questions that it answers. {S} is the subject with its article,
+# {be} its verb, {n} the bare name, {x} the other thing.
+RELATIONS = [
+    (
+        "synonym",
+        ["Another name for {n} is {x}", "{S} {be} also called {x}"],
+        ["What is another name for {n}?", "What {be} {S} also called?"],
+    ),
+    (
+        "hypernym",
+        ["{S} {be} a kind of {x}", "{S} belongs to the group of {x}"],
+        ["What {be} {S} a kind of?", "To which group does {n} belong?"],
+    ),
+    (
+        "hyponym",
+        ["One example of {n} is {x}", "{x} is an example of {n}"],
+        ["What is an example of {n}?", "Name one example of {n}."],
+    ),
+    ("part", ["{S} has a part called {x}"], ["Which part does {S} have?", "What is a part of {n}?"]),
+    ("whole", ["{S} {be} a part of {x}"], ["What {be} {S} a part of?"]),
+]
+JOINTS = {
+    "that": "What does {S} do?",
+    "which": "What does {S} do?",
+    "who": "What does {S} do?",
+    "used": "How {be} {S} used?",
+    "made": "How {be} {S} made?",
+    "in": "Where {be} {S} found?",
+    "on": "Where {be} {S} found?",
+    "where": "What happens at {S}?",
+    "for": "What {be} {S} for?",
+    "by": "By what {be} {S} known?",
+    "with": "What does {S} have?",
+}
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital first letter and an end."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
+def definition_paragraph(rng: random.Random, synset: Synset) -> tuple[str, list[Pair]]:
+    """Two to four plain sentences on one synset and the pairs that they answer; the definition is always among them."""
+    name, gloss = synset.words[0], synset.gloss
+    proper = name[0].isupper()
+    subject = name if proper or name.endswith("s") or rng.random() < 0.3 else with_article(name)
+    be = "are" if name.endswith("s") and not proper and not gloss.startswith(("a ", "an ", "the ")) else "is"
+
+    def fill(forms: list[str], x: str = "") -> str:
+        form = forms[0] if len(forms) == 1 else rng.choice(forms)
+        return form.format(S=subject, be=be, n=name, x=x)
+
+    what = fill(["What {be} {S}?", "What {be} {S}?", "What does {n} mean?", "How is {n} defined?"])
+    definition = [(what, gloss)]
+    split = re.match(rf"(.{{6,60}}?) ({'|'.join(JOINTS)}) (.{{6,}})", gloss)
+    if split:
+        kind, joint, rest = split.groups()
+        definition.append((fill(["What kind of thing {be} {S}?", "What sort of thing {be} {n}?"]), kind))
+        answer = rest if joint in ("that", "which", "who", "where") else f"{joint} {rest}"
+        definition.append((fill([JOINTS[joint]]), answer))
+    facts = [(f"{subject} {rng.choice([be, be, be, 'means'])} {gloss}", definition)]
+    related = {"synonym": synset.words[1:2], **synset.related}
+    for relation, statements, questions in RELATIONS:
+        if others := related.get(relation):
+            x = others[0] if relation in ("synonym", "hypernym") else rng.choice(others)
+            facts.append((fill(statements, x), [(fill(questions, x), x)]))
+    number, unit = rng.randint(2, 60), rng.choice(UNITS)
+    amount = f"{number} {unit}"
+    needs = fill(["{S} needs about {x}", "It takes {x} to make {n}", "{n} lasts {x}"], amount)
+    facts.append((needs, [(f"How many {unit} does {subject} need?", amount)]))
+    chosen = [facts[0], *rng.sample(facts[1:], min(len(facts) - 1, rng.randint(1, 3)))]
+    if rng.random() < 0.2:
+        rng.shuffle(chosen)
+    return " ".join(sentence(text) for text, _ in chosen), [pair for _, pairs in chosen for pair in pairs]
