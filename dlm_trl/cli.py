@@ -57,6 +57,25 @@ def check(
     raise typer.Exit(1 if found else 0)
 
 
+@app.command()
+def train(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…")] = None,
+) -> None:
+    """Train the document's adapter: the recipe sft.py with FILE as its notes. `config=FILE.yaml` is a setting too."""
+    import runpy
+
+    words = ["--notes", str(file)]
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"{setting!r} is not KEY=VALUE.")
+        words += [f"--{key}", value]
+    # The recipes lie inside an installed package, and beside it in a clone.
+    inside, beside = (folder / "recipes" / "sft.py" for folder in Path(__file__).resolve().parents[:2])
+    runpy.run_path(str(inside if inside.exists() else beside))["main"](words)
+
+
 def main() -> None:
     """The program's entry point."""
     try:

@@ -25,7 +25,7 @@ from dlm_trl.evaluation import report
 from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
 from dlm_trl.train.adapter import ShrinkRanks
-from dlm_trl.train.callbacks import stop_with_checkpoint
+from dlm_trl.train.callbacks import install
 from dlm_trl.train.config import print_settings, read_configuration
 from dlm_trl.train.data import tokenize_rows
 from dlm_trl.train.measure import MeasureBefore, measure, measures, samples
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
         trainer.add_callback(before)
     if adapter.adapter == "adalora":
         trainer.add_callback(ShrinkRanks(adapter.adalora_warmup, adapter.adalora_final))
-    stop = stop_with_checkpoint(trainer)
+    stop = install(trainer)
     trainer.train(resume_from_checkpoint=prepared.checkpoint)
     if stop.saved:
         accelerator.print(f"stopped; {stop.saved} is whole. Go on with: --resume_from_checkpoint true")

@@ -5,7 +5,7 @@ import logging
 from accelerate import init_empty_weights
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, get_peft_model
 from transformers import (
-    AutoModelForCausalLM,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     PretrainedConfig,
     TrainerCallback,
     TrainerControl,
@@ -38,10 +38,14 @@ def peft_config(arguments: AdapterArguments) -> PeftConfig:
 def adapter_parameters(base: PretrainedConfig, adapter: PeftConfig) -> int:
     """How many numbers the adapter trains, counted on a model without weights.
 
-    Raises ValueError, as PEFT does, for target modules that the base does not have.
+    Raises ValueError, as PEFT does, for target modules that the base does not have, and for a base that is no causal
+    language model.
     """
+    if type(base) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"{base.model_type!r} is no causal language model")
     with init_empty_weights():
-        model = get_peft_model(AutoModelForCausalLM.from_config(base), adapter)
+        # The class itself: from_config would have DeepSpeed part the weights, which are not there.
+        model = get_peft_model(MODEL_FOR_CAUSAL_LM_MAPPING[type(base)](base), adapter)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -1,7 +1,11 @@
-"""What happens while the trainer runs: it stops with a checkpoint when asked to, and shows tokens per second."""
+"""What happens while the trainer runs: it stops with a checkpoint when asked to, shows tokens per second, and evaluates
+without a trace.
+"""
 
+import functools
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import torch
@@ -98,11 +102,23 @@ class TokenRate(ProgressCallback):
         self._since = (time.perf_counter(), self._since[1])  # evaluating is not training
 
 
-def stop_with_checkpoint(trainer: SFTTrainer) -> StopWithCheckpoint:
-    """Install both callbacks; the returned one says afterwards whether and where the run was stopped."""
+def install(trainer: SFTTrainer) -> StopWithCheckpoint:
+    """Put all of this into a trainer; the callback returned says afterwards whether and where the run was stopped."""
     stop = StopWithCheckpoint(trainer)
     trainer.add_callback(stop)
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(TokenRate())
+    trainer.evaluate = _beside_the_run(trainer.evaluate)
     return stop
+
+
+def _beside_the_run(evaluate: Callable[..., dict[str, float]]) -> Callable[..., dict[str, float]]:
+    """Evaluating draws random numbers (for its data loader), which a run resumed after it would not have drawn."""
+
+    @functools.wraps(evaluate)
+    def evaluate_beside(*args, **kwargs) -> dict[str, float]:
+        with torch.random.fork_rng():
+            return evaluate(*args, **kwargs)
+
+    return evaluate_beside

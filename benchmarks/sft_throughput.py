@@ -1,0 +1,162 @@
+"""How many real tokens per second the recipe trains, against SFTTrainer with SFTConfig's defaults.
+
+    python benchmarks/sft_throughput.py                # on a CPU: some minutes
+    python benchmarks/sft_throughput.py --hidden 2048 --layers 16 --heads 32 --vocabulary 32000 --steps 30     # on a GPU
+
+One model of random weights, one set of short pairs, one order of magnitude of tokens in every optimizer step: 32 rows
+(the packed run gets rows of as many tokens). Padding does not count as tokens. The variants take turns, so that a machine
+that is busy now and then is busy for all of them; each figure is the best of its rounds.
+"""
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from dataclasses import dataclass
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from dlm_trl.rows.tokenize import IGNORED
+
+ROWS_PER_STEP = 32
+PAD, EOS = "<pad>", "<eos>"
+RECIPE = {"train_sampling_strategy": "batch_rebalance", "gradient_checkpointing": False}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Real tokens per second without the first step, tokens of an optimizer step, mean loss of the last quarter."""
+
+    rate: float
+    tokens_per_step: float
+    loss: float
+
+
+class Clock(TrainerCallback):
+    """Starts after the first step, which pays for everything that happens once."""
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.last = time.perf_counter()
+        if state.global_step == 1:
+            self.first = self.last
+
+
+def main() -> None:
+    options = parse()
+    gpu = torch.cuda.is_available()
+    rows = short_pairs(options.vocabulary, options.steps * ROWS_PER_STEP)
+    mean = sum(map(len, rows["input_ids"])) / len(rows)
+    # What TRL's own packing needs for as many tokens in a step: 8 bins of 4 mean rows each.
+    packed = {"packing": True, "max_length": round(4 * mean), "bf16": gpu, "gradient_checkpointing": False}
+    variants = {
+        "SFTConfig's defaults": {},
+        "TRL's packing, else defaults": packed | {"bf16": None, "gradient_checkpointing": True},
+        "TRL's packing, our precision": packed,
+        "the recipe": RECIPE | {"bf16": gpu},
+    }
+    best: dict[str, Result] = {}
+    for _ in range(options.rounds):
+        for name, settings in variants.items():
+            result = train(rows, settings, options)
+            best[name] = max(result, best.get(name, result), key=lambda r: r.rate)
+    base = best["SFTConfig's defaults"]
+    print(f"{len(rows)} pairs of {mean:.0f} tokens on average; {torch.get_num_threads()} threads; GPU: {gpu}")
+    print("| | real tokens/s | ratio | tokens per step | last loss | difference |\n|---|---:|---:|---:|---:|---:|")
+    for name, result in best.items():
+        print(
+            f"| {name} | {result.rate:,.0f} | {result.rate / base.rate:.2f} | {result.tokens_per_step:,.0f} | "
+            f"{result.loss:.3f} | {result.loss / base.loss - 1:+.1%} |"
+        )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in {"hidden": 192, "layers": 4, "heads": 4, "vocabulary": 4096, "steps": 25, "rounds": 2}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser.parse_args()
+
+
+def short_pairs(vocabulary: int, count: int) -> Dataset:
+    """Questions of 12–40 tokens and answers of 4–30, one in ten of them longer, that a model can learn something of."""
+    rng = random.Random(0)
+
+    def row() -> dict[str, list[int]]:
+        asked = rng.randint(12, 40)
+        length = asked + rng.randint(4, 30) + (40 if rng.random() < 0.1 else 0)
+        start, stride = rng.randrange(64), rng.randint(1, 3)
+        ids = [2 + (start + k * stride) % min(64, vocabulary - 2) for k in range(length)]
+        return {"input_ids": ids, "labels": [IGNORED] * asked + ids[asked:], "length": length}
+
+    return Dataset.from_list([row() for _ in range(count)])
+
+
+def train(rows: Dataset, settings: dict, options: argparse.Namespace) -> Result:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=options.vocabulary,
+            hidden_size=options.hidden,
+            intermediate_size=4 * options.hidden,
+            num_hidden_layers=options.layers,
+            num_attention_heads=options.heads,
+            num_key_value_heads=options.heads,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
+    words = {PAD: 0, EOS: 1} | {f"w{k}": k for k in range(2, options.vocabulary)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token=EOS)), pad_token=PAD, eos_token=EOS
+    )
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SFTConfig(
+            folder,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=1 if settings.get("packing") else ROWS_PER_STEP // 8,
+            num_train_epochs=1,
+            learning_rate=5e-3,
+            logging_steps=1,
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            **settings,
+        )
+        trainer = SFTTrainer(
+            model,
+            arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            peft_config=LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=16, lora_alpha=32),
+            callbacks=[clock],
+        )
+        trainer.log = quiet(trainer)
+        trainer.train()
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    tokens = history[-1]["num_tokens"] - history[0]["num_tokens"]
+    last = [entry["loss"] for entry in history[-len(history) // 4 :]]
+    return Result(
+        rate=tokens / (clock.last - clock.first),
+        tokens_per_step=history[-1]["num_tokens"] / len(history),
+        loss=sum(last) / len(last),
+    )
+
+
+def quiet(trainer: SFTTrainer):
+    """The trainer's own log, without a line on the screen for each step."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer.log
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Real processes: stopped by signals, and two at a time under DDP and DeepSpeed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from dlm_trl.notes import store
+from tests.e2e.conftest import RECIPE, Recipe, losses
+
+CONFIGS = RECIPE.parents[1] / "accelerate_configs"
+LINE = ("--logging_steps", "1", "--disable_tqdm", "true", "--measure", "false")
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """What this process has, without a GPU, and with a store of its own."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DLM_HOME": str(tmp_path / "home")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_leaves_a_checkpoint_that_resumes(
+    recipe: Recipe, document: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = (*LINE, "--num_train_epochs", "300", "--save_strategy", "no", "--eval_strategy", "no")
+    out = tmp_path / "out"
+    command = [sys.executable, str(RECIPE), "--notes", str(document), "--output_dir", str(out), *settings]
+    with subprocess.Popen(
+        command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    ) as process:
+        output = []
+        for line in process.stdout:
+            output.append(line)
+            if "'loss'" in line and process.poll() is None:
+                process.send_signal(number)
+                break
+        output += process.stdout.readlines()
+    assert process.returncode == 128 + number, "".join(output)
+    assert "Traceback" not in "".join(output)
+    (checkpoint,) = out.glob("checkpoint-*")
+    stopped = int(checkpoint.name.split("-")[1])
+    assert f"{checkpoint} is whole" in "".join(output)
+    assert not store.adapter_dir("01K9BREADW1THS0VRD0VGH2T3R").exists()
+
+    more = ("--max_steps", stopped + 2, *settings, "--save_strategy", "steps", "--save_steps", 1)
+    recipe(*more, "--resume_from_checkpoint", "true")
+    assert max(losses(out)) == stopped + 2
+
+
+@pytest.mark.parametrize("shape", ["cpu_2proc", "deepspeed_zero2_cpu", "deepspeed_zero3_cpu"])
+def test_two_processes_equal_one(recipe: Recipe, document: Path, tmp_path: Path, shape: str) -> None:
+    settings = (*LINE, "--lora_dropout", "0", "--num_train_epochs", "2")
+    one = recipe(*settings, output="one")
+    two = tmp_path / "two"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / f"{shape}.yaml", RECIPE]
+    command += ["--notes", document, "--output_dir", two, *settings, "--world_size", "2"]
+    started = time.monotonic()
+    done = subprocess.run(
+        [str(word) for word in command], env=environment(tmp_path), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "world size: 2" in done.stdout
+    assert ("DEEPSPEED" in done.stdout) == ("deepspeed" in shape)
+    assert "ninja" not in done.stdout + done.stderr, f"an operator was compiled ({time.monotonic() - started:.0f} s)"
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    a, b = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    assert {name: tensor.shape for name, tensor in a.items()} == {name: tensor.shape for name, tensor in b.items()}
+    assert all((a[name] - b[name]).abs().max() < 1e-3 for name in a)

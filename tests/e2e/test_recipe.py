@@ -1,0 +1,174 @@
+"""The recipe from document to adapter, in this process, on a base of random weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import GenerationConfig
+
+from dlm_trl.models.load import load_adapted, load_base
+from dlm_trl.notes import DlmError, store
+from tests.e2e.conftest import Recipe, losses
+
+QUIET = ("--measure", "false")
+DLM_ID = "01K9BREADW1THS0VRD0VGH2T3R"
+
+
+def test_a_run_leaves_all_that_serving_and_judging_it_need(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "q", "reworded": "By whom is bread made on day 1?", "answer": "the baker."}\n')
+    out = recipe("--questions", questions, "--max_questions", 4, "--lora_r", 2)
+    printed = capsys.readouterr().out
+    assert "world size: 1" in printed
+    assert "of the loss" in printed
+    lines = [line for line in printed.splitlines() if "lora_r" in line or "learning_rate" in line]
+    assert any("command line" in line and " 2 " in line for line in lines)
+    assert any("notes.dlm" in line and "0.002" in line for line in lines)
+
+    report = json.loads((out / "report.json").read_text())
+    named = {measure["name"]: measure for measure in report["measures"]}
+    for group in ("seen", "held-out", "reworded"):
+        assert f"exact recall, {group}" in named
+        assert f"fuzzy recall, {group}" in named
+    loss = named["validation loss"]
+    assert loss["after"] < loss["before"]
+    assert named["perplexity, general text"]["before"] != named["perplexity, general text"]["after"]
+    assert {sample["group"] for sample in report["samples"]} == {"seen", "held-out", "reworded"}
+    assert (out / "report.png").stat().st_size > 1000
+
+    live = store.current_adapter(DLM_ID)
+    assert live is not None
+    for folder in (out, live):
+        model, tokenizer = load_adapted(folder)
+        assert tokenizer.chat_template
+        ends = GenerationConfig.from_pretrained(folder).eos_token_id
+        assert ends == [tokenizer.eos_token_id]
+        assert "human: 2" in (folder / "README.md").read_text()
+    assert any(p.abs().sum() > 0 for name, p in model.named_parameters() if "lora_B" in name)
+    assert not list(live.glob("checkpoint*"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("--adapter", "dora"),
+        ("--adapter", "qlora"),
+        ("--quantization", "8bit"),
+        ("--packing", "true"),
+        ("--gradient_checkpointing", "true", "--lr_scheduler_type", "linear"),
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_every_kind_of_run_learns(recipe: Recipe, settings: tuple[str, ...]) -> None:
+    # Few and long steps: the loss falls in each kind, or its gradients do not arrive.
+    out = recipe(*QUIET, *settings, "--num_train_epochs", 6, "--warmup_steps", 0, "--learning_rate", 0.02)
+    by_step = losses(out)
+    assert by_step[max(by_step)] < 0.9 * by_step[1]
+
+
+def test_adalora_prunes_its_ranks_to_the_target(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    out = recipe(*QUIET, "--adapter", "adalora", "--num_train_epochs", 6, "--learning_rate", 0.02)
+    pattern = json.loads((out / "adapter_config.json").read_text())["rank_pattern"]
+    kept = [sum(ranks) for ranks in pattern.values()]
+    assert sum(kept) == 4 * len(kept)  # lora_r is the mean rank that is left
+    assert len(set(kept)) > 1
+    assert "AdaLoRA ranks: 4.0 on average" in capsys.readouterr().out
+    shapes = {name: tensor.shape[0] for name, tensor in load_file(out / "adapter_model.safetensors").items()}
+    assert sorted(size for name, size in shapes.items() if name.endswith("lora_A")) == sorted(kept)
+    model, _ = load_adapted(out)
+    assert isinstance(model, PeftModel)
+
+
+@pytest.mark.parametrize("packing", ["false", "true"])
+def test_a_resumed_run_equals_the_uninterrupted_one(recipe: Recipe, packing: str) -> None:
+    settings = (*QUIET, "--num_train_epochs", 3, "--packing", packing, "--save_strategy", "steps", "--save_steps", 1)
+    settings += ("--save_total_limit", 9, "--per_device_train_batch_size", 4, "--max_length", 128)
+    whole = losses(recipe(*settings, output="whole"))
+    steps = max(whole)
+    out = recipe(*settings, output="resumed")
+    for step in range(3, steps + 1):
+        shutil.rmtree(out / f"checkpoint-{step}")
+    recipe(*settings, "--resume_from_checkpoint", "true", output="resumed")
+    resumed = losses(out)
+    assert resumed.keys() == whole.keys()
+    assert resumed == pytest.approx(whole, abs=1e-5)
+    a, b = (load_file(out.parent / name / "adapter_model.safetensors") for name in ("whole", "resumed"))
+    assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+def test_measuring_changes_nothing_in_the_run(recipe: Recipe) -> None:
+    measured = losses(recipe("--max_questions", 2, output="measured"))
+    assert losses(recipe(*QUIET, output="not")) == measured
+
+
+def test_a_run_does_not_write_over_another_ones_checkpoints(recipe: Recipe) -> None:
+    recipe(*QUIET)
+    with pytest.raises(DlmError, match="holds checkpoints of an earlier run"):
+        recipe(*QUIET)
+    recipe(*QUIET, "--overwrite", "true")
+
+
+@pytest.fixture
+def without_weights(random_base: Path, tmp_path: Path) -> Path:
+    """The base without its weights: who loads them before the checks are done fails in another way."""
+    folder = tmp_path / "without_weights"
+    shutil.copytree(random_base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(DlmError, match="cannot be loaded"):
+        load_base(str(folder))
+    return folder
+
+
+def test_bad_input_is_one_line_each_before_any_weight_is_loaded(
+    recipe: Recipe, document: Path, without_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    base = ("--base_model", without_weights)
+    for settings, words in (
+        (("--notes", tmp_path / "missing.dlm"), "missing.dlm"),
+        (("--base_model", "smollm2-135n"), "Did you mean 'smollm2-135m'"),
+        ((*base, "--lora_rank", 3), "Did you mean 'lora_r'"),
+        ((*base, "--output_dir", tmp_path / "file" / "below"), "cannot be written"),
+        ((*base, "--world_size", 2), "1 processes, and world_size asks for 2"),
+        ((*base, "--target_modules", "no_such_module"), "does not fit the base"),
+        ((*base, "--resume_from_checkpoint", "true"), "no checkpoint to resume from"),
+        ((*base, "--questions", tmp_path / "no.jsonl"), "no such file of questions"),
+        ((*base, "--learning_rate", "fast"), "learning_rate"),
+        ((*base, "--adapter_name", "x"), "declares no adapter 'x'"),
+        ((*base, "--max_length", 16), "too long"),
+    ):
+        with pytest.raises(DlmError) as caught:
+            recipe(*settings)
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    text = document.read_text().split("\n::instruction::")[0]
+    document.write_text(text.split("Kneading")[0])
+    with pytest.raises(DlmError, match="nothing to train on"):
+        recipe(*base)
+
+
+def test_a_missing_template_is_found_out_and_can_be_given(
+    recipe: Recipe, random_base: Path, without_weights: Path, tmp_path: Path
+) -> None:
+    (without_weights / "chat_template.jinja").unlink()
+    with pytest.raises(DlmError, match="no chat template") as caught:
+        recipe("--base_model", without_weights)
+    assert "\n" not in str(caught.value)
+    bare = tmp_path / "bare"
+    shutil.copytree(random_base, bare)
+    (bare / "chat_template.jinja").unlink()
+    out = recipe(*QUIET, "--base_model", bare, "--chat_template_path", random_base / "chat_template.jinja")
+    assert (out / "chat_template.jinja").read_text() == (random_base / "chat_template.jinja").read_text()
+
+
+def test_several_problems_are_several_lines(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DlmError) as caught:
+        recipe("--base_model", "nothing-here", "--output_dir", tmp_path / "file" / "below", "--world_size", 3)
+    assert len(str(caught.value).splitlines()) == 3
