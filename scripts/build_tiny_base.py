@@ -198,11 +198,7 @@ def train(
     long = batches(corpus, tokenizer, last[2], args.seed + len(STAGES), last[1] // 1024, 1024)
     total: float = 0.0
     while True:
-        spent = (
-            seen / args.tokens
-            if args.minutes is None
-            else max(seen / args.tokens, (time.time() - started) / 60 / args.minutes)
-        )
+        spent = seen / args.tokens
         if spent >= 1:
             break
         across = spent > 0.5 and step % 8 == 0  # long rows teach positions up to the whole context
