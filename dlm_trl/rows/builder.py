@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from dlm_trl.notes import DlmError, Document, parse
 from dlm_trl.notes.sources import expand, source_weights
-from dlm_trl.rows.convert import KINDS, Row, convert, features
+from dlm_trl.rows.convert import KINDS, convert, features
 from dlm_trl.rows.register import EXTENSION, NAME, revision
 
 logger = logging.getLogger(__name__)
@@ -124,16 +125,14 @@ class Dlm(datasets.ArrowBasedBuilder):
     def _generate_tables(
         self, split: str, shards: list[Shard], all_shards: tuple[Shard, ...]
     ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        schema = features(self.config.kind).arrow_schema
         found = False
         try:
             for index, (origin, paths) in enumerate(shards):
                 batch = 0
                 for path, source_file in _documents(origin, paths):
-                    rows = self._rows(path, source_file)
-                    for start in range(0, len(rows), ROWS_PER_TABLE):
+                    for table in self._tables(path, source_file):
                         # Not a `Key`: datasets 4.7 counts rows by it and fails behind a shard that has none.
-                        yield (index, batch), pa.Table.from_pylist(rows[start : start + ROWS_PER_TABLE], schema)
+                        yield (index, batch), table
                         batch += 1
                         found = True
             # A job sees only its own shards, so the one that has the last shard asks whether any has rows.
@@ -142,12 +141,16 @@ class Dlm(datasets.ArrowBasedBuilder):
         except DlmError as error:
             raise RowsError(**vars(error)) from None
 
-    def _rows(self, path: str, source_file: str) -> list[Row]:
-        """The rows of one document; none for a broken one that may be skipped."""
+    def _tables(self, path: str, source_file: str) -> list[pa.Table]:
+        """The rows of one document, whole; none for a broken one that may be skipped."""
         try:
             document = _read(path, source_file, self.config.expand_sources)
             weights = source_weights(document) if self.config.expand_sources else None
-            return convert(document, self.config.kind, self.config.adapter, source_file, weights)
+            rows = convert(document, self.config.kind, self.config.adapter, source_file, weights)
+            schema = features(self.config.kind).arrow_schema
+            # Few rows at a time are Python objects: many would keep the garbage collector busy.
+            chunks = iter(lambda: list(islice(rows, ROWS_PER_TABLE)), [])
+            return [pa.Table.from_pylist(chunk, schema) for chunk in chunks]
         except DlmError as error:
             if self.config.on_error == "raise":
                 raise
@@ -165,7 +168,7 @@ class Dlm(datasets.ArrowBasedBuilder):
                 documents += 1
                 try:
                     document = _read(path, source_file, self.config.expand_sources)
-                    if convert(document, self.config.kind, self.config.adapter):
+                    if any(convert(document, self.config.kind, self.config.adapter)):
                         return
                 except DlmError:
                     broken += 1

@@ -1,6 +1,6 @@
 """A parsed document becomes rows: pure functions, one dict per row, the same for every way of loading.
 
-    rows = convert(read("notes.dlm"), "sft")
+    rows = list(convert(read("notes.dlm"), "sft"))
 
 The kinds (also the config names of the builder):
 
@@ -72,7 +72,7 @@ def convert(
     adapter: str | None = None,
     source_file: str | None = None,
     weights: Mapping[Path, float] | None = None,
-) -> list[Row]:
+) -> Iterator[Row]:
     """The document's rows of one kind, in the order of the file; each has exactly the columns of `features(kind)`.
 
     adapter keeps the sections that train this adapter: those with its suffix, every unsuffixed prose section, and, if
@@ -84,7 +84,6 @@ def convert(
     declared = tuple(document.frontmatter.training.adapters or ())
     name = source_file or str(document.path or "")
     groups = _prose_groups(document)
-    rows: list[Row] = []
     for section in document.sections:
         if declared and section.adapter is not None and section.adapter not in declared:
             raise DlmError(
@@ -102,8 +101,8 @@ def convert(
             if section.path is not None and section.path != document.path:
                 file, weight = str(section.path), (weights or {}).get(section.path, 1.0)
             provenance = _provenance(section, file, groups, weight)
-            rows.extend({**columns, **provenance, "line": line} for columns, line in made)
-    return rows
+            for columns, line in made:
+                yield {**columns, **provenance, "line": line}
 
 
 def _known(kind: str) -> str:

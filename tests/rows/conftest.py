@@ -9,9 +9,16 @@ from typing import Any
 import datasets
 import pytest
 
+from dlm_trl.notes import Document
+from dlm_trl.rows import convert as convert_module
 from dlm_trl.rows.register import register
 
 register()
+
+
+def convert(document: Document, kind: str = "sft", adapter: str | None = None) -> list[convert_module.Row]:
+    return list(convert_module.convert(document, kind, adapter))
+
 
 HEADER = "---\ndlm_id: 01HRZYQ2X0MB5K4VN7E9DNT5GH\ndlm_version: 15\nbase_model: tiny\n{extra}---\n"
 PROSE_ID = "421905de9ab75735"  # of the prose "Prose one.", as the format's own vectors have it

@@ -13,9 +13,9 @@ import pytest
 from datasets import load_dataset
 
 from dlm_trl.notes import DlmError, read
-from dlm_trl.rows.convert import KINDS, convert, features
+from dlm_trl.rows.convert import KINDS, features
 from dlm_trl.rows.load import load_dlm
-from tests.rows.conftest import NOTES, PROSE_ID, SYNTH, Write
+from tests.rows.conftest import NOTES, PROSE_ID, SYNTH, Write, convert
 
 
 def by_name(data_files: Any, kind: str = "sft", **options: Any) -> Any:

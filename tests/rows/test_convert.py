@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dlm_trl.notes import DlmError, parse, read
-from dlm_trl.rows.convert import KINDS, convert, features
-from tests.rows.conftest import NOTES, PROSE_ID, SYNTH, Write
+from dlm_trl.rows.convert import KINDS, features
+from tests.rows.conftest import NOTES, PROSE_ID, SYNTH, Write, convert
 
 SYSTEM = "system_prompt: Be brief.\n"
 TWO_ADAPTERS = "training:\n  adapters:\n    one: {}\n    two: {}\n"

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError, parse
-from dlm_trl.rows.convert import convert, features
+from dlm_trl.rows.convert import features
 from dlm_trl.rows.split import apply_weights, in_validation, split
-from tests.rows.conftest import HEADER, SYNTH
+from tests.rows.conftest import HEADER, SYNTH, convert
 
 
 def rows(groups: list[str], weights: list[float] | None = None) -> Dataset:
