@@ -8,23 +8,14 @@ not be empty.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 from dlm_trl.notes.errors import DlmError
 
 
-def _headers(labels: str) -> re.Pattern[str]:
-    return re.compile(rf"### ({labels})[^\S\n]*(?=\n|\Z)")
-
-
-_PAIR = _headers("Q(?: !probe)?|A")
-_TRIPLE = _headers("Prompt|Chosen|Rejected")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """A question and its answer; line and answer_line are the file lines of their headers."""
 
     question: str
@@ -33,8 +24,7 @@ class Pair:
     answer_line: int
 
 
-@dataclass(frozen=True, slots=True)
-class Triple:
+class Triple(NamedTuple):
     """A prompt with its chosen and its rejected answer; line is the file line of the `### Prompt` header."""
 
     prompt: str
@@ -43,55 +33,81 @@ class Triple:
     line: int
 
 
+# They begin with the line break before the header, which is quicker to search for than the start of a line.
+_PAIR_HEADER = re.compile(r"\n[^\S\n]*### (Q|A)(?:(?<=Q) !probe)?[^\S\n]*(?=\n|\Z)")
+_TRIPLE = ("Prompt", "Chosen", "Rejected")
+_TRIPLE_HEADER = re.compile(r"\n[^\S\n]*### (Prompt|Chosen|Rejected)[^\S\n]*(?=\n|\Z)")
+
+
 def read_pairs(content: str, content_line: int, path: Path | None = None) -> list[Pair]:
-    """The pairs in an instruction section whose content begins at file line content_line."""
-    blocks = _blocks(content, content_line, path, _PAIR, ("Q", "A"), "InstructionParseError")
-    return [Pair(q, a, q_line, a_line) for (q, q_line), (a, a_line) in zip(blocks[::2], blocks[1::2], strict=True)]
+    """The pairs in an instruction section whose content begins at file line content_line.
+
+    Raises DlmError (InstructionParseError) where the section does not keep to the grammar.
+    """
+    before, *parts = _PAIR_HEADER.split(_lines(content))
+    line = content_line + before.count("\n")
+    pairs = []
+    for i in range(0, len(parts) - 3, 4):
+        first, question, second, answer = parts[i : i + 4]
+        answer_line = line + question.count("\n") + 1
+        pair = Pair(question.strip(), answer.strip(), line, answer_line)
+        if first != "Q" or second != "A" or "" in pair:
+            break
+        pairs.append(pair)
+        line = answer_line + answer.count("\n") + 1
+    if not pairs or len(parts) != 4 * len(pairs) or before.strip():
+        raise _error("InstructionParseError", ("Q", "A"), before, parts, content_line, path)
+    return pairs
 
 
 def read_triples(content: str, content_line: int, path: Path | None = None) -> list[Triple]:
-    """The triples in a preference section whose content begins at file line content_line."""
-    blocks = _blocks(content, content_line, path, _TRIPLE, ("Prompt", "Chosen", "Rejected"), "PreferenceParseError")
-    parts = zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True)
-    return [Triple(p, c, r, line) for (p, line), (c, _), (r, _) in parts]
+    """The triples in a preference section whose content begins at file line content_line.
+
+    Raises DlmError (PreferenceParseError) where the section does not keep to the grammar.
+    """
+    before, *parts = _TRIPLE_HEADER.split(_lines(content))
+    line = content_line + before.count("\n")
+    triples = []
+    for i in range(0, len(parts) - 5, 6):
+        first, prompt, second, chosen, third, rejected = parts[i : i + 6]
+        triple = Triple(prompt.strip(), chosen.strip(), rejected.strip(), line)
+        if (first, second, third) != _TRIPLE or "" in triple:
+            break
+        triples.append(triple)
+        line += prompt.count("\n") + chosen.count("\n") + rejected.count("\n") + 3
+    if not triples or len(parts) != 6 * len(triples) or before.strip():
+        raise _error("PreferenceParseError", _TRIPLE, before, parts, content_line, path)
+    return triples
 
 
-def _blocks(
-    content: str, content_line: int, path: Path | None, pattern: re.Pattern[str], cycle: tuple[str, ...], kind: str
-) -> list[tuple[str, int]]:
-    """All bodies with the file line of their header, in order; the labels must follow cycle, over and over."""
-    text = "\n".join(content.splitlines())
+def _lines(content: str) -> str:
+    """The content with LF for every break that ends a line here, and one more in front."""
+    return "\n" + "\n".join(content.splitlines())
 
-    def fail(message: str, hint: str, section_line: int) -> DlmError:
-        line = content_line - 1 + section_line
+
+def _error(
+    kind: str, order: tuple[str, ...], before: str, parts: list[str], content_line: int, path: Path | None
+) -> DlmError:
+    """What is wrong first; parts holds labels and texts by turns, the labels should follow order over and over."""
+
+    def error(message: str, hint: str, line: int) -> DlmError:
+        section_line = line - content_line + 1
         return DlmError(
             kind=kind, message=message, hint=hint, path=path, line=line, column=1, section_line=section_line
         )
 
-    headers = []
-    for m in pattern.finditer(text):
-        start = text.rfind("\n", 0, m.start()) + 1
-        if not text[start : m.start()].strip():
-            headers.append((start, m.end(), m[1].removesuffix(" !probe")))
-    before = text[: headers[0][0]] if headers else text
     if stray := before.lstrip():
-        line = 1 + before.count("\n", 0, len(before) - len(stray))
-        raise fail(f"Text stands before the first `### {cycle[0]}`.", "A header stands alone on its line.", line)
-    if not headers:
-        raise fail("The section is empty.", f"Write a `### {cycle[0]}` header, or remove the section.", 1)
-
-    blocks: list[tuple[str, int]] = []
-    line = 1 + before.count("\n")
-    for i, ((start, body, label), (stop, *_)) in enumerate(pairwise([*headers, (len(text), 0, "")])):
-        expected = cycle[i % len(cycle)]
+        line = content_line - 1 + before.count("\n", 0, len(before) - len(stray))
+        return error(f"Text stands before the first `### {order[0]}`.", "A header stands alone on its line.", line)
+    if not parts:
+        return error("The section is empty.", f"Write a `### {order[0]}` header, or remove the section.", content_line)
+    line = content_line + before.count("\n")
+    for expected, label, text in zip(cycle(order), parts[::2], parts[1::2], strict=False):
         if label != expected:
-            order = ", ".join(cycle)
-            raise fail(f"`### {label}` stands where `### {expected}` should.", f"The order is {order}.", line)
-        blocks.append((text[body:stop].strip(), content_line - 1 + line))
-        line += text.count("\n", start, stop)
-        if not blocks[-1][0]:
-            raise fail(f"`### {label}` has no text.", "Write it, or remove the block.", line + (stop == len(text)))
-    if len(blocks) % len(cycle):
-        missing = cycle[len(blocks) % len(cycle)]
-        raise fail(f"`### {missing}` is missing at the end.", "Write it, or remove the unfinished block.", line + 1)
-    return blocks
+            hint = f"The order is {', '.join(order)}."
+            return error(f"`### {label}` stands where `### {expected}` should.", hint, line)
+        line += text.count("\n") + 1
+        if not text.strip():
+            return error(f"`### {label}` has no text.", "Write it, or remove the block.", line)
+    missing = order[len(parts) // 2 % len(order)]
+    return error(f"`### {missing}` is missing at the end.", "Write it, or remove the unfinished block.", line)

@@ -11,33 +11,26 @@ import copyreg
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dlm_trl.notes.blocks import Pair, Triple, read_pairs, read_triples
 from dlm_trl.notes.schema import Frontmatter
 
 Kind = Literal["prose", "instruction", "preference", "image", "audio"]
-Attributes = Mapping[str, str | int | float]
+Provenance = Mapping[str, str | int | float]
 
 # Sections travel to worker processes, and read-only mappings do not pickle by themselves.
 copyreg.pickle(MappingProxyType, lambda mapping: (MappingProxyType, (dict(mapping),)))
 
-NO_PROVENANCE: Attributes = MappingProxyType({})
+NO_PROVENANCE: Provenance = MappingProxyType({})
 NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One section of a document.
-
-    content is the text between two fences without provenance markers, lines joined by LF. span covers the section's
-    fence, markers and content, and the blank prose that the reader drops behind it. provenance is flat
-    (`synth_teacher`, `source_section_id`, `judge_name`, …; a harvest marker's is `source`); attributes are those of a
-    media fence; tags come from `training.sources`.
-    """
-
+class _Fields(NamedTuple):
+    # No frozen dataclass: a document can have tens of thousands of sections, and a tuple is made five times as fast.
     kind: Kind
     content: str
     start_line: int
@@ -45,22 +38,42 @@ class Section:
     span: tuple[int, int]
     adapter: str | None = None
     path: Path | None = None
-    auto_synth: bool = False
-    auto_mined: bool = False
-    auto_harvest: bool = False
-    provenance: Attributes = field(default_factory=lambda: NO_PROVENANCE, hash=False)
-    attributes: Mapping[str, str] = field(default_factory=lambda: NO_TEXTS, hash=False)
-    tags: Mapping[str, str] = field(default_factory=lambda: NO_TEXTS, hash=False)
-    _id: str | None = field(default=None, init=False, repr=False, compare=False)
+    provenance: Provenance = NO_PROVENANCE
+    attributes: Mapping[str, str] = NO_TEXTS
+    tags: Mapping[str, str] = NO_TEXTS
+
+
+class Section(_Fields):
+    """One section of a document. `section._replace(content=…)` makes a changed copy.
+
+    content is the text between two fences without provenance markers, lines joined by LF. span covers the section's
+    fence, markers and content, and the blank prose that the reader drops behind it. provenance is flat
+    (`synth_teacher`, `source_section_id`, `judge_name`, …; a harvest marker's is `source`); attributes are those of a
+    media fence; tags come from `training.sources`.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a section is immutable: cannot set {name}")
 
     @property
+    def auto_synth(self) -> bool:
+        """Whether a teacher wrote this section."""
+        return "synth_teacher" in self.provenance
+
+    @property
+    def auto_mined(self) -> bool:
+        """Whether a judge chose between two answers here."""
+        return "judge_name" in self.provenance
+
+    @property
+    def auto_harvest(self) -> bool:
+        """Whether this section was pulled in from a run's findings."""
+        return "source" in self.provenance
+
+    @cached_property
     def section_id(self) -> str:
         """The first 16 hex digits of a SHA-256 over kind and content (kind and path for media); computed once."""
-        if self._id is None:
-            text = self.attributes["path"] if self.kind in ("image", "audio") else self.content
-            object.__setattr__(self, "_id", section_id(self.kind, text))
-        assert self._id is not None
-        return self._id
+        return section_id(self.kind, self.attributes["path"] if self.kind in ("image", "audio") else self.content)
 
     def pairs(self) -> list[Pair]:
         """The question/answer pairs of an instruction section, none for another kind.

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, cast, get_args
 
-from dlm_trl.notes.document import NO_TEXTS, Kind
+from dlm_trl.notes.document import NO_TEXTS, Kind, Provenance
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.schema import ADAPTER_NAME
 
@@ -43,11 +43,7 @@ class Fence(NamedTuple):
     attributes: Mapping[str, str] = NO_TEXTS
 
 
-class Marker(NamedTuple):
-    """One provenance marker: which (synth, mined, harvest), and its values."""
-
-    name: str
-    values: Mapping[str, str | int | float]
+PLAIN_FENCES = {f"::{kind}::": Fence(kind) for kind in ("prose", "instruction", "preference")}
 
 
 def read_fence(text: str, line: int, path: Path | None) -> Fence | None:
@@ -85,8 +81,8 @@ def _attribute_fence(kind: str, items: list[tuple[str, str]], line: int, path: P
     return Fence(cast(Kind, kind), None, MappingProxyType(values))
 
 
-def read_marker(text: str, kind: Kind, line: int, path: Path | None) -> Marker | None:
-    """The provenance marker on this line of a section of this kind, None if it is content; line is the fence's line.
+def read_marker(text: str, kind: Kind, line: int, path: Path | None) -> Provenance | None:
+    """The values of the provenance marker on this line, None if it is content; kind is the section's, line its fence's.
 
     Raises DlmError (FenceError) for a marker with missing, unknown, repeated or malformed values.
     """
@@ -99,7 +95,7 @@ def read_marker(text: str, kind: Kind, line: int, path: Path | None) -> Marker |
     items = _ATTRIBUTE.findall(found[2])
     _check_keys(f"the {name} marker", items, _MARKER_KEYS[name], _MARKER_KEYS[name], line, path)
     try:
-        return Marker(name, MappingProxyType({key: _marker_value(key, value) for key, value in items}))
+        return {key: _marker_value(key, value) for key, value in items}
     except ValueError as error:
         raise fence_error(f"The {name} marker is wrong: {error}.", "Correct it or remove it.", line, path) from None
 

@@ -1,51 +1,59 @@
 """From a file's bytes to a `Document`: `read(path)` for a file, `parse(text)` for what is in memory.
 
-The scan works on bytes and looks only at lines that can matter (three backticks or `::` at column 0), so that offsets
-are byte spans by themselves and prose costs next to nothing. Text with carriage returns is normalised first and its
-offsets mapped back.
+The text is searched for `::` at the start of a line, which all fences share; other lines are never looked at, so prose
+costs next to nothing.
+The scan runs on decoded text with LF line ends; where sections begin is mapped back to bytes at the end.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import pairwise
+from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import MappingProxyType
 
-from dlm_trl.notes.document import NO_PROVENANCE, Document, Section
+from dlm_trl.notes.document import NO_PROVENANCE, Document, Provenance, Section
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.frontmatter import parse_frontmatter
-from dlm_trl.notes.markers import Fence, Marker, fence_error, read_fence, read_marker
+from dlm_trl.notes.markers import PLAIN_FENCES, Fence, fence_error, read_fence, read_marker
 
-_BOM = b"\xef\xbb\xbf"
-_CLOSING = re.compile(rb"\n---(?=\n|\Z)")
-_LANDMARK = re.compile(rb"\n(?:```|::[^\n]*::(?=\n|\Z))")
-_MARKER_START = b"<!-- dlm-auto-"
+_BOM = "\ufeff"
+_CLOSING = re.compile(r"\n---(?=\n|\Z)")
+_FENCE_START = "\n::"
+_CODE = "\n```"
+_MARKER_START = "<!-- dlm-auto-"
 
 
 def read(path: str | os.PathLike[str]) -> Document:
     """The document in this file. Raises DlmError where the file cannot be opened or is not a document."""
     path = Path(path)
+    return parse(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """What is in this file. Raises DlmError (DlmReadError) where it cannot be opened."""
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DlmError(
             kind="DlmReadError", message=f"The file cannot be read: {reason}.", hint="Check the path.", path=path
         ) from None
-    return parse(raw, path)
 
 
 def parse(text: str | bytes, path: Path | None = None) -> Document:
     """The document in this text; path is only where its errors and sections say they come from. Raises DlmError."""
-    raw = _encoded(text, path)
-    bom = len(_BOM) if raw.startswith(_BOM) else 0
-    data = raw[bom:].replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in raw else raw[bom:]
+    raw, original = _decoded(text, path)
+    body = original.removeprefix(_BOM)
+    if "\r" in body:
+        body = body.replace("\r\n", "\n").replace("\r", "\n")
 
-    closing = _CLOSING.search(data, 3) if data.startswith(b"---\n") else None
+    closing = _CLOSING.search(body, 3) if body.startswith("---\n") else None
     if closing is None:
         raise DlmError(
             kind="FrontmatterError",
@@ -55,100 +63,117 @@ def parse(text: str | bytes, path: Path | None = None) -> Document:
             line=1,
             column=1,
         )
-    frontmatter = parse_frontmatter(data[4 : max(4, closing.start())].decode(), path)
+    frontmatter = parse_frontmatter(body[4 : closing.start()], path)
 
-    begin = min(closing.end() + 1, len(data))
-    if data.startswith(b"\n", begin):
+    begin = min(closing.end() + 1, len(body))
+    if body.startswith("\n", begin):
         begin += 1
-    end = max(begin, len(data) - data.endswith(b"\n"))
-    sections = tuple(_sections(data, begin, end, _Offsets(raw, bom), path))
-    return Document(frontmatter, sections, path, raw, sections[0].span[0] if sections else len(raw))
+    end = max(begin, len(body) - body.endswith("\n"))
+    with _collector_paused():
+        sections = _scan(body, begin, end, path)
+        if sections and len(raw) != len(body):
+            bounds = [*_byte_offsets(original, body, [section.span[0] for section in sections]), len(raw)]
+            sections = [s._replace(span=span) for s, span in zip(sections, pairwise(bounds), strict=True)]
+    return Document(frontmatter, tuple(sections), path, raw, sections[0].span[0] if sections else len(raw))
 
 
-def _encoded(text: str | bytes, path: Path | None) -> bytes:
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """The cycle collector waits: it would walk the growing list of sections time and again, and find no cycle."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
     try:
-        if isinstance(text, str):
-            return text.encode()
-        text.decode()
-        return text
+        yield
+    finally:
+        gc.enable()
+
+
+def _decoded(text: str | bytes, path: Path | None) -> tuple[bytes, str]:
+    """The text as bytes and as a string; DlmError (DlmEncodingError) if it is not UTF-8."""
+    try:
+        return (text.encode(), text) if isinstance(text, str) else (text, text.decode())
     except UnicodeError as error:
         assert isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
-        where = "byte" if isinstance(text, bytes) else "character"
+        unit = "character" if isinstance(text, str) else "byte"
         raise DlmError(
             kind="DlmEncodingError",
-            message=f"The text is not UTF-8: {error.reason} at {where} {error.start}.",
+            message=f"The text is not UTF-8: {error.reason} at {unit} {error.start}.",
             hint="Save the file as UTF-8.",
             path=path,
         ) from None
 
 
-class _Offsets:
-    """From offsets in the normalised text to offsets in the original bytes."""
-
-    def __init__(self, raw: bytes, bom: int) -> None:
-        self.bom = bom
-        # Where each CRLF that became LF lies in the normalised text: behind n of them, the original is n bytes ahead.
-        self.crlf = [m.start() - bom - n for n, m in enumerate(re.finditer(rb"\r\n", raw))] if b"\r\n" in raw else []
-
-    def original(self, offset: int) -> int:
-        return offset + self.bom + bisect_left(self.crlf, offset)
-
-
-def _sections(data: bytes, begin: int, end: int, offsets: _Offsets, path: Path | None) -> Iterator[Section]:
-    """Every section that is kept. A span reaches to where the next kept one begins, the last to the end of the file."""
-    kept = []
-    for (start, after, line, fence), (stop, *_) in pairwise(_fences(data, begin, end, path)):
-        content_line = line + (after > start)
-        markers: list[Marker] = []
-        while data.startswith(_MARKER_START, after):
-            line_end = min(data.find(b"\n", after) % (stop + 1), stop - 1)
-            marker = read_marker(data[after:line_end].decode(), fence.kind, line, path)
-            if marker is None:
-                break
-            markers.append(marker)
-            after, content_line = line_end + 1, content_line + 1
-        content = data[after : stop - 1].decode()
-        if content.strip() or fence.kind != "prose":
-            kept.append((start, line, content_line, fence, markers, content))
-    ends = [start for start, *_ in kept[1:]] + [len(data)]
-    for (start, line, content_line, fence, markers, content), stop in zip(kept, ends, strict=False):
-        names = {marker.name for marker in markers}
-        yield Section(
-            kind=fence.kind,
-            content=content,
-            start_line=line,
-            content_line=content_line,
-            span=(offsets.original(start), offsets.original(stop)),
-            adapter=fence.adapter,
-            path=path,
-            auto_synth="synth" in names,
-            auto_mined="mined" in names,
-            auto_harvest="harvest" in names,
-            provenance=MappingProxyType({k: v for m in markers for k, v in m.values.items()})
-            if markers
-            else NO_PROVENANCE,
-            attributes=fence.attributes,
-        )
+def _byte_offsets(original: str, text: str, offsets: list[int]) -> list[int]:
+    """From ascending offsets in text (no BOM, LF line ends) to offsets in the bytes of the original."""
+    bom = original.startswith(_BOM)
+    places = offsets
+    if not original.isascii():
+        sizes = (len(text[start:stop].encode()) for start, stop in pairwise([0, *offsets]))
+        places = [place + bom * len(_BOM.encode()) for place in accumulate(sizes)]
+    if "\r" in original:
+        # Where each CRLF that became LF lies in text: behind n of them, the original is n bytes ahead.
+        breaks = [m.start() - bom - n for n, m in enumerate(re.finditer("\r\n", original))]
+        places = [place + bisect_left(breaks, offset) for place, offset in zip(places, offsets, strict=True)]
+    return places
 
 
-def _fences(data: bytes, begin: int, end: int, path: Path | None) -> Iterator[tuple[int, int, int, Fence]]:
-    """(where its line begins, where the next line begins, its line, the fence) for each, then one for the end.
-
-    Leading prose has no fence: its two offsets are the same.
-    """
-    line, counted = data.count(b"\n", 0, begin) + 1, begin
-    section_line, in_code = line, False
-    yield begin, begin, line, Fence("prose")
-    for mark in _LANDMARK.finditer(data, begin - 1, end):
-        text = mark[0]
-        if text == b"\n```":
+def _scan(text: str, begin: int, end: int, path: Path | None) -> list[Section]:
+    """Every section of the body, text[begin:end], that is kept: all but blank prose. Spans are in characters."""
+    kept: list[Section] = []
+    fence, start, line = PLAIN_FENCES["::prose::"], begin, text.count("\n", 0, begin) + 1  # of the open section
+    content_start, content_line = begin, line
+    here, line_here = begin - 1, line  # the line break in front of the next line to look at, and that line's number
+    has_code, in_code = "`" in text, False
+    while True:
+        found = None
+        stop = text.find(_FENCE_START, here, end)
+        last = stop < 0
+        if last:
+            stop = end
+        if has_code and text.count(_CODE, here, stop) % 2:
             in_code = not in_code
-        elif not in_code:
-            start = mark.start() + 1
-            line, counted = line + data.count(b"\n", counted, start), start
-            if fence := read_fence(text[1:].decode(), line, path):
-                section_line = line
-                yield start, mark.end() + 1, line, fence
-    if in_code:
-        raise fence_error("A code block is not closed.", "Close it with three backticks.", section_line, path, column=0)
-    yield end + 1, end + 1, line, Fence("prose")
+        if not last:
+            line_here += text.count("\n", here + 1, stop + 1)
+            here = text.find("\n", stop + 1, end)
+            if here < 0:
+                here = end
+            if not in_code:
+                fence_line = text[stop + 1 : here]
+                found = PLAIN_FENCES.get(fence_line) or read_fence(fence_line, line_here, path)
+            line_here += 1
+            if not found:
+                continue
+        elif in_code:
+            raise fence_error("A code block is not closed.", "Close it with three backticks.", line, path, column=0)
+
+        content, provenance = text[content_start:stop], NO_PROVENANCE
+        if content.startswith(_MARKER_START):
+            content, provenance, markers = _without_markers(content, fence, line, path)
+            content_line += markers
+        kind, adapter, attributes = fence
+        edge = len(text) if last else stop + 1
+        if kind != "prose" or (content and not content.isspace()):
+            span = start, edge
+            kept.append(Section(kind, content, line, content_line, span, adapter, path, provenance, attributes))
+        elif kept:  # blank prose is no section: its bytes go with the one before
+            kept[-1] = kept[-1]._replace(span=(kept[-1].span[0], edge))
+        if not found:
+            return kept
+        fence, start, line = found, edge, line_here - 1
+        content_start, content_line = here + 1, line_here
+
+
+def _without_markers(content: str, fence: Fence, line: int, path: Path | None) -> tuple[str, Provenance, int]:
+    """The content behind its provenance markers, what they say, and how many there are."""
+    values: dict[str, str | int | float] = {}
+    count = 0
+    while content.startswith(_MARKER_START):
+        first, _, rest = content.partition("\n")
+        marker = read_marker(first, fence.kind, line, path)
+        if marker is None:
+            break
+        values.update(marker)
+        content, count = rest, count + 1
+    return content, MappingProxyType(values), count
