@@ -91,7 +91,7 @@ def measure(reader: str, folder: Path, kind: str) -> dict[str, Any]:
         characters += length(row)
     seconds = process_time() - start
     memory.append(resident())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     return {"seconds": seconds, "rows": rows, "characters": characters, "memory": memory, "peak": peak}
 
 
