@@ -1,11 +1,12 @@
 """How many real tokens per second the recipe trains, against SFTTrainer with SFTConfig's defaults.
 
     python benchmarks/sft_throughput.py                # on a CPU: some minutes
-    python benchmarks/sft_throughput.py --hidden 2048 --layers 16 --heads 32 --vocabulary 32000 --steps 30     # on a GPU
+    python benchmarks/sft_throughput.py --hidden 2048 --layers 16 --heads 32 --vocabulary 32000     # on a GPU
 
-One model of random weights, one set of short pairs, one order of magnitude of tokens in every optimizer step: 32 rows
-(the packed run gets rows of as many tokens). Padding does not count as tokens. The variants take turns, so that a machine
-that is busy now and then is busy for all of them; each figure is the best of its rounds.
+One model of random weights, the same short pairs, the same tokens in every optimizer step: those of 32 rows (packed,
+of 8 bins of four mean rows). Padding does not count. The variants take turns, so that a machine that is busy now and
+then is busy for all of them, and each figure is the best of its rounds. `--clock cpu` counts the time of this process
+alone, for a CPU that others use too.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import random
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -21,10 +23,11 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from dlm_trl.rows.tokenize import IGNORED
+from dlm_trl.train.loss import scored_where_labelled
 
 ROWS_PER_STEP = 32
 PAD, EOS = "<pad>", "<eos>"
@@ -43,8 +46,11 @@ class Result:
 class Clock(TrainerCallback):
     """Starts after the first step, which pays for everything that happens once."""
 
+    def __init__(self, clock: str) -> None:
+        self.now = time.perf_counter if clock == "wall" else time.process_time
+
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.last = time.perf_counter()
+        self.last = self.now()
         if state.global_step == 1:
             self.first = self.last
 
@@ -79,8 +85,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"hidden": 192, "layers": 4, "heads": 4, "vocabulary": 4096, "steps": 25, "rounds": 2}.items():
+    for name, default in {"hidden": 192, "layers": 4, "heads": 4, "vocabulary": 4096, "steps": 20, "rounds": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     return parser.parse_args()
 
 
@@ -116,7 +123,7 @@ def train(rows: Dataset, settings: dict, options: argparse.Namespace) -> Result:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token=EOS)), pad_token=PAD, eos_token=EOS
     )
-    clock = Clock()
+    clock = Clock(options.clock)
     with tempfile.TemporaryDirectory() as folder:
         arguments = SFTConfig(
             folder,
@@ -138,8 +145,9 @@ def train(rows: Dataset, settings: dict, options: argparse.Namespace) -> Result:
             peft_config=LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=16, lora_alpha=32),
             callbacks=[clock],
         )
-        trainer.log = quiet(trainer)
-        trainer.train()
+        trainer.remove_callback(PrinterCallback)
+        with scored_where_labelled() if settings.get("train_sampling_strategy") else nullcontext():
+            trainer.train()
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     tokens = history[-1]["num_tokens"] - history[0]["num_tokens"]
     last = [entry["loss"] for entry in history[-len(history) // 4 :]]
@@ -148,14 +156,6 @@ def train(rows: Dataset, settings: dict, options: argparse.Namespace) -> Result:
         tokens_per_step=history[-1]["num_tokens"] / len(history),
         loss=sum(last) / len(last),
     )
-
-
-def quiet(trainer: SFTTrainer):
-    """The trainer's own log, without a line on the screen for each step."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    return trainer.log
 
 
 if __name__ == "__main__":

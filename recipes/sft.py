@@ -28,6 +28,7 @@ from dlm_trl.train.adapter import ShrinkRanks
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.config import print_settings, read_configuration
 from dlm_trl.train.data import tokenize_rows
+from dlm_trl.train.loss import scored_where_labelled
 from dlm_trl.train.measure import MeasureBefore, measure, measures, samples
 from dlm_trl.train.preflight import prepare
 from dlm_trl.train.save import save
@@ -77,7 +78,8 @@ def main(argv: list[str]) -> None:
     if adapter.adapter == "adalora":
         trainer.add_callback(ShrinkRanks(adapter.adalora_warmup, adapter.adalora_final))
     stop = install(trainer)
-    trainer.train(resume_from_checkpoint=prepared.checkpoint)
+    with scored_where_labelled():
+        trainer.train(resume_from_checkpoint=prepared.checkpoint)
     if stop.saved:
         accelerator.print(f"stopped; {stop.saved} is whole. Go on with: --resume_from_checkpoint true")
         accelerator.end_training()
@@ -100,7 +102,7 @@ def main(argv: list[str]) -> None:
 
 
 def base_dtype(args) -> str:
-    """The frozen base is kept in the precision that is computed in; the adapter itself is float32 (but under ZeRO-3)."""
+    """The frozen base is kept in the precision of the computation; the adapter itself is float32 (but under ZeRO-3)."""
     return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
 
 

@@ -1,4 +1,4 @@
-"""How a list of prompts of any lengths goes through a model: sorted, in batches of bounded size, halved when memory ends."""
+"""How prompts of any lengths go through a model: sorted, in batches of bounded size, halved when memory ends."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar

@@ -1,6 +1,7 @@
 """Text from a model, many prompts at once: `generate(model, tokenizer, prompts, max_new_tokens=64) -> list of texts`.
 
-Prompts are texts or token lists (`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`), of any lengths.
+Prompts are texts or token lists, of any lengths; `tokenizer.apply_chat_template(messages, add_generation_prompt=True,
+return_dict=False)` makes such a list of a conversation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,7 +77,7 @@ def _config(new_tokens: int, temperature: float, top_p: float, ends: list[int], 
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any token will do, since padding is told by its position; the first end token or 0 where there is no pad token."""
+    """Any token will do, since padding is told by its position."""
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(i for i in candidates if i is not None)
 

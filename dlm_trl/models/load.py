@@ -62,8 +62,8 @@ def load_base(
 ) -> PreTrainedModel:
     """The base's weights in `dtype` ("auto": as they are stored), on the CPU unless they are quantised.
 
-    Quantised weights (NF4 with double quantisation, or int8; by bitsandbytes) go to this process's device at once, since
-    they cannot be moved there afterwards. Raises DlmError (BaseModelError, MissingExtraError).
+    Quantised weights (NF4 with double quantisation, or int8; by bitsandbytes) go to this process's device at once,
+    since they cannot be moved there afterwards. Raises DlmError (BaseModelError, MissingExtraError).
     """
     reference = resolve(base_model)
     arguments = {"dtype": dtype}

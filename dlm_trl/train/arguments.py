@@ -1,4 +1,4 @@
-"""The settings of the recipe that are ours; all others are those of TRL's SFTConfig. `recipes/sft.py --help` lists them."""
+"""The settings of the recipe that are ours; all others are those of SFTConfig. `recipes/sft.py --help` has both."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -50,8 +50,9 @@ class AdapterArguments:
     lora_r: int = _setting(8, "Rank of the adapter; for adalora the mean rank that is left at the end.")
     lora_alpha: int = _setting(16, "The adapter's output is scaled by lora_alpha / lora_r.")
     lora_dropout: float = _setting(0.05, "Dropout before the adapter.")
-    target_modules: list[str] | None = _setting(
-        None, "Names of the modules to adapt; auto or unset: every linear layer except the output head."
+    target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the modules to adapt; auto or unset: every linear layer except the output head."},
     )
     adalora_init_r: int | None = _setting(None, "adalora: rank at the start; unset: half as much again as lora_r.")
     adalora_warmup: float = _setting(0.1, "adalora: share of the steps before pruning begins.")

@@ -33,9 +33,7 @@ class StopWithCheckpoint(JITCheckpointCallback):
     def set_trainer(self, trainer: Trainer) -> None:
         """Nothing to set up: unlike the stock callback, signals are caught only while the trainer runs."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handlers[number] = signal.signal(number, self._ask)
 
@@ -48,9 +46,7 @@ class StopWithCheckpoint(JITCheckpointCallback):
     def on_epoch_end(self, *args, **kwargs) -> None:
         """The end of the last step has looked already."""
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         accelerator = self.trainer.accelerator
         asked = torch.tensor([self.signal or 0], device=accelerator.device)
         number = int(accelerator.gather(asked).max())
@@ -62,9 +58,7 @@ class StopWithCheckpoint(JITCheckpointCallback):
             control.should_evaluate = False
             control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -79,9 +73,7 @@ class TokenRate(ProgressCallback):
         super().__init__()
         self._since = (time.perf_counter(), 0.0)  # when the last line was written, and the tokens until then
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         super().on_step_begin(args, state, control, **kwargs)
         if state.global_step == 0:
             self._since = (time.perf_counter(), 0.0)
@@ -95,9 +87,7 @@ class TokenRate(ProgressCallback):
             self._since = (now, tokens)
             self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}, {rate:,.0f} tokens/s")
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         super().on_evaluate(args, state, control, **kwargs)
         self._since = (time.perf_counter(), self._since[1])  # evaluating is not training
 

@@ -92,7 +92,9 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     )
     for source, values in layers:
         settings |= {key: Setting(value, source) for key, value in values.items()}
-    _resolve_auto_batches(settings)
+    batches = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    sizes = auto_batches(*(settings[key].value for key in batches), int(os.environ.get("WORLD_SIZE", "1")))
+    settings |= {key: replace(settings[key], value=size) for key, size in zip(batches, sizes, strict=True)}
     notes, adapter, training = _build(parser, {key: setting.value for key, setting in settings.items()})
     if adapter.adapter == "qlora" and adapter.quantization is None:
         adapter.quantization = "4bit"
@@ -179,16 +181,17 @@ def _named_adapter(document: Document, name: str | None) -> dict[str, Any]:
     return declared[name].model_dump(include=declared[name].model_fields_set)
 
 
-def _resolve_auto_batches(settings: dict[str, Setting]) -> None:
-    """"auto" makes an optimizer step of 16 rows, whatever the number of processes."""
-    micro, steps = settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if micro.value == "auto":
-        wanted = GLOBAL_BATCH // (world * (1 if steps.value == "auto" else int(steps.value)))
-        micro = replace(micro, value=max(1, min(MICRO_BATCH, wanted)))
-    if steps.value == "auto":
-        steps = replace(steps, value=max(1, GLOBAL_BATCH // (world * int(micro.value))))
-    settings |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": steps}
+def auto_batches(micro: int | str, steps: int | str, world: int) -> tuple[int, int]:
+    """Rows of a batch and batches of a step for each of `world` processes, where either may be "auto".
+
+    What is "auto" is chosen so that an optimizer step has 16 rows, whatever the number of processes.
+    """
+    if micro == "auto":
+        wanted = GLOBAL_BATCH // (world * (1 if steps == "auto" else int(steps)))
+        micro = max(1, min(MICRO_BATCH, wanted))
+    if steps == "auto":
+        steps = max(1, GLOBAL_BATCH // (world * int(micro)))
+    return int(micro), int(steps)
 
 
 def _split_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -207,8 +210,14 @@ def _explicit(argv: list[str], known: Mapping[str, argparse.Action]) -> dict[str
     found, unknown = parser.parse_known_args(argv)
     if unknown:
         names = [word.split("=")[0].lstrip("-") for word in unknown if word.startswith("-")]
-        raise _unknown(names, known, "command line") if names else DlmError(
-            kind="UsageError", message=f"{' '.join(unknown)!r} stands alone on the command line.", hint="Write --key value."
+        raise (
+            _unknown(names, known, "command line")
+            if names
+            else DlmError(
+                kind="UsageError",
+                message=f"{' '.join(unknown)!r} stands alone on the command line.",
+                hint="Write --key value.",
+            )
         )
     return vars(found)
 
@@ -249,9 +258,7 @@ def _build(parser: _Parser, values: dict[str, Any]) -> tuple[NotesArguments, Ada
         value = values.get(action.dest)
         if action.choices and value is not None and str(value) not in map(str, action.choices):
             choices = ", ".join(map(str, action.choices))
-            raise DlmError(
-                kind="UsageError", message=f"{action.dest} is {value!r}.", hint=f"It is one of: {choices}."
-            )
+            raise DlmError(kind="UsageError", message=f"{action.dest} is {value!r}.", hint=f"It is one of: {choices}.")
     parser.set_defaults_with_config(**values)
     try:
         return parser.parse_args_into_dataclasses(args=[])

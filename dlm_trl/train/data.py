@@ -72,7 +72,7 @@ def load_rows(configuration: Configuration) -> Rows:
     if pairs is None and prose is None:
         raise DlmError(
             kind="NoRowsError",
-            message=f"There is nothing to train on; the document has sections of kind: {', '.join(sorted(kinds)) or '–'}.",
+            message=f"There is nothing to train on; the document has: {', '.join(sorted(kinds)) or 'no section'}.",
             hint="Training reads instruction sections and, unless prose is false, prose.",
             path=document.path,
         )
@@ -123,9 +123,7 @@ def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration:
 
 def _load(configuration: Configuration, kind: str) -> tuple[Dataset | None, Dataset | None]:
     notes, training = configuration.notes, configuration.training
-    rows = load_dlm(
-        notes.notes, kind, split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources
-    )
+    rows = load_dlm(notes.notes, kind, split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources)
     parts = split(rows, notes.validation_fraction, training.seed, notes.split_method)
     return parts["train"] or None, parts["validation"] or None
 

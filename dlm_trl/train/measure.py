@@ -55,9 +55,7 @@ class MeasureBefore(TrainerCallback):
         self.questions = questions
         self.numbers: Numbers | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         file = Path(args.output_dir) / FILE
         if state.global_step:
             self.numbers = Numbers(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
@@ -69,11 +67,7 @@ class MeasureBefore(TrainerCallback):
 
 def measures(before: Numbers | None, after: Numbers) -> list[Measure]:
     """The rows of the before/after table."""
-    rows = [
-        Measure(
-            "validation loss", "nats per token", before and before.validation_loss, after.validation_loss
-        )
-    ]
+    rows = [Measure("validation loss", "nats per token", before and before.validation_loss, after.validation_loss)]
     for name, key in (("exact", "exact"), ("fuzzy", "fuzzy")):
         for group, share in getattr(after, key).items():
             rows.append(Measure(f"{name} recall, {group}", "share", before and getattr(before, key)[group], share))

@@ -115,7 +115,9 @@ def _combinations(configuration: Configuration) -> list[str]:
     if adapter.adapter == "qlora" and adapter.quantization is None:
         problems.append("adapter qlora needs quantization 4bit or 8bit.")
     if adapter.adapter == "adalora" and training.deepspeed_plugin is not None:
-        problems.append("adalora reads gradients, which DeepSpeed keeps to itself: use lora, or launch without DeepSpeed.")
+        problems.append(
+            "adalora reads gradients, which DeepSpeed keeps to itself: use lora, or launch without DeepSpeed."
+        )
     if adapter.adapter == "adalora" and not 0 <= adapter.adalora_warmup < 1 - adapter.adalora_final <= 1:
         problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
     if notes.world_size is not None and notes.world_size != training.world_size:
@@ -152,7 +154,7 @@ def _folder(configuration: Configuration, needed: int) -> tuple[str | None, list
         return asked, problems
     if get_last_checkpoint(training.output_dir) and not configuration.notes.overwrite:
         problems.append(
-            f"{folder}: it holds checkpoints of an earlier run. Go on with it (resume_from_checkpoint=true), start over "
-            "(overwrite=true), or choose another output_dir."
+            f"{folder}: it holds checkpoints of an earlier run. Go on with it (resume_from_checkpoint=true), start "
+            "over (overwrite=true), or choose another output_dir."
         )
     return None, problems

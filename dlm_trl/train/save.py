@@ -69,7 +69,8 @@ tags: [dlm, trl, sft, {adapter.adapter}]
 
 # An adapter for {base}, from notes
 
-Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers) on the document `{document.frontmatter.dlm_id}`.
+Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers) on the document
+`{document.frontmatter.dlm_id}`.
 
 ## Data
 

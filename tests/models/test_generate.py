@@ -12,15 +12,15 @@ from dlm_trl.models.generate import generate
 PROMPTS = ["What lifts", "A", "Who bakes the bread? The baker", "Kneading is pressing and folding a dough until"]
 
 
-def by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], steps: int) -> str:
-    """Greedy decoding, one prompt, no cache, no padding: the definition."""
+def by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], steps: int) -> list[int]:
+    """Greedy decoding, one prompt, no cache, no padding: the definition. The new tokens."""
     ids = list(prompt)
     with torch.no_grad():
         for _ in range(steps):
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
             if ids[-1] == tokenizer.eos_token_id:
                 break
-    return tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+    return ids[len(prompt) :]
 
 
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
@@ -28,7 +28,8 @@ def test_greedy_batches_say_what_single_prompts_say(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int
 ) -> None:
     tokens = [tokenizer(p)["input_ids"] for p in PROMPTS]
-    expected = [by_hand(model.eval(), tokenizer, t, 12) for t in tokens]
+    new = [by_hand(model.eval(), tokenizer, t, 12) for t in tokens]
+    expected = tokenizer.batch_decode(new, skip_special_tokens=True)
     assert generate(model, tokenizer, PROMPTS, 12, token_budget=budget) == expected
     assert generate(model, tokenizer, tokens, 12, token_budget=budget) == expected
 
@@ -48,12 +49,10 @@ def test_the_models_own_generation_config_does_not_leak_in(
 def test_end_tokens_of_the_generation_config_end_a_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    (text,) = generate(model, tokenizer, ["What lifts"], 12)
-    second = tokenizer(text, add_special_tokens=False)["input_ids"][2]
-    model.generation_config.eos_token_id = [second]
-    (shorter,) = generate(model, tokenizer, ["What lifts"], 12)
-    assert text.startswith(shorter)
-    assert len(shorter) < len(text)
+    new = by_hand(model.eval(), tokenizer, tokenizer("What lifts")["input_ids"], 12)
+    model.generation_config.eos_token_id = [new[4]]
+    expected = tokenizer.decode(new[: new.index(new[4])], skip_special_tokens=True)
+    assert generate(model, tokenizer, ["What lifts"], 12) == [expected]
 
 
 def test_a_stop_string_is_not_part_of_the_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,0 +1,130 @@
+"""Settings: who wins, what the table says, and what is refused with the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from dlm_trl.notes import DlmError
+from dlm_trl.train.config import GLOBAL_BATCH, Configuration, auto_batches, print_settings, read_configuration
+
+HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n{training}---\nProse.\n"
+
+
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """read(training block, YAML text, *command line) → the configuration."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+    def read(training: str = "", config: str = "", *argv: str) -> Configuration:
+        lines = "".join(f"  {line}\n" for line in training.splitlines())
+        (tmp_path / "notes.dlm").write_text(HEAD.format(training=f"training:\n{lines}" if training else ""))
+        (tmp_path / "run.yaml").write_text(f"notes: {tmp_path / 'notes.dlm'}\noutput_dir: {tmp_path / 'o'}\n{config}")
+        return read_configuration(["--config", str(tmp_path / "run.yaml"), *argv])
+
+    return read
+
+
+def test_command_line_over_yaml_over_document_over_default(read) -> None:
+    document = "lora_r: 3\nlearning_rate: 2e-3\nnum_epochs: 5\nseed: 7"
+    found = read(document, "learning_rate: 3e-3\nnum_train_epochs: 6\n", "--num_train_epochs", "8")
+    assert (found.adapter.lora_r, found.training.learning_rate, found.training.num_train_epochs) == (3, 3e-3, 8)
+    assert found.training.seed == 7
+    sources = {name: setting.source for name, setting in found.settings.items()}
+    assert sources["lora_r"] == sources["seed"] == "notes.dlm"
+    assert sources["learning_rate"].endswith("run.yaml")
+    assert sources["num_train_epochs"] == "command line"
+    assert sources["lora_alpha"] == sources["warmup_steps"] == "default"
+
+
+def test_every_training_key_of_the_document_arrives(read) -> None:
+    found = read(
+        "adapter: dora\nlora_r: 3\nlora_alpha: 5\nlora_dropout: 0.25\ntarget_modules: [q_proj]\nsequence_len: 99\n"
+        "micro_batch_size: 2\ngrad_accum: 3\nlearning_rate: 0.5\nnum_epochs: 9\noptimizer: adamw_torch\n"
+        "lr_scheduler: linear\nwarmup_ratio: 0.3\nprecision: fp32\nseed: 11"
+    )
+    adapter, training = found.adapter, found.training
+    assert (adapter.adapter, adapter.lora_r, adapter.lora_alpha, adapter.lora_dropout) == ("dora", 3, 5, 0.25)
+    assert adapter.target_modules == ["q_proj"]
+    assert (training.max_length, training.per_device_train_batch_size, training.gradient_accumulation_steps) == (
+        99,
+        2,
+        3,
+    )
+    assert (training.learning_rate, training.num_train_epochs, training.seed) == (0.5, 9, 11)
+    assert (training.optim, training.lr_scheduler_type.value, training.warmup_steps) == ("adamw_torch", "linear", 0.3)
+    assert not training.bf16
+    assert not training.fp16
+
+
+def test_what_the_format_says_of_keys_left_out(read) -> None:
+    found = read()
+    assert (found.training.learning_rate, found.training.num_train_epochs, found.training.max_length) == (2e-4, 3, 2048)
+    assert (found.adapter.lora_r, found.adapter.lora_alpha, found.adapter.lora_dropout) == (8, 16, 0.05)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 16, 32])
+def test_auto_batches_make_the_same_step_for_any_number_of_processes(world: int) -> None:
+    micro, steps = auto_batches("auto", "auto", world)
+    assert micro * steps * world == max(GLOBAL_BATCH, world)
+    assert auto_batches(3, "auto", 1) == (3, 5)
+    assert auto_batches("auto", 4, 1) == (4, 4)
+    assert auto_batches(3, 7, world) == (3, 7)
+
+
+def test_qlora_and_auto_targets(read) -> None:
+    found = read("adapter: qlora\ntarget_modules: auto")
+    assert (found.adapter.quantization, found.adapter.target_modules) == ("4bit", None)
+    assert read("adapter: qlora", "quantization: 8bit\n").adapter.quantization == "8bit"
+    assert read("", "target_modules: [k_proj, v_proj]\n").adapter.target_modules == ["k_proj", "v_proj"]
+
+
+def test_a_named_adapter_brings_its_own_settings(read) -> None:
+    named = "adapters:\n  facts:\n    lora_r: 5\n    learning_rate: 0.01\n  tone:\n    adapter: dora"
+    facts, tone = read(named, "adapter_name: facts\n"), read(named, "", "--adapter_name", "tone")
+    assert (facts.adapter.lora_r, facts.training.learning_rate) == (5, 0.01)
+    assert (tone.adapter.adapter, tone.adapter.lora_r) == ("dora", 8)
+    with pytest.raises(DlmError, match="facts, tone"):
+        read(named)
+
+
+@pytest.mark.parametrize(
+    ("config", "argv", "words"),
+    [
+        ("learning_rte: 1\nlora: 2\n", [], ["'learning_rte'. Did you mean 'learning_rate'", "'lora'"]),
+        ("", ["--lora_rr=2"], ["'lora_rr'. Did you mean 'lora_r'"]),
+        ("", ["stray"], ["'stray' stands alone"]),
+        ("adapter: lara\n", [], ["adapter is 'lara'", "dora"]),
+        ("lora_r: many\n", [], ["lora_r", "many"]),
+        ("lora_r: [\n", [], ["not YAML", "run.yaml:"]),
+        ("save_strategy: sometimes\n", [], ["sometimes"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_each(read, config: str, argv: list[str], words: list[str]) -> None:
+    with pytest.raises(DlmError) as caught:
+        read("", config, *argv)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == (2 if "lora: 2" in config else 1)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_every_setting_has_help_and_a_place_in_the_table(read, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_configuration(["--help"])
+    assert "--adalora_warmup" in capsys.readouterr().out
+    found = read("lora_r: 3")
+    found.change("max_length", 64, "lowered")
+    print_settings(found)
+    table = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "│" in line}
+    assert {*vars(found.notes), *vars(found.adapter)} <= table.keys()
+    assert "64" in table["max_length"]
+    assert "lowered" in table["max_length"]
+    assert found.training.max_length == 64
+
+
+def test_the_yaml_may_set_the_environment(read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TEST", "")
+    read("", "env:\n  A_TEST: 1\n")
+    import os
+
+    assert os.environ["A_TEST"] == "1"
