@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
-from rapidfuzz import fuzz, process
+from rapidfuzz import process
+from rapidfuzz.distance import JaroWinkler
 from rich.console import Console
 from rich.table import Table
 from trl import SFTConfig, TrlParser
@@ -248,7 +249,7 @@ def _read_yaml(path: Path, known: Mapping[str, argparse.Action]) -> dict[str, An
 def _unknown(names: list[str], known: Mapping[str, argparse.Action], where: str) -> DlmError:
     lines = []
     for name in names:
-        near = process.extractOne(name, known.keys(), scorer=fuzz.ratio, score_cutoff=55)
+        near = process.extractOne(name, known.keys(), scorer=JaroWinkler.similarity, score_cutoff=0.75)
         lines.append(f"{where}: there is no setting {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
     return DlmError(kind="UnknownSettingError", message="\n".join(lines))
 
