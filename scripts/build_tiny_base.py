@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -34,23 +35,32 @@ from wonderwords.random_word import Defaults
 
 from dlm_trl.online.prompts import FEW_SHOT
 
-# What is trained when: (up to this share of the run, tokens a step, each family's share of the documents). A document
-# has 25 (letters) to 170 (teacher) tokens. Look-ups in a list come first and by themselves: mixed with the rest they
-# stayed at chance for 3 M tokens, alone the simplest is learned in 150 steps, and the harder ones then build on it.
+# What is trained when: (until so many tokens, tokens a step, each family's share of the documents). A document has 25
+# (letters) to 170 (teacher) tokens. Look-ups in a list come first and by themselves: mixed with the rest they stayed at
+# chance for 3 M tokens, alone the simplest is learned in 150 steps, and the harder ones then build on it.
 STAGES = [
-    (0.02, 2048, {"echo": 1.0}),
-    (0.15, 2048, {
+    (0.36e6, 2048, {"echo": 1.0}),
+    (2.7e6, 2048, {
         "drill": 60.0, "lookup": 12.0, "glossary": 6.0, "riddle": 6.0, "choice": 8.0, "facts": 4.0, "letters": 2.0,
     }),
-    (0.45, 4096, {
+    (5.28e6, 4096, {
         "drill": 15.0, "lookup": 35.0, "facts": 12.0, "choice": 16.0, "riddle": 5.0, "glossary": 8.0, "letters": 3.0,
         "general": 2.0, "teacher": 6.0,
     }),
-    (1.00, 4096, {
-        "drill": 3.0, "lookup": 18.0, "facts": 12.0, "choice": 15.0, "riddle": 5.0, "glossary": 12.0, "letters": 4.0,
-        "general": 6.0, "teacher": 15.0, "reading": 10.0, "closed_book": 5.0,
+    (8.5e6, 4096, {
+        "marked": 32.0, "lookup": 12.0, "facts": 14.0, "choice": 8.0, "riddle": 4.0, "glossary": 16.0, "letters": 3.0,
+        "general": 3.0, "teacher": 8.0,
+    }),
+    (math.inf, 4096, {
+        "marked": 16.0, "lookup": 12.0, "facts": 12.0, "choice": 8.0, "riddle": 4.0, "glossary": 16.0, "letters": 3.0,
+        "general": 6.0, "teacher": 13.0, "reading": 9.0, "closed_book": 5.0,
     }),
 ]  # fmt: skip
+# The documents that the tokenizer is trained on: a bit of everything.
+SAMPLE = {
+    "drill": 3.0, "lookup": 18.0, "facts": 12.0, "choice": 15.0, "riddle": 5.0, "glossary": 12.0, "letters": 4.0,
+    "general": 6.0, "teacher": 15.0, "reading": 10.0, "closed_book": 5.0,
+}  # fmt: skip
 ROW = 256
 IGNORE = -100
 
@@ -63,7 +73,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, default=Path("build/tiny"), help="folder for checkpoints and the log of the run"
     )
-    parser.add_argument("--tokens", type=float, default=30e6, help="tokens to train on (default: %(default).0e)")
+    parser.add_argument("--tokens", type=float, default=14e6, help="tokens to train on (default: %(default).0e)")
     parser.add_argument("--words", type=int, default=400, help="nouns that are one token each")
     parser.add_argument("--vocabulary", type=int, default=3072)
     parser.add_argument("--hidden", type=int, default=256)
@@ -72,6 +82,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--intermediate", type=int, default=384)
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument(
+        "--resume", type=Path, default=None, help="go on from this checkpoint (the optimisers begin anew)"
+    )
+    parser.add_argument("--seen", type=int, default=0, help="tokens that the checkpoint has seen")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -189,7 +203,7 @@ def train(
     adam = torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
     probes = Probes(corpus, tokenizer)
     log = (args.work / "log.jsonl").open("a")
-    digest, seen, step, started = hashlib.sha256(), 0, 0, time.time()
+    digest, seen, step, started = hashlib.sha256(), args.seen, 0, time.time()
     streams = [
         batches(corpus, tokenizer, mixture, args.seed + number, size // ROW, ROW)
         for number, (_, size, mixture) in enumerate(STAGES)
@@ -202,7 +216,7 @@ def train(
         if spent >= 1:
             break
         across = spent > 0.5 and step % 8 == 0  # long rows teach positions up to the whole context
-        stage = next(number for number, (share, _, _) in enumerate(STAGES) if spent < share)
+        stage = next(number for number, (until, _, _) in enumerate(STAGES) if seen < until)
         batch = next(long if across else streams[stage])
         scale = min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (1 - spent) / 0.35))
         for optimizer, rate in ((muon, args.muon_lr), (adam, args.adam_lr)):
@@ -247,7 +261,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     source = Source(args.words)
     corpus = Corpus(source.words, source.others, source.training)
-    sample = [doc.text for doc in itertools.islice(corpus.stream(args.seed + 100, STAGES[-1][2]), 60_000)]
+    sample = [doc.text for doc in itertools.islice(corpus.stream(args.seed + 100, SAMPLE), 60_000)]
     singles = [f" {w}" for w in source.words] + [
         f" {c}" for c in [*"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghij0123456789", *VALUES]
     ]
@@ -258,8 +272,11 @@ def main() -> None:
         max_position_embeddings=1024, tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    initialise(model)
+    if args.resume:
+        model = LlamaForCausalLM.from_pretrained(args.resume, dtype=torch.float32)
+    else:
+        model = LlamaForCausalLM(config)
+        initialise(model)
     facts = {
         "parameters": model.num_parameters(),
         "vocabulary": len(tokenizer),

@@ -25,7 +25,7 @@ VALUES = [
     "hard", "dirty", "slow", "quick", "loud", "sharp", "rich", "strong", "weak", "smooth",
 ]  # fmt: skip
 # How much a token with a loss counts: a look-up has few of them among many without.
-WEIGHTS = {"echo": 4.0, "drill": 4.0, "lookup": 4.0, "facts": 3.0, "choice": 2.0, "riddle": 2.0}
+WEIGHTS = {"echo": 4.0, "drill": 4.0, "lookup": 4.0, "facts": 3.0, "marked": 3.0, "choice": 2.0, "riddle": 2.0}
 # Plain exchanges that keep a gloss's meaning.
 SYNONYMS = {
     "small": "little", "large": "big", "used": "made use of", "especially": "mostly", "usually": "often",
@@ -132,6 +132,29 @@ class Corpus:
             for other in rng.sample(options, min(len(options), rng.randint(0, 2))):
                 doc.add(f"\nWhich number is {other}?", loss=False).add(f" {options.index(other) + 1}")
             doc.add("\n\n")
+        return doc
+
+    def marked(self, rng: random.Random) -> Doc:
+        """A description and options of which some are marked as right or wrong, in no pattern: each must be compared with it.
+
+        Lettered lists too; but no letter is asked for, and a number only where its option is marked as right.
+        """
+        doc = Doc()
+        options = self.pick(rng, rng.randint(3, 7), 0.97)
+        word = rng.choice([o for o in options if o in self.words] or options)
+        lettered = rng.random() < 0.5
+        right, wrong = rng.choice([(" yes", " no"), (" +", " -")])
+        doc.add(f"Description: {self.describe(rng, word)}", loss=False)
+        shown = False
+        for i, option in enumerate(options):
+            doc.add(f"\n{chr(65 + i) if lettered else i + 1}) {option}", loss=False)
+            if rng.random() < 0.6:
+                doc.add(right if option == word else wrong)
+                shown |= option == word
+        if not lettered and shown and rng.random() < 0.7:
+            doc.add("\nNumber:", loss=False).add(f" {options.index(word) + 1}")
+        if rng.random() < 0.5:
+            doc.add("\nAnswer:", loss=False).add(f" {word}")
         return doc
 
     # --- look-up in a list ---
