@@ -135,7 +135,7 @@ class Corpus:
         return doc
 
     def marked(self, rng: random.Random) -> Doc:
-        """A description and options of which some are marked as right or wrong, in no pattern: each must be compared with it.
+        """A description and options, some marked right or wrong in no pattern: each must be compared with it.
 
         Lettered lists too; but no letter is asked for, and a number only where its option is marked as right.
         """
