@@ -33,9 +33,20 @@ class Triple(NamedTuple):
     line: int
 
 
+_BREAKS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_PAIR = ("Q", "A")
+_TRIPLE = ("Prompt", "Chosen", "Rejected")
+
+
+def _short(labels: tuple[str, ...]) -> re.Pattern[str]:
+    """A whole group of blocks whose bodies are one line each, as most are: one match reads them."""
+    blocks = "\n".join(rf"### {label}\n([^\s#][^{_BREAKS}]*)" for label in labels)
+    return re.compile(rf"{blocks}(\n+|\Z)")
+
+
+_SHORT_PAIR, _SHORT_TRIPLE = _short(_PAIR), _short(_TRIPLE)
 # They begin with the line break before the header, which is quicker to search for than the start of a line.
 _PAIR_HEADER = re.compile(r"\n[^\S\n]*### (Q|A)(?:(?<=Q) !probe)?[^\S\n]*(?=\n|\Z)")
-_TRIPLE = ("Prompt", "Chosen", "Rejected")
 _TRIPLE_HEADER = re.compile(r"\n[^\S\n]*### (Prompt|Chosen|Rejected)[^\S\n]*(?=\n|\Z)")
 
 
@@ -44,20 +55,12 @@ def read_pairs(content: str, content_line: int, path: Path | None = None) -> lis
 
     Raises DlmError (InstructionParseError) where the section does not keep to the grammar.
     """
-    before, *parts = _PAIR_HEADER.split(_lines(content))
-    line = content_line + before.count("\n")
-    pairs = []
-    for i in range(0, len(parts) - 3, 4):
-        first, question, second, answer = parts[i : i + 4]
-        answer_line = line + question.count("\n") + 1
-        pair = Pair(question.strip(), answer.strip(), line, answer_line)
-        if first != "Q" or second != "A" or "" in pair:
-            break
-        pairs.append(pair)
-        line = answer_line + answer.count("\n") + 1
-    if not pairs or len(parts) != 4 * len(pairs) or before.strip():
-        raise _error("InstructionParseError", ("Q", "A"), before, parts, content_line, path)
-    return pairs
+    pairs, at, line = [], 0, content_line
+    while short := _SHORT_PAIR.match(content, at):
+        question, answer, blanks = short.groups()
+        pairs.append(Pair(question.rstrip(), answer.rstrip(), line, line + 2))
+        at, line = short.end(), line + 3 + len(blanks)
+    return pairs if pairs and at == len(content) else _long_pairs(content, content_line, path)
 
 
 def read_triples(content: str, content_line: int, path: Path | None = None) -> list[Triple]:
@@ -65,6 +68,34 @@ def read_triples(content: str, content_line: int, path: Path | None = None) -> l
 
     Raises DlmError (PreferenceParseError) where the section does not keep to the grammar.
     """
+    triples, at, line = [], 0, content_line
+    while short := _SHORT_TRIPLE.match(content, at):
+        prompt, chosen, rejected, blanks = short.groups()
+        triples.append(Triple(prompt.rstrip(), chosen.rstrip(), rejected.rstrip(), line))
+        at, line = short.end(), line + 5 + len(blanks)
+    return triples if triples and at == len(content) else _long_triples(content, content_line, path)
+
+
+def _long_pairs(content: str, content_line: int, path: Path | None) -> list[Pair]:
+    """As read_pairs, for bodies of any length and all else that the grammar allows."""
+    before, *parts = _PAIR_HEADER.split(_lines(content))
+    line = content_line + before.count("\n")
+    pairs = []
+    for i in range(0, len(parts) - 3, 4):
+        first, question, second, answer = parts[i : i + 4]
+        answer_line = line + question.count("\n") + 1
+        pair = Pair(question.strip(), answer.strip(), line, answer_line)
+        if (first, second) != _PAIR or "" in pair:
+            break
+        pairs.append(pair)
+        line = answer_line + answer.count("\n") + 1
+    if not pairs or len(parts) != 4 * len(pairs) or before.strip():
+        raise _error("InstructionParseError", _PAIR, before, parts, content_line, path)
+    return pairs
+
+
+def _long_triples(content: str, content_line: int, path: Path | None) -> list[Triple]:
+    """As read_triples, for bodies of any length and all else that the grammar allows."""
     before, *parts = _TRIPLE_HEADER.split(_lines(content))
     line = content_line + before.count("\n")
     triples = []

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, cast, get_args
@@ -27,12 +29,52 @@ _MEDIA = {"image": ({"path"}, {"path", "alt"}), "audio": ({"path", "transcript"}
 
 _MARKER = re.compile(r"<!-- dlm-auto-(synth|mined|harvest):(.*) -->")
 _MARKER_BODY = re.compile(r'(?:\s+[a-z][a-z0-9_]*="[^"\n]*")+')
-_MARKER_KEYS = {
-    "synth": {"synth_teacher", "synth_strategy", "synth_at", "source_section_id"},
-    "mined": {"judge_name", "judge_score_chosen", "judge_score_rejected", "mined_at", "mined_run_id"},
-    "harvest": {"source"},
-}
 _MARKER_KINDS = {"synth": ("instruction",), "mined": ("preference",), "harvest": ("instruction", "preference")}
+
+
+def _time(value: str) -> str:
+    datetime.fromisoformat(value)
+    return value
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError
+        return value
+
+    return check
+
+
+def _finite(value: str) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError
+    return number
+
+
+def _run_number(value: str) -> int:
+    if (number := int(value)) < 1:
+        raise ValueError
+    return number
+
+
+# For each marker its keys, how a value is read (a ValueError refuses it), and what it has to be.
+_MARKERS: dict[str, dict[str, tuple[Callable[[str], str | int | float], str]]] = {
+    "synth": {
+        "synth_teacher": (_matching("(?s).+"), "some text"),
+        "synth_strategy": (_matching("(?s).+"), "some text"),
+        "synth_at": (_time, "an ISO 8601 time"),
+        "source_section_id": (_matching("[0-9a-f]{16}"), "16 lower-case hex digits"),
+    },
+    "mined": {
+        "judge_name": (str, "some text"),
+        "judge_score_chosen": (_finite, "a finite number"),
+        "judge_score_rejected": (_finite, "a finite number"),
+        "mined_at": (_time, "an ISO 8601 time"),
+        "mined_run_id": (_run_number, "a whole number from 1"),
+    },
+    "harvest": {"source": (str, "some text")},
+}
 
 
 class Fence(NamedTuple):
@@ -73,9 +115,12 @@ def _attribute_fence(kind: str, items: list[tuple[str, str]], line: int, path: P
         raise fence_error(
             f"`::{kind} …::` takes no attributes.", "Only image and audio fences have attributes.", line, path
         )
-    required, known = _MEDIA[kind]
-    _check_keys(f"the {kind} fence", items, required, known, line, path)
     values = dict(items)
+    try:
+        _check_keys(items, *_MEDIA[kind])
+    except ValueError as error:
+        hint = f"Its keys are {_listed(_MEDIA[kind][1])}."
+        raise fence_error(f"The {kind} fence {error}.", hint, line, path) from None
     if not all(value.isascii() for value in values.values()):
         raise fence_error("A fence attribute is not ASCII.", "Rename the file, or describe it in the text.", line, path)
     return Fence(cast(Kind, kind), None, MappingProxyType(values))
@@ -89,49 +134,41 @@ def read_marker(text: str, kind: Kind, line: int, path: Path | None) -> Provenan
     found = _MARKER.fullmatch(text)
     if found is None or kind not in _MARKER_KINDS[found[1]]:
         return None
-    name = found[1]
-    if not _MARKER_BODY.fullmatch(found[2]):
-        raise fence_error(f"The {name} marker does not parse.", 'It is a list of key="value".', line, path)
-    items = _ATTRIBUTE.findall(found[2])
-    _check_keys(f"the {name} marker", items, _MARKER_KEYS[name], _MARKER_KEYS[name], line, path)
     try:
-        return {key: _marker_value(key, value) for key, value in items}
+        return _marker_values(found[1], found[2])
     except ValueError as error:
-        raise fence_error(f"The {name} marker is wrong: {error}.", "Correct it or remove it.", line, path) from None
+        hint = f"Its keys are {_listed(_MARKERS[found[1]])}."
+        raise fence_error(f"The {found[1]} marker {error}.", hint, line, path) from None
 
 
-def _marker_value(key: str, value: str) -> str | int | float:
-    """The typed value; ValueError says what is wrong with it."""
-    if key in ("synth_at", "mined_at"):
-        datetime.fromisoformat(value)
-    elif key == "source_section_id" and not re.fullmatch("[0-9a-f]{16}", value):
-        raise ValueError("source_section_id must be 16 lower-case hex digits")
-    elif key in ("judge_score_chosen", "judge_score_rejected"):
-        if not math.isfinite(score := float(value)):
-            raise ValueError(f"{key} must be finite")
-        return score
-    elif key == "mined_run_id":
-        if (run := int(value)) < 1:
-            raise ValueError("mined_run_id starts at 1")
-        return run
-    elif key in ("synth_teacher", "synth_strategy") and not value:
-        raise ValueError(f"{key} is empty")
-    return value
+@lru_cache(maxsize=256)  # all the pairs that a teacher wrote about one section have the same marker
+def _marker_values(name: str, text: str) -> Provenance:
+    """The typed values in the text of the marker with this name; ValueError says what is wrong with it."""
+    if not _MARKER_BODY.fullmatch(text):
+        raise ValueError('is no list of key="value"')
+    items = _ATTRIBUTE.findall(text)
+    keys = _MARKERS[name]
+    _check_keys(items, keys.keys(), keys.keys())
+    values = {}
+    for key, value in items:
+        read, wanted = keys[key]
+        try:
+            values[key] = read(value)
+        except ValueError:
+            raise ValueError(f'needs {wanted} for {key}, not "{value}"') from None
+    return MappingProxyType(values)
 
 
-def _check_keys(
-    what: str, items: list[tuple[str, str]], required: set[str], known: set[str], line: int, path: Path | None
-) -> None:
-    keys = [key for key, _ in items]
+def _check_keys(items: list[tuple[str, str]], required: Set[str], known: Set[str]) -> None:
+    """ValueError for a key that is there twice, unknown, or missing."""
+    count = Counter(key for key, _ in items)
     for problem, names in (
-        ("repeats", {key for key in keys if keys.count(key) > 1}),
-        ("does not know", set(keys) - known),
-        ("lacks", required - set(keys)),
+        ("repeats", {key for key in count if count[key] > 1}),
+        ("does not know", count.keys() - known),
+        ("lacks", required - count.keys()),
     ):
         if names:
-            raise fence_error(
-                f"{what.capitalize()} {problem} {_listed(names)}.", f"Its keys: {_listed(known)}.", line, path
-            )
+            raise ValueError(f"{problem} {_listed(names)}")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -125,14 +125,14 @@ def _scan(text: str, begin: int, end: int, path: Path | None) -> list[Section]:
     fence, start, line = PLAIN_FENCES["::prose::"], begin, text.count("\n", 0, begin) + 1  # of the open section
     content_start, content_line = begin, line
     here, line_here = begin - 1, line  # the line break in front of the next line to look at, and that line's number
-    has_code, in_code = "`" in text, False
+    in_code = False
     while True:
         found = None
         stop = text.find(_FENCE_START, here, end)
         last = stop < 0
         if last:
             stop = end
-        if has_code and text.count(_CODE, here, stop) % 2:
+        if text.find("`", here, stop) >= 0 and text.count(_CODE, here, stop) % 2:  # a single character is found faster
             in_code = not in_code
         if not last:
             line_here += text.count("\n", here + 1, stop + 1)
@@ -167,13 +167,12 @@ def _scan(text: str, begin: int, end: int, path: Path | None) -> list[Section]:
 
 def _without_markers(content: str, fence: Fence, line: int, path: Path | None) -> tuple[str, Provenance, int]:
     """The content behind its provenance markers, what they say, and how many there are."""
-    values: dict[str, str | int | float] = {}
-    count = 0
+    provenance, count = NO_PROVENANCE, 0
     while content.startswith(_MARKER_START):
         first, _, rest = content.partition("\n")
         marker = read_marker(first, fence.kind, line, path)
         if marker is None:
             break
-        values.update(marker)
+        provenance = MappingProxyType({**provenance, **marker}) if provenance else marker
         content, count = rest, count + 1
-    return content, MappingProxyType(values), count
+    return content, provenance, count

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 15
 ADAPTER_NAME = r"^[a-z][a-z0-9_]{0,31}$"
 
+
+def _whole_characters(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(r"half a character (of the escapes \ud800 to \udfff) is no text; write the character itself")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
 AdapterName = Annotated[str, Field(pattern=ADAPTER_NAME)]
 AdapterType = Literal["lora", "qlora", "dora"]
-Count = Annotated[int, Field(ge=1)]
+# YAML allows integers of any length, which nothing later on could compute with or even print.
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
 CountOrAuto = Literal["auto"] | Count
 Rank = Annotated[int, Field(ge=1, le=256)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -49,7 +59,7 @@ class ContinuedPretraining(_Model):
     """Training on prose."""
 
     schedule: Literal["auto", "dapt", "sft"] = "auto"
-    embed_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    embed_warmup_steps: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class Gate(_Model):
@@ -117,7 +127,7 @@ class Training(_Model):
     lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: HalfShare = 0.1
     precision: Literal["bf16", "fp16", "fp32"] | None = None
-    seed: int = 42
+    seed: Integer = 42
     preference: Preference = Preference()
     cpt: ContinuedPretraining = ContinuedPretraining()
     gate: Gate = Gate()
@@ -156,4 +166,4 @@ class Frontmatter(_Model):
     base_model: Annotated[str, Field(min_length=1)]
     training: Training = Training()
     export: Export = Export()
-    system_prompt: str | None = None
+    system_prompt: Text | None = None
