@@ -23,7 +23,7 @@ def test_a_quantised_base_trains_on_this_machine(random_base: Path, quantization
     near = torch.nn.functional.cosine_similarity(
         model(TOKENS.to(device)).logits.flatten().float(), whole(TOKENS.to(device)).logits.flatten(), dim=0
     )
-    assert near > 0.8  # random weights are the worst case for NF4; those of another model would give about 0
+    assert near > 0.8  # NF4 on these weights gives 0.88; unrelated weights give about 0
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
     model(TOKENS.to(device), labels=TOKENS.to(device)).loss.backward()
