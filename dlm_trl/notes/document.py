@@ -22,8 +22,13 @@ from dlm_trl.notes.schema import Frontmatter
 Kind = Literal["prose", "instruction", "preference", "image", "audio"]
 Provenance = Mapping[str, str | int | float]
 
+
+def _read_only(values: dict[str, str]) -> MappingProxyType[str, str]:
+    return MappingProxyType(values)
+
+
 # Sections travel to worker processes, and read-only mappings do not pickle by themselves.
-copyreg.pickle(MappingProxyType, lambda mapping: (MappingProxyType, (dict(mapping),)))
+copyreg.pickle(MappingProxyType, lambda mapping: (_read_only, (dict(mapping),)))
 
 NO_PROVENANCE: Provenance = MappingProxyType({})
 NO_TEXTS: Mapping[str, str] = MappingProxyType({})
