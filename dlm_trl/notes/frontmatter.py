@@ -21,7 +21,7 @@ def parse_frontmatter(text: str, path: Path | None = None) -> Frontmatter:
     and values that the schema does not know, DlmVersionError and UnsupportedMigrationError for a version that cannot be
     read.
     """
-    data = _migrate(_load(text, path), path)
+    data = load_mapping(text, path)
     try:
         return Frontmatter.model_validate(data)
     except ValidationError as error:
@@ -31,6 +31,14 @@ def parse_frontmatter(text: str, path: Path | None = None) -> Frontmatter:
         raise _schema_error(f"{what}.", path) from None
     except RecursionError:
         raise _schema_error("The frontmatter is nested too deeply.", path) from None
+
+
+def load_mapping(text: str, path: Path | None = None) -> dict[Any, Any]:
+    """The mapping in this YAML text, migrated to the current version but not held against the schema.
+
+    Raises DlmError as parse_frontmatter does, but SchemaValidationError only for a dlm_version that is no integer.
+    """
+    return _migrate(_load(text, path), path)
 
 
 class _Loader(yaml.SafeLoader):
