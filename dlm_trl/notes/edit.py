@@ -119,6 +119,11 @@ def replace_content_bytes(document: Document, section: Section, content: str) ->
         head += newline
     if not tail and content.endswith("\n"):
         tail = newline
+    # In a file of mixed newlines, a CR and a LF that come to meet would be one line end.
+    if head.endswith(b"\r") and new.startswith(b"\n"):
+        new = b"\r" + new
+    if new.endswith(b"\r") and tail.startswith(b"\n"):
+        new += b"\n"
     intended = section._replace(content=content)
     return _verified(document, head + new + tail, tuple(intended if s is section else s for s in document.sections))
 
@@ -154,7 +159,7 @@ def _edit(target: Target, change: Callable[[Document], bytes]) -> Document:
             raise _edit_error(target, "The document was not read from a file.", "Use append_bytes and its kin.")
         return write(target.path, change(target), expected=target.raw)
     path = Path(target)
-    if not path.is_file():
+    if not os.path.isfile(path):
         read(path)  # raises; a lock file beside it would make no sense
     with locked(path):
         document = read(path)

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dlm_trl.notes.errors import DlmError
-from dlm_trl.notes.schema import Source
+from dlm_trl.notes.schema import Source, Text
 
 # What nobody wants to train on, and what nobody wants to have trained on by accident.
 _FOLDERS = (
@@ -33,6 +33,8 @@ _FILES = (
     "Cargo.lock Gemfile.lock composer.lock *.zip *.tar *.tgz *.gz *.bz2 *.xz *.7z *.rar *.zst "
     "*.pdf *.png *.jpg *.jpeg *.gif *.webp *.ico"
 )
+_TRAINING, _IGNORE = Path(".dlm", "training.yaml"), Path(".dlm", "ignore")
+FOLDER_FILES = (_TRAINING, _IGNORE)
 DEFAULT_EXCLUDES = (*(f"**/{name}/**" for name in _FOLDERS.split()), *(f"**/{name}" for name in _FILES.split()))
 
 
@@ -45,8 +47,11 @@ class TrainingFile(BaseModel):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     exclude_defaults: bool | None = None
-    metadata: dict[str, str] = {}
+    metadata: dict[Text, Text] = {}
     weights: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = {}
+
+
+_KEYS = f"Its keys: {', '.join(TrainingFile.model_fields)}."
 
 
 class _Rule(NamedTuple):
@@ -95,8 +100,8 @@ class Filters:
     def descend(self, folder: PurePosixPath, directory: Path) -> Filters:
         """The rules in force in this folder, whose place on the disk is `directory`. Raises DlmError (SourceError)."""
         filters = self
-        if (path := directory / ".dlm" / "training.yaml").is_file():
-            own = _training_file(path)
+        if (text := _text(directory / _TRAINING)) is not None:
+            own = _training_file(text, directory / _TRAINING)
             filters = replace(
                 filters,
                 includes=_rules(folder, own.include) or filters.includes,
@@ -108,8 +113,8 @@ class Filters:
                     for tag in {**filters.weights, **own.weights}
                 },
             )
-        if (path := directory / ".dlm" / "ignore").is_file():
-            rules = (_ignore_rule(folder, line) for line in _text(path).splitlines())
+        if (text := _text(directory / _IGNORE)) is not None:
+            rules = (_ignore_rule(folder, line) for line in text.splitlines())
             filters = replace(filters, ignores=filters.ignores + tuple(rule for rule in rules if rule))
         return filters
 
@@ -153,24 +158,26 @@ def _regex(glob: str) -> str:
     )
 
 
-def _training_file(path: Path) -> TrainingFile:
+def _training_file(text: str, path: Path) -> TrainingFile:
     try:
-        return TrainingFile.model_validate(yaml.safe_load(_text(path)))
+        return TrainingFile.model_validate(yaml.safe_load(text))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise _error(path, f"{where or 'The file'}: {first['msg']}.") from None
+        raise _error(path, f"{where or 'The file'}: {first['msg']}.", _KEYS) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _error(path, f"The YAML does not parse: {' '.join(str(error).split())}.") from None
+        raise _error(path, f"The YAML does not parse: {' '.join(str(error).split())}.", _KEYS) from None
 
 
-def _text(path: Path) -> str:
+def _text(path: Path) -> str | None:
+    """The file's text, None where there is no such file. Raises DlmError (SourceError) where that cannot be known."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise _error(path, f"The file cannot be read: {error}.") from None
+        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    except UnicodeError:
+        raise _error(path, "The file is not UTF-8.", "Save it as UTF-8.") from None
+    except OSError as error:
+        raise _error(path, f"The file cannot be read: {error.strerror}.", "Allow it, or move it away.") from None
 
 
-def _error(path: Path, message: str) -> DlmError:
-    hint = "Its keys: " + ", ".join(TrainingFile.model_fields) + "." if path.suffix == ".yaml" else "One glob a line."
+def _error(path: Path, message: str, hint: str) -> DlmError:
     return DlmError(kind="SourceError", message=message, hint=hint, path=path)

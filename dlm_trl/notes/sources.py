@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from dlm_trl.notes.document import Document, Section
 from dlm_trl.notes.errors import DlmError
-from dlm_trl.notes.filters import Filters, filters_of
+from dlm_trl.notes.filters import FOLDER_FILES, Filters, filters_of
 from dlm_trl.notes.schema import Source
 
 _SNIFFED_BYTES = 1024
@@ -70,7 +70,7 @@ def source_files(document: Document) -> Iterator[SourceFile]:
     for source in training.sources or ():
         root, taken = source_root(document, source), 0
         base = _base(document) if training.sources_policy == "strict" else None
-        for path, relative, filters in _walk(root, filters_of(source)):
+        for path, relative, filters in _walk(root, filters_of(source), base):
             if taken == source.max_files:
                 break
             if filters.take(relative) and (text := _text(path, source, base)) is not None:
@@ -86,7 +86,7 @@ def source_root(document: Document, source: Source) -> Path:
         path = _base(document) / Path(source.path).expanduser()
     except RuntimeError:  # the home of a user that does not exist
         raise _error(Path(source.path), "The source path cannot be expanded.", "Write it without `~`.") from None
-    if not path.is_dir() and not path.is_file():
+    if not os.path.isdir(path) and not os.path.isfile(path):
         hint = f"Relative paths start at {_base(document)}."
         raise _error(path, "The source path is neither a folder nor a file.", hint)
     if document.frontmatter.training.sources_policy == "strict":
@@ -106,38 +106,50 @@ def _base(document: Document) -> Path:
     return folder.parent if folder.name == ".dlm" else folder
 
 
-def _walk(root: Path, filters: Filters) -> Iterator[tuple[Path, PurePosixPath, Filters]]:
-    """All files below a folder, sorted by their path's parts, each with its path relative to root and its folder's
-    filters.
+def _walk(root: Path, filters: Filters, base: Path | None) -> Iterator[tuple[Path, PurePosixPath, Filters]]:
+    """All below a folder that is no folder itself, sorted by its path's parts, each with its path relative to root and
+    its folder's filters.
 
     Links to folders are not followed, so a walk ends.
     """
     if root.is_dir():
-        yield from _walk_folder(root, PurePosixPath(), filters)
+        yield from _walk_folder(root, PurePosixPath(), filters, base)
     else:
-        yield root, PurePosixPath(root.name), filters.descend(PurePosixPath(), root.parent)
+        yield root, PurePosixPath(root.name), _descend(filters, PurePosixPath(), root.parent, base)
 
 
 def _walk_folder(
-    folder: Path, relative: PurePosixPath, filters: Filters
+    folder: Path, relative: PurePosixPath, filters: Filters, base: Path | None
 ) -> Iterator[tuple[Path, PurePosixPath, Filters]]:
-    filters = filters.descend(relative, folder)
+    filters = _descend(filters, relative, folder, base)
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise _error(folder, f"The folder cannot be read: {error.strerror}.", "Exclude it, or allow it.") from None
+        raise _error(folder, f"The folder cannot be read: {error.strerror}.", "Allow it, or move it away.") from None
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk_folder(folder / entry.name, relative / entry.name, filters)
-        elif (folder / entry.name).is_file():
+            yield from _walk_folder(folder / entry.name, relative / entry.name, filters, base)
+        else:
             yield folder / entry.name, relative / entry.name, filters
 
 
-def _text(path: Path, source: Source, base: Path | None) -> str | None:
-    """The file's text as the reader of documents would take it, None for one that is too large, binary or not UTF-8."""
+def _descend(filters: Filters, relative: PurePosixPath, folder: Path, base: Path | None) -> Filters:
+    """The rules in force in this folder; its own two files are confined like those that are trained."""
     if base is not None:
-        _confine(path, base)
+        for path in FOLDER_FILES:
+            _confine(folder / path, base)
+    return filters.descend(relative, folder)
+
+
+def _text(path: Path, source: Source, base: Path | None) -> str | None:
+    """The file's text as the reader of documents would take it, None for what is no file, too large, binary or not
+    UTF-8.
+    """
     try:
+        if not path.is_file():
+            return None
+        if base is not None:
+            _confine(path, base)
         if source.max_bytes_per_file is not None and path.stat().st_size > source.max_bytes_per_file:
             return None
         data = path.read_bytes()
@@ -153,7 +165,7 @@ def _text(path: Path, source: Source, base: Path | None) -> str | None:
 
 
 def _confine(path: Path, base: Path) -> None:
-    if not path.resolve().is_relative_to(base.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base)):
         raise _error(
             path,
             f"The source leads outside {base}, which `sources_policy: strict` forbids.",

@@ -291,6 +291,11 @@ def test_a_delimiter_inside_a_yaml_text(tmp_path: Path) -> None:
     assert found(tmp_path, f"{HEAD}\nA heading\n---\n  indented\n---\n") == []
 
 
+def test_half_a_character_in_the_system_prompt(tmp_path: Path) -> None:
+    head = HEAD.replace("base_model: tiny\n", 'base_model: tiny\nsystem_prompt: "Hi \\ud83d\\ude00"\n')
+    assert found(tmp_path, f"{head}\nProse.\n") == [(5, "SchemaValidationError")]
+
+
 def test_every_line_that_is_not_utf8(tmp_path: Path) -> None:
     text = HEAD.encode() + b"ab\xff\n::bad::\n\xc0\x80\n"
     assert found(tmp_path, text) == [

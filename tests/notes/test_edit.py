@@ -113,6 +113,13 @@ def test_content_keeps_its_blank_lines_at_the_ends_of_the_file(body: str, conten
         assert parse(edit.replace_content_bytes(document, document.sections[0], content)).sections[0].content == content
 
 
+@pytest.mark.parametrize("content", ["\ny", "y\n", "\ny\n"])
+@pytest.mark.parametrize("body", ["\n\rx\n\n", "\n::instruction::\rx\n\n", "\n::prose::\rx\n" + "::prose::\ry\r" * 9])
+def test_content_keeps_its_blank_lines_between_lone_carriage_returns(body: str, content: str) -> None:
+    document = parse(HEAD + body)
+    assert parse(edit.replace_content_bytes(document, document.sections[0], content)).sections[0].content == content
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_an_appended_section_takes_the_newline_style_of_the_file(newline: str) -> None:
     document = parse(f"{HEAD}\nProse.\n".replace("\n", newline))
@@ -229,6 +236,9 @@ def test_missing_files_and_full_or_foreign_places_give_one_clear_error(notes: Pa
         edit.append(tmp_path / "nothing.dlm", PAIR)
     assert caught.value.kind == "DlmReadError"
     assert not (tmp_path / ".nothing.dlm.lock").exists()
+    with pytest.raises(DlmError) as caught:
+        edit.append(tmp_path / ("x" * 300), PAIR)  # the system refuses to even look
+    assert caught.value.kind == "DlmReadError"
 
     before = notes.read_bytes()
     (tmp_path / ".notes.dlm.tmp").mkdir()  # the temporary file cannot be made

@@ -217,11 +217,23 @@ def test_strict_refuses_a_file_behind_a_link_in_the_walk(house: Path) -> None:
     assert names(notes(house, entry="exclude: ['leak.txt']", policy="strict")) == ["a.md", "inside.md"]
 
 
+@pytest.mark.parametrize("link", ["training.yaml", "ignore", ""], ids=["training.yaml", "ignore", "folder"])
+def test_strict_takes_no_rules_from_outside(link: str, house: Path) -> None:
+    (house.parent / "secret" / "training.yaml").write_text(f"{V1}metadata: {{from: outside}}\n")
+    (house.parent / "secret" / "ignore").write_text("*.md\n")
+    if link:
+        (house / "src" / ".dlm").mkdir()
+    (house / "src" / ".dlm" / link).symlink_to(house.parent / "secret" / link)
+    with pytest.raises(DlmError, match="outside"):
+        sources.expand(notes(house, policy="strict"))
+    sources.expand(notes(house, policy="permissive"))
+
+
 def test_permissive_goes_where_it_is_told(house: Path) -> None:
     assert names(notes(house, "../secret")) == ["s.txt"]
 
 
-@pytest.mark.parametrize("path", ["nowhere", "'~nobody_of_this_name/x'", '"a\\0b"', "pipe"])
+@pytest.mark.parametrize("path", ["nowhere", "'~nobody_of_this_name/x'", '"a\\0b"', "pipe", "x" * 300])
 def test_a_path_that_is_not_there_is_an_error(path: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DlmError) as caught:
@@ -239,6 +251,7 @@ def test_a_path_that_is_not_there_is_an_error(path: str, tmp_path: Path) -> None
             f"{V1}includes: [a]",
             ": [",
             f"{V1}metadata: {{a: 1}}",
+            f'{V1}metadata: {{a: "\\ud83d"}}',
             b"\xff",
         ),
         *(f"{V1}weights: {{a: {{b: -1}}}}", f"{V1}weights: {{a: {{b: .inf}}}}"),
@@ -249,6 +262,18 @@ def test_a_broken_training_file_is_an_error_that_names_it(text: str | bytes, tmp
     with pytest.raises(DlmError) as caught:
         sources.expand(notes(tmp_path))
     assert (caught.value.kind, caught.value.path) == ("SourceError", tmp_path / YAML)
+
+
+def test_what_cannot_be_looked_at_is_an_error_unless_it_is_left_out(tmp_path: Path) -> None:
+    fill(tmp_path, {"src/a": "", "src/.dlm/other": ""})
+    out_of_reach = "x" * 300  # as a name too long, so that it is out of reach for root too
+    (tmp_path / "src" / "b").symlink_to(out_of_reach)
+    with pytest.raises(DlmError, match="src/b: The file cannot be read"):
+        sources.expand(notes(tmp_path))
+    assert names(notes(tmp_path, entry="exclude: [b]")) == ["a"]
+    (tmp_path / IGNORE).symlink_to(out_of_reach)
+    with pytest.raises(DlmError, match=r"src/\.dlm/ignore: The file cannot be read"):
+        sources.expand(notes(tmp_path, entry="exclude: [b]"))
 
 
 def glob_matches(glob: str, path: str) -> bool:
