@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +32,7 @@ logger = logging.getLogger(__name__)
 ROWS_PER_TABLE = 1000
 Shard = tuple[str, Iterable[str]]  # a data file, and the paths to open in it
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, LZMAError)  # what files and archives raise
 
 
 class RowsError(DlmError, DatasetGenerationError):
@@ -104,12 +108,22 @@ class Dlm(datasets.ArrowBasedBuilder):
                     message=f"None of the {len(urls)} files for split {str(split)!r} is a document."
                     if urls
                     else f"No file was found for split {str(split)!r}.",
-                    hint="Documents end in .dlm (or .dlm.gz and its like), archives of them in .zip.",
+                    hint="Documents end in .dlm (or .dlm.gz and its like), archives of them in .zip."
+                    if urls
+                    else "Where `[`, `*` or `?` is part of a name and no glob, put it in brackets: `[[]`.",
                 )
             # What editing leaves beside a document needs no word.
             if strays := [url for url in urls if url not in origins and not url.endswith((".dlm.bak", ".dlm.lock"))]:
                 logger.warning("Left out %d file(s) that are not .dlm documents: %s …", len(strays), strays[0])
-            files = [dl_manager.iter_files(path) for path in dl_manager.extract(dl_manager.download(origins))]
+            try:
+                paths = dl_manager.extract(dl_manager.download(origins))
+            except OSError as error:
+                raise DlmError(
+                    kind="DlmReadError",
+                    message=f"A data file cannot be read: {error}.",
+                    hint="Check it, or leave it out.",
+                ) from error
+            files = [dl_manager.iter_files(path) for path in paths]
             shards = list(zip(origins, files, strict=True))
             arguments = {"split": str(split), "shards": shards, "all_shards": tuple(shards)}
             splits.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
@@ -129,7 +143,7 @@ class Dlm(datasets.ArrowBasedBuilder):
         try:
             for index, (origin, paths) in enumerate(shards):
                 batch = 0
-                for path, source_file in _documents(origin, paths):
+                for path, source_file in self._listed(origin, paths):
                     for table in self._tables(path, source_file):
                         # Not a `Key`: datasets 4.7 counts rows by it and fails behind a shard that has none.
                         yield (index, batch), table
@@ -140,6 +154,16 @@ class Dlm(datasets.ArrowBasedBuilder):
                 self._check_rows_exist(split, all_shards)
         except DlmError as error:
             raise RowsError(**vars(error)) from None
+
+    def _listed(self, origin: str, paths: Iterable[str]) -> list[tuple[str, str]]:
+        """What to open for each document of a shard, and what its rows call it; none for a broken archive that may be
+        skipped.
+        """
+        try:
+            return _documents(origin, paths)
+        except DlmError as error:
+            self._leave_out(error)
+            return []
 
     def _tables(self, path: str, source_file: str) -> list[pa.Table]:
         """The rows of one document, whole; none for a broken one that may be skipped."""
@@ -152,11 +176,15 @@ class Dlm(datasets.ArrowBasedBuilder):
             chunks = iter(lambda: list(islice(rows, ROWS_PER_TABLE)), [])
             return [pa.Table.from_pylist(chunk, schema) for chunk in chunks]
         except DlmError as error:
-            if self.config.on_error == "raise":
-                raise
-            self.left_out += 1
-            logger.warning("Left out (document %d): %s", self.left_out, error)
+            self._leave_out(error)
             return []
+
+    def _leave_out(self, error: DlmError) -> None:
+        """Count and tell what on_error="skip" leaves out; otherwise raise."""
+        if self.config.on_error == "raise":
+            raise error
+        self.left_out += 1
+        logger.warning("Left out (document %d): %s", self.left_out, error)
 
     def _check_rows_exist(self, split: str, all_shards: tuple[Shard, ...]) -> None:
         """Return at the first row; if no document has any, say what they do have."""
@@ -164,7 +192,13 @@ class Dlm(datasets.ArrowBasedBuilder):
         adapters: set[str] = set()
         documents = broken = 0
         for origin, paths in all_shards:
-            for path, source_file in _documents(origin, paths):
+            try:
+                found = _documents(origin, paths)
+            except DlmError:
+                documents += 1
+                broken += 1
+                continue
+            for path, source_file in found:
                 documents += 1
                 try:
                     document = _read(path, source_file, self.config.expand_sources)
@@ -188,8 +222,12 @@ class Dlm(datasets.ArrowBasedBuilder):
 
 
 def _read(path: str, source_file: str, expand_sources: bool) -> Document:
-    with open(path, "rb") as file:
-        document = parse(file.read(), Path(source_file))
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except UNREADABLE as error:
+        raise _unreadable(source_file, error) from None
+    document = parse(raw, Path(source_file))
     if not expand_sources:
         return document
     if path != source_file or "://" in path:
@@ -201,14 +239,24 @@ def _read(path: str, source_file: str, expand_sources: bool) -> Document:
     return expand(document)
 
 
-def _documents(origin: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """What to open for each document of a shard, and what its rows call it."""
-    for path in paths:
-        if not _is_archive(origin):
-            yield str(path), origin
-        elif _is_document(path):
-            member = path.split("::")[0].removeprefix("zip://")
-            yield str(path), f"zip://{member}::{origin}"
+def _documents(origin: str, paths: Iterable[str]) -> list[tuple[str, str]]:
+    """What to open for each document of a shard, and what its rows call it. Raises DlmError for a broken archive."""
+    if not _is_archive(origin):
+        return [(str(path), origin) for path in paths]
+    try:
+        members = [str(path) for path in paths if _is_document(path)]
+    except UNREADABLE as error:
+        raise _unreadable(origin, error) from None
+    return [(path, f"zip://{path.split('::')[0].removeprefix('zip://')}::{origin}") for path in members]
+
+
+def _unreadable(name: str, error: Exception) -> DlmError:
+    return DlmError(
+        kind="DlmReadError",
+        message=f"The file cannot be read: {error}.",
+        hint="Check that it is whole and may be read.",
+        path=Path(name),
+    )
 
 
 def _is_document(url: str) -> bool:

@@ -16,6 +16,7 @@ Each row also has its provenance (`PROVENANCE` below).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -82,7 +83,7 @@ def convert(
     """
     make = _MAKERS[_known(kind)]
     declared = tuple(document.frontmatter.training.adapters or ())
-    name = source_file or str(document.path or "")
+    name = _shown(source_file or document.path or "")
     groups = _prose_groups(document)
     for section in document.sections:
         if declared and section.adapter is not None and section.adapter not in declared:
@@ -99,7 +100,7 @@ def convert(
         if made := list(make(section, document.frontmatter.system_prompt)):
             file, weight = name, 1.0
             if section.path is not None and section.path != document.path:
-                file, weight = str(section.path), (weights or {}).get(section.path, 1.0)
+                file, weight = _shown(section.path), (weights or {}).get(section.path, 1.0)
             provenance = _provenance(section, file, groups, weight)
             for columns, line in made:
                 yield {**columns, **provenance, "line": line}
@@ -109,6 +110,11 @@ def _known(kind: str) -> str:
     if kind not in COLUMNS:
         raise DlmError(kind="UnknownKindError", message=f"There are no rows of kind {kind!r}.", hint=_choose(KINDS))
     return kind
+
+
+def _shown(path: str | Path) -> str:
+    # A file name need not be UTF-8, but a column is.
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _trains(section: Section, adapter: str, declared: tuple[str, ...]) -> bool:

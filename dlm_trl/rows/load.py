@@ -9,9 +9,9 @@ What `load_dataset("dlm_trl/dlm", …)` gives, this gives too.
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -41,20 +41,22 @@ def load_dlm(
 ) -> DatasetDict | Dataset | IterableDatasetDict | IterableDataset:
     """Rows of `.dlm` documents: all splits, or the one named by split.
 
-    data_files: path, glob, URL, folder, a list of them, or splits → any of these; or a folder as data_dir. kind,
-    adapter, on_error and expand_sources: see `dlm_trl.rows.builder.DlmConfig`. num_proc, cache_dir and
+    data_files: path, glob, URL, a list of them, or splits → any of these, relative to data_dir; or a folder as either.
+    kind, adapter, on_error and expand_sources: see `dlm_trl.rows.builder.DlmConfig`. num_proc, cache_dir and
     storage_options are those of `load_dataset`. Raises DlmError for what is missing, empty or broken.
     """
     features(kind)
-    base_path = None
-    if data_files is None:
-        data_files = data_dir
-    if isinstance(data_files, str | os.PathLike) and os.path.isdir(data_files):
-        base_path = str(Path(data_files).expanduser().resolve())
+    if streaming and num_proc is not None:
+        raise DlmError(kind="UsageError", message="Streaming takes no num_proc.", hint="Leave out one of the two.")
+    if isinstance(data_files, str | os.PathLike) and os.path.isdir(inner := os.path.join(data_dir or "", data_files)):
+        data_files, data_dir = None, inner
+    folder = os.path.realpath(data_dir or "")
+    base_path = glob.escape(folder)
+    whole_folder = data_files is None and data_dir is not None
     try:
         builder = Dlm(
             config_name=kind,
-            data_files=_as_strings(data_files) if base_path is None else get_data_patterns(base_path),
+            data_files=get_data_patterns(base_path) if whole_folder else _patterns(data_files, folder),
             base_path=base_path,
             hash=revision(),
             cache_dir=None if cache_dir is None else str(cache_dir),
@@ -65,7 +67,7 @@ def load_dlm(
         )
     except (FileNotFoundError, EmptyDatasetError) as error:
         raise DlmError(
-            kind="NoDocumentsError", message=f"No documents at {data_files}.", hint="Give a path, a glob or a folder."
+            kind="NoDocumentsError", message=f"No documents: {error}.", hint="Give paths, globs or one folder."
         ) from error
     if streaming:
         return builder.as_streaming_dataset(split=split)
@@ -73,9 +75,11 @@ def load_dlm(
     return builder.as_dataset(split=split)
 
 
-def _as_strings(files: Any) -> Any:
+def _patterns(files: Any, folder: str) -> Any:
+    """The files as `datasets` wants them: each a string in which only a glob's own `[`, `*` and `?` are special."""
     if isinstance(files, Mapping):
-        return {split: _as_strings(part) for split, part in files.items()}
+        return {split: _patterns(part, folder) for split, part in files.items()}
     if isinstance(files, str | os.PathLike):
-        return os.fspath(files)
-    return files if files is None else [os.fspath(file) for file in files]
+        path = os.fspath(files)
+        return glob.escape(path) if os.path.isfile(os.path.join(folder, path)) else path
+    return files if files is None else [_patterns(file, folder) for file in files]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -236,6 +237,47 @@ def test_a_broken_document_fails_with_its_place_or_is_skipped(
         assert "Left out (document 1)" in caplog.text and place in caplog.text
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["cached", "streaming"])
+def test_a_broken_archive_is_named_or_skipped(write: Write, load: Callable[..., Any], streaming: bool) -> None:
+    good = write("good.dlm")
+    broken = [good.with_name(name) for name in ("broken.zip", "broken.dlm.gz", "cut.dlm.gz")]
+    for path, data in zip(broken, (b"no zip", b"no gzip", gzip.compress(good.read_bytes())[:50]), strict=True):
+        path.write_bytes(data)
+        with pytest.raises(DlmError, match=f"{path.name}: The file cannot be read"):
+            list(load(str(path), streaming=streaming)["train"])
+    names = [str(path) for path in [*broken, good]]
+    rows = list(load(names, on_error="skip", streaming=streaming)["train"])
+    assert [row["source_file"] for row in rows] == [names[-1]] * 3
+    with pytest.raises(DlmError, match=r"3 document.*3 of them broken"):
+        list(load(names[:-1], on_error="skip", streaming=streaming)["train"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens but does not read")
+def test_a_file_that_does_not_read_is_one_clear_error(write: Write, load: Callable[..., Any]) -> None:
+    path = write("a.dlm").with_name("unreadable.dlm")
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(DlmError, match="cannot be read"):
+        load(str(path))
+
+
+def test_names_with_the_characters_of_globs_are_names(write: Write, tmp_path: Path) -> None:
+    path = write("my [notes]/a [draft]?.dlm")
+    for files in (path, [path], {"train": path}, path.parent):
+        assert set(load_dlm(files, split="train")["source_file"]) == {str(path)}
+    assert len(load_dlm("*.dlm", data_dir=path.parent, split="train")) == 3
+    assert load_dlm(path.name, data_dir=path.parent, split="train")["source_file"][0] == str(path)
+
+
+def test_a_name_that_is_not_utf8_is_shown_as_far_as_it_is(write: Write) -> None:
+    path = write("notes/a.dlm", "Own prose.", SOURCES)
+    source = path.parent / "texts" / os.fsdecode(b"h\xe9ron.txt")
+    source.parent.mkdir()
+    source.write_text("A heron waits.")
+    assert load_dlm(path, "prose", split="train", expand_sources=True)["source_file"][1].endswith("h\ufffdron.txt")
+    renamed = path.rename(path.with_name(os.fsdecode(b"\xe9.dlm")))
+    assert load_dlm(renamed, "prose", split="train")["source_file"][0].endswith("\ufffd.dlm")
+
+
 @pytest.mark.parametrize("options", [{}, {"streaming": True}, {"num_proc": 2}], ids=["cached", "streaming", "workers"])
 def test_no_rows_says_what_was_asked_and_what_is_there(
     write: Write, load: Callable[..., Any], options: dict[str, Any]
@@ -257,7 +299,10 @@ def test_rows_in_one_of_many_documents_are_enough(write: Write, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda folder: load_dlm(folder / "missing.dlm"), "No documents at"),
+        (lambda folder: load_dlm(folder / "missing.dlm"), "missing.dlm"),
+        (lambda folder: load_dlm([folder / "a.dlm", folder / "missing.dlm"]), "No documents: .*missing.dlm'"),
+        (lambda folder: load_dlm("missing.dlm", data_dir=folder), "missing.dlm"),
+        (lambda folder: load_dlm(folder / "a.dlm", streaming=True, num_proc=2), "takes no num_proc"),
         (lambda folder: load_dlm(folder / "missing" / "*.dlm"), "No file was found"),
         (lambda folder: load_dlm(folder / "a.dlm", "stf"), "no rows of kind 'stf'"),
         (lambda folder: load_dlm(folder / "a.dlm", on_error="ignore"), "on_error is 'ignore'"),
