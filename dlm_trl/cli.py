@@ -38,12 +38,21 @@ def _verbs() -> None:
 
 @app.command()
 def check(
-    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE…")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            exists=True, dir_okay=False, readable=True, metavar="FILE…", help="Documents, such as notes/*.dlm."
+        ),
+    ],
     format: Annotated[
         Format, typer.Option(help="text to read, json for programs, github for annotations.")
     ] = Format.text,
 ) -> None:
-    """Show what the reader refuses and what it would silently misread. Exit 0: nothing, 1: findings, 2: misuse."""
+    """Show what the reader refuses and what it would silently misread.
+
+    Each finding says where it is, what is wrong, why it matters and what to do. No file is changed.
+    Exit 0: nothing, 1: findings, 2: misuse.
+    """
     from dlm_trl.notes import findings
     from dlm_trl.notes.check import check as check_file
 
