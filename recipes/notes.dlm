@@ -10,8 +10,8 @@ training:
   lora_alpha: 64
   lora_dropout: 0.0
   sequence_len: 512
-  learning_rate: 3.0e-3
-  num_epochs: 30
+  learning_rate: 2.0e-3
+  num_epochs: 60
   lr_scheduler: cosine
   warmup_ratio: 0.05
   precision: fp32

@@ -47,12 +47,16 @@ STAGES = [
         "drill": 15.0, "lookup": 35.0, "facts": 12.0, "choice": 16.0, "riddle": 5.0, "glossary": 8.0, "letters": 3.0,
         "general": 2.0, "teacher": 6.0,
     }),
-    (8.5e6, 4096, {
+    (9.27e6, 4096, {
         "marked": 32.0, "lookup": 12.0, "facts": 14.0, "choice": 8.0, "riddle": 4.0, "glossary": 16.0, "letters": 3.0,
         "general": 3.0, "teacher": 8.0,
     }),
+    (12.5e6, 4096, {
+        "riddle": 14.0, "choice": 14.0, "facts": 26.0, "marked": 8.0, "lookup": 8.0, "glossary": 14.0, "letters": 3.0,
+        "general": 3.0, "teacher": 8.0,
+    }),
     (math.inf, 4096, {
-        "marked": 16.0, "lookup": 12.0, "facts": 12.0, "choice": 8.0, "riddle": 4.0, "glossary": 16.0, "letters": 3.0,
+        "riddle": 6.0, "choice": 8.0, "facts": 16.0, "marked": 6.0, "lookup": 10.0, "glossary": 16.0, "letters": 3.0,
         "general": 6.0, "teacher": 13.0, "reading": 9.0, "closed_book": 5.0,
     }),
 ]  # fmt: skip
@@ -62,6 +66,7 @@ SAMPLE = {
     "general": 6.0, "teacher": 15.0, "reading": 10.0, "closed_book": 5.0,
 }  # fmt: skip
 ROW = 256
+RECALL_LAYER, RECALL_WEIGHT = 3, 0.5
 IGNORE = -100
 
 
@@ -108,7 +113,7 @@ class Source:
         self.held_out = [s for s in synsets.values() if held_out(s.key)]
 
 
-Coded = tuple[list[int], list[int], float]
+Coded = tuple[list[int], list[int], float, bool]
 
 
 def encode(docs: list[Doc], tokenizer: PreTrainedTokenizerFast) -> list[Coded]:
@@ -123,7 +128,7 @@ def encode(docs: list[Doc], tokenizer: PreTrainedTokenizerFast) -> list[Coded]:
             labels = [
                 IGNORE if e > s and quiet[s:e].any() else t for t, (s, e) in zip(labels, coded.offsets, strict=True)
             ]
-        out.append((coded.ids, labels, doc.weight))
+        out.append((coded.ids, labels, doc.weight, doc.recall))
     return out
 
 
@@ -139,6 +144,7 @@ def batches(
         document = torch.full((rows, length), -1)
         position = torch.zeros((rows, length), dtype=torch.long)
         weight = torch.ones((rows, length))
+        recall = torch.zeros((rows, length), dtype=torch.bool)
         for row in range(rows):
             at, number = 0, 0
             while True:
@@ -148,16 +154,24 @@ def batches(
                 fit = next((i for i, d in enumerate(waiting[:64]) if len(d[0]) <= length - at), None)
                 if fit is None:
                     break
-                doc_ids, doc_labels, doc_weight = waiting.pop(fit)
+                doc_ids, doc_labels, doc_weight, doc_recall = waiting.pop(fit)
                 end = at + len(doc_ids)
                 ids[row, at:end] = torch.tensor(doc_ids)
                 labels[row, at:end] = torch.tensor(doc_labels)
                 labels[row, at] = IGNORE  # nothing predicts a BOS
                 document[row, at:end] = number
                 weight[row, at:end] = doc_weight
+                recall[row, at:end] = doc_recall
                 position[row, at:end] = torch.arange(len(doc_ids))
                 at, number = end, number + 1
-        yield {"ids": ids, "labels": labels, "document": document, "position": position, "weight": weight}
+        yield {
+            "ids": ids,
+            "labels": labels,
+            "document": document,
+            "position": position,
+            "weight": weight,
+            "recall": recall,
+        }
 
 
 def initialise(model: LlamaForCausalLM) -> None:
@@ -175,22 +189,36 @@ def initialise(model: LlamaForCausalLM) -> None:
 
 
 def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], across: bool = False) -> torch.Tensor:
-    """Weighted mean of the next-token loss, in nats. Documents stay apart; `across` takes a row for one text."""
+    """Weighted mean of the next-token loss, in nats. Documents stay apart; `across` takes a row for one text.
+
+    Answers that are words recalled from a description carry the loss a second time at layer RECALL_LAYER (deep
+    supervision; Lee et al., AISTATS 2015): left alone, the model knows the word in its last layer only, behind which
+    no layer is left to look the word up among the options.
+    """
     length = batch["ids"].shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     mask, position = None, None
     if not across:
         mask = ((batch["document"][:, :, None] == batch["document"][:, None, :]) & causal)[:, None]
         position = batch["position"]
+    targets = batch["labels"][:, 1:]
+    keep = targets != IGNORE  # the head only where there is a loss
+    early = keep & batch["recall"][:, 1:]
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(
-            input_ids=batch["ids"], attention_mask=mask, position_ids=position, use_cache=False
-        ).last_hidden_state
-        targets = batch["labels"][:, 1:]
-        keep = targets != IGNORE
-        logits = model.lm_head(hidden[:, :-1][keep])  # the head only where there is a loss
+        output = model.model(
+            input_ids=batch["ids"],
+            attention_mask=mask,
+            position_ids=position,
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        logits = model.lm_head(output.last_hidden_state[:, :-1][keep])
+        early_logits = model.lm_head(model.model.norm(output.hidden_states[RECALL_LAYER][:, :-1][early]))
     weight = batch["weight"][:, 1:][keep]
-    return (F.cross_entropy(logits.float(), targets[keep], reduction="none") * weight).sum() / weight.sum()
+    loss = (F.cross_entropy(logits.float(), targets[keep], reduction="none") * weight).sum() / weight.sum()
+    if early.any():
+        loss = loss + RECALL_WEIGHT * F.cross_entropy(early_logits.float(), targets[early])
+    return loss
 
 
 def train(

@@ -26,6 +26,8 @@ VALUES = [
 ]  # fmt: skip
 # How much a token with a loss counts: a look-up has few of them among many without.
 WEIGHTS = {"echo": 4.0, "drill": 4.0, "lookup": 4.0, "facts": 3.0, "marked": 3.0, "choice": 2.0, "riddle": 2.0}
+# Families whose answer must be known early in the model, where later layers can still look it up (see `loss_of`).
+RECALL = {"riddle", "choice"}
 # Plain exchanges that keep a gloss's meaning.
 SYNONYMS = {
     "small": "little", "large": "big", "used": "made use of", "especially": "mostly", "usually": "often",
@@ -47,6 +49,7 @@ class Doc:
     text: str = ""
     silent: list[tuple[int, int]] = field(default_factory=list)
     weight: float = 1.0
+    recall: bool = False
 
     def add(self, text: str, loss: bool = True) -> Doc:
         if not loss:
@@ -282,6 +285,7 @@ class Corpus:
             name = rng.choices(names, shares)[0]
             doc: Doc = getattr(self, name)(rng)
             doc.weight = WEIGHTS.get(name, 1.0)
+            doc.recall = name in RECALL
             doc.text = doc.text.rstrip()
             if not doc.text.endswith(EOS):
                 doc.add(EOS)
