@@ -33,14 +33,15 @@ class Triple(NamedTuple):
     line: int
 
 
-_BREAKS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+# Any character but line breaks, and controls, which are rare. Ranges in this order match faster than a negation.
+_TEXT = r"[ -\x84\x86-\u2027\u202a-\U0010ffff\t]"
 _PAIR = ("Q", "A")
 _TRIPLE = ("Prompt", "Chosen", "Rejected")
 
 
 def _short(labels: tuple[str, ...]) -> re.Pattern[str]:
     """A whole group of blocks whose bodies are one line each, as most are: one match reads them."""
-    blocks = "\n".join(rf"### {label}\n([^\s#][^{_BREAKS}]*)" for label in labels)
+    blocks = "\n".join(rf"### {label}\n([^\s#]{_TEXT}*)" for label in labels)
     return re.compile(rf"{blocks}(\n+|\Z)")
 
 
@@ -55,12 +56,12 @@ def read_pairs(content: str, content_line: int, path: Path | None = None) -> lis
 
     Raises DlmError (InstructionParseError) where the section does not keep to the grammar.
     """
-    pairs, at, line = [], 0, content_line
-    while short := _SHORT_PAIR.match(content, at):
+    pairs, at, end, line = [], 0, len(content), content_line
+    while at < end and (short := _SHORT_PAIR.match(content, at)):
         question, answer, blanks = short.groups()
         pairs.append(Pair(question.rstrip(), answer.rstrip(), line, line + 2))
         at, line = short.end(), line + 3 + len(blanks)
-    return pairs if pairs and at == len(content) else _long_pairs(content, content_line, path)
+    return pairs if pairs and at == end else _long_pairs(content, content_line, path)
 
 
 def read_triples(content: str, content_line: int, path: Path | None = None) -> list[Triple]:
@@ -68,12 +69,12 @@ def read_triples(content: str, content_line: int, path: Path | None = None) -> l
 
     Raises DlmError (PreferenceParseError) where the section does not keep to the grammar.
     """
-    triples, at, line = [], 0, content_line
-    while short := _SHORT_TRIPLE.match(content, at):
+    triples, at, end, line = [], 0, len(content), content_line
+    while at < end and (short := _SHORT_TRIPLE.match(content, at)):
         prompt, chosen, rejected, blanks = short.groups()
         triples.append(Triple(prompt.rstrip(), chosen.rstrip(), rejected.rstrip(), line))
         at, line = short.end(), line + 5 + len(blanks)
-    return triples if triples and at == len(content) else _long_triples(content, content_line, path)
+    return triples if triples and at == end else _long_triples(content, content_line, path)
 
 
 def _long_pairs(content: str, content_line: int, path: Path | None) -> list[Pair]:

@@ -38,8 +38,10 @@ def _time(value: str) -> str:
 
 
 def _matching(pattern: str) -> Callable[[str], str]:
+    compiled = re.compile(pattern)
+
     def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
+        if not compiled.fullmatch(value):
             raise ValueError
         return value
 
@@ -116,11 +118,9 @@ def _attribute_fence(kind: str, items: list[tuple[str, str]], line: int, path: P
             f"`::{kind} …::` takes no attributes.", "Only image and audio fences have attributes.", line, path
         )
     values = dict(items)
-    try:
-        _check_keys(items, *_MEDIA[kind])
-    except ValueError as error:
-        hint = f"Its keys are {_listed(_MEDIA[kind][1])}."
-        raise fence_error(f"The {kind} fence {error}.", hint, line, path) from None
+    required, known = _MEDIA[kind]
+    if problem := _key_problem(items, required, known):
+        raise fence_error(f"The {kind} fence {problem}.", f"Its keys are {_listed(known)}.", line, path)
     if not all(value.isascii() for value in values.values()):
         raise fence_error("A fence attribute is not ASCII.", "Rename the file, or describe it in the text.", line, path)
     return Fence(cast(Kind, kind), None, MappingProxyType(values))
@@ -131,44 +131,46 @@ def read_marker(text: str, kind: Kind, line: int, path: Path | None) -> Provenan
 
     Raises DlmError (FenceError) for a marker with missing, unknown, repeated or malformed values.
     """
-    found = _MARKER.fullmatch(text)
-    if found is None or kind not in _MARKER_KINDS[found[1]]:
-        return None
     try:
-        return _marker_values(found[1], found[2])
+        return _marker(text, kind)
     except ValueError as error:
-        hint = f"Its keys are {_listed(_MARKERS[found[1]])}."
-        raise fence_error(f"The {found[1]} marker {error}.", hint, line, path) from None
+        message, hint = error.args
+        raise fence_error(message, hint, line, path) from None
 
 
 @lru_cache(maxsize=256)  # all the pairs that a teacher wrote about one section have the same marker
-def _marker_values(name: str, text: str) -> Provenance:
-    """The typed values in the text of the marker with this name; ValueError says what is wrong with it."""
-    if not _MARKER_BODY.fullmatch(text):
-        raise ValueError('is no list of key="value"')
-    items = _ATTRIBUTE.findall(text)
-    keys = _MARKERS[name]
-    _check_keys(items, keys.keys(), keys.keys())
+def _marker(text: str, kind: Kind) -> Provenance | None:
+    """As read_marker; ValueError(message, hint) says what is wrong."""
+    found = _MARKER.fullmatch(text)
+    if found is None or kind not in _MARKER_KINDS[found[1]]:
+        return None
+    name, keys = found[1], _MARKERS[found[1]]
+    if not _MARKER_BODY.fullmatch(found[2]):
+        raise ValueError(f'The {name} marker is no list of key="value".', f"Its keys are {_listed(keys)}.")
+    items = _ATTRIBUTE.findall(found[2])
+    if problem := _key_problem(items, keys.keys(), keys.keys()):
+        raise ValueError(f"The {name} marker {problem}.", f"Its keys are {_listed(keys)}.")
     values = {}
     for key, value in items:
         read, wanted = keys[key]
         try:
             values[key] = read(value)
         except ValueError:
-            raise ValueError(f'needs {wanted} for {key}, not "{value}"') from None
+            raise ValueError(f'The {name} marker has "{value}" for {key}.', f"It needs {wanted}.") from None
     return MappingProxyType(values)
 
 
-def _check_keys(items: list[tuple[str, str]], required: Set[str], known: Set[str]) -> None:
-    """ValueError for a key that is there twice, unknown, or missing."""
+def _key_problem(items: list[tuple[str, str]], required: Set[str], known: Set[str]) -> str | None:
+    """What is wrong with the keys: one that is there twice, unknown, or missing."""
+    keys = dict(items).keys()
+    if len(keys) == len(items) and required <= keys <= known:
+        return None
     count = Counter(key for key, _ in items)
-    for problem, names in (
-        ("repeats", {key for key in count if count[key] > 1}),
-        ("does not know", count.keys() - known),
-        ("lacks", required - count.keys()),
-    ):
-        if names:
-            raise ValueError(f"{problem} {_listed(names)}")
+    if repeated := {key for key in count if count[key] > 1}:
+        return f"repeats {_listed(repeated)}"
+    if unknown := keys - known:
+        return f"does not know {_listed(unknown)}"
+    return f"lacks {_listed(required - keys)}"
 
 
 def _listed(names: Iterable[str]) -> str:

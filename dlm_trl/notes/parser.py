@@ -10,21 +10,22 @@ from __future__ import annotations
 import gc
 import os
 import re
-from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
-from dlm_trl.notes.document import NO_PROVENANCE, Document, Provenance, Section
+from dlm_trl.notes.document import NO_PROVENANCE, Document, Section
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.frontmatter import parse_frontmatter
-from dlm_trl.notes.markers import PLAIN_FENCES, Fence, fence_error, read_fence, read_marker
+from dlm_trl.notes.markers import PLAIN_FENCES, fence_error, read_fence, read_marker
 
 _BOM = "\ufeff"
 _CLOSING = re.compile(r"\n---(?=\n|\Z)")
 _FENCE_START = "\n::"
+_COLONS = re.compile(rb"::")
+_BREAK = re.compile(rb"\r\n?|\n")
 _CODE = "\n```"
 _MARKER_START = "<!-- dlm-auto-"
 
@@ -70,10 +71,7 @@ def parse(text: str | bytes, path: Path | None = None) -> Document:
         begin += 1
     end = max(begin, len(body) - body.endswith("\n"))
     with _collector_paused():
-        sections = _scan(body, begin, end, path)
-        if sections and len(raw) != len(body):
-            bounds = [*_byte_offsets(original, body, [section.span[0] for section in sections]), len(raw)]
-            sections = [s._replace(span=span) for s, span in zip(sections, pairwise(bounds), strict=True)]
+        sections = _scan(body, begin, end, raw, path)
     return Document(frontmatter, tuple(sections), path, raw, sections[0].span[0] if sections else len(raw))
 
 
@@ -105,34 +103,32 @@ def _decoded(text: str | bytes, path: Path | None) -> tuple[bytes, str]:
         ) from None
 
 
-def _byte_offsets(original: str, text: str, offsets: list[int]) -> list[int]:
-    """From ascending offsets in text (no BOM, LF line ends) to offsets in the bytes of the original."""
-    bom = original.startswith(_BOM)
-    places = offsets
-    if not original.isascii():
-        sizes = (len(text[start:stop].encode()) for start, stop in pairwise([0, *offsets]))
-        places = [place + bom * len(_BOM.encode()) for place in accumulate(sizes)]
-    if "\r" in original:
-        # Where each CRLF that became LF lies in text: behind n of them, the original is n bytes ahead.
-        breaks = [m.start() - bom - n for n, m in enumerate(re.finditer("\r\n", original))]
-        places = [place + bisect_left(breaks, offset) for place, offset in zip(places, offsets, strict=True)]
-    return places
+def _starts(raw: bytes, line: int) -> Iterator[int]:
+    """Where in the bytes this line begins, then each line behind it that starts as a fence does."""
+    begin = next(islice(_BREAK.finditer(raw), line - 2, None)).end()
+    yield begin
+    yield from (at for found in _COLONS.finditer(raw, begin) if raw[(at := found.start()) - 1] in b"\r\n")
 
 
-def _scan(text: str, begin: int, end: int, path: Path | None) -> list[Section]:
-    """Every section of the body, text[begin:end], that is kept: all but blank prose. Spans are in characters."""
+def _scan(text: str, begin: int, end: int, raw: bytes, path: Path | None) -> list[Section]:
+    """Every section of the body, text[begin:end], that is kept: all but blank prose."""
     kept: list[Section] = []
-    fence, start, line = PLAIN_FENCES["::prose::"], begin, text.count("\n", 0, begin) + 1  # of the open section
+    fence, line = PLAIN_FENCES["::prose::"], text.count("\n", 0, begin) + 1  # of the section that is open
     content_start, content_line = begin, line
     here, line_here = begin - 1, line  # the line break in front of the next line to look at, and that line's number
-    in_code = False
+    has_code, in_code = "`" in text, False
+    starts = _starts(raw, line) if len(raw) != len(text) else None  # else offsets in the text are those in the bytes
+    start = next(starts) if starts else begin
     while True:
         found = None
         stop = text.find(_FENCE_START, here, end)
         last = stop < 0
         if last:
-            stop = end
-        if text.find("`", here, stop) >= 0 and text.count(_CODE, here, stop) % 2:  # a single character is found faster
+            stop, edge = end, len(raw)
+        else:
+            edge = next(starts) if starts else stop + 1
+        # A single character is found faster than the break and the backticks together.
+        if has_code and text.find("`", here, stop) >= 0 and text.count(_CODE, here, stop) % 2:
             in_code = not in_code
         if not last:
             line_here += text.count("\n", here + 1, stop + 1)
@@ -148,12 +144,18 @@ def _scan(text: str, begin: int, end: int, path: Path | None) -> list[Section]:
         elif in_code:
             raise fence_error("A code block is not closed.", "Close it with three backticks.", line, path, column=0)
 
-        content, provenance = text[content_start:stop], NO_PROVENANCE
-        if content.startswith(_MARKER_START):
-            content, provenance, markers = _without_markers(content, fence, line, path)
-            content_line += markers
+        provenance = NO_PROVENANCE
+        while text.startswith(_MARKER_START, content_start):
+            marker_end = text.find("\n", content_start, stop)
+            if marker_end < 0:
+                marker_end = stop
+            marker = read_marker(text[content_start:marker_end], fence.kind, line, path)
+            if marker is None:
+                break
+            provenance = MappingProxyType({**provenance, **marker}) if provenance else marker
+            content_start, content_line = marker_end + 1, content_line + 1
+        content = text[content_start:stop]
         kind, adapter, attributes = fence
-        edge = len(text) if last else stop + 1
         if kind != "prose" or (content and not content.isspace()):
             span = start, edge
             kept.append(Section(kind, content, line, content_line, span, adapter, path, provenance, attributes))
@@ -163,16 +165,3 @@ def _scan(text: str, begin: int, end: int, path: Path | None) -> list[Section]:
             return kept
         fence, start, line = found, edge, line_here - 1
         content_start, content_line = here + 1, line_here
-
-
-def _without_markers(content: str, fence: Fence, line: int, path: Path | None) -> tuple[str, Provenance, int]:
-    """The content behind its provenance markers, what they say, and how many there are."""
-    provenance, count = NO_PROVENANCE, 0
-    while content.startswith(_MARKER_START):
-        first, _, rest = content.partition("\n")
-        marker = read_marker(first, fence.kind, line, path)
-        if marker is None:
-            break
-        provenance = MappingProxyType({**provenance, **marker}) if provenance else marker
-        content, count = rest, count + 1
-    return content, provenance, count
