@@ -1,4 +1,4 @@
-"""The wording of the online tasks is fixed: the embedded base is trained on it, and results are compared across versions."""
+"""The wording of the online tasks is fixed: the base was trained on it, and results are compared across versions."""
 
 from __future__ import annotations
 
