@@ -12,6 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dlm_trl.models.batching import evaluating
+
 LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; a large vocabulary gets smaller batches
 
 
@@ -45,12 +47,8 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text:
     if len(ids) - 1 > whole * stride:
         batches.append(torch.tensor([ids[whole * stride :]]))
 
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         total = sum(_nll(model, rows.to(model.device)) for rows in batches)
-    finally:
-        model.train(was_training)
     return math.exp(total / (len(ids) - 1))
 
 

@@ -17,7 +17,7 @@ from dlm_trl.models.generate import generate
 FUZZY_RATIO = 90.0  # of 100; about one wrong letter in ten
 SPARE_TOKENS = 8  # an answer that goes on after the expected one is seen to do so
 
-Question = tuple[str, str, str | None]
+Question = tuple[str, str, str | None]  # question, answer, system prompt
 
 
 @dataclass(frozen=True, slots=True)

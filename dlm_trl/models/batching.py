@@ -1,8 +1,10 @@
 """How prompts of any lengths go through a model: sorted, in batches of bounded size, halved when memory ends."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 T = TypeVar("T")
@@ -45,3 +47,15 @@ def run_in_batches(run: Callable[[list[int]], Sequence[T]], lengths: Sequence[in
         half = (len(batch) + 1) // 2
         waiting += [batch[half:], batch[:half]]
     return [results[index] for index in range(len(lengths))]
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """No dropout inside, and a KV cache although gradient checkpointing is on; the mode comes back afterwards."""
+    training = {module for module in model.modules() if module.training}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.batching import run_in_batches
+from dlm_trl.models.batching import evaluating, run_in_batches
 
 TOKEN_BUDGET = 16_384  # rows × (longest prompt + new tokens) of one batch
 
@@ -52,7 +52,7 @@ def generate(
         )
         return [_decode(tokenizer, new, ends, stop) for new in output[:, width:].tolist()]
 
-    with _evaluating(inner), _generation_config(inner, config), _seeded(seed) if temperature else nullcontext():
+    with evaluating(inner), _generation_config(inner, config), _seeded(seed) if temperature else nullcontext():
         return run_in_batches(run, [len(t) + max_new_tokens for t in tokens], token_budget)
 
 
@@ -87,18 +87,6 @@ def _decode(tokenizer: PreTrainedTokenizerBase, new: list[int], ends: list[int],
     text = tokenizer.decode(new[:end], skip_special_tokens=True)
     cuts = [text.find(s) for s in stop if s in text]
     return text[: min(cuts)] if cuts else text
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """No dropout inside, and a KV cache although gradient checkpointing is on; the mode comes back afterwards."""
-    training = {module for module in model.modules() if module.training}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.batching import run_in_batches
+from dlm_trl.models.batching import evaluating, run_in_batches
 
 TOKEN_BUDGET = 8_192  # rows × longest row of one batch; the logits of a batch are kept whole
 
@@ -58,9 +58,5 @@ def log_probs(
             for k, i in enumerate(batch)
         ]
 
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return run_in_batches(run, lengths, token_budget)
-    finally:
-        model.train(was_training)

@@ -18,11 +18,10 @@ from dlm_trl.notes.check_lines import check_lines, invisible_characters
 from dlm_trl.notes.check_sections import check_sections
 from dlm_trl.notes.document import Section
 from dlm_trl.notes.errors import DlmError
-from dlm_trl.notes.findings import Finding, finding_of
+from dlm_trl.notes.findings import REFUSED, Finding, finding_of
 from dlm_trl.notes.parser import parse, read_bytes
 from dlm_trl.notes.sources import source_root
 
-_REFUSED = "The reader refuses the file."
 # Stands in for the frontmatter when the body is read, so that the state of the one does not matter to the other.
 _STAND_IN = "---\n{dlm_id: AAAAAAAAAAAAAAAAAAAAAAAAAA, base_model: none}\n---\n"
 _MORE_HEAD = re.compile(r"\s|(dlm_id|dlm_version|base_model|training|export|system_prompt):(\s|$)")
@@ -108,7 +107,7 @@ def _encoding(raw: bytes, path: Path) -> Iterator[Finding]:
         except UnicodeDecodeError as error:
             column = len(line[: error.start].decode()) + 1
             message, fix = f"The line is not UTF-8: {error.reason}.", "Save the file as UTF-8."
-            yield Finding(path, number, column, "DlmEncodingError", message, _REFUSED, fix)
+            yield Finding(path, number, column, "DlmEncodingError", message, REFUSED, fix)
 
 
 def _lone_returns(raw: bytes, path: Path) -> Iterator[Finding]:
@@ -146,4 +145,4 @@ def _sources(head: Head, path: Path) -> Iterator[Finding]:
 
 
 def _refused(path: Path, line: int, rule: str, message: str, fix: str) -> Finding:
-    return Finding(path, line, 1, rule, message, _REFUSED, fix)
+    return Finding(path, line, 1, rule, message, REFUSED, fix)

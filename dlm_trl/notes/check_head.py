@@ -14,12 +14,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dlm_trl.notes.errors import DlmError
-from dlm_trl.notes.findings import Finding, finding_of
+from dlm_trl.notes.findings import REFUSED, Finding, finding_of
 from dlm_trl.notes.frontmatter import load_mapping
 from dlm_trl.notes.schema import Frontmatter
 
 _FIRST_LINE = 2  # the YAML begins on the file's second line
-_REFUSED = "The reader refuses the file."
 Key = tuple[str | int, ...]
 
 
@@ -121,7 +120,7 @@ def _finding(key: Key, problems: list[Any], lines: dict[Key, int], path: Path) -
         fix = "It is 26 digits and capital letters, without I, L, O and U."
     while key and key not in lines:
         key = key[:-1]
-    return Finding(path, lines.get(key, _FIRST_LINE), 0, "SchemaValidationError", message, _REFUSED, fix)
+    return Finding(path, lines.get(key, _FIRST_LINE), 0, "SchemaValidationError", message, REFUSED, fix)
 
 
 def _nearest(key: Key) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple, get_args
 from dlm_trl.notes.code_blocks import markdown_blocks, reader_blocks, toggles, unclosed
 from dlm_trl.notes.document import Kind
 from dlm_trl.notes.errors import DlmError
-from dlm_trl.notes.findings import Finding, finding_of
+from dlm_trl.notes.findings import REFUSED, Finding, finding_of
 from dlm_trl.notes.markers import Fence, read_fence, read_marker
 
 _KINDS = get_args(Kind)
@@ -35,7 +35,6 @@ _HIDDEN = (
 _INVISIBLE = re.compile(rf"[{_SPLITTERS}{_HIDDEN}]|(?:^|(?<=[!-~]))[{_JOINERS}]|[{_JOINERS}](?:$|(?=[!-~]))")
 _NAMES = {"\v": "VERTICAL TAB", "\f": "FORM FEED", "\x85": "NEXT LINE"}
 
-_REFUSED = "The reader refuses the file."
 _ONLY_BACKTICKS = "To the reader only three backticks at column 0 begin and end code."
 
 
@@ -61,7 +60,7 @@ def check_lines(lines: list[str], first: int, path: Path) -> CheckedLines:
     if odd is not None:
         message, why = (
             "These backticks open or close a code block that has no other half.",
-            f"{_REFUSED} {_ONLY_BACKTICKS}",
+            f"{REFUSED} {_ONLY_BACKTICKS}",
         )
         fix = "Close the block with three backticks at column 0, or do not begin the line with them."
         findings.append(Finding(path, first + odd, 1, "FenceError", message, why, fix))
@@ -104,7 +103,7 @@ def _bad_fence(error: DlmError, line: str, at: int, path: Path) -> Finding:
     name = line.strip(":").split()[0].partition("#")[0].lower() if line.strip(":") else ""
     close = get_close_matches(name, _KINDS, n=1)
     fix = f"Did you mean `::{close[0]}::`? {error.hint}" if close and close[0] not in line else error.hint
-    return Finding(path, at, 1, error.kind, error.message, _REFUSED, fix or "Correct the line.")
+    return Finding(path, at, 1, error.kind, error.message, REFUSED, fix or "Correct the line.")
 
 
 def _markers(lines: list[str], i: int, fence: Fence, first: int, path: Path) -> tuple[int, list[Finding]]:

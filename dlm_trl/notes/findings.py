@@ -11,6 +11,8 @@ from pathlib import Path
 
 from dlm_trl.notes.errors import DlmError
 
+REFUSED = "The reader refuses the file."
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
@@ -30,7 +32,7 @@ class Finding:
     fix: str
 
 
-def finding_of(error: DlmError, path: Path, why: str = "The reader refuses the file.") -> Finding:
+def finding_of(error: DlmError, path: Path, why: str = REFUSED) -> Finding:
     """The finding that stands for an error; one that belongs to no line is shown at the first."""
     fix = error.hint or "Correct it."
     return Finding(path, error.line or 1, error.column or 0, error.kind, error.message, why, fix)

@@ -108,18 +108,12 @@ class Source(_Model):
     max_files: Count | None = None
 
 
-class Training(_Model):
-    """How the document wants to be trained."""
+class Training(Adapter):
+    """How the document wants to be trained; the keys of `Adapter` are those of a document without named adapters."""
 
-    adapter: AdapterType = "lora"
-    lora_r: Rank = 8
-    lora_alpha: Count = 16
-    lora_dropout: HalfShare = 0.05
-    target_modules: Literal["auto"] | list[str] = "auto"
     sequence_len: Annotated[int, Field(ge=64, le=32_768)] = 2048
     micro_batch_size: CountOrAuto = "auto"
     grad_accum: CountOrAuto = "auto"
-    learning_rate: Positive = 2e-4
     num_epochs: Count = 3
     optimizer: Literal["adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"] = (
         "adamw_torch"

@@ -56,7 +56,7 @@ def current_adapter(dlm_id: str, name: str | None = None) -> Path | None:
         return None
     root = document_store(dlm_id).resolve()
     adapter = (root / pointer.read_text(encoding="utf-8").strip()).resolve()
-    if adapter == root or not adapter.is_relative_to(root) or not adapter.is_dir():
+    if not _is_folder_in(root, adapter):
         raise DlmError(
             kind="StoreError",
             message=f"It names {adapter}, which is no folder of an adapter in {root}.",
@@ -74,7 +74,7 @@ def set_current_adapter(dlm_id: str, adapter: Path, name: str | None = None) -> 
     """
     root = document_store(dlm_id).resolve()
     folder = adapter.resolve()
-    if folder == root or not folder.is_relative_to(root) or not folder.is_dir():
+    if not _is_folder_in(root, folder):
         raise DlmError(
             kind="StoreError",
             message=f"{adapter} is no folder in {root}.",
@@ -85,3 +85,8 @@ def set_current_adapter(dlm_id: str, adapter: Path, name: str | None = None) -> 
     pointer.parent.mkdir(parents=True, exist_ok=True)
     with locked(pointer):
         replace_file(pointer, f"{folder.relative_to(root).as_posix()}\n".encode())
+
+
+def _is_folder_in(root: Path, folder: Path) -> bool:
+    """Whether this is a folder below root; both are resolved paths."""
+    return folder != root and folder.is_relative_to(root) and folder.is_dir()

@@ -9,13 +9,12 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from dlm_trl.evaluation.recall import Question
 from dlm_trl.notes import DlmError
 from dlm_trl.rows.load import load_dlm
 from dlm_trl.rows.split import split
 from dlm_trl.rows.tokenize import TokenReport, tokenize
 from dlm_trl.train.config import Configuration
-
-Question = tuple[str, str, str | None]  # question, answer, system prompt
 
 
 @dataclass(frozen=True)

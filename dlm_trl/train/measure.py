@@ -9,9 +9,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTTrainer
 
 from dlm_trl.evaluation.perplexity import general_text, perplexity
-from dlm_trl.evaluation.recall import answer_recall
+from dlm_trl.evaluation.recall import Question, answer_recall
 from dlm_trl.evaluation.report import Measure, Sample
-from dlm_trl.train.data import Question
 
 FILE = "before.json"  # in output_dir, so that a resumed run reports what the untrained model could do
 SAMPLES = 5  # questions of each group that the report shows side by side
@@ -68,9 +67,9 @@ class MeasureBefore(TrainerCallback):
 def measures(before: Numbers | None, after: Numbers) -> list[Measure]:
     """The rows of the before/after table."""
     rows = [Measure("validation loss", "nats per token", before and before.validation_loss, after.validation_loss)]
-    for name, key in (("exact", "exact"), ("fuzzy", "fuzzy")):
-        for group, share in getattr(after, key).items():
-            rows.append(Measure(f"{name} recall, {group}", "share", before and getattr(before, key)[group], share))
+    for name in ("exact", "fuzzy"):
+        for group, share in getattr(after, name).items():
+            rows.append(Measure(f"{name} recall, {group}", "share", before and getattr(before, name)[group], share))
     rows.append(Measure("perplexity, general text", "per token", before and before.perplexity, after.perplexity))
     return rows
 

@@ -21,7 +21,7 @@ from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, load_rows
 
 INCOMPLETE = "checkpoint-is-incomplete.txt"  # transformers leaves it in a checkpoint that it could not finish
-EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "deepspeed": "deepspeed", "bitsandbytes": "bnb"}
+EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "bitsandbytes": "bnb"}
 
 
 @dataclass(frozen=True)

@@ -56,18 +56,15 @@ def generation_config(trainer: SFTTrainer) -> GenerationConfig:
 def model_card(configuration: Configuration, rows: Rows, table: str) -> str:
     """A model card: what it was trained on, by whom that was written, how, and what it did."""
     adapter, training, document = configuration.adapter, configuration.training, configuration.document
-    base = trainer_base = adapter.base_model
-    if base.startswith("hf:"):
-        trainer_base = base.removeprefix("hf:")
     written = "\n".join(f"- {who}: {count} rows" for who, count in rows.provenance().items())
     return f"""---
-base_model: {trainer_base}
+base_model: {adapter.base_model.removeprefix("hf:")}
 library_name: peft
 pipeline_tag: text-generation
 tags: [dlm, trl, sft, {adapter.adapter}]
 ---
 
-# An adapter for {base}, from notes
+# An adapter for {adapter.base_model}, from notes
 
 Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers) on the document
 `{document.frontmatter.dlm_id}`.
@@ -78,7 +75,7 @@ Rows to train on, by who wrote them ("human" is the document's own text, other n
 
 {written}
 
-Held out and only measured: {training_share(configuration)}.
+Held out and only measured: {held_out_share(configuration)}.
 
 ## Training
 
@@ -92,6 +89,6 @@ seed {training.seed}, at most {training.max_length} tokens a row.
 """
 
 
-def training_share(configuration: Configuration) -> str:
+def held_out_share(configuration: Configuration) -> str:
     """How much of the document was held out, in words."""
     return f"{configuration.notes.validation_fraction:.0%} of the source groups ({configuration.notes.split_method})"
