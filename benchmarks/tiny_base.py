@@ -31,35 +31,10 @@ from dlm_trl.synth.prompts import pair_messages
 
 LABELS = ["A", "B", "C", "D", "E"]
 STOP_WORDS = {
-    "a",
-    "an",
-    "and",
-    "are",
-    "as",
-    "at",
-    "be",
-    "by",
-    "does",
-    "for",
-    "from",
-    "has",
-    "have",
-    "in",
-    "is",
-    "it",
-    "its",
-    "of",
-    "on",
-    "or",
-    "that",
-    "the",
-    "this",
-    "to",
-    "what",
-    "which",
-    "who",
-    "with",
-}
+    "a", "an", "and", "are", "as", "at", "be", "by", "does", "for", "from", "has", "have", "in", "is", "it", "its",
+    "of", "on", "or", "that", "the", "this", "to", "what", "which", "who", "with",
+}  # fmt: skip
+LEARNING_RATE = 3e-3
 
 
 class Bench:
@@ -211,9 +186,6 @@ class Bench:
                 for (_, _, s), q, b in list(zip(rows, asked, back, strict=True))[:4]
             ],
         }
-
-
-LEARNING_RATE = 3e-3
 
 
 def mean(values: Any) -> float:

@@ -1,7 +1,7 @@
 """Build the embedded base model: word list, tokenizer, weights, card and log, all into `dlm_trl/tiny/`.
 
     apt-get install wordnet-base
-    python scripts/build_tiny_base.py --out dlm_trl/tiny --tokens 30e6
+    python scripts/build_tiny_base.py
 
 One run from one seed: the words are chosen, a BPE tokenizer is trained in which they are single tokens, and a Llama is
 trained on the documents of `tiny_corpus.py`. `build_log.jsonl` keeps the corpus hash, tokens seen, loss and a probe of
@@ -28,7 +28,7 @@ from tiny_corpus import VALUES, Corpus, Doc
 from tiny_paragraphs import definition_paragraph
 from tiny_probes import Probes
 from tiny_tokenizer import build_tokenizer
-from tiny_wordnet import choose_words, decent, held_out, noun_senses, read_synsets
+from tiny_wordnet import Synset, choose_words, decent, held_out, noun_senses, read_synsets
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from wonderwords import RandomWord
 from wonderwords.random_word import Defaults
@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, default=Path("build/tiny"), help="folder for checkpoints and the log of the run"
     )
-    parser.add_argument("--tokens", type=float, default=14e6, help="tokens to train on (default: %(default).0e)")
+    parser.add_argument("--tokens", type=float, default=17e6, help="tokens to train on (default: %(default).0e)")
     parser.add_argument("--words", type=int, default=400, help="nouns that are one token each")
     parser.add_argument("--vocabulary", type=int, default=3072)
     parser.add_argument("--hidden", type=int, default=256)
@@ -191,9 +191,9 @@ def initialise(model: LlamaForCausalLM) -> None:
 def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], across: bool = False) -> torch.Tensor:
     """Weighted mean of the next-token loss, in nats. Documents stay apart; `across` takes a row for one text.
 
-    Answers that are words recalled from a description carry the loss a second time at layer RECALL_LAYER (deep
-    supervision; Lee et al., AISTATS 2015): left alone, the model knows the word in its last layer only, behind which
-    no layer is left to look the word up among the options.
+    Documents of the families `tiny_corpus.RECALL`, where a description asks for its word, carry the loss a second time
+    at layer RECALL_LAYER (deep supervision; Lee et al., AISTATS 2015): left alone, the model knows the word in its
+    last layer only, behind which no layer is left to look the word up among the options.
     """
     length = batch["ids"].shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
@@ -230,7 +230,7 @@ def train(
     muon = torch.optim.Muon(matrices, lr=args.muon_lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
     probes = Probes(corpus, tokenizer)
-    log = (args.work / "log.jsonl").open("a")
+    log = (args.work / "log.jsonl").open("a" if args.resume else "w")
     digest, seen, step, started = hashlib.sha256(), args.seen, 0, time.time()
     streams = [
         batches(corpus, tokenizer, mixture, args.seed + number, size // ROW, ROW)
@@ -319,15 +319,15 @@ def main() -> None:
     )
     model.save_pretrained(args.out)
     (args.out / "words.json").write_text(json.dumps(source.words, indent=0, ensure_ascii=False) + "\n")
-    write_held_out(corpus, source, args.out / "held_out.jsonl")
+    write_held_out(source.held_out, args.out / "held_out.jsonl")
     log = (args.work / "log.jsonl").read_text()
     (args.out / "build_log.jsonl").write_text(json.dumps(facts) + "\n" + log)
 
 
-def write_held_out(corpus: Corpus, source: Source, path: Path, count: int = 200) -> None:
+def write_held_out(synsets: list[Synset], path: Path, count: int = 200) -> None:
     """Paragraphs on synsets that training never saw, with their pairs: `benchmarks/tiny_base.py` asks about them."""
     rng = random.Random(4321)
-    pool = [s for s in source.held_out if s.key.endswith("n") and 5 <= len(s.gloss.split()) <= 16 and s.gloss.isascii()]
+    pool = [s for s in synsets if s.key.endswith("n") and 5 <= len(s.gloss.split()) <= 16 and s.gloss.isascii()]
     with path.open("w") as out:
         for synset in rng.sample(pool, count):
             prose, pairs = definition_paragraph(rng, synset)

@@ -61,7 +61,6 @@ def _allowed(merges: list[tuple[str, str]], forbidden: set[str]) -> list[tuple[s
             gone.add(left + right)
         else:
             kept.append((left, right))
-    # What another path still builds is not gone.
     return kept
 
 
