@@ -111,12 +111,15 @@ def replace_content_bytes(document: Document, section: Section, content: str) ->
         end = line_end.start() if line_end else len(raw)
     else:
         end = begin
-        if raw[begin : begin + 1] not in (b"\n", b"\r"):  # no line at all follows the fence
-            new = new + newline if raw[:begin].endswith((b"\n", b"\r")) else newline + new
     head, tail = raw[:begin], raw[end:]
+    if not section.content and not tail.startswith((b"\n", b"\r")):  # no line at all follows the fence
+        if head.endswith((b"\n", b"\r")):
+            tail = newline + tail
+        else:
+            new = newline + new
     # The reader drops one newline at the body's two ends, so content that has its own there needs one more.
     if section.content_line == section.start_line and content.startswith("\n") and not _BLANK_LINE_END.search(head):
-        head += newline
+        new = newline + new
     if not tail and content.endswith("\n"):
         tail = newline
     # In a file of mixed newlines, a CR and a LF that come to meet would be one line end.

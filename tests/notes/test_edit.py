@@ -108,7 +108,17 @@ def test_replaced_content_is_the_only_change(document: Document, content: str, d
 
 @pytest.mark.parametrize("content", ["", "y", "y\n", "\ny", "\n\ny\n\n"])
 @pytest.mark.parametrize(
-    "body", ["\nx", "\n\nx", "\nx\n", "\nx\n\n", f"\n{PAIR}", "\n::instruction::", "\n::instruction::\n\n"]
+    "body",
+    [
+        "\nx",
+        "\n\nx",
+        "\nx\n",
+        "\nx\n\n",
+        f"\n{PAIR}",
+        "\n::instruction::",
+        "\n::instruction::\n",
+        "\n::instruction::\n\n",
+    ],
 )
 def test_content_keeps_its_blank_lines_at_the_ends_of_the_file(body: str, content: str) -> None:
     document = parse(HEAD + body)
@@ -117,7 +127,9 @@ def test_content_keeps_its_blank_lines_at_the_ends_of_the_file(body: str, conten
 
 
 @pytest.mark.parametrize("content", ["\ny", "y\n", "\ny\n"])
-@pytest.mark.parametrize("body", ["\n\rx\n\n", "\n::instruction::\rx\n\n", "\n::prose::\rx\n" + "::prose::\ry\r" * 9])
+@pytest.mark.parametrize(
+    "body", ["\rx\n\n", "\n\rx\n\n", "\n::instruction::\rx\n\n", "\n::prose::\rx\n" + "::prose::\ry\r" * 9]
+)
 def test_content_keeps_its_blank_lines_between_lone_carriage_returns(body: str, content: str) -> None:
     document = parse(HEAD + body)
     assert parse(edit.replace_content_bytes(document, document.sections[0], content)).sections[0].content == content
