@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch goes first and by its exact version: a package that pulls it in chooses the largest build there is.
 TORCH := torch==2.13.0
-EXTRAS := dev,bnb,deepspeed,tracking
+EXTRAS := dev,bnb,deepspeed,tracking,openai,anthropic,serving
 OLDEST := datasets==4.7.0
 
 # Two tests side by side, one thread each, is quicker than one test with every core.
