@@ -1,0 +1,40 @@
+"""Windows lose nothing, fit, and end where a reader would pause; shares add up."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_trl.synth.windows import shares, windows
+
+TEXTS = st.lists(
+    st.sampled_from(["Dew forms.", "Tides rise and fall", "\n\n", "\n", " ", "é.", '"So!" ', "verylongword" * 3])
+).map("".join)
+
+
+@given(TEXTS, st.integers(1, 60))
+def test_windows_keep_every_word_in_order_and_fit(prose: str, size: int) -> None:
+    found = windows(prose, lambda text: len(text) <= size)
+    assert " ".join(found).split() == prose.split()
+    assert all(len(window) <= size or " " not in window.strip() and "\n" not in window.strip() for window in found)
+
+
+def test_a_text_that_fits_stays_whole_but_for_its_ends() -> None:
+    assert windows("\n a\n\nb \n", lambda text: True) == ["a\n\nb"]
+
+
+def test_windows_end_at_paragraphs_then_at_sentences() -> None:
+    prose = "One two. Three four.\n\nFive six. Seven eight nine."
+    assert windows(prose, lambda text: len(text) <= 27) == ["One two. Three four.", "Five six. Seven eight nine."]
+    assert windows(prose, lambda text: len(text) <= 18) == ["One two.", "Three four.", "Five six.", "Seven eight nine."]
+
+
+@given(st.integers(0, 50), st.lists(st.integers(1, 1000), min_size=1, max_size=20))
+def test_shares_add_up_and_are_off_by_less_than_one(budget: int, sizes: list[int]) -> None:
+    given_shares = shares(budget, sizes)
+    assert sum(given_shares) == budget
+    assert all(abs(share - budget * size / sum(sizes)) < 1 for share, size in zip(given_shares, sizes, strict=True))
+
+
+@pytest.mark.parametrize(("budget", "sizes", "expected"), [(3, [10, 10], [2, 1]), (1, [5, 20], [0, 1]), (2, [7], [2])])
+def test_shares(budget: int, sizes: list[int], expected: list[int]) -> None:
+    assert shares(budget, sizes) == expected
