@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from tiny_corpus import VALUES, Corpus, Doc
 from tiny_paragraphs import definition_paragraph
 from tiny_probes import Probes
-from tiny_tokenizer import build_tokenizer
+from tiny_tokenizer import SPACE, build_tokenizer
 from tiny_wordnet import Synset, choose_words, decent, held_out, noun_senses, read_synsets
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from wonderwords import RandomWord
@@ -40,24 +40,16 @@ from dlm_trl.online.prompts import FEW_SHOT
 # chance for 3 M tokens, alone the simplest is learned in 150 steps, and the harder ones then build on it.
 STAGES = [
     (0.36e6, 2048, {"echo": 1.0}),
-    (2.7e6, 2048, {
-        "drill": 60.0, "lookup": 12.0, "glossary": 6.0, "riddle": 6.0, "choice": 8.0, "facts": 4.0, "letters": 2.0,
+    (1.6e6, 2048, {
+        "drill": 36.0, "lookup": 12.0, "glossary": 6.0, "riddle": 14.0, "choice": 6.0, "matching": 14.0, "letters": 2.0,
     }),
-    (5.28e6, 4096, {
-        "drill": 15.0, "lookup": 35.0, "facts": 12.0, "choice": 16.0, "riddle": 5.0, "glossary": 8.0, "letters": 3.0,
-        "general": 2.0, "teacher": 6.0,
-    }),
-    (9.27e6, 4096, {
-        "marked": 32.0, "lookup": 12.0, "facts": 14.0, "choice": 8.0, "riddle": 4.0, "glossary": 16.0, "letters": 3.0,
-        "general": 3.0, "teacher": 8.0,
-    }),
-    (12.5e6, 4096, {
-        "riddle": 14.0, "choice": 14.0, "facts": 26.0, "marked": 8.0, "lookup": 8.0, "glossary": 14.0, "letters": 3.0,
-        "general": 3.0, "teacher": 8.0,
+    (6.0e6, 4096, {
+        "drill": 6.0, "lookup": 16.0, "matching": 22.0, "quiz": 20.0, "facts": 10.0, "choice": 6.0, "riddle": 5.0,
+        "glossary": 8.0, "letters": 3.0, "general": 2.0, "teacher": 6.0,
     }),
     (math.inf, 4096, {
-        "riddle": 6.0, "choice": 8.0, "facts": 16.0, "marked": 6.0, "lookup": 10.0, "glossary": 16.0, "letters": 3.0,
-        "general": 6.0, "teacher": 13.0, "reading": 9.0, "closed_book": 5.0,
+        "matching": 8.0, "quiz": 12.0, "facts": 8.0, "lookup": 8.0, "choice": 5.0, "riddle": 4.0, "glossary": 14.0,
+        "letters": 3.0, "general": 6.0, "teacher": 22.0, "reading": 9.0, "closed_book": 4.0,
     }),
 ]  # fmt: skip
 # The documents that the tokenizer is trained on: a bit of everything.
@@ -66,7 +58,7 @@ SAMPLE = {
     "general": 6.0, "teacher": 15.0, "reading": 10.0, "closed_book": 5.0,
 }  # fmt: skip
 ROW = 256
-RECALL_LAYER, RECALL_WEIGHT = 3, 0.5
+HALFWAY_WEIGHT = 0.5
 IGNORE = -100
 
 
@@ -82,7 +74,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--words", type=int, default=400, help="nouns that are one token each")
     parser.add_argument("--vocabulary", type=int, default=3072)
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--distinct", type=int, default=3, help="layers with weights of their own; the next repeat them")
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--intermediate", type=int, default=384)
     parser.add_argument("--muon-lr", type=float, default=4e-3)
@@ -113,14 +106,14 @@ class Source:
         self.held_out = [s for s in synsets.values() if held_out(s.key)]
 
 
-Coded = tuple[list[int], list[int], float, bool]
+Coded = tuple[list[int], list[int], list[int], float]
 
 
 def encode(docs: list[Doc], tokenizer: PreTrainedTokenizerFast) -> list[Coded]:
-    """Token ids with BOS in front, labels (IGNORE for every token that touches a silent stretch), and the weight."""
+    """Token ids with BOS in front, labels (IGNORE where the text is silent), labels halfway, and the weight."""
     out = []
     for doc, coded in zip(docs, tokenizer.backend_tokenizer.encode_batch([d.text for d in docs]), strict=True):
-        labels = list(coded.ids)
+        labels, middle = list(coded.ids), [IGNORE] * len(coded.ids)
         if doc.silent:
             quiet = np.zeros(len(doc.text) + 1, bool)
             for start, end in doc.silent:
@@ -128,7 +121,11 @@ def encode(docs: list[Doc], tokenizer: PreTrainedTokenizerFast) -> list[Coded]:
             labels = [
                 IGNORE if e > s and quiet[s:e].any() else t for t, (s, e) in zip(labels, coded.offsets, strict=True)
             ]
-        out.append((coded.ids, labels, doc.weight, doc.recall))
+        for at, word in doc.halfway.items():
+            token = tokenizer.backend_tokenizer.token_to_id(word.replace(" ", SPACE))
+            if token is not None:  # a word of several tokens cannot be known in one place
+                middle[coded.char_to_token(at)] = token
+        out.append((coded.ids, labels, middle, doc.weight))
     return out
 
 
@@ -144,7 +141,7 @@ def batches(
         document = torch.full((rows, length), -1)
         position = torch.zeros((rows, length), dtype=torch.long)
         weight = torch.ones((rows, length))
-        recall = torch.zeros((rows, length), dtype=torch.bool)
+        middle = torch.full((rows, length), IGNORE)
         for row in range(rows):
             at, number = 0, 0
             while True:
@@ -154,14 +151,14 @@ def batches(
                 fit = next((i for i, d in enumerate(waiting[:64]) if len(d[0]) <= length - at), None)
                 if fit is None:
                     break
-                doc_ids, doc_labels, doc_weight, doc_recall = waiting.pop(fit)
+                doc_ids, doc_labels, doc_middle, doc_weight = waiting.pop(fit)
                 end = at + len(doc_ids)
                 ids[row, at:end] = torch.tensor(doc_ids)
                 labels[row, at:end] = torch.tensor(doc_labels)
                 labels[row, at] = IGNORE  # nothing predicts a BOS
                 document[row, at:end] = number
                 weight[row, at:end] = doc_weight
-                recall[row, at:end] = doc_recall
+                middle[row, at:end] = torch.tensor(doc_middle)
                 position[row, at:end] = torch.arange(len(doc_ids))
                 at, number = end, number + 1
         yield {
@@ -170,7 +167,7 @@ def batches(
             "document": document,
             "position": position,
             "weight": weight,
-            "recall": recall,
+            "middle": middle,
         }
 
 
@@ -179,7 +176,7 @@ def initialise(model: LlamaForCausalLM) -> None:
     width = model.config.hidden_size
     with torch.no_grad():
         torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
-        for layer in model.model.layers:
+        for layer in set(model.model.layers):
             attention = layer.self_attn
             attention.q_proj.weight.normal_(0, width**-0.5)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
@@ -191,9 +188,8 @@ def initialise(model: LlamaForCausalLM) -> None:
 def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], across: bool = False) -> torch.Tensor:
     """Weighted mean of the next-token loss, in nats. Documents stay apart; `across` takes a row for one text.
 
-    Documents of the families `tiny_corpus.RECALL`, where a description asks for its word, carry the loss a second time
-    at layer RECALL_LAYER (deep supervision; Lee et al., AISTATS 2015): left alone, the model knows the word in its
-    last layer only, behind which no layer is left to look the word up among the options.
+    Answers carry a second loss on the middle layer (deep supervision; Lee et al., AISTATS 2015), see `Doc.halfway`:
+    left alone, the model knows a described word in its last layer only, behind which none is left to look it up.
     """
     length = batch["ids"].shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
@@ -203,7 +199,8 @@ def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], across: boo
         position = batch["position"]
     targets = batch["labels"][:, 1:]
     keep = targets != IGNORE  # the head only where there is a loss
-    early = keep & batch["recall"][:, 1:]
+    middle = batch["middle"][:, 1:]
+    early = middle != IGNORE
     with torch.autocast("cpu", torch.bfloat16):
         output = model.model(
             input_ids=batch["ids"],
@@ -213,12 +210,19 @@ def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], across: boo
             output_hidden_states=True,
         )
         logits = model.lm_head(output.last_hidden_state[:, :-1][keep])
-        early_logits = model.lm_head(model.model.norm(output.hidden_states[RECALL_LAYER][:, :-1][early]))
+        early_logits = model.lm_head(model.model.norm(output.hidden_states[len(model.model.layers) // 2][:, :-1][early]))
     weight = batch["weight"][:, 1:][keep]
     loss = (F.cross_entropy(logits.float(), targets[keep], reduction="none") * weight).sum() / weight.sum()
     if early.any():
-        loss = loss + RECALL_WEIGHT * F.cross_entropy(early_logits.float(), targets[early])
+        loss = loss + HALFWAY_WEIGHT * F.cross_entropy(early_logits.float(), middle[early])
     return loss
+
+
+def apart(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """A copy of the model whose layers have weights of their own."""
+    copy = LlamaForCausalLM(model.config)
+    copy.load_state_dict(model.state_dict())
+    return copy
 
 
 def train(
@@ -271,8 +275,8 @@ def train(
             log.write(json.dumps(line) + "\n")
             log.flush()
             total = 0.0
-        if step % 1000 == 0:
-            model.save_pretrained(args.work / "latest")
+        if step % 500 == 0:
+            apart(model).save_pretrained(args.work / "latest")
     return {
         "steps": step,
         "tokens": seen,
@@ -305,6 +309,8 @@ def main() -> None:
     else:
         model = LlamaForCausalLM(config)
         initialise(model)
+    for i in range(args.distinct, args.layers):
+        model.model.layers[i] = model.model.layers[i % args.distinct]
     facts = {
         "parameters": model.num_parameters(),
         "vocabulary": len(tokenizer),
@@ -314,6 +320,7 @@ def main() -> None:
     }
     print(json.dumps(facts), flush=True)
     facts |= train(model, corpus, tokenizer, args)
+    model = apart(model)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )

@@ -25,9 +25,9 @@ VALUES = [
     "hard", "dirty", "slow", "quick", "loud", "sharp", "rich", "strong", "weak", "smooth",
 ]  # fmt: skip
 # How much a token with a loss counts: a look-up has few of them among many without.
-WEIGHTS = {"echo": 4.0, "drill": 4.0, "lookup": 4.0, "facts": 3.0, "marked": 3.0, "choice": 2.0, "riddle": 2.0}
-# Families whose answer must be known early in the model, where later layers can still look it up (see `loss_of`).
-RECALL = {"riddle", "choice"}
+WEIGHTS = {
+    "echo": 4.0, "drill": 4.0, "lookup": 4.0, "facts": 4.0, "quiz": 4.0, "matching": 4.0, "choice": 2.0, "riddle": 2.0,
+}  # fmt: skip
 # Plain exchanges that keep a gloss's meaning.
 SYNONYMS = {
     "small": "little", "large": "big", "used": "made use of", "especially": "mostly", "usually": "often",
@@ -44,18 +44,27 @@ OPENERS = ["", "", "", "", "", "a name for ", "the word for ", "it is ", "this i
 
 @dataclass(slots=True)
 class Doc:
-    """A text under construction and the character ranges of it that carry no loss."""
+    """A text under construction, the character ranges of it that carry no loss, and what to know halfway.
+
+    `halfway` has, for the place where an answer begins, the word that the model should have in mind in its middle
+    layer: the answer itself, or, where a description leads to a word and the word to the answer, that word.
+    """
 
     text: str = ""
     silent: list[tuple[int, int]] = field(default_factory=list)
+    halfway: dict[int, str] = field(default_factory=dict)
     weight: float = 1.0
-    recall: bool = False
 
     def add(self, text: str, loss: bool = True) -> Doc:
         if not loss:
             self.silent.append((len(self.text), len(self.text) + len(text)))
         self.text += text
         return self
+
+    def answer(self, text: str, halfway: str = "") -> Doc:
+        """An answer of one token, and the word to know halfway (the answer itself, if none is given)."""
+        self.halfway[len(self.text)] = f" {halfway or text}"
+        return self.add(f" {text}")
 
 
 def paraphrase(rng: random.Random, gloss: str) -> str:
@@ -115,7 +124,7 @@ class Corpus:
             [("Description", "Word"), ("Description", "Answer"), ("Meaning", "Word"), ("Description", "It is")]
         )
         for word in self.pick(rng, rng.randint(2, 5), 0.9):
-            doc.add(f"{head}: {self.describe(rng, word)}", loss=False).add(f"\n{tail}: {word}\n\n")
+            doc.add(f"{head}: {self.describe(rng, word)}", loss=False).add(f"\n{tail}:").answer(word).add("\n\n")
         return doc
 
     def choice(self, rng: random.Random) -> Doc:
@@ -126,38 +135,40 @@ class Corpus:
             word = rng.choice([o for o in options if o in self.words] or options)
             head = rng.choice(["Description", "Description", "Description", "Meaning"])
             doc.add(f"{head}: {self.describe(rng, word)}\n{listing(rng, options)}", loss=False)
-            doc.add(rng.choice(["\nAnswer:", "\nWord:", "\nAnswer (one word):", "\nIt is:"]) + f" {word}")
+            doc.add(rng.choice(["\nAnswer:", "\nWord:", "\nAnswer (one word):", "\nIt is:"])).answer(word)
             if rng.random() < 0.6:
-                doc.add(
-                    rng.choice(["\nNumber:", f"\nWhich number is {word}?", f"\nThe number of {word}:"])
-                    + f" {options.index(word) + 1}"
-                )
+                doc.add(rng.choice(["\nNumber:", f"\nWhich number is {word}?", f"\nThe number of {word}:"]))
+                doc.answer(str(options.index(word) + 1))
             for other in rng.sample(options, min(len(options), rng.randint(0, 2))):
-                doc.add(f"\nWhich number is {other}?", loss=False).add(f" {options.index(other) + 1}")
+                doc.add(f"\nWhich number is {other}?", loss=False).answer(str(options.index(other) + 1))
             doc.add("\n\n")
         return doc
 
-    def marked(self, rng: random.Random) -> Doc:
-        """A description and options, some marked right or wrong in no pattern: each must be compared with it.
-
-        Lettered lists too; but no letter is asked for, and a number only where its option is marked as right.
-        """
+    def quiz(self, rng: random.Random) -> Doc:
+        """Numbered options, answered by the number: description to word, then word to number, in one step."""
         doc = Doc()
-        options = self.pick(rng, rng.randint(3, 7), 0.97)
-        word = rng.choice([o for o in options if o in self.words] or options)
-        lettered = rng.random() < 0.5
-        right, wrong = rng.choice([(" yes", " no"), (" +", " -")])
-        doc.add(f"Description: {self.describe(rng, word)}", loss=False)
-        shown = False
-        for i, option in enumerate(options):
-            doc.add(f"\n{chr(65 + i) if lettered else i + 1}) {option}", loss=False)
-            if rng.random() < 0.6:
-                doc.add(right if option == word else wrong)
-                shown |= option == word
-        if not lettered and shown and rng.random() < 0.7:
-            doc.add("\nNumber:", loss=False).add(f" {options.index(word) + 1}")
-        if rng.random() < 0.5:
-            doc.add("\nAnswer:", loss=False).add(f" {word}")
+        for _ in range(rng.randint(1, 3)):
+            options = self.pick(rng, rng.randint(2, 7), 0.97)
+            word = rng.choice([o for o in options if o in self.words] or [self.nouns[0]])
+            options = options if word in options else [word, *options[1:]]
+            doc.add(f"Description: {self.describe(rng, word)}\n{listing(rng, options)}", loss=False)
+            doc.add(rng.choice(["\nNumber:", "\nWhich number is it?", "\nThe number of the word:"]), loss=False)
+            doc.answer(str(options.index(word) + 1), halfway=word).add("\n\n")
+        return doc
+
+    def matching(self, rng: random.Random) -> Doc:
+        """A numbered list, then words and descriptions in any order, each with its number right behind it."""
+        doc = Doc()
+        options = rng.sample(self.nouns, rng.randint(2, 6))
+        doc.add(listing(rng, options), loss=False)
+        gap = rng.choice(["\n", "\n", "\nDescription: "])
+        end = rng.choice(["", ":", "\nNumber:"])
+        for i in rng.sample(range(len(options)), len(options)):
+            if rng.random() < 0.25:
+                doc.add(f"\n{options[i]}{end}", loss=False).answer(str(i + 1))
+            else:
+                doc.add(f"{gap}{self.describe(rng, options[i])}{end}", loss=False)
+                doc.answer(str(i + 1), halfway=options[i])
         return doc
 
     # --- look-up in a list ---
@@ -167,7 +178,7 @@ class Corpus:
         options = rng.sample(self.nouns, 5)
         doc.add(" ".join(f"{i + 1} {word}" for i, word in enumerate(options)) + "\n", loss=False)
         for i in rng.sample(range(5), 5):
-            doc.add(f" {options[i]}", loss=False).add(f" {i + 1}")
+            doc.add(f" {options[i]}", loss=False).answer(str(i + 1))
         return doc
 
     def drill(self, rng: random.Random) -> Doc:
@@ -177,7 +188,7 @@ class Corpus:
         doc.add(listing(rng, options) + "\n", loss=False)
         gap = rng.choice([" ", "\n"])
         for i in rng.sample(range(len(options)), len(options)):
-            doc.add(f"{gap}{options[i]}", loss=False).add(f" {i + 1}")
+            doc.add(f"{gap}{options[i]}", loss=False).answer(str(i + 1))
         return doc
 
     def lookup(self, rng: random.Random) -> Doc:
@@ -195,7 +206,7 @@ class Corpus:
         words_asked = rng.random() < 0.75
         for i in rng.sample(range(len(options)), len(options)):
             lead = (by_word if words_asked else by_label).format(w=options[i], l=labels[i])
-            doc.add("\n" + lead, loss=False).add(f" {labels[i] if words_asked else options[i]}")
+            doc.add("\n" + lead, loss=False).answer(labels[i] if words_asked else options[i])
         return doc
 
     def facts(self, rng: random.Random) -> Doc:
@@ -211,9 +222,9 @@ class Corpus:
             i = rng.randrange(len(things))
             if rng.random() < 0.7:
                 doc.add(f"\nDescription: {self.describe(rng, things[i])}", loss=False)
-                doc.add(rng.choice(["\nIt is", "\nValue:"]) + f" {values[i]}")
+                doc.add(rng.choice(["\nIt is", "\nValue:"])).answer(values[i], halfway=things[i])
             else:
-                doc.add(f"\n{things[i]}", loss=False).add(f" {values[i]}")
+                doc.add(f"\n{things[i]}", loss=False).answer(values[i])
         return doc
 
     def letters(self, rng: random.Random) -> Doc:
@@ -285,7 +296,6 @@ class Corpus:
             name = rng.choices(names, shares)[0]
             doc: Doc = getattr(self, name)(rng)
             doc.weight = WEIGHTS.get(name, 1.0)
-            doc.recall = name in RECALL
             doc.text = doc.text.rstrip()
             if not doc.text.endswith(EOS):
                 doc.add(EOS)

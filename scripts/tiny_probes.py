@@ -23,7 +23,7 @@ class Probes:
         rng = random.Random(1234)
         self.tokenizer = tokenizer
         self.sets: dict[str, list[tuple[str, list[str], str]]] = {
-            name: [] for name in ("cloze", "options", "mcsb", "number_near", "number_far", "facts")
+            name: [] for name in ("cloze", "options", "mcsb", "number_near", "number_far", "facts", "matching", "quiz")
         }
         for _ in range(count):
             options = rng.sample(corpus.nouns, 5)
@@ -39,6 +39,8 @@ class Probes:
                 (f"{numbered}\n{options[i - 1]} {numbers[i - 1]}\n{word}", numbers, numbers[i])
             )
             self.sets["number_far"].append((f"{numbered}\nWhich number is {word}?", numbers, numbers[i]))
+            self.sets["matching"].append((f"{numbered}\nDescription: {gloss}\nNumber:", numbers, numbers[i]))
+            self.sets["quiz"].append((f"Description: {gloss}\n{numbered}\nNumber:", numbers, numbers[i]))
             table = "\n".join(f"{o}: {v}" for o, v in zip(options, values, strict=True))
             self.sets["facts"].append((f"{table}\nDescription: {gloss}\nValue:", values, values[i]))
 
@@ -51,7 +53,7 @@ class Probes:
             coded = self.tokenizer(
                 [text for text, _, _ in items], return_tensors="pt", padding=True, padding_side="right"
             )
-            logits = model(**coded).logits[torch.arange(len(items)), coded["attention_mask"].sum(1) - 1]
+            logits = model(**coded, use_cache=False).logits[torch.arange(len(items)), coded["attention_mask"].sum(1) - 1]
             right = 0
             for row, (_, candidates, answer) in zip(logits, items, strict=True):
                 ids = [self.tokenizer.encode(f" {c}", add_special_tokens=False)[0] for c in candidates]

@@ -1,4 +1,4 @@
-"""What moves through the stages: a `Pair` as the teacher meant it, and a `Candidate`, which knows where it came from."""
+"""What moves through the stages: a `Pair` as the teacher meant it, and a `Candidate`, which knows its origin."""
 
 from __future__ import annotations
 

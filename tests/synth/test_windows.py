@@ -15,7 +15,7 @@ TEXTS = st.lists(
 def test_windows_keep_every_word_in_order_and_fit(prose: str, size: int) -> None:
     found = windows(prose, lambda text: len(text) <= size)
     assert " ".join(found).split() == prose.split()
-    assert all(len(window) <= size or " " not in window.strip() and "\n" not in window.strip() for window in found)
+    assert all(len(window) <= size or (" " not in window.strip() and "\n" not in window.strip()) for window in found)
 
 
 def test_a_text_that_fits_stays_whole_but_for_its_ends() -> None:
