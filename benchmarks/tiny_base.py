@@ -28,12 +28,9 @@ from dlm_trl.models.generate import generate
 from dlm_trl.models.score import log_probs
 from dlm_trl.online import prompts as online
 from dlm_trl.synth.prompts import pair_messages
+from dlm_trl.synth.words import content_words
 
 LABELS = ["A", "B", "C", "D", "E"]
-STOP_WORDS = {
-    "a", "an", "and", "are", "as", "at", "be", "by", "does", "for", "from", "has", "have", "in", "is", "it", "its",
-    "of", "on", "or", "that", "the", "this", "to", "what", "which", "who", "with",
-}  # fmt: skip
 LEARNING_RATE = 3e-3
 
 
@@ -209,10 +206,6 @@ def questions(
         gloss = glosses[word]
         items.append((gloss if isinstance(gloss, str) else rng.choice(gloss), options, word))
     return items
-
-
-def content_words(text: str) -> set[str]:
-    return set(re.findall(r"[a-z0-9]+", text.lower())) - STOP_WORDS
 
 
 def reply_fault(reply: str, headword: str, prose: str, n: int) -> str | None:
