@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError
+
+from dlm_trl.notes import DlmError
 
 PROMPT_VERSION = 1
 
@@ -32,10 +35,40 @@ Text:
 {{ prose }}""",
 }
 
+# What follows a reply that could not be read; asked once.
+CORRECTION = (
+    "Your reply could not be read: {problem} "
+    'Reply with the JSON list only, objects with the keys "question" and "answer".'
+)
+
 _environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
 
 
-def pair_messages(prose: str, n: int, strategy: Strategy = "extraction") -> list[dict[str, str]]:
-    """The chat that asks for `n` pairs about `prose`: one user message. The reply is the assistant's turn."""
-    content = _environment.from_string(TEMPLATES[strategy]).render(n=n, prose=prose.strip())
+def pair_messages(
+    prose: str, n: int, strategy: Strategy = "extraction", template: str | None = None
+) -> list[dict[str, str]]:
+    """The chat that asks for `n` pairs about `prose`: one user message. The reply is the assistant's turn.
+
+    template, a Jinja text with the variables `n`, `prose` and `strategy`, stands in place of the strategy's own.
+    """
+    source = TEMPLATES[strategy] if template is None else template
+    content = _environment.from_string(source).render(n=n, prose=prose.strip(), strategy=strategy)
     return [{"role": "user", "content": content}]
+
+
+def check_template(template: str, path: Path) -> None:
+    """Raises DlmError (PromptError) where a prompt of one's own does not render, or leaves the prose out."""
+    hint = "It is a Jinja template with the variables n, prose and strategy."
+    mark = "8f1c the prose 5d20"
+    try:
+        content = pair_messages(mark, 3, "extraction", template)[0]["content"]
+    except TemplateSyntaxError as error:
+        raise DlmError(
+            kind="PromptError", message=f"{error.message}.", path=path, line=error.lineno, hint=hint
+        ) from None
+    except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        raise DlmError(
+            kind="PromptError", message=f"The prompt does not render: {error}.", path=path, hint=hint
+        ) from None
+    if mark not in content:
+        raise DlmError(kind="PromptError", message="The prompt leaves the prose out.", path=path, hint=hint)

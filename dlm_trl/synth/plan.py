@@ -1,0 +1,187 @@
+"""What will be asked of the teacher: `plan(document, settings, teacher)` gives every request before one is sent.
+
+A section's prose becomes one request for each strategy, or several where it is too long for the teacher; the
+section's budget of pairs is then shared among its windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dlm_trl.notes import DlmError, Document
+from dlm_trl.synth import prompts
+from dlm_trl.synth.ledger import request_key
+from dlm_trl.synth.prompts import Strategy
+from dlm_trl.synth.windows import shares, windows
+from dlm_trl.teachers.protocol import Request, Teacher
+
+Filter = Literal["none", "dedup-only", "sway"]
+# Where the teacher's context is not known: about four thousand tokens of prose in one request.
+_LONGEST_PROSE = 16_000
+
+# The root is an object, for some servers take no other; the reply parser reads either.
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "pairs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"question": {"type": "string"}, "answer": {"type": "string"}},
+                "required": ["question", "answer"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["pairs"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a run is told; the command line has an option for each field, with the same default."""
+
+    teacher: str = "self"
+    per_section: int = 3
+    strategy: Literal["extraction", "expansion", "both"] = "extraction"
+    filter: Filter = "sway"
+    threshold: float = 0.1
+    max_pairs: int | None = None
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float | None = None
+    seed: int | None = None
+    fresh: bool = False
+    concurrency: int = 16
+    max_cost: float | None = None
+    price: tuple[float, float] | None = None
+    budget_tokens: int | None = None
+    judge: str | None = None
+    min_grounding: float | None = None
+    prompt: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises DlmError (UsageError) for a value that no run can have."""
+        positive = {"per_section": 1, "max_pairs": 1, "max_new_tokens": 1, "concurrency": 1, "temperature": 0}
+        for name, least in {**positive, "max_cost": 0, "budget_tokens": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise _misuse(f"{_option(name)} is {value}.", f"It must be at least {least}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise _misuse(f"--top-p is {self.top_p}.", "It must be above 0 and at most 1.")
+        if self.max_cost is not None and self.price is None:
+            raise _misuse("--max-cost needs prices.", "Add --price IN,OUT: what a million tokens cost.")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request and where its pairs belong: n pairs about prose, a window of the section of this id."""
+
+    request: Request
+    section_id: str
+    strategy: Strategy
+    prose: str
+    n: int
+
+
+def plan(document: Document, settings: Settings, teacher: Teacher) -> list[Ask]:
+    """All requests about the document's own prose (not that of `training.sources`), in the order of the file.
+
+    With `max_pairs` the sections come in an order that is spread over the file, since the run may end before the
+    last. Raises DlmError where the prompt file is no template, or the teacher's context is too short.
+    """
+    template = _template(settings.prompt)
+    asks: list[Ask] = []
+    for section in document.sections:
+        prose = section.content.strip()
+        if section.kind == "prose" and prose:
+            for strategy, budget in _budgets(settings):
+                pieces = windows(prose, lambda text, s=strategy: _fits(text, s, settings, teacher, template))
+                for piece, n in zip(pieces, shares(budget, [len(p) for p in pieces]), strict=True):
+                    if n:
+                        messages = prompts.pair_messages(piece, n, strategy, template)
+                        request = _request(messages, settings, teacher)
+                        asks.append(Ask(request, section.section_id, strategy, piece, n))
+    if too_long := [ask for ask in asks if not _fits(ask.prose, ask.strategy, settings, teacher, template)]:
+        raise DlmError(
+            kind="UsageError",
+            message=f"The teacher reads {teacher.context} tokens, too few for the prompt, a word of "
+            f"{len(too_long[0].prose)} characters, and {settings.max_new_tokens} new tokens.",
+            hint="Lower --max-new-tokens, or choose a teacher with a longer context.",
+            path=document.path,
+        )
+    return asks if settings.max_pairs is None else _spread(asks)
+
+
+def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: Teacher) -> Ask:
+    """The second and last request for pairs whose first reply could not be read, with that reply and what is wrong."""
+    messages = [
+        *ask.request.messages,
+        {"role": "assistant", "content": reply},
+        {"role": "user", "content": prompts.CORRECTION.format(problem=problem)},
+    ]
+    return replace(ask, request=_request(messages, settings, teacher))
+
+
+def _request(messages: Sequence[Mapping[str, str]], settings: Settings, teacher: Teacher) -> Request:
+    key = request_key(
+        teacher,
+        prompts.PROMPT_VERSION,
+        messages,
+        settings.max_new_tokens,
+        settings.temperature,
+        settings.top_p,
+        settings.seed,
+    )
+    return Request(key, messages, settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed, SCHEMA)
+
+
+def _budgets(settings: Settings) -> list[tuple[Strategy, int]]:
+    n = settings.per_section
+    if settings.strategy == "both":
+        return [("extraction", math.ceil(n / 2)), ("expansion", n // 2)]
+    return [(settings.strategy, n)]
+
+
+def _fits(prose: str, strategy: Strategy, settings: Settings, teacher: Teacher, template: str | None) -> bool:
+    if teacher.context is None:
+        return len(prose) <= _LONGEST_PROSE
+    used = teacher.count_tokens(prompts.pair_messages(prose, settings.per_section, strategy, template))
+    return (len(prose) if used is None else used) + settings.max_new_tokens <= teacher.context
+
+
+def _spread(asks: list[Ask]) -> list[Ask]:
+    """Asks so reordered that the sections of every beginning of the list lie far apart in the file."""
+    sections = list(dict.fromkeys(ask.section_id for ask in asks))
+    # The golden ratio's multiples, modulo one, are spread evenly however many one takes (Kronecker's sequence).
+    place = {section: (i * 0.6180339887498949) % 1 for i, section in enumerate(sections)}
+    turns: dict[str, int] = {}
+    order = []
+    for ask in asks:
+        turn = turns[ask.section_id] = turns.get(ask.section_id, -1) + 1
+        order.append((turn, place[ask.section_id]))
+    return [asks[i] for i in sorted(range(len(asks)), key=lambda i: order[i])]
+
+
+def _template(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DlmError(kind="PromptError", message=f"The prompt cannot be read: {error}.", path=path) from None
+    prompts.check_template(text, path)
+    return text
+
+
+def _option(name: str) -> str:
+    return f"--{'temp' if name == 'temperature' else name.replace('_', '-')}"
+
+
+def _misuse(message: str, hint: str) -> DlmError:
+    return DlmError(kind="UsageError", message=message, hint=hint)

@@ -1,0 +1,194 @@
+"""One run for one document, from its prose to staged pairs: `synthesize("notes.dlm", Settings(teacher="hf:tiny"))`.
+
+Requests go out in waves. All of them are one wave, unless `max_pairs` or a budget may end the run earlier. What comes
+back goes through the funnel in the order of the plan, not in that of arrival, so that a run that was killed and
+repeated stages what the uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlm_trl.models.share import is_main, share
+from dlm_trl.notes import Document, read
+from dlm_trl.synth.apply import apply
+from dlm_trl.synth.budget import Budget, bound_of, price_of
+from dlm_trl.synth.funnel import Funnel
+from dlm_trl.synth.ledger import Ledger, now, run_lock
+from dlm_trl.synth.pairs import Candidate, Pair
+from dlm_trl.synth.plan import Ask, Settings, again, plan
+from dlm_trl.synth.replies import parse_reply
+from dlm_trl.synth.report import Failure, Synthesis
+from dlm_trl.synth.staging import stage, staged
+from dlm_trl.teachers.open import open_teacher
+from dlm_trl.teachers.protocol import Reply, Teacher
+
+if TYPE_CHECKING:
+    from dlm_trl.synth.judge import Judge
+
+OnReply = Callable[[Reply, int], None]  # a reply that came now, and how many requests are still waiting
+
+
+def synthesize(
+    path: str | os.PathLike[str],
+    settings: Settings | None = None,
+    apply_now: bool = False,
+    teacher: Teacher | None = None,
+    judge: Judge | None = None,
+    budget: Budget | None = None,
+    on_reply: OnReply | None = None,
+) -> Synthesis:
+    """Asks the teacher about the document's prose and stages the pairs that pass; with apply_now they go into the file.
+
+    teacher and judge are those that the settings name, unless ones that are loaded already are given; budget likewise,
+    to share one among documents. Under `accelerate launch` each process asks its share, and all return the same.
+    Raises DlmError before the first request where something that the run needs is missing.
+    """
+    settings = settings or Settings()
+    document = read(path)
+    started = time.monotonic()
+    teacher = teacher or open_teacher(settings.teacher, document, concurrency=settings.concurrency)
+    if settings.filter == "sway" and judge is None:
+        from dlm_trl.synth.judge import open_judge
+
+        judge = open_judge(document, settings.judge)
+    outcome = Synthesis(Path(path), teacher.reference, judge.name if judge else None)
+    asks = plan(document, settings, teacher)
+    outcome.counts.sections = len({ask.section_id for ask in asks})
+    with run_lock(document.frontmatter.dlm_id) if is_main() else nullcontext():
+        ledger = Ledger(document)
+        share([None], lambda items: items)  # every process has read the ledger before one of them writes
+        run = _Run(document, settings, teacher, ledger, budget or _budget(settings), outcome, on_reply)
+        kept = run.all_waves(asks, Funnel(document, staged(document), settings, judge, outcome))
+        if is_main():
+            outcome.staged = stage(document, _in_file_order(kept, document), now())
+            if apply_now and outcome.staged:
+                outcome.applied = apply(path, [pair.section_id for pair in outcome.staged]).count
+    outcome.counts.kept = len(kept)
+    outcome.cost = price_of(outcome.usage, settings.price)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _budget(settings: Settings) -> Budget:
+    return Budget(settings.budget_tokens, settings.max_cost, settings.price)
+
+
+@dataclass(slots=True)
+class _Run:
+    document: Document
+    settings: Settings
+    teacher: Teacher
+    ledger: Ledger
+    budget: Budget
+    outcome: Synthesis
+    on_reply: OnReply | None
+    second: set[str] = field(default_factory=set)  # keys of requests about a reply that could not be read
+    waiting: list[Ask] = field(default_factory=list)
+
+    def all_waves(self, asks: list[Ask], funnel: Funnel) -> list[Candidate]:
+        """Asks until the plan is done, enough pairs are kept, or the budget ends; returns what was kept."""
+        kept: list[Candidate] = []
+        self.waiting = asks
+        while self.waiting and not self._enough(kept):
+            wave = self._next_wave(kept)
+            if not wave:
+                self.outcome.stopped = f"The budget ends here: {len(self.waiting)} requests were not sent."
+                break
+            self.waiting = self.waiting[len(wave) :]
+            new = {ask.request.key for ask in wave if self._remembered(ask) is None}
+            self.outcome.counts.asked += len(new)
+            self.outcome.counts.remembered += len(wave) - len(new)
+            replies = share(wave, self._answers)
+            for reply in {reply.key: reply for reply in replies if reply.key in new}.values():
+                self.budget.spend(reply.usage)
+                self.outcome.usage += reply.usage
+            accepted = funnel.take(self._parsed(wave, replies))
+            kept += self._wanted(accepted, wave, kept, funnel)
+        return kept
+
+    def _enough(self, kept: Sequence[Candidate]) -> bool:
+        return self.settings.max_pairs is not None and len(kept) >= self.settings.max_pairs
+
+    def _next_wave(self, kept: Sequence[Candidate]) -> list[Ask]:
+        """As many requests as may be needed, and as the budget allows."""
+        wave = self.waiting
+        if self.settings.max_pairs is not None:
+            wave = wave[: self.settings.max_pairs - len(kept)]
+        new = [ask for ask in wave if self._remembered(ask) is None]
+        affordable = self.budget.affordable([bound_of(ask.request, self.teacher) for ask in new])
+        return wave if affordable == len(new) else wave[: wave.index(new[affordable])]
+
+    def _remembered(self, ask: Ask) -> Reply | None:
+        return None if self.settings.fresh else self.ledger.get(ask.request.key)
+
+    def _answers(self, wave: Sequence[Ask]) -> list[Reply]:
+        """This process's part of a wave: from the ledger, or from the teacher and into the ledger."""
+        answers = {ask.request.key: reply for ask in wave if (reply := self._remembered(ask))}
+        new = {ask.request.key: ask for ask in wave if ask.request.key not in answers}
+        with closing(self.teacher.generate([ask.request for ask in new.values()])) as replies:  # type: ignore[type-var]
+            for reply in replies:
+                ask = new[reply.key]
+                facts = {"teacher": self.teacher.reference, "section_id": ask.section_id, "strategy": ask.strategy}
+                self.ledger.record(ask.request, reply, **facts)
+                answers[reply.key] = reply
+                if self.on_reply:
+                    self.on_reply(reply, len(new) - len(answers.keys() & new.keys()) + len(self.waiting))
+        return [answers[ask.request.key] for ask in wave]
+
+    def _parsed(self, wave: Sequence[Ask], replies: Sequence[Reply]) -> list[tuple[Ask, list[Pair]]]:
+        """What the replies of a wave hold; one that cannot be read is asked about again, once, in the next wave."""
+        found, retries = [], []
+        for ask, reply in zip(wave, replies, strict=True):
+            if reply.error is not None:
+                self.outcome.counts.failed += 1
+                self.outcome.failures.append(Failure(ask.section_id, reply.error))
+                continue
+            parsed = parse_reply(reply.text)
+            if parsed.pairs:
+                found.append((ask, parsed.pairs))
+            elif ask.request.key in self.second:
+                self.outcome.counts.unparsed += 1
+                self.outcome.failures.append(Failure(ask.section_id, parsed.problem or ""))
+            else:
+                retry = again(ask, reply.text, parsed.problem or "", self.settings, self.teacher)
+                self.second.add(retry.request.key)
+                retries.append(retry)
+        self.outcome.counts.asked_again += len(retries)
+        self.waiting = retries + self.waiting
+        return found
+
+    def _wanted(
+        self, accepted: Sequence[Candidate], wave: Sequence[Ask], kept: Sequence[Candidate], funnel: Funnel
+    ) -> list[Candidate]:
+        """Of these, no more for a request than it asked for, and no more in all than `max_pairs`: a section's first
+        pair before another's second.
+        """
+        turn: Counter[str] = Counter()
+        asked = {ask.request.key: ask.n for ask in wave}
+        of_section: Counter[str] = Counter(candidate.section_id for candidate in kept)
+        turns = []
+        for candidate in accepted:
+            turn[candidate.request_key] += 1
+            if turn[candidate.request_key] > asked[candidate.request_key]:
+                funnel.lose("surplus", candidate, "more than were asked for")
+            else:
+                of_section[candidate.section_id] += 1
+                turns.append((of_section[candidate.section_id], candidate))
+        turns.sort(key=lambda item: item[0])
+        most = len(turns) if self.settings.max_pairs is None else self.settings.max_pairs - len(kept)
+        for _, candidate in turns[most:]:
+            funnel.lose("surplus", candidate, "more than --max-pairs")
+        return [candidate for _, candidate in turns[:most]]
+
+
+def _in_file_order(kept: Sequence[Candidate], document: Document) -> list[Candidate]:
+    place = {section.section_id: i for i, section in reversed(list(enumerate(document.sections)))}
+    return sorted(kept, key=lambda candidate: place[candidate.section_id])
