@@ -1,0 +1,242 @@
+"""The judge's scores against their definition, on the embedded base and on a random one; and who may be a judge."""
+
+import json
+import math
+import shutil
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm_trl import tiny
+from dlm_trl.models.load import load_base, load_tokenizer
+from dlm_trl.notes import DlmError, Document, parse
+from dlm_trl.notes.store import next_version, set_current_adapter
+from dlm_trl.synth.judge import Judge, open_judge, verdict
+from dlm_trl.synth.pairs import Candidate, Pair, Scores
+from dlm_trl.synth.prompts import Strategy
+from dlm_trl.synth.words import content_words, overlap
+
+ID = "01JTRX0000000000000000000A"
+PROSE = "A starter is a mix of flour and water in which wild yeast and bacteria live. It needs about 9 days."
+PAIRS = [
+    Pair("What is a starter?", "A mix of flour and water."),
+    Pair("How long does it need?", "About 9 days."),
+    Pair("What lives in a starter?", "Yeast {and} bacteria, wild ones, in flour and in water; nothing else."),
+]
+
+
+def candidate(pair: Pair, prose: str = PROSE) -> Candidate:
+    return Candidate(pair, "0" * 16, "extraction", prose, request_key="k", index=0, teacher="hf:tiny")
+
+
+def document(base: str | Path = "tiny") -> Document:
+    return parse(f"---\ndlm_id: {ID}\nbase_model: {base}\n---\n{PROSE}\n", Path("notes.dlm"))
+
+
+@pytest.fixture(scope="module")
+def tiny_judge() -> Judge:
+    return Judge(load_base("tiny"), load_tokenizer("tiny"), "hf:tiny")
+
+
+@cache
+def random_judge(folder: str) -> Judge:
+    return Judge(load_base(folder), load_tokenizer(folder), "random")
+
+
+@pytest.fixture
+def adapted(model: PreTrainedModel) -> PreTrainedModel:
+    """An adapter that changes what the model says."""
+    torch.manual_seed(1)
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", lora_alpha=128, init_lora_weights=False)
+    return get_peft_model(model, config).eval()
+
+
+@torch.no_grad()
+def mean_log_prob(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, content: str, answer: str) -> float:
+    """The definition, one row at a time: what follows the chat's generation prompt, token by token."""
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
+    )
+    tokens = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    table = model(torch.tensor([prompt + tokens])).logits[0].log_softmax(-1)
+    return sum(table[len(prompt) + k - 1, token].item() for k, token in enumerate(tokens)) / len(tokens)
+
+
+def by_definition(judge: Judge, pair: Pair, prose: str) -> tuple[float, float]:
+    def asked(content: str, answer: str) -> float:
+        return mean_log_prob(judge.model, judge.tokenizer, content, answer)
+
+    alone = asked(pair.question, pair.answer)
+    read = asked(f"Text:\n{prose}\n\nQuestion: {pair.question}", pair.answer)
+    return alone - asked(pair.question, "I don't know."), read - alone
+
+
+def test_margin_and_grounding_are_what_they_say(tiny_judge: Judge) -> None:
+    scores = tiny_judge.score([candidate(pair) for pair in PAIRS])
+    for pair, found in zip(PAIRS, scores, strict=True):
+        margin, grounding = by_definition(tiny_judge, pair, PROSE)
+        assert found.margin == pytest.approx(margin, abs=1e-3)
+        assert found.grounding == pytest.approx(grounding, abs=1e-3)
+    assert [found.overlap for found in scores] == [1.0, 1.0, 5 / 8]
+    assert tiny_judge.score([]) == []
+
+
+def test_what_the_prose_says_is_grounded_and_what_another_prose_says_is_not(tiny_judge: Judge) -> None:
+    rows = [json.loads(line) for line in (tiny.path() / "held_out.jsonl").read_text().splitlines()[:30]]
+    said = [candidate(Pair(*row["pairs"][0]), row["prose"]) for row in rows]
+    unsaid = [replace(one, prose=other.prose) for one, other in zip(said, said[1:] + said[:1], strict=True)]
+
+    def share_kept(candidates: list[Candidate]) -> float:
+        verdicts = [verdict(replace(s, margin=1.0), "extraction") for s in tiny_judge.score(candidates)]
+        assert set(verdicts) <= {None, "grounding"}
+        return verdicts.count(None) / len(verdicts)
+
+    assert share_kept(said) > 0.8
+    assert share_kept(unsaid) < 0.4
+
+
+def test_an_adapter_weighs_the_margin_and_its_base_the_grounding(
+    adapted: PreTrainedModel, random_base: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    base = Judge(load_base(str(random_base)), tokenizer, "base")
+    judge = Judge(adapted, tokenizer, "self")
+    candidates = [candidate(pair) for pair in PAIRS]
+    for pair, ours, bases in zip(PAIRS, judge.score(candidates), base.score(candidates), strict=True):
+        assert ours.margin == pytest.approx(by_definition(judge, pair, PROSE)[0], abs=1e-3)
+        assert ours.margin != pytest.approx(bases.margin, abs=1e-2)
+        assert ours.grounding == pytest.approx(bases.grounding, abs=1e-3)
+
+
+def pieces_read(judge: Judge, asked: Candidate, answer: int) -> list[str]:
+    prompts = judge._prompts(asked, answer)[1:]
+    assert all(len(prompt) + answer <= judge.context for prompt in prompts)
+    texts = (judge.tokenizer.decode(prompt, clean_up_tokenization_spaces=False) for prompt in prompts)
+    return [text.partition("Text:\n")[2].rpartition("\n\nQuestion: ")[0] for text in texts]
+
+
+def test_of_long_prose_the_piece_that_helps_most_counts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    judge = Judge(model, tokenizer, "base")
+    prose = " ".join(f"loaf{k}" for k in range(400))
+    pieces = pieces_read(judge, candidate(PAIRS[0], prose), 20)
+    assert len(pieces) > 2
+    whole, *alone = judge.score([candidate(PAIRS[0], text) for text in (prose, *pieces)])
+    assert whole.margin == pytest.approx(alone[0].margin, abs=1e-3)
+    assert whole.grounding == pytest.approx(max(found.grounding for found in alone), abs=1e-3)
+    assert whole.overlap == 0.0
+
+
+@given(st.text(max_size=30), st.integers(1, 200), st.integers(1, 400))
+@settings(deadline=None, max_examples=60)
+def test_prose_of_any_length_is_read_whole(random_base: Path, text: str, times: int, answer: int) -> None:
+    judge = random_judge(str(random_base))
+    prose = text * times
+    pieces = pieces_read(judge, candidate(PAIRS[0], prose), answer)
+    if pieces:
+        assert Counter("".join("".join(pieces).split())) == Counter("".join(prose.split()))
+    else:
+        assert answer > 350
+
+
+def test_what_fits_no_context_passes_no_verdict(tiny_judge: Judge) -> None:
+    long = "flour and water " * 1000
+    asked = [Pair(long, "A mix."), PAIRS[0], Pair("What is a starter?", long)]
+    too_long, fits, too_long_too = tiny_judge.score([candidate(pair) for pair in asked])
+    assert too_long == Scores(-math.inf, -math.inf, too_long.overlap)
+    assert too_long_too == Scores(-math.inf, -math.inf, 1.0)
+    assert math.isfinite(fits.margin)
+    assert verdict(too_long, "expansion") == "judge"
+
+
+@pytest.mark.parametrize(
+    ("margin", "grounding", "strategy", "reason"),
+    [
+        (0.0, 5.0, "extraction", "judge"),
+        (math.nan, 5.0, "extraction", "judge"),
+        (0.09, 5.0, "extraction", "threshold"),
+        (0.1, 0.8, "extraction", None),
+        (0.1, 0.79, "extraction", "grounding"),
+        (0.1, math.nan, "extraction", "grounding"),
+        (0.1, -9.0, "expansion", None),
+    ],
+)
+def test_verdicts(margin: float, grounding: float, strategy: Strategy, reason: str | None) -> None:
+    scores = Scores(margin, grounding, overlap=1.0)
+    assert verdict(scores, strategy, threshold=0.1, min_grounding=0.8) == reason
+
+
+def test_the_judge_is_the_adapter_once_there_is_one_and_the_base_before(
+    adapted: PreTrainedModel,
+    random_base: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DLM_HOME", str(tmp_path))
+    notes = document(random_base)
+    asked = [candidate(pair) for pair in PAIRS]
+    before = open_judge(notes)
+    assert before.name == str(random_base)
+    with pytest.raises(DlmError, match=r"no adapter .* dlm-trl train notes\.dlm") as caught:
+        open_judge(notes, "self")
+    assert caught.value.kind == "AdapterError"
+
+    folder = next_version(ID)
+    adapted.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    set_current_adapter(ID, folder)
+    expected = Judge(adapted, tokenizer, "").score(asked)
+    for reference in (None, "self"):
+        judge = open_judge(notes, reference)
+        assert judge.name == "self"
+        margins = [found.margin for found in judge.score(asked)]
+        assert margins == pytest.approx([found.margin for found in expected], abs=0.05)  # bfloat16 on a GPU
+        assert margins != pytest.approx([found.margin for found in before.score(asked)], abs=0.2)
+    assert open_judge(notes, f"hf:{random_base}").name == f"hf:{random_base}"
+    assert open_judge(notes, "hf:tiny").context == 1024
+
+
+@pytest.mark.parametrize("reference", ["", "hf:", "hf: ", "tiny", "openai:gpt-5", "vllm-server:http://localhost"])
+def test_what_is_no_judge_is_told_so(reference: str) -> None:
+    with pytest.raises(DlmError, match=r"hf:<id or folder>") as caught:
+        open_judge(document(), reference)
+    assert caught.value.kind == "UsageError"
+
+
+def test_a_judge_that_cannot_be_loaded_or_asked_is_one_line(
+    random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
+    with pytest.raises(DlmError) as caught:
+        open_judge(document("hf:dlm-trl/no-such-model"))
+    assert caught.value.kind == "BaseModelError"
+
+    silent = shutil.copytree(random_base, tmp_path / "silent")
+    (silent / "chat_template.jinja").unlink()
+    (silent / "model.safetensors").unlink()  # found out before the weights are looked at
+    with pytest.raises(DlmError, match="no chat template") as caught:
+        open_judge(document(silent))
+    assert caught.value.kind == "ChatTemplateError"
+
+
+def test_content_words_of_any_script() -> None:
+    assert content_words("What is THE Crème brûlée, in 9 steps?") == {"crème", "brûlée", "9", "steps"}
+    assert content_words("Что такое хлеб") == {"что", "такое", "хлеб"}
+    assert content_words("it is of the") == set()
+
+
+def test_overlap_is_a_share_of_the_answer() -> None:
+    assert overlap("A net of gluten", "Gluten is a net that holds the gas.") == 1.0
+    assert overlap("gluten and gas and air", "Gluten holds the gas.") == pytest.approx(2 / 3)
+    assert overlap("stone", "Gluten is a net.") == 0.0
+    assert overlap("It is.", "Gluten is a net.") == 1.0
