@@ -131,7 +131,7 @@ def _provenance(section: Section, source_file: str, groups: Mapping[str, str], w
     return {
         "source_file": source_file,
         "section_id": section.section_id,
-        "source_group": _bare_id(section) if source is None else groups.get(source, source),
+        "source_group": bare_id(section) if source is None else groups.get(source, source),
         "auto_synth": section.auto_synth,
         "teacher": text("synth_teacher"),
         "strategy": text("synth_strategy"),
@@ -154,12 +154,13 @@ def _prose_groups(document: Document) -> dict[str, str]:
         name: group
         for section in document.sections
         if section.kind == "prose"
-        for group in [_bare_id(section)]
+        for group in [bare_id(section)]
         for name in (section.section_id, group)
     }
 
 
-def _bare_id(section: Section) -> str:
+def bare_id(section: Section) -> str:
+    """The id that the section has without the newlines at its end."""
     bare = section.content.rstrip("\n")
     return section.section_id if bare == section.content else section_id(section.kind, bare)
 

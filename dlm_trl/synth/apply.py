@@ -1,0 +1,115 @@
+"""Staged pairs into the document, and out again: `apply(path)`, `revert(path)`; `resolve_source` finds a pair's prose.
+
+    done = apply("notes.dlm", ["3f2a", "90c1"])     # done.count pairs more; without ids, everything that is staged
+    revert("notes.dlm", teacher="hf:tiny")          # without a teacher and ids, all synthesised pairs
+
+Both splice bytes (`notes.edit`): what is not meant stays as it was, and reverting what was applied gives the original
+bytes back. No teacher is asked anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from dlm_trl.notes import DlmError, Document, Section, edit, read
+from dlm_trl.rows.convert import bare_id
+from dlm_trl.synth.guard import make_safe, synth_section
+from dlm_trl.synth.prompts import Strategy
+from dlm_trl.synth.staging import Staged, drop, resolve_ids, staged
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The document as it is now, the pairs that were written, and those that it held already."""
+
+    document: Document
+    pairs: list[Staged]
+    present: list[Staged]
+
+    @property
+    def count(self) -> int:
+        """How many pairs were written."""
+        return len(self.pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Reverted:
+    """The document as it is now, and the sections that were removed."""
+
+    document: Document
+    sections: list[Section]
+
+    @property
+    def count(self) -> int:
+        """How many sections were removed."""
+        return len(self.sections)
+
+
+def apply(path: str | os.PathLike[str], ids: Sequence[str] | None = None) -> Applied:
+    """Writes the staged pairs of these ids (beginnings suffice; None: all) at the document's end, in one splice, and
+    takes them out of staging.
+
+    A pair that the document holds already is only taken out of staging: so, what was killed between the two is
+    finished by the next call. Raises DlmError: as `staged`, `resolve_ids` and `edit.append` do, and UnsafePairError
+    for a pair that another program staged and the document cannot hold. The document is untouched then.
+    """
+    document = read(path)
+    items = staged(document)
+    if ids is not None:
+        wanted = set(resolve_ids(ids, [item.section_id for item in items]))
+        items = [item for item in items if item.section_id in wanted]
+    held = {section.section_id for section in document.sections}
+    present = [item for item in items if item.section_id in held]
+    # Another program may have staged the same pair twice.
+    pairs = list({item.section_id: item for item in items if item.section_id not in held}.values())
+    after = edit.append(document, *(_text(document, item) for item in pairs))
+    drop(after, [item.section_id for item in items])
+    return Applied(after, pairs, present)
+
+
+def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teacher: str | None = None) -> Reverted:
+    """Removes the document's synthesised pairs and nothing else: those of these ids (beginnings suffice) and of this
+    teacher, where they are given.
+
+    Raises DlmError as `resolve_ids` and `edit.remove` do. The document is untouched then.
+    """
+    document = read(path)
+    sections = [section for section in document.sections if section.auto_synth]
+    if ids is not None:
+        wanted = set(resolve_ids(ids, [section.section_id for section in sections]))
+        sections = [section for section in sections if section.section_id in wanted]
+    if teacher is not None:
+        sections = [section for section in sections if section.provenance["synth_teacher"] == teacher]
+    lines = {section.start_line for section in sections}
+    return Reverted(edit.remove(document, lambda section: section.start_line in lines), sections)
+
+
+def resolve_source(document: Document, source_section_id: str) -> Section | None:
+    """The prose section that a pair was made from, None where it is no longer there or was changed.
+
+    An id changes when a blank line grows at a section's end, so ids without trailing newlines count too.
+    """
+    prose = [section for section in document.sections if section.kind == "prose"]
+    exact = [section for section in prose if section.section_id == source_section_id]
+    bare = [section for section in prose if bare_id(section) == source_section_id]
+    return next(iter(exact + bare), None)
+
+
+def _text(document: Document, item: Staged) -> str:
+    if make_safe(item.pair) != item.pair:
+        raise DlmError(
+            kind="UnsafePairError",
+            message=f"The document cannot hold the staged pair {item.section_id} as it is.",
+            hint=f"Another program staged it; `dlm-trl synth drop FILE {item.section_id[:8]}` takes it out.",
+            path=document.path,
+        )
+    return synth_section(
+        item.pair,
+        teacher=item.teacher,
+        strategy=cast(Strategy, item.strategy),  # the format takes any text
+        synth_at=item.synth_at,
+        source_section_id=item.source_section_id,
+    )

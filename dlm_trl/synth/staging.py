@@ -1,0 +1,291 @@
+"""Staged pairs: accepted, to be looked at, not yet in the document. `stage`, `staged`, `drop`, `clear`; and `applied`.
+
+    stage(document, candidates, synth_at=now())
+    for item in staged(document): print(item.section_id[:8], item.pair.question, item.scores)
+    drop(document, resolve_ids(["3f2a"], [item.section_id for item in staged(document)]))
+
+They lie in the format's own `pending.json`, which its reference implementation reads and writes too. What it has no
+field for (scores, the request that a pair came from) is in `pending_scores.json` beside it, by the pair's section id,
+and stays there when the pair leaves staging.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from dlm_trl.notes import DlmError, Document
+from dlm_trl.notes.blocks import read_pairs
+from dlm_trl.notes.document import section_id
+from dlm_trl.notes.files import locked, replace_file, write_error
+from dlm_trl.notes.parser import read_bytes
+from dlm_trl.notes.store import synth_dir
+from dlm_trl.synth.ledger import check_owner, make_folder, now, source_path
+from dlm_trl.synth.pairs import Candidate, Pair, Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A synthesised pair, staged or applied. section_id is that of its own section, source_section_id of its prose.
+
+    The rest is None where another program staged it: scores; request_key, which finds its reply in the ledger; index,
+    its place in that reply; prose_sha, the SHA-256 of the prose that the teacher saw.
+    """
+
+    section_id: str
+    pair: Pair
+    teacher: str
+    strategy: str
+    synth_at: str
+    source_section_id: str
+    scores: Scores | None = None
+    request_key: str | None = None
+    index: int | None = None
+    prose_sha: str | None = None
+
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Entry(BaseModel):
+    """One section in pending.json: the fields of a synthesised pair, and those that it has to leave empty."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["instruction"] = "instruction"
+    content: Text
+    start_line: int = 0
+    adapter: None = None
+    tags: dict[str, str] = {}
+    auto_harvest: Literal[False] = False
+    harvest_source: None = None
+    auto_mined: Literal[False] = False
+    judge_name: None = None
+    judge_score_chosen: None = None
+    judge_score_rejected: None = None
+    mined_at: None = None
+    mined_run_id: None = None
+    auto_synth: Literal[True] = True
+    synth_teacher: Text
+    synth_strategy: Text
+    synth_at: Text
+    source_section_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    media_path: None = None
+    media_alt: None = None
+    media_blob_sha: None = None
+    media_transcript: None = None
+
+
+class _Plan(BaseModel):
+    """The whole of pending.json."""
+
+    model_config = ConfigDict(extra="allow")
+
+    schema_version: Literal[1] = 1
+    source_path: Text
+    created_at: Text
+    sections: list[_Entry] = []
+
+
+class _Origin(BaseModel):
+    """What pending_scores.json knows of a pair."""
+
+    scores: Scores | None
+    request_key: str
+    index: int
+    prose_sha: str
+
+
+_Origins = dict[str, _Origin]
+_PLAN, _ORIGINS = TypeAdapter(_Plan), TypeAdapter(_Origins)
+
+
+def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) -> list[Staged]:
+    """Adds these pairs to what is staged, and returns those that were neither staged nor in the document before.
+
+    synth_at is the run's time, ISO 8601 in UTC. Raises DlmError as `staged` does, and DlmWriteError.
+    """
+    with _locked(document):
+        plan, origins = _load(document)
+        known = {section.section_id for section in document.sections}
+        known |= {item.section_id for item in _staged(document, plan, origins)}
+        added: _Origins = {}
+        for candidate in candidates:
+            own_id = section_id("instruction", _content(candidate.pair))
+            if own_id not in known and own_id not in added:
+                plan.sections.append(_entry(candidate, synth_at))
+                added[own_id] = _origin(candidate)
+        if added:
+            # First this one: of a process that is killed between the two, no more than an unused origin remains.
+            _write(_origins_path(document), _ORIGINS.dump_python(origins | added))
+            _save(document, plan)
+        return [item for item in _staged(document, plan, origins | added) if item.section_id in added]
+
+
+def staged(document: Document) -> list[Staged]:
+    """What is staged for this document, in the order in which it was staged.
+
+    Raises DlmError: OwnerError where it was staged for another file of the same dlm_id, StagingError where a staging
+    file is damaged.
+    """
+    return _staged(document, *_load(document))
+
+
+def drop(document: Document, section_ids: Sequence[str]) -> int:
+    """Takes the pairs of these section ids out of staging, and returns how many there were. Raises as `stage` does."""
+    with _locked(document):
+        plan, origins = _load(document)
+        unwanted = set(section_ids)
+        gone = [item.section_id in unwanted for item in _staged(document, plan, origins)]
+        if any(gone):
+            plan.sections = [entry for entry, is_gone in zip(plan.sections, gone, strict=True) if not is_gone]
+            _save(document, plan)
+        return sum(gone)
+
+
+def clear(document: Document) -> int:
+    """Takes everything out of staging, and returns how many pairs there were. Raises as `stage` does."""
+    return drop(document, [item.section_id for item in staged(document)])
+
+
+def applied(document: Document) -> list[Staged]:
+    """The synthesised pairs that the document holds, in its order, with all that is known of them.
+
+    Raises DlmError: InstructionParseError for a section that breaks the grammar of pairs, StagingError.
+    """
+    origins = _read(_origins_path(document), _ORIGINS) or {}
+    return [
+        _item(section.section_id, Pair(pair.question, pair.answer), section.provenance, origins)
+        for section in document.sections
+        if section.auto_synth
+        for pair in section.pairs()
+    ]
+
+
+def resolve_ids(ids: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The known ids that these are the beginnings of, each once.
+
+    Raises DlmError (SectionIdError) for a beginning of none of them, or of several.
+    """
+    found: dict[str, None] = {}
+    for prefix in ids:
+        matches = sorted({full for full in known if full.startswith(prefix.lower())})
+        if len(matches) != 1:
+            several = f"{prefix!r} is the beginning of several ids: {', '.join(matches)}."
+            raise DlmError(
+                kind="SectionIdError",
+                message=several if matches else f"No pair here has an id that begins with {prefix!r}.",
+                hint="Give more digits." if matches else "`dlm-trl synth list FILE` shows the ids.",
+            )
+        found[matches[0]] = None
+    return list(found)
+
+
+def _content(pair: Pair) -> str:
+    return f"### Q\n{pair.question}\n### A\n{pair.answer}"
+
+
+def _origin(candidate: Candidate) -> _Origin:
+    return _Origin(
+        scores=candidate.scores,
+        request_key=candidate.request_key,
+        index=candidate.index,
+        prose_sha=hashlib.sha256(candidate.prose.encode()).hexdigest(),
+    )
+
+
+def _entry(candidate: Candidate, synth_at: str) -> _Entry:
+    return _Entry(
+        content=_content(candidate.pair),
+        synth_teacher=candidate.teacher,
+        synth_strategy=candidate.strategy,
+        synth_at=synth_at,
+        source_section_id=candidate.section_id,
+    )
+
+
+def _staged(document: Document, plan: _Plan, origins: _Origins) -> list[Staged]:
+    items = []
+    for number, entry in enumerate(plan.sections, start=1):
+        try:
+            ((question, answer, *_),) = read_pairs(entry.content, 1)
+        except (DlmError, ValueError):
+            raise _damaged(_pending_path(document), f"Section {number} is not one question with its answer.") from None
+        pair = Pair(question, answer)
+        # Not the entry's content, which another program may have spaced otherwise: this is what gets into the file.
+        own_id = section_id("instruction", _content(pair))
+        items.append(_item(own_id, pair, entry.model_dump(), origins))
+    return items
+
+
+def _item(own_id: str, pair: Pair, marker: Mapping[str, Any], origins: _Origins) -> Staged:
+    fields = (marker[key] for key in ("synth_teacher", "synth_strategy", "synth_at", "source_section_id"))
+    item = Staged(own_id, pair, *fields)
+    return replace(item, **dict(origins[own_id])) if own_id in origins else item
+
+
+def _pending_path(document: Document) -> Path:
+    return synth_dir(document.frontmatter.dlm_id) / "pending.json"
+
+
+def _origins_path(document: Document) -> Path:
+    return _pending_path(document).with_name("pending_scores.json")
+
+
+@contextmanager
+def _locked(document: Document) -> Iterator[None]:
+    """Nobody else writes the staging files meanwhile."""
+    path = _pending_path(document)
+    make_folder(path.parent)
+    with locked(path):
+        yield
+
+
+def _load(document: Document) -> tuple[_Plan, _Origins]:
+    """The two files; the plan is that of this document now."""
+    source, path = source_path(document), _pending_path(document)
+    plan = _read(path, _PLAN) or _Plan(source_path=source, created_at=now())
+    check_owner(document, plan.source_path, path)
+    plan.source_path = source
+    return plan, _read(_origins_path(document), _ORIGINS) or {}
+
+
+def _read(path: Path, shape: TypeAdapter[Any]) -> Any:
+    """What is in this file, None where there is none."""
+    if not os.path.exists(path):
+        return None
+    try:
+        return shape.validate_json(read_bytes(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise _damaged(path, f"{place}: {first['msg']}." if place else f"{first['msg']}.") from None
+
+
+def _save(document: Document, plan: _Plan) -> None:
+    path = _pending_path(document)
+    if plan.sections:
+        _write(path, plan.model_dump())
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error.strerror or str(error), "Check the permissions.") from None
+
+
+def _write(path: Path, content: Any) -> None:
+    # As the reference implementation writes it, to the byte.
+    replace_file(path, f"{json.dumps(content, indent=2, sort_keys=True)}\n".encode())
+
+
+def _damaged(path: Path, what: str) -> DlmError:
+    hint = "Repair the file or remove it: the command that staged it stages the same again from the ledger, free."
+    return DlmError(kind="StagingError", message=f"The file is damaged. {what}", hint=hint, path=path)
