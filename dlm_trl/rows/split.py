@@ -23,10 +23,11 @@ from dlm_trl.notes import DlmError
 logger = logging.getLogger(__name__)
 
 Method = Literal["source_group", "reference"]
+VALIDATION_FRACTION = 0.1  # unless the user says otherwise
 
 
 def split(
-    dataset: Dataset, validation_fraction: float = 0.1, seed: int = 42, method: Method = "source_group"
+    dataset: Dataset, validation_fraction: float = VALIDATION_FRACTION, seed: int = 42, method: Method = "source_group"
 ) -> DatasetDict:
     """The rows as "train" and "validation", each in their order, with the copies that their weights ask for.
 

@@ -1,0 +1,196 @@
+"""What the search for duplicates finds, what it drops wrongly, and how fast it is: `python benchmarks/dedup.py`.
+
+Pairs of 50 to 3,000 characters are made from templates and the nouns of the embedded base. Two pairs of a template
+differ in one noun in the question and another one in the answer, and share all else, however long.
+
+found          edits of known pairs: one word changed in the question or in the answer, a word added in front, case or
+               punctuation changed; found means that the match is the pair that was edited
+false drops    distinct pairs that are taken for duplicates of one another
+speed          400 pairs of 400 characters, against the method of the reference (`document-language-model` 0.10.0),
+               which is restated here: the same question, or a ratio of difflib above 0.95, among all pairs
+growth         microseconds a pair up to 100,000 pairs; and for 10,000 questions of one form that are answered by "Yes."
+               or "No.", the worst case, for pairs that share an answer are compared with one another
+
+Seeded; CPU time of one core, without the imports. Several minutes, most of them the reference's; `--json FILE` keeps
+the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import random
+import resource
+import string
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+from time import process_time
+
+from dlm_trl import tiny
+from dlm_trl.synth.dedup import Index
+from dlm_trl.synth.pairs import Pair
+
+NOUNS = sorted(word for word in json.loads((tiny.path() / "words.json").read_text("utf-8")) if word.isalpha())
+TEMPLATES = [
+    ("What is the capital of {0}?", "The capital of {0} is {1}."),
+    ("Which material is {0} made of?", "It is made of {1}."),
+    ("Who looks after the {0} in the town?", "The {1} does, and has done so for years."),
+    ("How is {0} different from what came before it?", "It needs far less {1} than its forerunner."),
+    ("Where should one keep {0}?", "Next to the {1}, away from the light."),
+    ("Why does {0} matter to those who live there?", "Because without it there would be no {1}."),
+    ("Name the tool that is used with {0}.", "{1}"),
+    ("In which year, and by whom, was {0} first described?", "In 1815, by a friend of the {1}."),
+]
+LEADS = ["So,", "Briefly,", "Please:", "Well,", "Indeed,", "Then", "Today"]
+SIZES = [1_000, 10_000, 100_000]
+
+
+def main() -> None:
+    """Measure and print all four."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=4_000, help="distinct pairs of 50 to 3,000 characters")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of pairs for the growth")
+    parser.add_argument("--no-reference", action="store_true", help="leave out the slow part")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+    arguments = parser.parse_args()
+
+    rng = random.Random(arguments.seed)
+    result: dict[str, object] = {"found": {}}
+    if not arguments.no_reference:
+        pairs = [pair for _ in range(50) for pair in distinct_pairs(rng, 8, 400, 400)]  # each with a text of its own
+        filled(pairs[:1])  # imports
+        seconds = {}
+        for name, method in (("reference", reference), ("ours", filled)):
+            gc.collect()
+            start = process_time()
+            method(pairs)
+            seconds[name] = process_time() - start
+        ratio = seconds["reference"] / seconds["ours"]
+        result["speed"] = {**seconds, "ratio": ratio}
+        print(
+            "400 pairs of 400 characters: "
+            f"reference {seconds['reference']:.1f} s, ours {seconds['ours']:.3f} s, {ratio:.0f}x"
+        )
+
+    pairs = list(distinct_pairs(rng, arguments.pairs, 50, 3_000))
+    index, dropped = filled(pairs)
+    result["false drops"] = dropped / len(pairs)
+    print(f"false drops          {dropped} of {len(pairs):,}, {dropped / len(pairs):.2%}")
+    for kind in EDITS:
+        found = sum(
+            (match := index.nearest(edited(rng, pair, kind))) is not None and match.name == str(i)
+            for i, pair in enumerate(pairs)
+        )
+        result["found"][kind] = found / len(pairs)
+        print(f"found: {kind:<20} {found / len(pairs):.2%}")
+
+    corpora = {f"{size:,} pairs": list(distinct_pairs(rng, size, 50, 400)) for size in arguments.sizes}
+    corpora["10,000 yes or no"] = list(yes_or_no(rng, 10_000))
+    result["growth"] = {}
+    for name, pairs in corpora.items():
+        gc.collect()
+        start = process_time()
+        _, dropped = filled(pairs)
+        microseconds = (process_time() - start) / len(pairs) * 1e6
+        result["growth"][name] = microseconds
+        print(f"{name:<20} {microseconds:.0f} µs a pair, {dropped} dropped")
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak of memory       {megabytes:,.0f} MB")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2), "utf-8")
+
+
+def distinct_pairs(rng: random.Random, count: int, shortest: int, longest: int) -> Iterator[Pair]:
+    """Pairs whose lengths are spread evenly on a logarithmic scale. Within a template no noun comes twice in a slot."""
+    padding = [" ".join(rng.choices(NOUNS, k=600)) for _ in TEMPLATES]
+    slots = [[iter(names(rng, count)) for _ in range(2)] for _ in TEMPLATES]
+    for i in range(count):
+        t = i % len(TEMPLATES)
+        values = [next(slot) for slot in slots[t]]
+        pair = Pair(*(text.format(*values) for text in TEMPLATES[t]))
+        length = round(math.exp(rng.uniform(math.log(shortest), math.log(longest))))
+        yield padded(pair, padding[t], length, rng.random())
+
+
+def names(rng: random.Random, count: int) -> list[str]:
+    """So many names, all different: nouns, then two or three of them together."""
+    found: dict[str, None] = dict.fromkeys(rng.sample(NOUNS, min(count, len(NOUNS))))
+    while len(found) < count:
+        found[" ".join(rng.sample(NOUNS, 2))] = None
+    return list(found)
+
+
+def padded(pair: Pair, padding: str, length: int, share: float) -> Pair:
+    """The pair at this length, in characters, by text that its template's pairs share, some before the question."""
+    missing = length - len(pair.question) - len(pair.answer)
+    if missing <= 0:
+        return pair
+    before = round(missing * share * 0.5)
+    return Pair(f"{padding[:before]} {pair.question}".strip(), f"{pair.answer} {padding[: missing - before]}".strip())
+
+
+def yes_or_no(rng: random.Random, count: int) -> Iterator[Pair]:
+    """Questions that differ in two names each; their answers are all but the same."""
+    for a, b in zip(names(rng, count), names(rng, count), strict=True):
+        yield Pair(f"Is it true that {a} is a kind of {b}?", rng.choice(["Yes.", "No."]))
+
+
+def change_word(rng: random.Random, text: str) -> str:
+    words = text.split(" ")
+    at = rng.randrange(len(words))
+    old = words[at].strip(string.punctuation)
+    # A noun backwards is no noun: else the question could become another pair's.
+    words[at] = words[at].replace(old, rng.choice(NOUNS)[::-1])
+    return " ".join(words)
+
+
+def change_punctuation(rng: random.Random, text: str) -> str:
+    changed = text.rstrip(".?") + rng.choice(["", "!", " .", "…", "?"])
+    return changed if changed != text else f"“{text}”"
+
+
+EDITS = {
+    "word in question": lambda rng, pair: Pair(change_word(rng, pair.question), pair.answer),
+    "word in answer": lambda rng, pair: Pair(pair.question, change_word(rng, pair.answer)),
+    "leading word": lambda rng, pair: rng.choice(
+        [
+            Pair(f"{(lead := rng.choice(LEADS))} {pair.question}", pair.answer),
+            Pair(pair.question, f"{lead} {pair.answer}"),
+        ]
+    ),
+    "case": lambda rng, pair: Pair(*(rng.choice([text.upper(), text.lower()]) for text in pair)),
+    "punctuation": lambda rng, pair: Pair(*(change_punctuation(rng, text) for text in pair)),
+}
+
+
+def edited(rng: random.Random, pair: Pair, kind: str) -> Pair:
+    """The pair after an edit of this kind."""
+    return EDITS[kind](rng, pair)
+
+
+def filled(pairs: list[Pair]) -> tuple[Index, int]:
+    """Our way: an index of the pairs, by their numbers, and how many were taken for duplicates on the way."""
+    index, dropped = Index(), 0
+    for i, pair in enumerate(pairs):
+        dropped += index.nearest(pair) is not None
+        index.add(pair, str(i))
+    return index, dropped
+
+
+def reference(pairs: list[Pair]) -> list[Pair]:
+    """The reference's way: each pair against each that was kept before."""
+    kept: list[tuple[str, str, Pair]] = []
+    for pair in pairs:
+        question, answer = (" ".join(text.strip().lower().split()) for text in pair)
+        joined = f"{question}\n{answer}"
+        if not any(question == other or SequenceMatcher(a=joined, b=text).ratio() > 0.95 for other, text, _ in kept):
+            kept.append((question, joined, pair))
+    return [pair for _, _, pair in kept]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Edits of a pair are found, and pairs that only sound alike are kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlm_trl.synth.dedup import Index
+from dlm_trl.synth.pairs import Pair
+
+FRANCE = Pair("What is the capital of France?", "The capital of France is Paris.")
+MEMORY = Pair("How does C++ free memory?", "By destructors, which run at the end of a scope in reverse order.")
+YES = Pair("Is a lota used in Asia for water?", "Yes.")
+BIRTH = Pair("When was Ada Lovelace born?", "In 1815.")
+
+
+@pytest.fixture(scope="module")
+def index() -> Index:
+    found = Index()
+    for name, pair in {"france": FRANCE, "memory": MEMORY, "yes": YES, "birth": BIRTH}.items():
+        found.add(pair, name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pair", "name", "exact"),
+    [
+        (FRANCE, "france", True),
+        (Pair("WHAT  is the “capital” of France", "the capital of france is Paris!"), "france", True),
+        (Pair("What is the capital of Francia?", FRANCE.answer), "france", False),
+        (Pair("So, what is the capital of France?", FRANCE.answer), "france", False),
+        (Pair("Please, what is the capital of France?", "Well, the capital of France is Paris."), "france", False),
+        (Pair("What is a capital of France?", "Capital of France is Paris."), "france", False),
+        (Pair(FRANCE.question, "It is Lyon, as far as I know."), "france", False),
+        (Pair(FRANCE.question, "The capital of France is Lyon."), "france", False),
+        (Pair("Is a lota used in Africa for water?", "Yes."), "yes", False),
+    ],
+)
+def test_edits_of_a_known_pair_are_found(index: Index, pair: Pair, name: str, exact: bool) -> None:
+    match = index.nearest(pair)
+    assert match is not None
+    assert (match.name, match.exact) == (name, exact)
+    assert match.score == 1 if exact else 0 < match.score < 1
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        Pair("What is the capital of Spain?", "The capital of Spain is Madrid."),
+        Pair("How does C# free memory?", "By a collector, which runs when it likes."),
+        Pair("Where was Ada Lovelace born?", "In London."),
+        Pair("Is the capital of France used in Asia for water?", "Yes."),
+        Pair("Which city do people from Lyon visit most?", FRANCE.answer),
+        Pair("What is the capital?", "Paris."),
+    ],
+)
+def test_what_only_sounds_alike_is_kept(index: Index, pair: Pair) -> None:
+    assert index.nearest(pair) is None
+
+
+PADDING = " ".join(f"word{i}" for i in range(400))
+
+
+def test_a_long_text_in_common_hides_neither_an_edit_nor_a_difference() -> None:
+    index = Index()
+    for i in range(50):
+        index.add(Pair(f"About {PADDING}: what is thing{i}?", f"{PADDING}. It is stuff{i}."), f"pair {i}")
+    edit = Pair(f"About {PADDING}: what is thing7?", f"{PADDING}. It is stuff51.")
+    assert index.nearest(edit).name == "pair 7"  # type: ignore[union-attr]
+    edit = Pair(f"About {PADDING}: what is thing51?", f"{PADDING}. It is stuff7.")
+    assert index.nearest(edit).name == "pair 7"  # type: ignore[union-attr]
+    assert index.nearest(Pair(f"About {PADDING}: what is thing51?", f"{PADDING}. It is stuff51.")) is None
+
+
+WORDS = st.sampled_from(["dew", "hail", "snow", "fog", "rain", "frost", "sleet", "mist", "the", "is", "Yes"])
+SENTENCES = st.lists(WORDS, min_size=3, max_size=20).map(" ".join)
+
+
+@settings(derandomize=True)  # one question in 100,000 is not found
+@given(SENTENCES, SENTENCES, st.integers(0, 99), st.booleans())
+def test_one_other_word_in_one_text_is_an_edit(question: str, answer: str, at: int, in_question: bool) -> None:
+    index = Index()
+    index.add(Pair(question, answer), "first")
+    words = (question if in_question else answer).split()
+    words[at % len(words)] = "graupel"
+    changed = " ".join(words)
+    match = index.nearest(Pair(changed, answer) if in_question else Pair(question, changed))
+    assert match is not None and match.name == "first"
+
+
+@given(st.lists(st.tuples(SENTENCES, SENTENCES), max_size=6), SENTENCES, SENTENCES)
+def test_another_word_in_both_texts_is_another_pair(known: list[tuple[str, str]], question: str, answer: str) -> None:
+    index = Index()
+    for i, pair in enumerate(known):
+        index.add(Pair(*pair), str(i))
+    assert index.nearest(Pair(f"{question} graupel", f"{answer} virga")) is None
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
+def test_any_text_will_do(pairs: list[tuple[str, str]]) -> None:
+    index = Index()
+    for i, pair in enumerate(pairs):
+        index.add(Pair(*pair), str(i))
+        assert index.nearest(Pair(*pair)).exact  # type: ignore[union-attr]
+
+
+def test_the_nearest_of_several_is_told() -> None:
+    index = Index()
+    index.add(Pair("What is dew made of?", "It is water from the air."), "near")
+    index.add(Pair("What is dew?", "It is water from the air."), "nearest")
+    assert index.nearest(Pair("What is dew made?", "It is water from the air.")).name == "near"  # type: ignore[union-attr]
+    assert index.nearest(Pair("What was dew?", "It is water from the air.")).name == "nearest"  # type: ignore[union-attr]
+
+
+def repeated() -> str:
+    index, found = Index(), []
+    for i in range(300):
+        pair = Pair(f"Is {i % 7} {i % 11} of {i % 5}?", "No")
+        found.append(index.nearest(pair))
+        index.add(pair, str(i))
+    return str(found)
+
+
+def test_every_process_finds_the_same() -> None:
+    program = "from tests.synth.test_dedup import repeated; print(repeated())"
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == repeated()
