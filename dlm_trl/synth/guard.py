@@ -78,10 +78,12 @@ def _safe_text(text: str) -> str:
     blocks, delimiters = markdown_blocks(lines)
     safe = []
     for i, (line, opener) in enumerate(zip(lines, blocks, strict=True)):
-        if i in delimiters and i != opener:
+        if i == opener:
+            pass
+        elif opener is not None and i in delimiters:
             # The reader must see both ends of a block or neither. Indentation means nothing to Markdown here.
             line = line.lstrip() if toggles(lines[opener]) else _indented(line)
-        elif i not in delimiters and toggles(line):
+        elif toggles(line):
             line = _BACKTICKS.sub("``", line) if opener is None else _indented(line)
         elif line.startswith("::") and line.endswith("::"):
             if opener is None:
