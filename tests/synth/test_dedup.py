@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,19 +111,3 @@ def test_the_nearest_of_several_is_told() -> None:
     index.add(Pair("What is dew?", "It is water from the air."), "nearest")
     assert index.nearest(Pair("What is dew made?", "It is water from the air.")).name == "near"  # type: ignore[union-attr]
     assert index.nearest(Pair("What was dew?", "It is water from the air.")).name == "nearest"  # type: ignore[union-attr]
-
-
-def repeated() -> str:
-    index, found = Index(), []
-    for i in range(300):
-        pair = Pair(f"Is {i % 7} {i % 11} of {i % 5}?", "No")
-        found.append(index.nearest(pair))
-        index.add(pair, str(i))
-    return str(found)
-
-
-def test_every_process_finds_the_same() -> None:
-    program = "from tests.synth.test_dedup import repeated; print(repeated())"
-    environment = os.environ | {"PYTHONHASHSEED": "1"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == repeated()

@@ -13,7 +13,12 @@ from dlm_trl.rows.split import VALIDATION_FRACTION, split
 from dlm_trl.synth.leak import LeakCheck, validation_questions
 from dlm_trl.train.arguments import NotesArguments
 
-ROWS = ["What is the capital of France?", "How many minutes does a lota need?", "What is dew?"]
+ROWS = [
+    "What is the capital of France?",
+    "How many minutes does a lota need?",
+    "What is dew?",
+    "Does a cat chase a dog?",
+]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +35,7 @@ ROWS = ["What is the capital of France?", "How many minutes does a lota need?", 
         ("How many days does a lota need?", None),
         ("What is the dew?", 2),
         ("Why does dew form on cold nights?", None),
+        ("Does a dog chase a cat?", None),
         ("", None),
     ],
 )
