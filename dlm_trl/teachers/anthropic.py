@@ -1,0 +1,89 @@
+"""A model behind Anthropic's messages: `AnthropicTeacher("claude-…")`, for the reference `anthropic:claude-…`.
+
+The key is read from ANTHROPIC_API_KEY, the address from ANTHROPIC_BASE_URL. The interface of this SDK takes no
+temperature, top_p or seed (versions from 2026-10-21 on answer them with an error): they are not sent, and one warning
+says so. A request's schema goes out as structured output; a model that has none is asked without.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from dlm_trl.teachers.protocol import Reply, Request, Usage
+from dlm_trl.teachers.remote import CONNECT_SECONDS, Ask, RemoteTeacher, key_from, load_sdk, object_schema
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+    from anthropic.types import Message
+
+logger = logging.getLogger(__name__)
+
+# What a request can do without, and what a refusal calls it.
+OPTIONAL = {"output_config": r"output_config|output_format|structured output"}
+
+
+class AnthropicTeacher(RemoteTeacher):
+    """timeout is in seconds for one try, max_retries the SDK's: after 429 (with its Retry-After), 5xx, timeouts and
+    lost connections. Raises DlmError: MissingExtraError, TeacherError where there is no key."""
+
+    optional = OPTIONAL
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        max_retries: int = 5,
+    ) -> None:
+        sdk = load_sdk("anthropic")
+        key = key_from("ANTHROPIC_API_KEY", api_key)
+        super().__init__(sdk, f"anthropic:{model}", model, key, "ANTHROPIC_API_KEY", concurrency)
+        self._client_arguments: dict[str, Any] = {
+            "api_key": key,
+            "base_url": base_url,
+            "timeout": sdk.Timeout(timeout, connect=CONNECT_SECONDS),
+            "max_retries": max_retries,
+        }
+        self._warned = False
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Ask]:
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s takes no temperature, top_p or seed: going on without them.", self.reference)
+        async with self._sdk.AsyncAnthropic(**self._client_arguments) as client:
+
+            async def ask(request: Request) -> Reply:
+                return await self._reply(request, lambda: self._message(client, request))
+
+            yield ask
+
+    async def _message(self, client: AsyncAnthropic, request: Request) -> tuple[str, Usage]:
+        arguments: dict[str, Any] = {
+            "model": self.revision,
+            "max_tokens": request.max_new_tokens,
+            "messages": [dict(m) for m in request.messages if m["role"] != "system"],
+        }
+        if system := "\n\n".join(m["content"] for m in request.messages if m["role"] == "system"):
+            arguments["system"] = system
+        if request.schema is not None:
+            schema = self._sdk.transform_schema(object_schema(request.schema))
+            arguments["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        return _read(await self._call(client.messages.create, arguments))
+
+
+def _read(message: Message) -> tuple[str, Usage]:
+    try:
+        text = "".join(block.text for block in message.content if block.type == "text")
+        usage = Usage(message.usage.input_tokens or 0, message.usage.output_tokens or 0)
+    except (AttributeError, TypeError) as error:  # the SDK does not check the shape of what it gets
+        raise ValueError(f"the server's reply is not a message: {message!r}") from error
+    if message.stop_reason == "refusal" and not text:
+        raise ValueError("the model refused to answer")
+    return text, usage

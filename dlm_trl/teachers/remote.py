@@ -1,0 +1,211 @@
+"""What the teachers behind a network share: `RemoteTeacher`, to be completed by how one request is asked.
+
+A subclass says in `_session` how its clients are opened and how one of them answers a request; it passes each exchange
+through `_reply`, and each call of the SDK through `_call`. From here come: replies as they complete with no more than
+`concurrency` requests under way, the error that becomes a reply and the one that ends the run, and the parameters that
+a model does not take. Retries, their pauses and timeouts are the SDK's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from types import ModuleType
+from typing import Any, ClassVar
+
+from anyio import EndOfStream, create_memory_object_stream, create_task_group
+from anyio.from_thread import start_blocking_portal
+
+from dlm_trl.notes import DlmError
+from dlm_trl.teachers.protocol import Reply, Request, Usage
+
+logger = logging.getLogger(__name__)
+
+Ask = Callable[[Request], Awaitable[Reply]]
+Session = Callable[[], AbstractAsyncContextManager[Ask]]
+
+CONNECT_SECONDS = 10.0
+# Statuses that every further request would meet, too: no key, no money, no right, no such model.
+HOPELESS = {401, 402, 403, 404}
+# How servers say that they do not take a parameter, as against a value that is out of range.
+REFUSAL = re.compile(
+    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|deprecated|not permitted|not allowed|invalid schema",
+    re.IGNORECASE,
+)
+
+
+class RemoteTeacher(ABC):
+    """A teacher that is asked through an SDK. `optional` holds the parameters of a call that can be gone without: the
+    name that is sent, and a regular expression for what a refusal calls it. `renames` holds those that have a second
+    name for the servers that refuse the first."""
+
+    context: int | None = None
+    optional: ClassVar[Mapping[str, str]] = {}
+    renames: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, sdk: ModuleType, reference: str, model: str, key: str, key_name: str, concurrency: int) -> None:
+        self.reference = reference
+        self.revision = model
+        self._sdk = sdk
+        self._key = key
+        self._key_name = key_name
+        self._concurrency = concurrency
+        self._refused: set[str] = set()
+        self._answered = False  # whether the server ever said anything
+
+    @abstractmethod
+    def _session(self) -> AbstractAsyncContextManager[Ask]:
+        """Opens what is needed to ask, in the event loop that will do the asking."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """Replies as they come. Raises DlmError (TeacherError) for what would meet every request: a key that is not
+        taken, a model that does not exist, a server that cannot be reached; what is under way is waited for first."""
+        return stream(self._session, requests, self._concurrency)
+
+    def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int | None:
+        """Not known: the tokenizer is at the server."""
+        return None
+
+    async def _call(self, create: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> Any:
+        """`create(**arguments)`, without the optional parameters that this model refused, now or earlier."""
+        while True:
+            sent = dict(self._accepted(arguments))
+            try:
+                answer = await create(**sent)
+            except self._sdk.APIStatusError as error:
+                self._answered = True
+                name = self._refused_by(error, sent)
+                if name is None:
+                    raise
+                if name not in self._refused:  # else another request under way met the same refusal
+                    self._refused.add(name)
+                    instead = f"; {self.renames[name]} is sent instead" if name in self.renames else ""
+                    logger.warning("%s does not take %s: going on without it%s.", self.reference, name, instead)
+            else:
+                self._answered = True
+                return answer
+
+    def _accepted(self, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        for name, value in arguments.items():
+            if name not in self._refused:
+                yield name, value
+            elif name in self.renames:
+                yield self.renames[name], value
+
+    def _refused_by(self, error: Exception, sent: Mapping[str, Any]) -> str | None:
+        if error.status_code not in (400, 422) or not REFUSAL.search(str(error)):
+            return None
+        return next((n for n, said in self.optional.items() if n in sent and re.search(said, str(error))), None)
+
+    async def _reply(self, request: Request, exchange: Callable[[], Awaitable[tuple[str, Usage]]]) -> Reply:
+        """The reply of one exchange, timed; an error of this request is told in it, one of the run is raised."""
+        began = time.perf_counter()
+        text, usage, problem = "", Usage(), None
+        try:
+            text, usage = await exchange()
+        # The SDKs let errors of decoding pass: a body that is not JSON, or not text, is a ValueError.
+        except (self._sdk.APIError, ValueError) as error:
+            if self._ends_the_run(error):
+                raise self._error(error) from error
+            problem = self._line(error)
+        return Reply(request.key, text, usage, time.perf_counter() - began, problem)
+
+    def _ends_the_run(self, error: Exception) -> bool:
+        if isinstance(error, self._sdk.APIStatusError):
+            return error.status_code in HOPELESS or getattr(error, "code", None) == "insufficient_quota"
+        lost = isinstance(error, self._sdk.APIConnectionError) and not isinstance(error, self._sdk.APITimeoutError)
+        return lost and not self._answered
+
+    def _error(self, error: Exception, who: str | None = None) -> DlmError:
+        hints = {
+            401: f"Check the key in {self._key_name}.",
+            402: "The account has no credit left.",
+            403: f"Check what the key in {self._key_name} may use.",
+            404: "Check the model's name and the server's address.",
+            429: "The account's quota is used up.",
+        }
+        hint = hints.get(getattr(error, "status_code", 0), "Check the server's address and the network.")
+        return teacher_error(f"{who or self.reference} cannot be asked: {self._line(error)}", hint)
+
+    def _line(self, error: Exception) -> str:
+        """An error in one line of at most 300 characters, with its cause, without the key."""
+        cause = f" ({error.__cause__})" if isinstance(error, self._sdk.APIConnectionError) and error.__cause__ else ""
+        said = " ".join(f"{error}{cause}".split()).replace(self._key, "…")
+        return f"{type(error).__name__}: {said}"[:300]
+
+
+def stream(session: Session, requests: Sequence[Request], concurrency: int) -> Iterator[Reply]:
+    """Asks in an event loop of its own, in a thread, and yields replies as they complete.
+
+    A request is under way until its reply was taken, and at most `concurrency` are: who stops taking replies stops the
+    asking, and closing the iterator loses no more than these. A DlmError from asking ends it: no further request is
+    begun, the replies of those under way still come, then it is raised.
+    """
+    failures: list[DlmError] = []
+    todo = iter(requests)
+    send, receive = create_memory_object_stream[Reply](0)
+
+    async def worker(ask: Ask) -> None:
+        for request in todo:
+            try:
+                reply = await ask(request)
+            except DlmError as error:
+                failures.append(error)
+            else:
+                await send.send(reply)
+            if failures:
+                return
+
+    async def work() -> None:
+        async with send, session() as ask, create_task_group() as group:
+            for _ in range(min(concurrency, len(requests))):
+                group.start_soon(worker, ask)
+
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(receive):
+        done = portal.start_task_soon(work)
+        with suppress(EndOfStream):
+            while True:
+                yield portal.call(receive.receive)
+        done.result()
+    if failures:
+        raise failures[0]
+
+
+def load_sdk(name: str) -> ModuleType:
+    """The SDK's module. Raises DlmError (MissingExtraError)."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DlmError(
+            kind="MissingExtraError",
+            message=f"This teacher needs the package {name}.",
+            hint=f"Install it: pip install -c constraints.txt 'dlm-trl[{name}]'.",
+        ) from error
+
+
+def key_from(variable: str, given: str | None) -> str:
+    """The key that was given, else that of the environment. Raises DlmError (TeacherError) where there is none."""
+    key = (given or os.environ.get(variable, "")).strip()
+    if not key:
+        raise teacher_error(
+            f"There is no key: the environment variable {variable} is not set.",
+            f"Set it: export {variable}=… (a local server that checks no key takes any word).",
+        )
+    return key
+
+
+def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with an object at its root, as structured output asks for: a list becomes `{"pairs": […]}`."""
+    if schema.get("type") == "object":
+        return dict(schema)
+    return {"type": "object", "properties": {"pairs": schema}, "required": ["pairs"], "additionalProperties": False}
+
+
+def teacher_error(message: str, hint: str) -> DlmError:
+    return DlmError(kind="TeacherError", message=message, hint=hint)

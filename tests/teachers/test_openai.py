@@ -1,0 +1,248 @@
+"""`OpenAITeacher` through the real SDK against a real server that fails on demand."""
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dlm_trl.notes import DlmError
+from dlm_trl.teachers.openai import OpenAITeacher
+from dlm_trl.teachers.protocol import Reply, Request, Usage
+from tests.teachers.servers import Answer, App, Call, completion, free_port, serve
+
+KEY = "sk-very-secret"
+
+
+def requests(*prompts: str, **settings: Any) -> list[Request]:
+    return [Request(f"key {p}", [{"role": "user", "content": p}], **settings) for p in prompts]
+
+
+def ask(app: App, *prompts: str, **arguments: Any) -> dict[str, Reply]:
+    """One run against the application; the replies by prompt."""
+    settings = arguments.pop("settings", {})
+    with serve(app) as url:
+        teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, **arguments)
+        return {r.key.removeprefix("key "): r for r in teacher.generate(requests(*prompts, **settings))}
+
+
+def once(answer: Answer) -> Callable[[Call], Answer | None]:
+    """The first try at each prompt fails so."""
+    return lambda call: answer if call.attempt == 1 else None
+
+
+def test_replies_usage_and_the_request_as_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    app = App()
+    with serve(app) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+        teacher = OpenAITeacher("m")
+        asked = requests(*"abcde", max_new_tokens=9, temperature=0.5, top_p=0.9, seed=3)
+        replies = list(teacher.generate(asked))
+        assert {(r.key, r.text, r.usage, r.error) for r in replies} == {
+            (f"key {p}", f"re: {p}", Usage(7, 3), None) for p in "abcde"
+        }
+        assert all(r.seconds > 0 for r in replies)
+        assert list(teacher.generate([])) == []
+    assert (teacher.reference, teacher.revision, teacher.context) == ("openai:m", "m", None)
+    assert teacher.count_tokens([{"role": "user", "content": "x"}]) is None
+    body = next(c.body for c in app.calls if c.prompt == "a")
+    expected = {"model": "m", "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 3}
+    assert body == expected | {"messages": [{"role": "user", "content": "a"}]}
+    assert app.calls[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_the_bound_on_requests_under_way_is_held_and_used() -> None:
+    app = App(lambda call: Answer(wait=0.1))
+    assert len(ask(app, *map(str, range(40)), concurrency=8)) == 40
+    assert app.most == 8
+
+
+def test_a_rate_limit_is_waited_out_as_the_server_says() -> None:
+    app = App(once(Answer(429, {"error": {"message": "slow down"}}, {"retry-after": "1.5"})))
+    assert ask(app, "a")["a"].text == "re: a"
+    first, second = (c.at for c in app.calls)
+    assert second - first >= 1.5  # the SDK's own first pause is at most half a second
+
+
+@pytest.mark.parametrize("fault", [Answer(500, {}), Answer(body=completion("x" * 5000), cut=True), Answer(wait=30)])
+def test_a_fault_that_passes_is_survived(fault: Answer) -> None:
+    app = App(once(fault))
+    replies = ask(app, "a", "b", timeout=0.5)
+    assert {p: r.text for p, r in replies.items()} == {"a": "re: a", "b": "re: b"}
+    assert len(app.calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Answer(500, {"error": {"message": "out\nof order"}}), "out"),
+        (Answer(503, b"<html>down</html>", {"content-type": "text/html"}), "503"),
+        (Answer(body=completion("x" * 5000), cut=True), "Connection error"),
+        (Answer(wait=30), "timed out"),
+        (Answer(400, {"error": {"message": f"no such thing, {KEY}"}}), "no such thing, …"),
+        (Answer(body=b'{"choices": [{"mess'), "JSONDecodeError"),
+        (Answer(body=b'"text"'), "not a chat completion"),
+        (Answer(body={"error": {"message": "overloaded"}}), "overloaded"),
+        (Answer(body=completion(None) | {"choices": []}), "not a chat completion"),
+    ],
+)
+def test_a_fault_that_stays_is_one_reply_with_an_error(fault: Answer, said: str) -> None:
+    app = App(lambda call: fault if call.prompt == "bad" else None)
+    with serve(app) as url:
+        teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, timeout=0.5, max_retries=1)
+        assert [r.text for r in teacher.generate(requests("good"))] == ["re: good"]
+        replies = {r.key.removeprefix("key "): r for r in teacher.generate(requests("bad", "good", "fine"))}
+    assert replies["good"].text == "re: good" and replies["fine"].text == "re: fine"
+    bad = replies["bad"]
+    assert (bad.text, bad.usage) == ("", Usage())
+    assert bad.error and said in bad.error
+    assert "\n" not in bad.error and len(bad.error) <= 300 and KEY not in bad.error
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.fixture(scope="module")
+def garbage() -> Any:
+    bodies: list[bytes] = []
+    with serve(App(lambda call: Answer(body=bodies[-1]))) as url:
+        yield OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, max_retries=0), bodies
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(body=st.binary(max_size=30) | JSON.map(lambda v: json.dumps(v).encode()))
+def test_no_body_whatever_breaks_the_run(garbage: Any, body: bytes) -> None:
+    teacher, bodies = garbage
+    bodies.append(body)
+    (reply,) = teacher.generate(requests("a"))
+    assert reply.error is None or "\n" not in reply.error
+    assert isinstance(reply.text, str)
+
+
+def refusing(*names: str) -> Callable[[Call], Answer | None]:
+    """A reasoning model, as OpenAI's servers speak."""
+
+    def rule(call: Call) -> Answer | None:
+        name = next((n for n in names if n in call.body), None)
+        if name is None:
+            return None
+        instead = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
+        text = f"Unsupported parameter: '{name}' is not supported with this model.{instead}"
+        return Answer(400, {"error": {"message": text, "param": name, "code": "unsupported_parameter"}})
+
+    return rule
+
+
+def test_what_a_model_refuses_is_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    names = ("temperature", "top_p", "max_tokens", "seed", "response_format")
+    app = App(refusing(*names))
+    wishes = {"max_new_tokens": 9, "top_p": 0.5, "seed": 1, "schema": {"type": "array"}}
+    with serve(app) as url:
+        teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY)
+        assert len([r for r in teacher.generate(requests(*"abcdefgh", **wishes)) if r.error is None]) == 8
+        asked = len(app.calls)
+        assert [r.text for r in teacher.generate(requests("later", **wishes))] == ["re: later"]
+    assert len(app.calls) == asked + 1
+    assert app.calls[-1].body.keys() == {"model", "messages", "max_completion_tokens"}
+    assert app.calls[-1].body["max_completion_tokens"] == 9
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == len(names)
+    assert all(any(name in w for w in warnings) for name in names)
+
+
+def test_a_value_out_of_range_is_no_refusal() -> None:
+    text = "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length is 4096."
+    app = App(lambda call: Answer(400, {"error": {"message": text}}))
+    assert "too large" in (ask(app, "a")["a"].error or "")
+    assert len(app.calls) == 1
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_what_every_request_would_meet_ends_the_run(status: int) -> None:
+    app = App(lambda call: Answer(status, {"error": {"message": f"no: {KEY}"}}) if call.prompt != "0" else None)
+    replies: list[Reply] = []
+    with serve(app) as url:
+        teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, concurrency=2)
+        with pytest.raises(DlmError) as caught:
+            for reply in teacher.generate(requests(*map(str, range(50)))):
+                replies.append(reply)
+    assert caught.value.kind == "TeacherError" and caught.value.hint and KEY not in str(caught.value)
+    assert [r.text for r in replies] == ["re: 0"]
+    assert len(app.calls) <= 4
+
+
+def test_an_empty_account_ends_the_run() -> None:
+    app = App(lambda call: Answer(429, {"error": {"message": "pay", "code": "insufficient_quota"}}))
+    with pytest.raises(DlmError, match="pay"):
+        ask(app, *"abc", max_retries=0)
+
+
+def test_a_server_that_was_never_there_ends_the_run() -> None:
+    teacher = OpenAITeacher("m", base_url=f"http://127.0.0.1:{free_port()}/v1", api_key=KEY, max_retries=0)
+    with pytest.raises(DlmError, match="Connection error"):
+        list(teacher.generate(requests("a", "b")))
+
+
+def test_closing_early_cancels_what_is_under_way() -> None:
+    app = App(lambda call: None if call.prompt == "0" else Answer(wait=30))
+    with serve(app) as url:
+        replies = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, concurrency=4).generate(
+            requests(*map(str, range(50)))
+        )
+        assert next(replies).text == "re: 0"
+        replies.close()  # type: ignore[attr-defined]
+        while app.now:  # the server learns of it a moment later
+            threading.Event().wait(0.01)
+    assert len(app.calls) <= 5
+    assert app.left == len(app.calls) - 1
+    assert not [t for t in threading.enumerate() if "portal" in t.name]
+
+
+def test_who_takes_no_replies_asks_no_further() -> None:
+    app = App()
+    with serve(app) as url:
+        replies = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, concurrency=3).generate(
+            requests(*map(str, range(50)))
+        )
+        next(replies)
+        while len(app.calls) < 4 or app.now:
+            threading.Event().wait(0.01)
+        threading.Event().wait(0.3)  # a request too many would show by now
+        assert len(app.calls) == 4
+        assert len(list(replies)) == 49
+
+
+def test_a_schema_goes_out_with_an_object_at_its_root() -> None:
+    app = App()
+    ask(app, "a", settings={"schema": {"type": "array", "items": {"type": "string"}}})
+    form = app.calls[0].body["response_format"]["json_schema"]
+    assert form["strict"] is True
+    assert form["schema"]["type"] == "object"
+    assert form["schema"]["properties"]["pairs"] == {"type": "array", "items": {"type": "string"}}
+
+
+def test_no_key_is_told_before_anything_is_asked() -> None:
+    with pytest.raises(DlmError, match="OPENAI_API_KEY"):
+        OpenAITeacher("m")
+
+
+def test_a_missing_package_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(DlmError, match=r"dlm-trl\[openai\]") as caught:
+        OpenAITeacher("m", api_key=KEY)
+    assert caught.value.kind == "MissingExtraError"
