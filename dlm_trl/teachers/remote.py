@@ -147,6 +147,8 @@ def stream(session: Session, requests: Sequence[Request], concurrency: int) -> I
     asking, and closing the iterator loses no more than these. A DlmError from asking ends it: no further request is
     begun, the replies of those under way still come, then it is raised.
     """
+    if not requests:
+        return
     failures: list[DlmError] = []
     todo = iter(requests)
     send, receive = create_memory_object_stream[Reply](0)
