@@ -1,6 +1,7 @@
 """What was staged gets into the file, no more and no less; taken out again, the file is what it was, to the byte."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -17,7 +18,7 @@ from dlm_trl.synth import apply as apply_module
 from dlm_trl.synth.apply import apply, resolve_source, revert
 from dlm_trl.synth.guard import Refusal, make_safe
 from dlm_trl.synth.pairs import Candidate, Pair
-from dlm_trl.synth.staging import Staged, applied, clear, stage, staged
+from dlm_trl.synth.staging import Staged, applied, stage, staged
 from tests.notes.test_edit import HEAD, documents
 from tests.synth.test_guard import TEXTS
 
@@ -55,8 +56,9 @@ def questions(document: Document) -> list[str]:
 @given(documents(), st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), st.data())
 @example(parse(f"\ufeff{HEAD}\nProse one.\n\n".replace("\n", "\r\n")), [("a", "b"), ("a", "b")], None)
 def test_apply_then_revert_gives_the_original_bytes(
-    tmp_path: Path, document: Document, texts: list[tuple[str, str]], data: st.DataObject | None
+    dlm_home: Path, tmp_path: Path, document: Document, texts: list[tuple[str, str]], data: st.DataObject | None
 ) -> None:
+    shutil.rmtree(dlm_home, ignore_errors=True)
     path = tmp_path / "any.dlm"
     path.write_bytes(document.raw)
     pairs = [safe for text in texts if not isinstance(safe := make_safe(Pair(*text)), Refusal)]
@@ -85,7 +87,6 @@ def test_apply_then_revert_gives_the_original_bytes(
 
     assert revert(path).count == len(items)
     assert path.read_bytes() == document.raw
-    clear(read(path))
 
 
 def test_apply_writes_what_was_staged_by_id_or_all(notes: Path) -> None:
