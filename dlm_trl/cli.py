@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from dlm_trl import cli_synth
 from dlm_trl.notes.errors import DlmError
 
 app = typer.Typer(
@@ -21,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+app.add_typer(cli_synth.app, name="synth", no_args_is_help=True)
 
 
 class Format(StrEnum):

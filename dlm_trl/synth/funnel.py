@@ -37,7 +37,7 @@ class Funnel:
         self._index = Index()
         for section in document.sections:
             for pair in section.pairs():
-                self._index.add(Pair(pair.question, pair.answer), f"line {pair.question_line}")
+                self._index.add(Pair(pair.question, pair.answer), f"line {pair.line}")
         for known in staged:
             self._index.add(known.pair, f"staged {known.section_id[:8]}")
         seed = document.frontmatter.training.seed

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +75,29 @@ def synthesize(
     outcome.cost = price_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def synthesize_all(
+    paths: Sequence[str | os.PathLike[str]],
+    settings: Settings,
+    apply_now: bool = False,
+    on_reply: OnReply | None = None,
+) -> Iterator[Synthesis]:
+    """`synthesize` for each document in turn: one budget for all, and models that serve all are loaded once.
+
+    Raises DlmError for a document that cannot be read before anything is asked about another.
+    """
+    documents = [read(path) for path in paths]
+    budget = _budget(settings)
+    teacher = judge = None
+    for path, document in zip(paths, documents, strict=True):
+        if settings.teacher != "self":
+            teacher = teacher or open_teacher(settings.teacher, document, concurrency=settings.concurrency)
+        if settings.filter == "sway" and settings.judge not in (None, "self"):
+            from dlm_trl.synth.judge import open_judge
+
+            judge = judge or open_judge(document, settings.judge)
+        yield synthesize(path, settings, apply_now, teacher, judge, budget, on_reply)
 
 
 def _budget(settings: Settings) -> Budget:
