@@ -6,6 +6,7 @@ What is printed goes to stdout, notes and progress to stderr; under `accelerate 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,7 @@ def instructions(
         found = [dry.estimate(path, settings) for path in paths]
         _print(show.as_json(found) if json_ else show.estimates(found))
         return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what a user would not know what to do about
     from dlm_trl.models.share import is_main
     from dlm_trl.synth import show
     from dlm_trl.synth.run import synthesize_all
@@ -216,9 +218,11 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 
 def _print(shown: Any) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     if isinstance(shown, str):
         typer.echo(shown)
     else:
         # A file or a pipe has no width of its own, and a table must not be squeezed there.
-        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(shown)
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        console.print(shown, soft_wrap=isinstance(shown, Text))

@@ -79,7 +79,7 @@ class Funnel:
             near = "the same as" if match.exact else f"{match.score:.0%} the same as"
             self.lose("duplicate", candidate, f"{near} {match.name}")
             return False
-        self._index.add(candidate.pair, f"the reply's {candidate.pair.question!r}")
+        self._index.add(candidate.pair, f"{candidate.pair.question!r} of this run")
         return True
 
     def _judged(self, candidates: list[Candidate], judge: Judge) -> list[Candidate]:

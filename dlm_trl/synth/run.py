@@ -60,12 +60,13 @@ def synthesize(
 
         judge = open_judge(document, settings.judge)
     outcome = Synthesis(Path(path), teacher.reference, judge.name if judge else None)
-    asks = plan(document, settings, teacher)
-    outcome.counts.sections = len({ask.section_id for ask in asks})
     with run_lock(document.frontmatter.dlm_id) if is_main() else nullcontext():
+        document = read(path)  # once more: a run that held the lock may have applied pairs
         ledger = Ledger(document)
-        share([None], lambda items: items)  # every process has read the ledger before one of them writes
-        run = _Run(document, settings, teacher, ledger, budget or _budget(settings), outcome, on_reply)
+        share([None], lambda items: items)  # every process has read both before one of them writes
+        asks = plan(document, settings, teacher)
+        outcome.counts.sections = len({ask.section_id for ask in asks})
+        run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, on_reply)
         kept = run.all_waves(asks, Funnel(document, staged(document), settings, judge, outcome))
         if is_main():
             outcome.staged = stage(document, _in_file_order(kept, document), now())
@@ -106,7 +107,6 @@ def _budget(settings: Settings) -> Budget:
 
 @dataclass(slots=True)
 class _Run:
-    document: Document
     settings: Settings
     teacher: Teacher
     ledger: Ledger

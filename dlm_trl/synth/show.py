@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,10 +15,12 @@ from rich.text import Text
 
 from dlm_trl.notes import Document
 from dlm_trl.synth.apply import resolve_source
-from dlm_trl.synth.dry_run import Estimate
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.report import Counts, Synthesis, advice
 from dlm_trl.synth.staging import Staged
+
+if TYPE_CHECKING:
+    from dlm_trl.synth.dry_run import Estimate
 
 LOSSES_SHOWN = 30
 
