@@ -98,7 +98,7 @@ class RemoteTeacher(ABC):
             elif name in self.renames:
                 yield self.renames[name], value
 
-    def _refused_by(self, error: Exception, sent: Mapping[str, Any]) -> str | None:
+    def _refused_by(self, error: Any, sent: Mapping[str, Any]) -> str | None:
         if error.status_code not in (400, 422) or not REFUSAL.search(str(error)):
             return None
         return next((n for n, said in self.optional.items() if n in sent and re.search(said, str(error))), None)
@@ -144,8 +144,8 @@ def stream(session: Session, requests: Sequence[Request], concurrency: int) -> I
     """Asks in an event loop of its own, in a thread, and yields replies as they complete.
 
     A request is under way until its reply was taken, and at most `concurrency` are: who stops taking replies stops the
-    asking, and closing the iterator loses no more than these. A DlmError from asking ends it: no further request is
-    begun, the replies of those under way still come, then it is raised.
+    asking, and closing the iterator loses no more than these. Who does not take all should close it. A DlmError from
+    asking ends it: no further request is begun, the replies of those under way still come, then it is raised.
     """
     if not requests:
         return

@@ -174,7 +174,7 @@ class VllmTeacher(ChatTeacher):
         try:
             await probe.get(f"{server.url}/health", cast_to=object)
         except self._sdk.APIStatusError as error:
-            return error.status_code < 500
+            return bool(error.status_code < 500)
         except (self._sdk.APIError, ValueError) as error:
             logger.debug("%s: %s", server.url, self._line(error))
             return False

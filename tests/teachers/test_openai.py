@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -201,11 +202,9 @@ def test_a_server_that_was_never_there_ends_the_run() -> None:
 def test_closing_early_cancels_what_is_under_way() -> None:
     app = App(lambda call: None if call.prompt == "0" else Answer(wait=30))
     with serve(app) as url:
-        replies = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, concurrency=4).generate(
-            requests(*map(str, range(50)))
-        )
-        assert next(replies).text == "re: 0"
-        replies.close()  # type: ignore[attr-defined]
+        teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, concurrency=4)
+        with closing(teacher.generate(requests(*map(str, range(50))))) as replies:
+            assert next(replies).text == "re: 0"
         while app.now:  # the server learns of it a moment later
             threading.Event().wait(0.01)
     assert len(app.calls) <= 5
@@ -216,15 +215,14 @@ def test_closing_early_cancels_what_is_under_way() -> None:
 def test_who_takes_no_replies_asks_no_further() -> None:
     app = App()
     with serve(app) as url:
-        replies = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, concurrency=3).generate(
-            requests(*map(str, range(50)))
-        )
-        next(replies)
-        while len(app.calls) < 4 or app.now:
-            threading.Event().wait(0.01)
-        threading.Event().wait(0.3)  # a request too many would show by now
-        assert len(app.calls) == 4
-        assert len(list(replies)) == 49
+        teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, concurrency=3)
+        with closing(teacher.generate(requests(*map(str, range(50))))) as replies:
+            next(replies)
+            while len(app.calls) < 4 or app.now:
+                threading.Event().wait(0.01)
+            threading.Event().wait(0.3)  # a request too many would show by now
+            assert len(app.calls) == 4
+            assert len(list(replies)) == 49
 
 
 def test_a_schema_goes_out_with_an_object_at_its_root() -> None:
