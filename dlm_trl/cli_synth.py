@@ -6,6 +6,7 @@ What is printed goes to stdout, notes and progress to stderr; under `accelerate 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -109,7 +110,9 @@ def instructions(
         found = [dry.estimate(path, settings) for path in paths]
         _print(show.as_json(found) if json_ else show.estimates(found))
         return
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what a user would not know what to do about
+    # Warnings about the loading of weights that a user can do nothing about.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from dlm_trl.models.share import is_main
     from dlm_trl.synth import show
     from dlm_trl.synth.run import synthesize_all

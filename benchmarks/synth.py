@@ -1,0 +1,130 @@
+"""How fast pairs come: `python benchmarks/synth.py [--sections N] [--concurrency 16,64]`.
+
+Local: the tiny base writes pairs about paragraphs that it never saw, in batches and one request at a time (what the
+format's reference implementation does), the two in turns in one run, the replies compared. Remote: 500 requests of
+`dlm-trl synth` against a server on this machine that takes 200 ms for each, the ledger and the filter `none` included,
+against the ideal: requests x 0.2 s / concurrency. Prints one line of JSON each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from fastapi import FastAPI, Request
+
+from dlm_trl import tiny
+from dlm_trl.notes import parse
+from dlm_trl.synth.plan import Settings, plan
+from dlm_trl.synth.replies import parse_reply
+from dlm_trl.synth.run import synthesize
+from dlm_trl.teachers.open import open_teacher
+
+LATENCY = 0.2
+HEAD = "---\ndlm_id: 01JTRXBENCH00000000000000A\nbase_model: tiny\n---\n"
+
+
+def document(count: int) -> str:
+    """A document with the first paragraphs that the tiny base never saw, a section each."""
+    rows = [json.loads(line) for line in (tiny.path() / "held_out.jsonl").read_text().splitlines()]
+    return HEAD + "".join(f"\n::prose::\n{i}. {rows[i % len(rows)]['prose']}\n" for i in range(count))
+
+
+def local(sections: int, rounds: int) -> dict[str, Any]:
+    """Pairs per second in batches and one by one, the best round of each; the ratio, and the share of equal replies."""
+    notes = parse(document(sections))
+    teacher = open_teacher("hf:tiny", notes)
+    requests = [ask.request for ask in plan(notes, Settings(teacher="hf:tiny", max_new_tokens=200), teacher)]
+    best = {"batched": float("inf"), "one by one": float("inf")}
+    for _ in range(rounds):
+        started = time.perf_counter()
+        batched = {reply.key: reply.text for reply in teacher.generate(requests)}
+        best["batched"] = min(best["batched"], time.perf_counter() - started)
+        started = time.perf_counter()
+        single = {reply.key: reply.text for request in requests for reply in teacher.generate([request])}
+        best["one by one"] = min(best["one by one"], time.perf_counter() - started)
+    pairs = sum(len(parse_reply(text).pairs) for text in batched.values())
+    return {
+        "requests": len(requests),
+        "pairs_per_second": {name: round(pairs / seconds, 2) for name, seconds in best.items()},
+        "ratio": round(best["one by one"] / best["batched"], 2),
+        "equal_replies": sum(batched[key] == single[key] for key in single) / len(single),
+    }
+
+
+def remote(requests: int, concurrency: int) -> dict[str, Any]:
+    """Seconds of a whole run against the ideal."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"DLM_HOME": folder, "OPENAI_BASE_URL": f"{serve()}/v1", "OPENAI_API_KEY": "none"}
+        path = Path(folder) / "notes.dlm"
+        path.write_text(document(requests))
+        settings = Settings(teacher="openai:slow", filter="none", concurrency=concurrency)
+        done = synthesize(path, settings)
+    ideal = requests * LATENCY / concurrency
+    return {
+        "requests": done.counts.asked,
+        "pairs": done.counts.kept,
+        "concurrency": concurrency,
+        "seconds": round(done.seconds, 2),
+        "ideal": round(ideal, 2),
+        "ratio": round(done.seconds / ideal, 2),
+    }
+
+
+def serve() -> str:
+    """The address of a chat server that answers every request after LATENCY seconds."""
+    app = FastAPI()
+    numbers = iter(range(10**9))
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> dict[str, Any]:
+        await request.body()
+        await asyncio.sleep(LATENCY)
+        text = json.dumps([{"question": f"What is number {next(numbers)}?", "answer": "A number."}])
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20}
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "slow",
+            "choices": [choice],
+            "usage": usage,
+        }
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
+    while not server.started:
+        time.sleep(0.01)
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", type=int, default=48, help="requests of the local part (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--requests", type=int, default=500, help="requests of the remote part (default: %(default)s)")
+    parser.add_argument("--concurrency", default="16,64", help="numbers of requests in flight (default: %(default)s)")
+    args = parser.parse_args()
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
+    print(json.dumps({"machine": machine}), flush=True)
+    print(json.dumps({"local": local(args.sections, args.rounds)}), flush=True)
+    for number in args.concurrency.split(","):
+        print(json.dumps({"remote": remote(args.requests, int(number))}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
