@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: help install demo test test-oldest lint format bench clean
 
 help:
-	@echo "make demo         a small model learns recipes/notes.dlm; prints the numbers before and after"
+	@echo "make demo         pairs from prose, a small model that learns them and recipes/notes.dlm, numbers before and after"
 	@echo "make test         all tests"
 	@echo "make test-oldest  the dataset builder's tests against $(OLDEST)"
 	@echo "make lint         ruff and mypy"
@@ -29,12 +29,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
-# The demo's adapter goes under runs/ too, not into the user's own store.
+# The demo works on a copy of the notes, and its adapter goes under runs/ too, not into the user's own store.
 demo: export DLM_HOME := $(CURDIR)/runs/dlm_home
+demo: NOTES := runs/demo/notes.dlm
 demo: install
-	$(BIN)/dlm-trl check recipes/notes.dlm
-	$(BIN)/python scripts/show_rows.py recipes/notes.dlm
-	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/sft.py --config recipes/notes.yaml
+	mkdir -p $(dir $(NOTES)) && cp recipes/notes.dlm $(NOTES)
+	$(BIN)/dlm-trl check $(NOTES)
+	$(BIN)/python scripts/show_rows.py $(NOTES)
+	$(BIN)/dlm-trl synth instructions $(NOTES) --teacher hf:tiny
+	$(BIN)/dlm-trl synth list $(NOTES)
+	$(BIN)/dlm-trl synth apply $(NOTES)
+	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/sft.py --config recipes/notes.yaml --notes $(NOTES)
+	$(BIN)/dlm-trl synth revert $(NOTES)
+	cmp recipes/notes.dlm $(NOTES) && echo "The notes are what they were, to the byte."
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q
