@@ -81,8 +81,8 @@ class AnthropicTeacher(RemoteTeacher):
 def _read(message: Message) -> tuple[str, Usage]:
     try:
         text = "".join(block.text for block in message.content if block.type == "text")
-        usage = Usage(message.usage.input_tokens or 0, message.usage.output_tokens or 0)
-    except (AttributeError, TypeError) as error:  # the SDK does not check the shape of what it gets
+        usage = Usage(int(message.usage.input_tokens or 0), int(message.usage.output_tokens or 0))
+    except (AttributeError, LookupError, TypeError) as error:  # the SDK does not check the shape of what it gets
         raise ValueError(f"the server's reply is not a message: {message!r}") from error
     if message.stop_reason == "refusal" and not text:
         raise ValueError("the model refused to answer")

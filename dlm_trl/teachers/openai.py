@@ -92,8 +92,8 @@ def _read(completion: ChatCompletion) -> tuple[str, Usage]:
         message = completion.choices[0].message
         text, refusal = message.content or "", message.refusal
         counted = completion.usage
-        usage = Usage(counted.prompt_tokens or 0, counted.completion_tokens or 0) if counted else Usage()
-    except (AttributeError, IndexError, TypeError) as error:  # the SDK does not check the shape of what it gets
+        usage = Usage(int(counted.prompt_tokens or 0), int(counted.completion_tokens or 0)) if counted else Usage()
+    except (AttributeError, LookupError, TypeError) as error:  # the SDK does not check the shape of what it gets
         raise ValueError(f"the server's reply is not a chat completion: {completion!r}") from error
     if not isinstance(text, str):
         raise ValueError(f"the server's reply holds no text: {text!r}")

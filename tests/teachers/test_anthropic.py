@@ -65,7 +65,7 @@ def test_faults_that_pass_are_survived_and_the_bound_is_held() -> None:
     app = App(rule)
     replies = ask(app, *map(str, range(20)), concurrency=4, timeout=1.0)
     assert {p: r.text for p, r in replies.items()} == {str(n): f"re: {n}" for n in range(20)}
-    assert app.most == 4
+    assert app.most <= 4
     first, second = (c.at for c in app.calls if c.prompt == "2")
     assert second - first >= 1.5  # the SDK's own first pause is at most half a second
 

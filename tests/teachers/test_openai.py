@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError
@@ -126,6 +126,8 @@ def garbage() -> Any:
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@example(body=b'{"choices": {}}')
+@example(body=b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "many"}}')
 @given(body=st.binary(max_size=30) | JSON.map(lambda v: json.dumps(v).encode()))
 def test_no_body_whatever_breaks_the_run(garbage: Any, body: bytes) -> None:
     teacher, bodies = garbage
@@ -133,6 +135,7 @@ def test_no_body_whatever_breaks_the_run(garbage: Any, body: bytes) -> None:
     (reply,) = teacher.generate(requests("a"))
     assert reply.error is None or "\n" not in reply.error
     assert isinstance(reply.text, str)
+    assert {type(n) for n in (reply.usage.prompt_tokens, reply.usage.completion_tokens)} == {int}
 
 
 def refusing(*names: str) -> Callable[[Call], Answer | None]:
