@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -25,12 +26,13 @@ def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def run_in_batches(run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int) -> list[T]:
-    """`run` on every batch of indices; its results (one per index) in the order of `lengths`.
+def in_batches(
+    run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int
+) -> Iterator[list[tuple[int, T]]]:
+    """`run` on every batch of indices; after each, its (index, result) pairs. `run` gives one result per index.
 
     A batch that runs out of memory is halved and run again; a single row that does so raises what `run` raised.
     """
-    results: dict[int, T] = {}
     waiting = list(by_token_budget(lengths, budget))[::-1]
     while waiting:
         batch = waiting.pop()
@@ -40,12 +42,17 @@ def run_in_batches(run: Callable[[list[int]], Sequence[T]], lengths: Sequence[in
             if len(batch) == 1 or not should_reduce_batch_size(error):
                 raise
         else:
-            results.update(zip(batch, done, strict=True))
+            yield list(zip(batch, done, strict=True))
             continue
         # Outside the except clause: the traceback would keep the failed batch's tensors alive.
         clear_device_cache(garbage_collection=True)
         half = (len(batch) + 1) // 2
         waiting += [batch[half:], batch[:half]]
+
+
+def run_in_batches(run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int) -> list[T]:
+    """The results of `in_batches`, all together and in the order of `lengths`."""
+    results = dict(chain.from_iterable(in_batches(run, lengths, budget)))
     return [results[index] for index in range(len(lengths))]
 
 

@@ -1,22 +1,44 @@
 """Text from a model, many prompts at once: `generate(model, tokenizer, prompts, max_new_tokens=64) -> list of texts`.
 
 Prompts are texts or token lists, of any lengths; `tokenizer.apply_chat_template(messages, add_generation_prompt=True,
-return_dict=False)` makes such a list of a conversation.
+return_dict=False)` makes such a list of a conversation. `generate_batches(…)` hands out each batch when it is done.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
-from dlm_trl.models.batching import evaluating, run_in_batches
+from dlm_trl.models.batching import evaluating, in_batches
 
 TOKEN_BUDGET = 16_384  # rows × (longest prompt + new tokens) of one batch
 
 
-@torch.no_grad()
+class Generated(NamedTuple):
+    """The text after prompt number `index`, and how many tokens the model wrote for it, an end token included."""
+
+    index: int
+    text: str
+    new_tokens: int
+
+
 def generate(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -25,35 +47,57 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     stop: Sequence[str] = (),
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     token_budget: int = TOKEN_BUDGET,
 ) -> list[str]:
     """What the model writes after each prompt, in the order of the prompts, without special tokens.
 
     temperature 0 is greedy. A text ends at the model's end tokens, before the first of the strings in `stop`, or after
     `max_new_tokens`. Nothing but the end tokens is taken from the model's generation_config. Model mode, global random
-    state and tokenizer are afterwards what they were before; sampling depends on `seed` and on how rows are batched.
+    state and tokenizer are afterwards what they were before.
+
+    seed: one for each prompt, or one from which each prompt's is drawn by its index. Every row has random numbers of
+    its own, so a text depends on its prompt and seed alone, not on the rows of its batch, but for the rounding of the
+    model's arithmetic. Raises ValueError for a different number of seeds and prompts.
     """
+    batches = generate_batches(
+        model, tokenizer, prompts, max_new_tokens, temperature, top_p, stop, seed, token_budget=token_budget
+    )
+    texts = {row.index: row.text for batch in batches for row in batch}
+    return [texts[index] for index in range(len(prompts))]
+
+
+def generate_batches(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str] | Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int | Sequence[int] = 0,
+    token_budget: int = TOKEN_BUDGET,
+) -> Iterator[list[Generated]]:
+    """As `generate`, batch after batch, the longest prompts first. Between two batches the model is as it was."""
     tokens = [tokenizer(p)["input_ids"] if isinstance(p, str) else list(p) for p in prompts]
+    seeds = [row_seed(seed, i) for i in range(len(tokens))] if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(tokens):
+        raise ValueError(f"{len(seeds)} seeds for {len(tokens)} prompts: one each is needed")
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     ends = end_token_ids(inner, tokenizer)
-    config = _config(max_new_tokens, temperature, top_p, ends, _pad_id(tokenizer))
-    stopping = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
+    writer = _Writer(inner, tokenizer, ends, _pad_id(tokenizer), max_new_tokens, temperature, top_p, stop)
 
-    def run(batch: list[int]) -> list[str]:
-        width = max(len(tokens[i]) for i in batch)
-        padding = [width - len(tokens[i]) for i in batch]
-        rows = [[config.pad_token_id] * pad + tokens[i] for pad, i in zip(padding, batch, strict=True)]
-        mask = [[0] * pad + [1] * (width - pad) for pad in padding]
-        output = inner.generate(
-            input_ids=torch.tensor(rows, device=inner.device),
-            attention_mask=torch.tensor(mask, device=inner.device),
-            **stopping,
-        )
-        return [_decode(tokenizer, new, ends, stop) for new in output[:, width:].tolist()]
+    def run(batch: list[int]) -> list[Generated]:
+        rows = writer.write([tokens[i] for i in batch], [seeds[i] for i in batch])
+        return [Generated(i, *row) for i, row in zip(batch, rows, strict=True)]
 
-    with evaluating(inner), _generation_config(inner, config), _seeded(seed) if temperature else nullcontext():
-        return run_in_batches(run, [len(t) + max_new_tokens for t in tokens], token_budget)
+    for done in in_batches(run, [len(t) + max_new_tokens for t in tokens], token_budget):
+        yield [generated for _, generated in done]
+
+
+def row_seed(*parts: int | str | None) -> int:
+    """A seed for one row from what names it: (seed, index), or a request's key, …; the same in every process."""
+    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -63,30 +107,125 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return list(dict.fromkeys(i for i in ids if i is not None))
 
 
-def _config(new_tokens: int, temperature: float, top_p: float, ends: list[int], pad: int) -> GenerationConfig:
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
-    return GenerationConfig(
-        max_new_tokens=new_tokens,
-        do_sample=temperature > 0,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=ends or None,
-        pad_token_id=pad,
-        **sampling,
-    )
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes the rows of one batch."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    ends: list[int]
+    pad: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    stop: Sequence[str]
+
+    @torch.no_grad()
+    def write(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[tuple[str, int]]:
+        """Text and number of new tokens of each row.
+
+        When some rows have ended, the others go on without them, from the cache that they have: a batch would else
+        cost, until its longest text is written, as if all were that long.
+        """
+        device, width = self.model.device, max(map(len, prompts))
+        ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        rows, cache = list(range(len(prompts))), None
+        written: dict[int, tuple[str, int]] = {}
+        with evaluating(self.model), _generation_config(self.model, self._config()):
+            while rows:
+                output = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    past_key_values=cache,
+                    max_new_tokens=width + self.max_new_tokens - ids.shape[1],
+                    logits_processor=self._sampling([seeds[row] for row in rows], width),
+                    stopping_criteria=self._stopping(),
+                    **({"stop_strings": list(self.stop), "tokenizer": self.tokenizer} if self.stop else {}),
+                )
+                ids, cache = output.sequences, output.past_key_values
+                texts = [self._read(new) for new in ids[:, width:].tolist()]
+                written |= {row: text for row, text in zip(rows, texts, strict=True) if text}
+                left = [k for k, text in enumerate(texts) if not text]
+                rows = [rows[k] for k in left]
+                chosen = torch.tensor(left, dtype=torch.long, device=device)
+                mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)[chosen]
+                ids = ids[chosen]
+                if rows and cache is not None:
+                    cache.reorder_cache(chosen)
+        return [written[row] for row in range(len(prompts))]
+
+    def _read(self, new: list[int]) -> tuple[str, int] | None:
+        """Text and number of the new tokens of a row, behind whose end there may be padding; None if it goes on."""
+        end = next((k for k, token in enumerate(new) if token in self.ends), len(new))
+        whole = end < len(new) or len(new) == self.max_new_tokens
+        if not (whole or self.stop):
+            return None
+        text = self.tokenizer.decode(new[:end], skip_special_tokens=True)
+        cuts = [text.find(s) for s in self.stop if s in text]
+        if not cuts:
+            return (text, min(end + 1, len(new))) if whole else None
+        while end and new[end - 1] == self.pad:
+            end -= 1
+        return text[: min(cuts)], end
+
+    def _config(self) -> GenerationConfig:
+        return GenerationConfig(
+            do_sample=False,  # sampling is noise on the scores
+            num_beams=1,
+            use_cache=True,
+            eos_token_id=self.ends or None,
+            pad_token_id=self.pad,
+            return_dict_in_generate=True,
+        )
+
+    def _sampling(self, seeds: Sequence[int], width: int) -> LogitsProcessorList:
+        if not self.temperature:
+            return LogitsProcessorList()
+        top_p = [TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []
+        return LogitsProcessorList([TemperatureLogitsWarper(self.temperature), *top_p, _GumbelNoise(seeds, width)])
+
+    def _stopping(self) -> StoppingCriteriaList:
+        # Where the weights lie in parts on several processes, all of them have to generate in the same steps.
+        in_parts = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self.model)
+        return StoppingCriteriaList([] if in_parts else [_SomeHaveEnded([*self.ends, self.pad])])
+
+
+class _GumbelNoise(LogitsProcessor):
+    """Makes the likeliest token a sample, by Gumbel noise on the scores (rows, vocabulary).
+
+    The Gumbel-max trick: the argmax of log-probabilities plus Gumbel noise is a draw from them (Maddison et al. 2014).
+    A row's noise is a function of its seed and of how many tokens it has beyond `width`, the prompts' length.
+    """
+
+    def __init__(self, seeds: Sequence[int], width: int) -> None:
+        self.seeds = seeds
+        self.width = width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        noise = torch.empty_like(scores)
+        generator = torch.Generator(scores.device)
+        for row, seed in zip(noise, self.seeds, strict=True):
+            row.exponential_(generator=generator.manual_seed(row_seed(seed, input_ids.shape[1] - self.width)))
+        # Minus the logarithm of an exponential variable is Gumbel; a zero would let a token win that top_p took out.
+        return scores - noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_()
+
+
+class _SomeHaveEnded(StoppingCriteria):
+    """Interrupts a batch when a quarter of its rows are at one of these tokens, which end or pad a text."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        ended = torch.isin(input_ids[:, -1], torch.tensor(self.tokens, device=input_ids.device))
+        return (ended.sum() * 4 >= len(ended)).expand(len(ended))
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Any token will do, since padding is told by its position."""
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(i for i in candidates if i is not None)
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, new: list[int], ends: list[int], stop: Sequence[str]) -> str:
-    end = next((k for k, token in enumerate(new) if token in ends), len(new))
-    text = tokenizer.decode(new[:end], skip_special_tokens=True)
-    cuts = [text.find(s) for s in stop if s in text]
-    return text[: min(cuts)] if cuts else text
 
 
 @contextmanager
@@ -98,10 +237,3 @@ def _generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iter
         yield
     finally:
         model.generation_config = own
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

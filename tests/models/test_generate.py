@@ -1,4 +1,4 @@
-"""Generation: batches change nothing, nothing leaks in from the model, nothing is left changed."""
+"""Generation: batches change nothing, samples follow the model, nothing leaks in from it, nothing is left changed."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.generate import generate
+from dlm_trl.models.batching import by_token_budget
+from dlm_trl.models.generate import Generated, generate, generate_batches
 
 PROMPTS = ["What lifts", "A", "Who bakes the bread? The baker", "Kneading is pressing and folding a dough until"]
 
@@ -32,6 +33,40 @@ def test_greedy_batches_say_what_single_prompts_say(
     expected = tokenizer.batch_decode(new, skip_special_tokens=True)
     assert generate(model, tokenizer, PROMPTS, 12, token_budget=budget) == expected
     assert generate(model, tokenizer, tokens, 12, token_budget=budget) == expected
+
+
+@pytest.mark.parametrize("budget", [1, 100, 10_000])
+def test_rows_that_end_early_leave_their_batch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int
+) -> None:
+    ends = list(range(300, len(tokenizer)))  # so many that texts end at any step
+    model.generation_config.eos_token_id = ends
+    prompts = [tokenizer(p)["input_ids"] for p in PROMPTS] + [[5 + i, 40, 7 * i + 8] for i in range(12)]
+    new = [by_hand(model.eval(), tokenizer, p, 30) for p in prompts]
+    counts = [next((k + 1 for k, token in enumerate(row) if token in ends), len(row)) for row in new]
+    assert len(set(counts)) > 6
+    whole = [row[-1:] == [tokenizer.eos_token_id] or row[c - 1] in ends for row, c in zip(new, counts, strict=True)]
+    texts = tokenizer.batch_decode(
+        [row[: c - ended] for row, c, ended in zip(new, counts, whole, strict=True)], skip_special_tokens=True
+    )
+    batches = list(generate_batches(model, tokenizer, prompts, 30, token_budget=budget))
+    assert sorted(row for batch in batches for row in batch) == [
+        Generated(i, text, count) for i, (text, count) in enumerate(zip(texts, counts, strict=True))
+    ]
+    assert len(batches) == len(list(by_token_budget([len(p) + 30 for p in prompts], budget)))
+
+
+def test_a_stopped_text_counts_the_tokens_up_to_its_stop(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    (alone,) = generate(model, tokenizer, ["What lifts"], 16)
+    stop = alone[3:5]  # inside a token
+    for spare in ([], PROMPTS[1:]):  # alone, and padded beside rows that go on
+        rows = [r for b in generate_batches(model, tokenizer, ["What lifts", *spare], 16, stop=[stop]) for r in b]
+        count = next(row.new_tokens for row in rows if row.index == 0)
+        written = by_hand(model.eval(), tokenizer, tokenizer("What lifts")["input_ids"], 16)
+        assert stop in tokenizer.decode(written[:count])
+        assert stop not in tokenizer.decode(written[: count - 1])
 
 
 def test_the_models_own_generation_config_does_not_leak_in(
@@ -75,6 +110,54 @@ def test_sampling_repeats_with_its_seed_and_leaves_everything_as_it_was(
     assert generate(adapted, tokenizer, PROMPTS, 12, temperature=1.0, seed=2) != first
     assert [m.training for m in adapted.modules()] == modes
     assert tokenizer.padding_side == side
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_a_sampled_text_does_not_depend_on_its_batch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, top_p: float
+) -> None:
+    model.generation_config.eos_token_id = list(range(300, 330))
+    prompts = [p for p in PROMPTS for _ in range(5)]
+    seeds = [1_000_003 * i for i in range(len(prompts))]
+    together = generate(model, tokenizer, prompts, 20, temperature=1.2, top_p=top_p, seed=seeds)
+    assert len(set(together)) > 15
+    turned = generate(model, tokenizer, prompts[::-1], 20, 1.2, top_p, seed=seeds[::-1], token_budget=60)
+    alone = [
+        generate(model, tokenizer, [prompt], 20, 1.2, top_p, seed=[seed])[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    assert turned[::-1] == together == alone
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (2.0, 1.0), (1.5, 0.7)])
+def test_samples_follow_the_models_probabilities(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float, top_p: float
+) -> None:
+    count, prompt = 4000, tokenizer("What lifts")["input_ids"]
+    with torch.no_grad():
+        likely = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1).sort(descending=True)
+    kept = likely.values.cumsum(-1) - likely.values < top_p  # the fewest that have this mass
+    expected = torch.zeros(len(tokenizer)).scatter(0, likely.indices, likely.values * kept)
+    expected /= expected.sum()
+    rows = 500  # at a time; the text of a token tells which it was
+    drawn = generate(
+        model, tokenizer, [prompt] * count, 1, temperature, top_p, seed=7, token_budget=rows * (len(prompt) + 1)
+    )
+    shares: dict[str, float] = {}
+    for token, share in enumerate(expected.tolist()):
+        text = tokenizer.decode([token], skip_special_tokens=True)
+        shares[text] = shares.get(text, 0.0) + share
+    # Pearson's statistic is near the degrees of freedom, within a few times the root of twice as many.
+    frequent = {text: share for text, share in shares.items() if share * count >= 5}
+    statistic = sum((drawn.count(t) - s * count) ** 2 / (s * count) for t, s in frequent.items())
+    assert len(frequent) > 10
+    assert statistic < len(frequent) + 4 * (2 * len(frequent)) ** 0.5
+    assert all(shares[text] > 0 for text in drawn)
+
+
+def test_seeds_are_one_each(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ValueError, match="3 seeds for 4 prompts"):
+        generate(model, tokenizer, PROMPTS, 8, temperature=1.0, seed=[1, 2, 3])
 
 
 def test_no_pad_token_is_no_obstacle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
