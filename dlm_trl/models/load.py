@@ -76,11 +76,12 @@ def load_base(
 
 
 def load_adapted(
-    adapter: str | os.PathLike[str], dtype: str | torch.dtype = "auto"
+    adapter: str | os.PathLike[str], dtype: str | torch.dtype = "auto", quantization: Quantization | None = None
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """A base with the adapter of a folder on it, and the tokenizer that was saved beside the adapter; in eval mode.
 
-    The base is the one that the adapter records. Raises DlmError (AdapterError, BaseModelError).
+    The base is the one that the adapter records, loaded as `load_base` does. Raises DlmError (AdapterError,
+    BaseModelError, MissingExtraError).
     """
     folder = Path(adapter)
     if not (folder / "adapter_config.json").is_file():
@@ -88,13 +89,13 @@ def load_adapted(
             kind="AdapterError", message="This folder holds no adapter: adapter_config.json is missing.", path=folder
         )
     recorded = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    model = load_base(_document_name(recorded), dtype)
+    model = load_base(document_name(recorded), dtype, quantization)
     return PeftModel.from_pretrained(model, folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def _document_name(recorded: str) -> str:
+def document_name(recorded: str) -> str:
     """The name under which a document would ask for what an adapter records: a Hub id needs its `hf:`."""
-    local = recorded == "tiny" or recorded in HUB_IDS or Path(recorded).is_dir()
+    local = recorded == "tiny" or recorded in HUB_IDS or Path(recorded).expanduser().is_dir()
     return recorded if local else f"hf:{recorded}"
 
 

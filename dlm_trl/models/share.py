@@ -1,0 +1,55 @@
+"""Work for several processes: `results = share(items, work)` under `accelerate launch`, and `is_main()` for the rest.
+
+With one process it is `work(items)`, and nothing is loaded or set up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+from dlm_trl.notes import DlmError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# How long a process that is done waits for the slowest: as long as that takes. One that dies is noticed at once.
+_PATIENCE = timedelta(days=30)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints and writes: the first one, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def share(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]]) -> list[Result]:
+    """All results of all items, in their order, in every process, while each process does the work for its part.
+
+    work takes a list of items, which is empty where there are fewer items than processes, and gives as many results,
+    which pickle can carry. All processes have to call this with the same items. A DlmError of one is raised in all.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return list(work(list(items)))
+    import torch
+    from accelerate import PartialState
+    from torch import distributed
+
+    PartialState(cpu=not torch.cuda.is_available())
+    # A group of its own, since the default one does not wait longer than minutes. Asked are the processes of torch:
+    # without a GPU, a PartialState that was made elsewhere believes that it is alone.
+    group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    rank, count = distributed.get_rank(), distributed.get_world_size()
+    done: Sequence[Result] | DlmError
+    try:
+        done = list(work(list(items[rank::count])))  # every n-th: neighbours are often of one length
+    except DlmError as error:
+        done = error
+    parts: list[Sequence[Result] | DlmError] = [[] for _ in range(count)]
+    distributed.all_gather_object(parts, done, group=group)
+    distributed.destroy_process_group(group)
+    for part in parts:
+        if isinstance(part, DlmError):
+            raise part
+    return [parts[i % count][i // count] for i in range(len(items))]
