@@ -6,17 +6,17 @@ format's reference implementation does), the two in turns in one run, the replie
 against the ideal: requests x 0.2 s / concurrency. Prints one line of JSON each.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
+import itertools
 import json
+import multiprocessing
 import os
 import platform
 import socket
 import tempfile
-import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,18 @@ def local(sections: int, rounds: int) -> dict[str, Any]:
 
 
 def remote(requests: int, concurrency: int) -> dict[str, Any]:
-    """Seconds of a whole run against the ideal."""
+    """Seconds of a whole run against the ideal; the server is a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe()
+    server = context.Process(target=serve, args=(theirs,), daemon=True)
+    server.start()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"DLM_HOME": folder, "OPENAI_BASE_URL": f"{serve()}/v1", "OPENAI_API_KEY": "none"}
+        os.environ |= {"DLM_HOME": folder, "OPENAI_BASE_URL": f"{ours.recv()}/v1", "OPENAI_API_KEY": "none"}
         path = Path(folder) / "notes.dlm"
         path.write_text(document(requests))
         settings = Settings(teacher="openai:slow", filter="none", concurrency=concurrency)
         done = synthesize(path, settings)
+    server.kill()
     ideal = requests * LATENCY / concurrency
     return {
         "requests": done.counts.asked,
@@ -82,34 +87,25 @@ def remote(requests: int, concurrency: int) -> dict[str, Any]:
     }
 
 
-def serve() -> str:
-    """The address of a chat server that answers every request after LATENCY seconds."""
+def serve(address: Connection) -> None:
+    """A chat server that answers every request after LATENCY seconds; sends its address once it listens."""
     app = FastAPI()
-    numbers = iter(range(10**9))
+    numbers = itertools.count()
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> dict[str, Any]:
         await request.body()
         await asyncio.sleep(LATENCY)
         text = json.dumps([{"question": f"What is number {next(numbers)}?", "answer": "A number."}])
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20}
         return {
-            "id": "x",
-            "object": "chat.completion",
-            "created": 0,
-            "model": "slow",
-            "choices": [choice],
-            "usage": usage,
-        }
+            "id": "x", "object": "chat.completion", "created": 0, "model": "slow", "choices": [choice], "usage": usage,
+        }  # fmt: skip
 
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
-    while not server.started:
-        time.sleep(0.01)
-    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    address.send(f"http://127.0.0.1:{listener.getsockname()[1]}")  # whoever connects now waits until it runs
+    uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
 
 
 def main() -> None:
