@@ -1,0 +1,146 @@
+"""The name that a user gives becomes a teacher: `teacher = open_teacher("hf:tiny", document)`.
+
+`self` is the document's trained adapter, `hf:…` a model from the Hub or a folder; `openai:…`, `anthropic:…` and
+`vllm-server:…` are servers. Torch or a server's SDK is loaded by opening a teacher that needs it, not before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlm_trl.notes import DlmError, Document
+from dlm_trl.notes.store import current_adapter
+from dlm_trl.teachers.protocol import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from dlm_trl.models.load import Quantization
+    from dlm_trl.teachers.local import LocalTeacher
+
+FORMS = (
+    "self (the document's trained adapter), hf:<id or folder>, hf:tiny (the embedded model), openai:<model>, "
+    "anthropic:<model>, vllm-server:<url>[,<url>…][#<model>]"
+)
+
+# What decides the replies of a model in a folder.
+_MODEL_FILES = (
+    "*.safetensors", "*model*.bin", "*config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt",
+    "chat_template*",
+)  # fmt: skip
+
+
+def open_teacher(
+    reference: str, document: Document, quantization: Quantization | None = None, concurrency: int = 16
+) -> Teacher:
+    """The teacher that the user named, ready to be asked.
+
+    quantization is for local models; they are bfloat16 on a GPU and float32 on the CPU otherwise. concurrency bounds
+    the requests in flight to each server. Raises DlmError: UsageError for a name of no known form, AdapterError for
+    `self` without an adapter, StoreError, BaseModelError, ChatTemplateError, MissingExtraError, and TeacherError for a
+    server that cannot be asked.
+    """
+    kind, colon, name = reference.partition(":")
+    if reference == "self":
+        return _adapted(document, quantization)
+    if not colon or not name.strip():
+        raise _misuse(reference)
+    if kind == "hf":
+        return _base(name, quantization)
+    if kind == "openai":
+        from dlm_trl.teachers.openai import OpenAITeacher
+
+        return OpenAITeacher(name, concurrency=concurrency)
+    if kind == "anthropic":
+        from dlm_trl.teachers.anthropic import AnthropicTeacher
+
+        return AnthropicTeacher(name, concurrency=concurrency)
+    if kind == "vllm-server":
+        addresses, _, model = name.partition("#")
+        urls = [url.strip() for url in addresses.split(",")]
+        if all(urls):
+            from dlm_trl.teachers.vllm import VllmTeacher
+
+            return VllmTeacher(urls, model or None, concurrency=concurrency)
+    raise _misuse(reference)
+
+
+def fingerprint(folder: Path) -> str:
+    """16 hex digits that change with the weights, tokenizer or settings of the model or adapter in a folder.
+
+    All bytes are read, for weights of other values have the same names and sizes: about a second per gigabyte.
+    """
+    files = {file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        with file.open("rb") as stream:
+            digest.update(f"{file.name}\n{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _adapted(document: Document, quantization: Quantization | None) -> LocalTeacher:
+    folder = current_adapter(document.frontmatter.dlm_id)
+    if folder is None:
+        raise DlmError(
+            kind="AdapterError",
+            message="The teacher is to be `self`, but no adapter of this document was trained yet.",
+            hint=f"Train one: dlm-trl train {document.path or 'FILE'}; or take another teacher: --teacher hf:….",
+            path=document.path,
+        )
+    from dlm_trl.models.load import load_adapted
+
+    model, tokenizer = load_adapted(folder, _dtype(), quantization)
+    return _local(model, tokenizer, "self", f"{folder.name}-{fingerprint(folder)}", quantization)
+
+
+def _base(name: str, quantization: Quantization | None) -> LocalTeacher:
+    from dlm_trl.models.load import document_name, load_base, load_tokenizer
+    from dlm_trl.models.registry import resolve
+    from dlm_trl.teachers.local import require_chat_template
+
+    reference, base = f"hf:{name}", document_name(name)
+    tokenizer = load_tokenizer(base)
+    require_chat_template(tokenizer, reference)  # before the weights, which take longer
+    model = load_base(base, _dtype(), quantization)
+    source = resolve(base)
+    revision = fingerprint(Path(source)) if Path(source).is_dir() else _commit(source)
+    return _local(model, tokenizer, reference, revision, quantization)
+
+
+def _local(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reference: str,
+    revision: str,
+    quantization: Quantization | None,
+) -> LocalTeacher:
+    from accelerate import PartialState
+
+    from dlm_trl.teachers.local import LocalTeacher
+
+    if quantization:
+        revision += f"-{quantization}"
+    else:
+        model = model.to(PartialState().device)
+    # Not every model has a longest text: recurrent ones do not.
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return LocalTeacher(model, tokenizer, reference, revision, context)
+
+
+def _commit(hub_id: str) -> str:
+    """The commit of a Hub model that was just loaded: its files lie in a folder of that name."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return Path(str(try_to_load_from_cache(hub_id, "config.json"))).parent.name
+
+
+def _dtype() -> str:
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def _misuse(reference: str) -> DlmError:
+    return DlmError(kind="UsageError", message=f"{reference!r} is no teacher.", hint=f"Write one of these: {FORMS}.")
