@@ -6,7 +6,7 @@ Every request in flight reserves all that it could use: the most tokens that its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dlm_trl.teachers.protocol import Request, Teacher, Usage
@@ -53,11 +53,16 @@ def price_of(usage: Usage, price: tuple[float, float] | None) -> float | None:
 
 
 def bound_of(request: Request, teacher: Teacher) -> Usage:
-    """The most tokens that a request can use: its prompt as the teacher counts it, and all it may write.
+    """The most tokens that a request can use: its prompt, and all it may write."""
+    return Usage(most_tokens(request.messages, teacher), request.max_new_tokens)
 
-    Without the teacher's tokenizer the prompt counts a token for each byte, which no tokenizer exceeds.
+
+def most_tokens(messages: Sequence[Mapping[str, str]], teacher: Teacher) -> int:
+    """The most tokens that a prompt can have: those that the teacher counts.
+
+    Without the teacher's tokenizer it is a token for each byte, which no tokenizer exceeds.
     """
-    counted = teacher.count_tokens(request.messages)
-    if counted is None:
-        counted = sum(len(message["content"].encode()) + _TEMPLATE_TOKENS for message in request.messages)
-    return Usage(counted, request.max_new_tokens)
+    counted = teacher.count_tokens(messages)
+    if counted is not None:
+        return counted
+    return sum(len(message["content"].encode()) + _TEMPLATE_TOKENS for message in messages)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from dlm_trl.notes import DlmError, Document
 from dlm_trl.synth import prompts
+from dlm_trl.synth.budget import most_tokens
 from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.windows import shares, windows
@@ -70,8 +71,15 @@ class Settings:
         positive = {"per_section": 1, "max_pairs": 1, "max_new_tokens": 1, "concurrency": 1, "temperature": 0}
         for name, least in {**positive, "max_cost": 0, "budget_tokens": 1}.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not least <= value < math.inf:  # nor is it nan
                 raise _misuse(f"{_option(name)} is {value}.", f"It must be at least {least}.")
+        for name in ("threshold", "min_grounding"):
+            if math.isnan(getattr(self, name) or 0.0):
+                raise _misuse(f"{_option(name)} is nan.", "It must be a number.")
+        if self.price is not None and not all(0 <= price < math.inf for price in self.price):
+            raise _misuse(f"--price is {self.price[0]},{self.price[1]}.", "Prices must not be below 0.")
+        if any(c in self.teacher for c in '"\n\r'):
+            raise _misuse(f"The teacher {self.teacher!r} cannot stand in a document.", "Use a name without quotes.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise _misuse(f"--top-p is {self.top_p}.", "It must be above 0 and at most 1.")
         if self.max_cost is not None and self.price is None:
@@ -96,7 +104,7 @@ def plan(document: Document, settings: Settings, teacher: Teacher) -> list[Ask]:
     last. Raises DlmError where the prompt file is no template, or the teacher's context is too short.
     """
     template = _template(settings.prompt)
-    asks: list[Ask] = []
+    found: dict[str, Ask] = {}  # by the request's key: prose that comes twice is asked about once
     for section in document.sections:
         prose = section.content.strip()
         if section.kind == "prose" and prose:
@@ -106,7 +114,8 @@ def plan(document: Document, settings: Settings, teacher: Teacher) -> list[Ask]:
                     if n:
                         messages = prompts.pair_messages(piece, n, strategy, template)
                         request = _request(messages, settings, teacher)
-                        asks.append(Ask(request, section.section_id, strategy, piece, n))
+                        found.setdefault(request.key, Ask(request, section.section_id, strategy, piece, n))
+    asks = list(found.values())
     if too_long := [ask for ask in asks if not _fits(ask.prose, ask.strategy, settings, teacher, template)]:
         raise DlmError(
             kind="UsageError",
@@ -118,13 +127,18 @@ def plan(document: Document, settings: Settings, teacher: Teacher) -> list[Ask]:
     return asks if settings.max_pairs is None else _spread(asks)
 
 
-def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: Teacher) -> Ask:
-    """The second and last request for pairs whose first reply could not be read, with that reply and what is wrong."""
+def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: Teacher) -> Ask | None:
+    """The second and last request for pairs whose first reply could not be read, with that reply and what is wrong.
+
+    None where all of this is more than the teacher reads.
+    """
     messages = [
         *ask.request.messages,
         {"role": "assistant", "content": reply},
         {"role": "user", "content": prompts.CORRECTION.format(problem=problem)},
     ]
+    if teacher.context is not None and most_tokens(messages, teacher) + settings.max_new_tokens > teacher.context:
+        return None
     return replace(ask, request=_request(messages, settings, teacher))
 
 
@@ -151,8 +165,8 @@ def _budgets(settings: Settings) -> list[tuple[Strategy, int]]:
 def _fits(prose: str, strategy: Strategy, settings: Settings, teacher: Teacher, template: str | None) -> bool:
     if teacher.context is None:
         return len(prose) <= _LONGEST_PROSE
-    used = teacher.count_tokens(prompts.pair_messages(prose, settings.per_section, strategy, template))
-    return (len(prose) if used is None else used) + settings.max_new_tokens <= teacher.context
+    messages = prompts.pair_messages(prose, settings.per_section, strategy, template)
+    return most_tokens(messages, teacher) + settings.max_new_tokens <= teacher.context
 
 
 def _spread(asks: list[Ask]) -> list[Ask]:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from traceback import extract_tb
 from typing import Literal
 
 from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError
@@ -61,14 +62,19 @@ def check_template(template: str, path: Path) -> None:
     hint = "It is a Jinja template with the variables n, prose and strategy."
     mark = "8f1c the prose 5d20"
     try:
-        content = pair_messages(mark, 3, "extraction", template)[0]["content"]
+        contents = [pair_messages(mark, 3, strategy, template)[0]["content"] for strategy in TEMPLATES]
     except TemplateSyntaxError as error:
         raise DlmError(
             kind="PromptError", message=f"{error.message}.", path=path, line=error.lineno, hint=hint
         ) from None
     except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == "<template>"]
         raise DlmError(
-            kind="PromptError", message=f"The prompt does not render: {error}.", path=path, hint=hint
+            kind="PromptError",
+            message=f"The prompt does not render: {error}.",
+            path=path,
+            line=next(iter(lines), None),
+            hint=hint,
         ) from None
-    if mark not in content:
+    if any(mark not in content for content in contents):
         raise DlmError(kind="PromptError", message="The prompt leaves the prose out.", path=path, hint=hint)
