@@ -83,14 +83,20 @@ def instructions(
         typer.Option(help="How much likelier the prose has to make an extracted answer, in nats per token."),
     ] = None,
     prompt: Annotated[
-        Path | None, typer.Option(help="A Jinja template of your own, with the variables n, prose and strategy.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A Jinja template of your own, with the variables n, prose and strategy.",
+        ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Everything about the run as JSON.")] = False,
 ) -> None:
     """Have a teacher write pairs about the prose, filter them and stage them.
 
     Staged pairs wait for `synth apply`. What a teacher answered is kept in a ledger, so a run that was stopped goes on
-    where it was, and nothing is paid for twice. Exit 0 also when no pair was accepted, 1: a failure, 2: misuse.
+    where it was, and nothing is paid for twice. Exit 0 also when no pair was accepted, 1: a failure, of a request too,
+    2: misuse.
     """
     from dlm_trl.synth.plan import Settings
 
@@ -120,12 +126,14 @@ def instructions(
 
     done = []
     with watched() as on_reply:
-        for outcome in synthesize_all(paths, settings, apply, on_reply):
+        for outcome in synthesize_all(paths, settings, apply, on_reply if is_main() else None):
             done.append(outcome)
             if not json_ and is_main():
                 _print(show.outcome(outcome, filter))
     if json_ and is_main():
         _print(show.as_json(done))
+    if any(outcome.counts.failed for outcome in done):
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -200,7 +208,7 @@ def _documents(files: list[Path]) -> list[Path]:
     for file in files:
         if not file.exists():
             raise typer.BadParameter(f"There is no file or folder {str(file)!r}.")
-        inside = sorted(file.rglob("*.dlm")) if file.is_dir() else [file]
+        inside = sorted(path for path in file.rglob("*.dlm") if path.is_file()) if file.is_dir() else [file]
         if not inside:
             raise typer.BadParameter(f"The folder {str(file)!r} holds no .dlm file.")
         paths |= dict.fromkeys(inside)
@@ -227,5 +235,5 @@ def _print(shown: Any) -> None:
         typer.echo(shown)
     else:
         # A file or a pipe has no width of its own, and a table must not be squeezed there.
-        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False)
         console.print(shown, soft_wrap=isinstance(shown, Text))

@@ -19,7 +19,7 @@ from dlm_trl.synth.leak import LeakCheck, validation_questions
 from dlm_trl.synth.pairs import Candidate, Pair
 from dlm_trl.synth.plan import Ask, Settings
 from dlm_trl.synth.report import Loss, Stage, Synthesis
-from dlm_trl.synth.staging import Staged
+from dlm_trl.synth.staging import Staged, applied
 
 if TYPE_CHECKING:
     from dlm_trl.synth.judge import Judge
@@ -35,6 +35,8 @@ class Funnel:
         if settings.filter == "none":
             return
         self._index = Index()
+        # What this very request gave before is kept once more: a run that is repeated ends as it did.
+        self._own = {(known.request_key, known.pair) for known in [*staged, *applied(document)]}
         for section in document.sections:
             for pair in section.pairs():
                 self._index.add(Pair(pair.question, pair.answer), f"line {pair.line}")
@@ -72,6 +74,8 @@ class Funnel:
         return replace(candidate, pair=safe)
 
     def _is_new(self, candidate: Candidate) -> bool:
+        if (candidate.request_key, candidate.pair) in self._own:
+            return True
         if repeated := self._leaks.leaks(candidate.pair.question):
             self.lose("leak", candidate, f"repeats a validation row: {repeated}")
             return False

@@ -70,8 +70,11 @@ def synthesize(
         kept = run.all_waves(asks, Funnel(document, staged(document), settings, judge, outcome))
         if is_main():
             outcome.staged = stage(document, _in_file_order(kept, document), now())
-            if apply_now and outcome.staged:
-                outcome.applied = apply(path, [pair.section_id for pair in outcome.staged]).count
+            if apply_now:
+                # Also what a run that was killed had staged.
+                found = {candidate.pair for candidate in kept}
+                ids = [item.section_id for item in staged(document) if item.pair in found]
+                outcome.applied = apply(path, ids).count
     outcome.counts.kept = len(kept)
     outcome.cost = price_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
@@ -128,6 +131,7 @@ class _Run:
             self.waiting = self.waiting[len(wave) :]
             new = {ask.request.key for ask in wave if self._remembered(ask) is None}
             self.outcome.counts.asked += len(new)
+            self.outcome.counts.asked_again += len(new & self.second)
             self.outcome.counts.remembered += len(wave) - len(new)
             replies = share(wave, self._answers)
             for reply in {reply.key: reply for reply in replies if reply.key in new}.values():
@@ -177,14 +181,15 @@ class _Run:
             parsed = parse_reply(reply.text)
             if parsed.pairs:
                 found.append((ask, parsed.pairs))
-            elif ask.request.key in self.second:
-                self.outcome.counts.unparsed += 1
-                self.outcome.failures.append(Failure(ask.section_id, parsed.problem or ""))
-            else:
-                retry = again(ask, reply.text, parsed.problem or "", self.settings, self.teacher)
+                continue
+            problem = parsed.problem or ""
+            is_first = ask.request.key not in self.second
+            if is_first and (retry := again(ask, reply.text, problem, self.settings, self.teacher)):
                 self.second.add(retry.request.key)
                 retries.append(retry)
-        self.outcome.counts.asked_again += len(retries)
+            else:
+                self.outcome.counts.unparsed += 1
+                self.outcome.failures.append(Failure(ask.section_id, problem))
         self.waiting = retries + self.waiting
         return found
 

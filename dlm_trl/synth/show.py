@@ -54,7 +54,10 @@ def outcome(done: Synthesis, filter: str) -> RenderableType:
     ]
     parts: list[RenderableType] = [Text("\n".join(lines))]
     if done.failures:
-        parts.append(Text("\n".join(f"- section {f.section_id[:8]}: {f.reason}" for f in done.failures)))
+        shown = [f"- section {f.section_id[:8]}: {f.reason}" for f in done.failures[:LOSSES_SHOWN]]
+        if len(done.failures) > LOSSES_SHOWN:
+            shown.append(f"… and {len(done.failures) - LOSSES_SHOWN} more; --json has all of them.")
+        parts.append(Text("\n".join(shown)))
     if done.losses:
         table = Table("lost to", "question", "why", title="What did not pass", title_justify="left")
         for loss in done.losses[:LOSSES_SHOWN]:
@@ -73,9 +76,11 @@ def outcome(done: Synthesis, filter: str) -> RenderableType:
     elif done.applied:
         parts.append(f"Applied {done.applied} of {counts.kept} accepted pairs to {done.path}.")
     else:
+        before = counts.kept - len(done.staged)
+        known = f", {before} were staged or in the file before" if before else ""
         parts.append(
-            f"Accepted {counts.kept}, newly staged {len(done.staged)}. Look: dlm-trl synth list {done.path}. "
-            f"Write them: dlm-trl synth apply {done.path}."
+            f"Accepted {counts.kept}, newly staged {len(done.staged)}{known}. Look: dlm-trl synth list {done.path}. "
+            f"Write what is staged: dlm-trl synth apply {done.path}."
         )
     return Group(*parts)
 
@@ -129,8 +134,9 @@ def replies(document: Document, section_id: str) -> RenderableType:
     """What teachers wrote about one prose section, as the ledger has it, whether or not it could be read."""
     lines = []
     for entry in Ledger(document).entries():
-        if entry["facts"].get("section_id") == section_id:
-            facts = entry["facts"]
+        facts = entry["facts"]
+        source = resolve_source(document, facts.get("section_id", ""))
+        if source and source.section_id == section_id:
             lines.append(f"{entry['at']} {facts.get('teacher')}, {facts.get('strategy')}:\n{entry['text']}\n")
     return Text("\n".join(lines) or "No teacher was asked about this section.")
 
