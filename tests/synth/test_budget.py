@@ -1,0 +1,69 @@
+"""A limit is a limit, whatever the replies really use; and what they leave is there for others."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_trl.synth.budget import Budget, bound_of, price_of
+from dlm_trl.teachers.protocol import Reply, Request, Usage
+
+USAGES = st.builds(Usage, st.integers(0, 50), st.integers(1, 50))
+
+
+class Counting:
+    """A teacher that only counts, or does not know how."""
+
+    reference = revision = "t"
+    context = None
+
+    def __init__(self, tokens: int | None) -> None:
+        self._tokens = tokens
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        yield from ()
+
+    def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int | None:
+        return self._tokens
+
+
+@given(
+    st.lists(USAGES),
+    st.none() | st.integers(1, 500),
+    st.none() | st.floats(0, 1e-3),
+    st.tuples(st.floats(0, 9), st.floats(0, 9)),
+    st.data(),
+)
+def test_no_limit_is_passed_and_none_is_left_unused(
+    bounds: list[Usage], tokens: int | None, cost: float | None, price: tuple[float, float], data: st.DataObject
+) -> None:
+    budget = Budget(tokens, cost, price)
+
+    def is_within(usage: Usage) -> bool:
+        total, paid = usage.prompt_tokens + usage.completion_tokens, price_of(usage, price)
+        return (tokens is None or total <= tokens) and (cost is None or paid is None or paid <= cost)
+
+    while bounds:
+        count = budget.affordable(bounds)
+        assert count == len(bounds) or not is_within(sum(bounds[: count + 1], budget.spent))
+        if not count:
+            return
+        wave, bounds = bounds[:count], bounds[count:]
+        for bound in wave:
+            used = st.builds(Usage, st.integers(0, bound.prompt_tokens), st.integers(0, bound.completion_tokens))
+            budget.spend(data.draw(used))
+        assert is_within(budget.spent)
+
+
+def test_the_bound_of_a_request() -> None:
+    request = Request("k", [{"role": "user", "content": "Äpfel"}], max_new_tokens=9)
+    assert bound_of(request, Counting(4)) == Usage(4, 9)
+    unknown = bound_of(request, Counting(None))
+    assert unknown.completion_tokens == 9
+    assert unknown.prompt_tokens > len("Äpfel".encode())  # a chat template adds some
+
+
+def test_prices_are_per_million_tokens() -> None:
+    assert price_of(Usage(1_000_000, 500_000), (2.0, 6.0)) == pytest.approx(5.0)
+    assert price_of(Usage(1, 1), None) is None

@@ -1,0 +1,153 @@
+"""What will be asked, before anything is."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_trl.notes import DlmError, Document, parse, read
+from dlm_trl.synth.plan import Settings, again, plan
+from dlm_trl.teachers.protocol import Reply, Request
+from tests.synth.writer import HEAD, TOPICS, prose
+
+
+class Reader:
+    """A teacher that is never asked: a word is a token, `context` of them is what it reads."""
+
+    reference = revision = "t"
+
+    def __init__(self, context: int | None = None) -> None:
+        self.context = context
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        raise AssertionError("A plan asks nothing.")
+
+    def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
+        return sum(len(message["content"].split()) for message in messages)
+
+
+SHORT = Settings(max_new_tokens=20)
+
+
+def document(*sections: str) -> Document:
+    return parse(HEAD + "\n::prose::\n".join(f"{section}\n" for section in sections))
+
+
+@pytest.mark.parametrize(("n", "budgets"), [(1, [1]), (2, [1, 1]), (3, [2, 1]), (4, [2, 2])])
+def test_both_strategies_share_the_budget(n: int, budgets: list[int]) -> None:
+    asks = plan(document("Elm."), Settings(strategy="both", per_section=n), Reader())
+    assert [ask.n for ask in asks] == budgets
+    assert [ask.strategy for ask in asks] == ["extraction", "expansion"][: len(budgets)]
+    assert [ask.request.messages[0]["content"].split()[1] for ask in asks] == [str(budget) for budget in budgets]
+
+
+@pytest.mark.parametrize("strategy", ["extraction", "expansion"])
+def test_one_strategy_has_all_of_it(strategy: str) -> None:
+    (ask,) = plan(document("Elm."), Settings(strategy=strategy, per_section=5), Reader())
+    assert (ask.strategy, ask.n) == (strategy, 5)
+
+
+def test_prose_is_stripped_pairs_are_left_out_and_what_comes_twice_is_asked_once() -> None:
+    pairs = "::instruction::\n### Q\nq\n### A\na\n"
+    notes = parse(f"{HEAD}\n  Elm.  \n\n{pairs}::prose::\n\nElm.\n{pairs}::prose::\n \n::prose::\nFir.\n")
+    asks = plan(notes, Settings(), Reader())
+    assert [ask.prose for ask in asks] == ["Elm.", "Fir."]
+    assert asks[0].section_id == notes.sections[0].section_id
+
+
+def test_files_of_training_sources_are_not_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "other.txt").write_text(prose("Yew"))
+    head = HEAD.replace("base_model", "training:\n  sources:\n  - path: more\nbase_model")
+    path = tmp_path / "notes.dlm"
+    path.write_text(f"{head}\n{prose('Elm')}\n")
+    assert [ask.prose for ask in plan(read(path), Settings(), Reader())] == [prose("Elm")]
+
+
+def test_windows_of_long_prose_fit_and_share_the_budget() -> None:
+    paragraphs = [" ".join([topic] * 40) for topic in TOPICS[:5]]
+    settings = replace(SHORT, per_section=7, strategy="both")
+    asks = plan(document("\n\n".join(paragraphs)), settings, Reader(200))
+    for strategy, budget in (("extraction", 4), ("expansion", 3)):
+        own = [ask for ask in asks if ask.strategy == strategy]
+        assert len(own) > 1 and sum(ask.n for ask in own) == budget
+        assert all(Reader().count_tokens(ask.request.messages) + 20 <= 200 for ask in own)
+        assert all(ask.n for ask in own)
+    assert "\n\n".join(ask.prose for ask in asks if ask.strategy == "extraction") == "\n\n".join(paragraphs)
+
+
+def test_a_teacher_that_reads_too_little_is_one_error() -> None:
+    with pytest.raises(DlmError, match="reads 60 tokens") as caught:
+        plan(document("Elm.", "Fir."), SHORT, Reader(60))
+    assert caught.value.kind == "UsageError" and "--max-new-tokens" in str(caught.value)
+
+
+@given(st.integers(2, 40), st.integers(1, 40))
+def test_with_max_pairs_every_beginning_is_spread_over_the_file(count: int, first: int) -> None:
+    notes = document(*(f"Section {i}." for i in range(count)))
+    asks = plan(notes, Settings(max_pairs=first), Reader())
+    places = sorted(int(ask.prose.split()[1].rstrip(".")) for ask in asks)
+    assert places == list(range(count))
+    if 1 < first <= count:
+        begun = sorted(int(ask.prose.split()[1].rstrip(".")) for ask in asks[:first])
+        gaps = [b - a for a, b in zip([-1, *begun], [*begun, count], strict=True)]
+        assert max(gaps) <= 3 * count / first + 1
+
+
+def test_the_second_request_shows_the_reply_and_what_is_wrong() -> None:
+    (ask,) = plan(document("Elm."), SHORT, Reader(200))
+    second = again(ask, "no list", "There is no JSON object in the reply.", SHORT, Reader(200))
+    assert second is not None and second.request.key != ask.request.key
+    first, reply, correction = second.request.messages
+    assert first == ask.request.messages[0]
+    assert reply == {"role": "assistant", "content": "no list"}
+    assert "There is no JSON object in the reply." in correction["content"]
+    assert again(ask, "word " * 200, "Too long.", SHORT, Reader(200)) is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"per_section": 0}, {"max_pairs": 0}, {"max_new_tokens": 0}, {"temperature": -1}, {"temperature": float("nan")},
+        {"top_p": 0}, {"top_p": 1.5}, {"top_p": float("nan")}, {"concurrency": 0}, {"max_cost": 1.0},
+        {"max_cost": float("nan"), "price": (1, 1)}, {"max_cost": float("inf"), "price": (1, 1)}, {"price": (-1, 1)},
+        {"price": (1, float("nan"))}, {"budget_tokens": 0}, {"threshold": float("nan")},
+        {"min_grounding": float("nan")}, {"teacher": 'openai:"m"'},
+    ],
+)  # fmt: skip
+def test_settings_that_no_run_can_have(values: dict[str, object]) -> None:
+    with pytest.raises(DlmError) as caught:
+        Settings(**values)
+    assert caught.value.kind == "UsageError"
+
+
+class TestPrompt:
+    def test_ones_own_is_used(self, tmp_path: Path) -> None:
+        path = tmp_path / "prompt.txt"
+        path.write_text("{{ n }} {{ strategy }} pairs, please: <{{ prose }}>")
+        asks = plan(document("Elm."), Settings(prompt=path, strategy="both"), Reader())
+        contents = [ask.request.messages[0]["content"] for ask in asks]
+        assert contents == ["2 extraction pairs, please: <Elm.>", "1 expansion pairs, please: <Elm.>"]
+        assert asks[0].request.key != plan(document("Elm."), Settings(strategy="both"), Reader())[0].request.key
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("Write\n{{ n }} pairs {% if %} {{ prose }}", "prompt.txt:2: "),
+            ("Write\n\n{{ count }} pairs: {{ prose }}", "prompt.txt:3: .*'count' is undefined"),
+            ("Write {{ n }} pairs.", "prompt.txt: .*leaves the prose out"),
+            ("{% if strategy == 'extraction' %}{{ prose }}{% endif %}", "prompt.txt: .*leaves the prose out"),
+            ("{{ prose }}\n{{ n / 0 }}", "prompt.txt:2: .*does not render"),
+            ("{{ prose }}\n{% include 'x' %}", "prompt.txt:2: .*does not render"),
+            (b"\xff{{ prose }}", "prompt.txt: .*cannot be read"),
+        ],
+    )
+    def test_a_broken_one_is_refused_with_its_place(self, tmp_path: Path, text: str | bytes, said: str) -> None:
+        path = tmp_path / "prompt.txt"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(DlmError, match=said) as caught:
+            plan(document("Elm."), Settings(prompt=path), Reader())
+        assert caught.value.kind == "PromptError"

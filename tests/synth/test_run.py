@@ -1,0 +1,368 @@
+"""The whole run: a real server behind the real SDK, the real store, the real command killed, two real processes."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlm_trl.notes import DlmError, read
+from dlm_trl.synth.budget import bound_of
+from dlm_trl.synth.plan import Settings, plan
+from dlm_trl.synth.run import synthesize, synthesize_all
+from dlm_trl.synth.staging import Staged, staged
+from dlm_trl.teachers.openai import OpenAITeacher
+from tests.synth.writer import TOPICS, asked, listed, notes, pair, topic_of, write, written
+from tests.teachers.servers import Answer, App, Call, completion
+
+CONFIG = Path(__file__).parents[2] / "accelerate_configs" / "cpu_2proc.yaml"
+PLAIN = Settings(teacher="openai:m", filter="dedup-only", per_section=2)
+RUN = ["synth", "instructions", "notes.dlm", "--teacher", "openai:m", "--filter", "dedup-only", "--per-section", "2"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    with asked(App(reply=write), monkeypatch) as running:
+        yield running
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return notes(tmp_path / "notes.dlm", *TOPICS)
+
+
+def pairs(items: list[Staged]) -> list[tuple[str, str]]:
+    return [tuple(item.pair) for item in items]
+
+
+def timeless(path: Path) -> list[Staged]:
+    return [replace(item, synth_at="") for item in staged(read(path))]
+
+
+def quick() -> OpenAITeacher:
+    """As `openai:m`, but a request that fails is not tried again."""
+    return OpenAITeacher("m", max_retries=0)
+
+
+def test_a_run_asks_and_stages_in_the_order_of_the_file(app: App, path: Path) -> None:
+    done = synthesize(path, PLAIN)
+    assert pairs(done.staged) == [p for topic in TOPICS for p in written(topic, 2)]
+    assert done.staged == staged(read(path))
+    counts = done.counts
+    assert (counts.sections, counts.asked, counts.replied, counts.generated, counts.kept) == (12, 12, 12, 24, 24)
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (12 * 7, 12 * 3)
+    assert len({item.synth_at for item in done.staged}) == 1 and done.cost is None and done.stopped is None
+    assert len(app.calls) == 12 and app.most <= 16
+
+
+def test_nothing_depends_on_the_order_of_arrival(app: App, path: Path, home: Path, tmp_path: Path) -> None:
+    synthesize(path, replace(PLAIN, concurrency=1))
+    one_by_one = timeless(path)
+    home.rename(tmp_path / "elsewhere")
+    order: list[str] = []
+
+    async def write_late(call: Call) -> str:
+        await asyncio.sleep(random.Random(len(app.calls)).random() / 5)
+        order.append(topic_of(call))
+        return await write(call)
+
+    app.reply = write_late
+    synthesize(path, PLAIN)
+    assert order != list(TOPICS) and app.most > 1
+    assert timeless(path) == one_by_one
+
+
+def test_killed_and_repeated_asks_nothing_twice_and_ends_the_same(
+    app: App, path: Path, home: Path, tmp_path: Path
+) -> None:
+    synthesize(path, PLAIN)
+    uninterrupted = timeless(path)
+    home.rename(tmp_path / "elsewhere")
+    app.attempts.clear()
+    app.calls.clear()
+    dice = random.Random()
+    app.rule = lambda call: Answer(wait=dice.random() / 20)
+    command = [sys.executable, "-m", "dlm_trl", *RUN, "--concurrency", "2"]
+    finished: Counter[str] = Counter()
+    for until in (3, 6, 9, None):
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            while until and len(app.calls) < until and process.poll() is None:
+                time.sleep(dice.random() / 100)
+            if until:
+                process.send_signal(signal.SIGKILL)
+            output = process.communicate()[0].decode()
+        assert process.returncode == (-signal.SIGKILL if until else 0), output
+        assert {p: app.attempts[p] for p in finished} == finished
+        lines = (home / "store" / "01JTRX0000000000000000000A" / "synth" / "ledger.jsonl").read_bytes().split(b"\n")
+        asked_for = [json.loads(line)["messages"][-1]["content"] for line in lines[1:-1]]
+        assert len(asked_for) == len(set(asked_for))
+        finished = Counter({p: app.attempts[p] for p in asked_for})
+    assert len(finished) == 12 and timeless(path) == uninterrupted
+
+
+def test_stopped_before_it_applied_it_applies_when_repeated(app: App, path: Path, home: Path, tmp_path: Path) -> None:
+    original = path.read_bytes()
+    settings = replace(PLAIN, max_pairs=5)
+    assert synthesize(path, settings, apply_now=True).applied == 5
+    uninterrupted = [s.content for s in read(path).sections]
+    path.write_bytes(original)
+    home.rename(tmp_path / "elsewhere")
+    synthesize(path, settings)
+    calls = len(app.calls)
+    done = synthesize(path, settings, apply_now=True)
+    assert [s.content for s in read(path).sections] == uninterrupted and staged(read(path)) == []
+    assert (done.counts.kept, done.applied, done.staged) == (5, 5, [])
+    # Once more: all is there, so nothing is asked, staged or written.
+    after = path.read_bytes()
+    done = synthesize(path, settings, apply_now=True)
+    assert (done.counts.kept, done.applied, done.staged) == (5, 0, []) and path.read_bytes() == after
+    assert len(app.calls) == calls
+
+
+class TestBudget:
+    """A server that uses as many tokens as a request can."""
+
+    @pytest.fixture
+    def spent(self, app: App, path: Path) -> list[int]:
+        spent: list[int] = []
+        teacher = OpenAITeacher("m")
+        asks = plan(read(path), replace(PLAIN, max_new_tokens=64), teacher)
+        bounds = {ask.request.messages[0]["content"]: bound_of(ask.request, teacher) for ask in asks}
+        self.dearest = max(bound.prompt_tokens for bound in bounds.values()) + 64
+
+        def use_all(call: Call) -> Answer:
+            bound = bounds[call.prompt]
+            spent.append(bound.prompt_tokens + 64)
+            return Answer(body=completion(listed(written(topic_of(call), 2)), bound.prompt_tokens, 64))
+
+        app.rule = use_all
+        return spent
+
+    def test_it_stops_before_the_request_that_could_pass_it(self, spent: list[int], path: Path) -> None:
+        limit = int(self.dearest * 3.5)
+        done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=limit))
+        assert limit - self.dearest < sum(spent) <= limit
+        assert done.counts.asked == 3 and pairs(done.staged) == [p for topic in TOPICS[:3] for p in written(topic, 2)]
+        assert done.stopped == "The budget ends here: 9 requests were not sent."
+
+    def test_cost_too_and_the_ledger_is_free(self, spent: list[int], path: Path) -> None:
+        settings = replace(PLAIN, max_new_tokens=64, price=(1e6, 2e6), max_cost=self.dearest * 3.0)
+        first = synthesize(path, settings)
+        assert first.cost is not None and first.cost <= settings.max_cost
+        assert first.counts.asked == 2
+        second = synthesize(path, settings)
+        assert (second.counts.remembered, second.counts.asked, len(second.staged)) == (2, 2, 4)
+
+    def test_one_budget_for_all_documents(self, spent: list[int], path: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other.dlm"
+        other.write_text(path.read_text().replace("0000000A", "0000000B"))
+        done = list(synthesize_all([path, other], replace(PLAIN, budget_tokens=self.dearest * 15, max_new_tokens=64)))
+        assert [outcome.counts.asked for outcome in done] == [12, 3]
+
+    def test_less_than_one_request_asks_nothing(self, spent: list[int], path: Path) -> None:
+        done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=64))
+        assert done.counts.asked == 0 and done.stopped and not spent
+
+
+class TestMaxPairs:
+    def test_it_counts_accepted_pairs_spread_over_the_file_and_stops_asking(self, app: App, path: Path) -> None:
+        done = synthesize(path, replace(PLAIN, per_section=4, max_pairs=4))
+        assert len(app.calls) == 4
+        topics = [item.pair.question.split()[-1].rstrip("?") for item in done.staged]
+        assert sorted(set(topics), key=TOPICS.index) == topics and len(topics) == 4
+        assert TOPICS.index(topics[-1]) >= 6
+        assert done.counts.surplus == 12
+
+    def test_pairs_that_fall_are_not_counted(self, app: App, path: Path) -> None:
+        async def write_the_same(call: Call) -> str:
+            return listed([pair("everything", "colour"), pair(topic_of(call), "height")])
+
+        app.reply = write_the_same
+        done = synthesize(path, replace(PLAIN, max_pairs=8))
+        assert done.counts.kept == 8 and 6 < len(app.calls) < 12
+        assert done.counts.duplicate > 0
+
+    def test_the_same_command_again_asks_no_more(self, app: App, path: Path) -> None:
+        first = synthesize(path, replace(PLAIN, max_pairs=4))
+        second = synthesize(path, replace(PLAIN, max_pairs=4))
+        assert len(app.calls) == 4 and second.staged == [] and second.counts.kept == 4
+        more = synthesize(path, replace(PLAIN, max_pairs=6))
+        assert len(more.staged) == 2 and len(staged(read(path))) == len(first.staged) + 2
+
+
+def test_fresh_asks_again(app: App, path: Path) -> None:
+    synthesize(path, PLAIN)
+    assert synthesize(path, PLAIN).counts.remembered == 12 and len(app.calls) == 12
+    app.reply = lambda call: write_text(listed([pair(topic_of(call), "scent")]))
+    done = synthesize(path, replace(PLAIN, fresh=True))
+    assert (done.counts.asked, len(app.calls), len(done.staged)) == (12, 24, 12)
+    assert synthesize(path, PLAIN).counts.generated == 12  # the later reply counts from now on
+
+
+async def write_text(text: str) -> str:
+    return text
+
+
+class TestUnreadable:
+    def test_it_is_asked_again_once_with_what_is_wrong(self, app: App, path: Path) -> None:
+        async def stumble(call: Call) -> str:
+            first = len(call.body["messages"]) == 1
+            return "Sure! Which?" if first and topic_of(call) in TOPICS[:2] else await write(call)
+
+        app.reply = stumble
+        done = synthesize(path, PLAIN)
+        assert pairs(done.staged) == [p for topic in TOPICS for p in written(topic, 2)]
+        assert (done.counts.asked, done.counts.asked_again, done.counts.unparsed) == (14, 2, 0)
+        seconds = [call for call in app.calls if len(call.body["messages"]) == 3]
+        assert [m["content"] for m in seconds[0].body["messages"]][1] == "Sure! Which?"
+        assert "There is no JSON object in the reply." in seconds[0].prompt
+        again = synthesize(path, PLAIN)
+        assert len(app.calls) == 14 and (again.counts.asked, again.counts.asked_again) == (0, 0)
+
+    def test_the_second_time_it_is_counted_and_kept(self, app: App, path: Path) -> None:
+        app.reply = lambda call: write_text("No.") if topic_of(call) == "Elm" else write(call)
+        for asked_now in (13, 0):
+            done = synthesize(path, PLAIN)
+            assert (done.counts.asked, done.counts.unparsed, done.counts.kept) == (asked_now, 1, 22)
+            (failure,) = done.failures
+            assert failure.section_id == read(path).sections[4].section_id and "no JSON" in failure.reason
+        assert len(app.calls) == 13
+
+
+def test_a_request_that_fails_loses_no_other_and_is_asked_the_next_time(app: App, path: Path) -> None:
+    app.rule = lambda call: Answer(500, {"error": {"message": "out of order"}}) if "Elm" in call.prompt else None
+    done = synthesize(path, PLAIN, teacher=quick())
+    assert (done.counts.failed, done.counts.kept) == (1, 22)
+    assert "out of order" in done.failures[0].reason
+    app.rule = lambda call: None
+    done = synthesize(path, PLAIN)
+    assert (done.counts.asked, done.counts.remembered, pairs(done.staged)) == (1, 11, written("Elm", 2))
+
+
+def test_no_more_pairs_for_a_request_than_were_asked_for(app: App, path: Path) -> None:
+    app.reply = lambda call: write_text(listed(written(topic_of(call), 4)))
+    done = synthesize(path, PLAIN)
+    assert (done.counts.generated, done.counts.surplus, done.counts.kept) == (48, 24, 24)
+    assert pairs(done.staged) == [p for topic in TOPICS for p in written(topic, 2)]
+
+
+@pytest.mark.parametrize("filter", ["none", "dedup-only"])
+def test_repeats_fall_unless_nothing_is_filtered(app: App, path: Path, filter: str) -> None:
+    app.reply = lambda call: write_text(listed([("What is this?", "A plant."), ("What  is THIS?", "A plant!")]))
+    done = synthesize(path, replace(PLAIN, filter=filter))
+    # The same pair for two sections is one section of a document.
+    assert (len(done.staged), done.counts.duplicate) == ((2, 0) if filter == "none" else (1, 23))
+
+
+class TestBeforeTheFirstRequest:
+    @pytest.mark.parametrize(
+        ("changed", "kind"),
+        [
+            ({"judge": "hf:/nowhere/at/all", "filter": "sway"}, "BaseModelError"),
+            ({"judge": "self", "filter": "sway"}, "AdapterError"),
+            ({"judge": "openai:m", "filter": "sway"}, "UsageError"),
+            ({"teacher": "self"}, "AdapterError"),
+            ({"teacher": "hf:/nowhere/at/all"}, "BaseModelError"),
+            ({"teacher": "nobody"}, "UsageError"),
+            ({"prompt": Path("/nowhere/prompt.txt")}, "PromptError"),
+        ],
+    )
+    def test_what_is_missing_is_an_error(self, app: App, path: Path, changed: dict[str, Any], kind: str) -> None:
+        with pytest.raises(DlmError) as caught:
+            synthesize(path, replace(PLAIN, **changed))
+        assert caught.value.kind == kind and not app.calls
+
+    def test_so_is_a_key(self, app: App, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("OPENAI_API_KEY")
+        with pytest.raises(DlmError, match="OPENAI_API_KEY") as caught:
+            synthesize(path, PLAIN)
+        assert caught.value.kind == "TeacherError"
+
+    def test_a_server_that_reads_too_little(self, app: App, path: Path) -> None:
+        app.models = [{"id": "m", "max_model_len": 600}]
+        url = os.environ["OPENAI_BASE_URL"]
+        with pytest.raises(DlmError, match="reads 600 tokens"):
+            synthesize(path, replace(PLAIN, teacher=f"vllm-server:{url}"))
+        assert not app.calls
+
+    def test_every_document_is_read(self, app: App, path: Path, tmp_path: Path) -> None:
+        (tmp_path / "broken.dlm").write_text("no front matter")
+        with pytest.raises(DlmError, match=r"broken\.dlm"):
+            list(synthesize_all([path, tmp_path / "broken.dlm"], PLAIN))
+        assert not app.calls
+
+
+def test_a_key_that_is_refused_ends_the_run_and_keeps_what_came(app: App, path: Path) -> None:
+    app.rule = lambda call: Answer(401, {"error": {"message": "no such key"}}) if len(app.calls) > 4 else None
+    with pytest.raises(DlmError, match="OPENAI_API_KEY"):
+        synthesize(path, replace(PLAIN, concurrency=1))
+    assert len(app.calls) == 5
+    app.rule = lambda call: None
+    assert synthesize(path, PLAIN).counts.remembered == 4
+
+
+def test_two_processes_share_the_work_and_print_one_result(
+    app: App, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stumble(call: Call) -> str:
+        bad = len(call.body["messages"]) == 1 and topic_of(call) == "Cedar"
+        return "No." if bad else await write(call)
+
+    app.reply = stumble
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "alone"))
+    alone = synthesize(path, replace(PLAIN, max_pairs=9))
+    expected = timeless(path)
+    counts = Counter(call.prompt for call in app.calls)
+    app.calls.clear()
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "together"))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+    command = [*launch, "-m", "dlm_trl", *RUN, "--max-pairs", "9", "--json"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (outcome,) = json.loads(done.stdout)
+    assert outcome["counts"] == {name: getattr(alone.counts, name) for name in outcome["counts"]}
+    assert timeless(path) == expected
+    assert Counter(call.prompt for call in app.calls) == counts
+
+
+class TestTinyModel:
+    """The embedded model as teacher and judge."""
+
+    SETTINGS = Settings(teacher="hf:tiny", max_new_tokens=96, threshold=-100.0, min_grounding=-100.0, per_section=2)
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        from dlm_trl import tiny
+
+        lines = (tiny.path() / "held_out.jsonl").read_text(encoding="utf-8").splitlines()[:3]
+        path = notes(tmp_path / "notes.dlm")
+        path.write_text(path.read_text() + "\n::prose::\n".join(f"{json.loads(line)['prose']}\n" for line in lines))
+        return path
+
+    def test_pairs_come_with_scores_and_a_repeated_run_keeps_them(self, path: Path) -> None:
+        done = synthesize(path, self.SETTINGS)
+        assert done.judge == "tiny" and done.counts.asked == 3 and done.usage.completion_tokens > 20
+        assert done.staged and all(item.scores and item.scores.margin > 0 for item in done.staged)
+        assert done.counts.kept == done.counts.above_threshold - done.counts.grounding - done.counts.surplus
+        again = synthesize(path, self.SETTINGS, apply_now=True)
+        assert (again.counts.asked, again.counts.kept, again.applied) == (0, done.counts.kept, done.counts.kept)
+        strict = synthesize(path, replace(self.SETTINGS, threshold=50.0))
+        assert strict.counts.kept == 0 and strict.counts.threshold + strict.counts.judge > 0
