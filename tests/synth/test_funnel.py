@@ -1,0 +1,78 @@
+"""What a document and its staged pairs let through, each loss with its reason; the judge is the real tiny model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dlm_trl.notes import Document, parse
+from dlm_trl.rows.split import VALIDATION_FRACTION
+from dlm_trl.synth.funnel import Funnel
+from dlm_trl.synth.judge import Judge, open_judge
+from dlm_trl.synth.leak import validation_questions
+from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.plan import Ask, Settings
+from dlm_trl.synth.report import Synthesis
+from dlm_trl.synth.staging import Staged
+from dlm_trl.teachers.protocol import Request
+from tests.synth.writer import HEAD, NOUNS, TOPICS, pair, prose
+
+ASK = Ask(Request("k", []), "0" * 16, "extraction", prose("Elm"), 9)
+PAIRS = [pair(topic, noun) for topic in TOPICS for noun in NOUNS["about"]]
+
+
+@pytest.fixture(autouse=True)
+def no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLM_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def document() -> Document:
+    return parse(HEAD + "".join(f"::instruction::\n### Q\n{q}\n### A\n{a}\n" for q, a in PAIRS))
+
+
+def passed(document: Document, settings: Settings, *pairs: tuple[str, str], judge: Judge | None = None) -> Synthesis:
+    """The outcome of these pairs alone, of one reply; `kept` is set as a run does."""
+    outcome = Synthesis(Path("notes.dlm"), "t", None)
+    known = Staged("ab" * 8, Pair(*pair("Yew", "height")), "t", "extraction", "", "0" * 16)
+    funnel = Funnel(document, [known], settings, judge, outcome)
+    outcome.counts.kept = len(funnel.take([(ASK, [Pair(*p) for p in pairs])]))
+    return outcome
+
+
+def test_every_loss_has_its_stage_and_its_reason(document: Document) -> None:
+    held_out = validation_questions(document, VALIDATION_FRACTION, document.frontmatter.training.seed)
+    assert 0 < len(held_out) < len(PAIRS)
+    shown, hidden = (next(p for p in PAIRS if (p[0] in held_out) is leaks) for leaks in (False, True))
+    new = pair("Yew", "origin")
+    reworded = (new[0], f"{new[1]} So they say.")
+    settings = Settings(filter="dedup-only")
+    done = passed(document, settings, hidden, shown, pair("Yew", "height"), new, reworded, ("", "a"), ("q", "a\ud800"))
+    assert [loss.stage for loss in done.losses] == ["guard", "guard", "leak", *["duplicate"] * 3]
+    assert (done.counts.generated, done.counts.kept, done.counts.after_dedup) == (7, 1, 1)
+    empty, damaged, leak, known, staged, twice = (loss.reason for loss in done.losses)
+    assert "empty" in empty and "U+D800" in damaged and leak == f"repeats a validation row: {hidden[0]}"
+    line = next(p.line for s in document.sections for p in s.pairs() if p.question == shown[0])
+    assert (known, staged) == (f"the same as line {line}", "the same as staged abababab")
+    assert twice.endswith(f"% the same as {new[0]!r} of this run")
+
+
+def test_without_a_filter_only_what_no_file_holds_is_lost(document: Document) -> None:
+    same = pair("Elm", "colour")
+    done = passed(document, Settings(filter="none"), same, same, ("q", ""))
+    assert (done.counts.kept, done.counts.guard, len(done.losses)) == (2, 1, 1)
+
+
+def test_the_judge_has_the_last_word(document: Document) -> None:
+    judge = open_judge(document)
+    pairs = (pair("Yew", "origin"), ("What is a yew?", "a tree"), ("Who?", "zzxqj vvkw qqx"))
+    low = Settings(threshold=-99, min_grounding=-99)
+    margins = passed(document, low, *pairs, judge=judge).counts
+    assert margins.generated == 3 and 0 < margins.judge < 3 and margins.kept == 3 - margins.judge
+    for settings, stage in ((replace(low, threshold=50), "threshold"), (replace(low, min_grounding=50), "grounding")):
+        done = passed(document, settings, *pairs, judge=judge)
+        assert (done.counts.kept, getattr(done.counts, stage)) == (0, margins.kept)
+        assert " of at least 50.00" in next(loss.reason for loss in done.losses if loss.stage == stage)
+        assert (done.counts.judge_passed, done.counts.above_threshold) == (
+            margins.kept, margins.kept if stage == "grounding" else 0,
+        )  # fmt: skip

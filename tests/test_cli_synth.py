@@ -1,0 +1,282 @@
+"""`dlm-trl synth …` as a user calls it: exit codes, what is said and where, files and folders."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from dlm_trl import cli, load_dlm
+from dlm_trl.notes import read
+from dlm_trl.synth.staging import staged
+from tests.synth.writer import TOPICS, asked, listed, notes, pair, topic_of, write, written
+from tests.teachers.servers import Answer, App, Call
+
+PLAIN = ("--teacher", "openai:m", "--filter", "dedup-only", "--per-section", "2")
+
+
+class Done(NamedTuple):
+    """Exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+Synth = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands run: notes.dlm with three sections of prose."""
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "160")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    notes(Path("notes.dlm"), *TOPICS[:3])
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    with asked(App(reply=write), monkeypatch) as running:
+        yield running
+
+
+@pytest.fixture
+def synth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Synth:
+    """synth("list", "notes.dlm") runs the program's entry point in this process."""
+
+    def run(*words: object) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["dlm-trl", "synth", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert isinstance(end.value.code, int)
+        done = Done(end.value.code, *capsys.readouterr())
+        assert "Traceback" not in done.err
+        return done
+
+    return run
+
+
+def ids() -> list[str]:
+    return [item.section_id for item in staged(read("notes.dlm"))]
+
+
+def questions(kind: str = "sft") -> list[str]:
+    """Those of the training rows, of whatever split."""
+    rows = load_dlm("notes.dlm", kind)
+    return sorted(row["prompt"][-1]["content"] for split in rows.values() for row in split)
+
+
+def test_from_prose_to_pairs_and_back(app: App, synth: Synth) -> None:
+    notes(Path("notes.dlm"), *TOPICS[:3], more="\n::instruction::\n### Q\nWho trims hedges?\n### A\nFarmers.\n")
+    original = Path("notes.dlm").read_bytes()
+    done = synth("instructions", "notes.dlm", *PLAIN)
+    assert done.code == 0 and len(app.calls) == 3
+    assert "sections 3, asked 3 (again 0), from the ledger 0, replied 3, failed 0, unreadable 0, pairs 6" in done.out
+    assert "synth filter: generated 6, dedup 6\n" in done.out and "kept 6" in done.out
+    assert Path("notes.dlm").read_bytes() == original
+
+    listed_now = synth("list", "notes.dlm")
+    assert listed_now.code == 0 and listed_now.out.endswith("0 applied, 6 staged.\n")
+    assert all(f"│ {id[:8]} │ staged" in listed_now.out for id in ids())
+    assert pair("Cedar", "colour")[0] in listed_now.out
+
+    first, second, third, *_ = all_ids = ids()
+    shown = synth("show", "notes.dlm", first[:6])
+    assert shown.code == 0 and f"{first} (staged)" in shown.out
+    for text in (*pair("Alder", "colour"), "Its prose, line 6:", "The teacher's reply:"):
+        assert text in shown.out
+
+    assert synth("drop", "notes.dlm", second[:8]).out == "Dropped 1 staged pairs.\n"
+    assert synth("apply", "notes.dlm", first[:8], third).out == "Applied 2 pairs to notes.dlm.\n"
+    assert synth("list", "notes.dlm").out.endswith("2 applied, 3 staged.\n")
+    assert f"{first} (applied)" in synth("show", "notes.dlm", first).out
+    assert synth("apply", "notes.dlm").out == "Applied 3 pairs to notes.dlm.\n" and ids() == []
+
+    new = [question for topic in TOPICS[:3] for question, _ in written(topic, 2)]
+    new.remove(pair("Alder", "height")[0])
+    assert questions() == sorted(["Who trims hedges?", *new])
+    assert (questions("sft_human"), questions("sft_synth")) == (["Who trims hedges?"], sorted(new))
+
+    assert synth("revert", "notes.dlm", "--teacher", "hf:other").out == "Removed 0 synthesised pairs from notes.dlm.\n"
+    assert synth("revert", "notes.dlm", "--id", first[:8]).out == "Removed 1 synthesised pairs from notes.dlm.\n"
+    assert synth("revert", "notes.dlm", "--teacher", "openai:m").out.startswith("Removed 4 ")
+    assert Path("notes.dlm").read_bytes() == original and len(all_ids) == 6
+
+
+def test_apply_at_once(app: App, synth: Synth) -> None:
+    done = synth("instructions", "notes.dlm", *PLAIN, "--apply")
+    assert done.code == 0 and "Applied 6 of 6 accepted pairs to notes.dlm." in done.out
+    assert synth("list", "notes.dlm").out.endswith("6 applied, 0 staged.\n")
+
+
+def test_files_and_folders(app: App, synth: Synth, folder: Path) -> None:
+    (folder / "more" / ".dlm").mkdir(parents=True)
+    for name, id in (("[draft].dlm", "B"), ("b.dlm", "C")):
+        path = notes(folder / "more" / name, *TOPICS[3:5])
+        path.write_text(path.read_text().replace("0000000A", f"0000000{id}"))
+    (folder / "more" / "no.md").write_text("Not a document.")
+    done = synth("instructions", "notes.dlm", "more", "more/b.dlm", *PLAIN, "--apply")
+    assert done.code == 0 and done.out.count("synth plan:") == 3
+    assert "Applied 4 of 4 accepted pairs to more/[draft].dlm." in done.out
+    shown = synth("list", ".").out
+    assert "more/[draft].dlm" in shown and shown.count(" applied, 0 staged.\n") == 3
+    done = synth("revert", "more", "notes.dlm")
+    assert [line.split()[1] for line in done.out.splitlines()] == ["4", "4", "6"]
+
+
+def test_json_is_all_that_is_printed(app: App, synth: Synth) -> None:
+    (outcome,) = json.loads(synth("instructions", "notes.dlm", *PLAIN, "--json").out)
+    assert (outcome["path"], outcome["counts"]["kept"], len(outcome["staged"])) == ("notes.dlm", 6, 6)
+    synth("apply", "notes.dlm", ids()[0])
+    (found,) = json.loads(synth("list", "notes.dlm", "--json").out)
+    assert found["path"] == "notes.dlm"
+    assert [len(found[state]) for state in ("applied", "staged")] == [1, 5]
+    question, answer = pair("Alder", "colour")
+    assert found["applied"][0]["pair"] == {"question": question, "answer": answer}
+
+
+def test_losses_are_shown_with_what_they_repeat(app: App, synth: Synth) -> None:
+    async def repeat(call: Call) -> str:
+        return listed([pair("Alder", "colour"), ("What?\x00", "No.")])
+
+    app.reply = repeat
+    done = synth("instructions", "notes.dlm", *PLAIN)
+    assert "│ What is the colour of Alder? │ the same as 'What is the colour of Alder?' of this run" in done.out
+    assert "guard" in done.out and "U+0000" in done.out
+    assert "lost: guard 3, leak 0, duplicate 2, judge 0, threshold 0, grounding 0, surplus 0; kept 1" in done.out
+
+
+def test_nothing_accepted_is_exit_0_with_the_reason_and_the_knob(app: App, synth: Synth) -> None:
+    app.reply = lambda call: written_nothing()
+    done = synth("instructions", "notes.dlm", *PLAIN)
+    assert done.code == 0 and "No pair was accepted." in done.out and "--max-new-tokens" in done.out
+    prose = read("notes.dlm").sections[1].section_id
+    assert f"- section {prose[:8]}: " in done.out
+    shown = synth("show", "notes.dlm", prose[:8])
+    assert shown.code == 0 and shown.out.count("I would rather not.") == 2
+    done = synth("instructions", "notes.dlm", *PLAIN, "--budget-tokens", "1", "--fresh")
+    assert done.code == 0 and "below the first request" in done.out
+
+
+async def written_nothing() -> str:
+    return "I would rather not."
+
+
+def test_the_teachers_words_are_found_after_apply(app: App, synth: Synth) -> None:
+    app.reply = lambda call: write(call) if topic_of(call) == "Alder" else written_nothing()
+    synth("instructions", "notes.dlm", *PLAIN, "--apply")
+    # A blank line grew at the end of the last prose, so that its id is another.
+    prose = [section for section in read("notes.dlm").sections if section.kind == "prose"][-1]
+    assert synth("show", "notes.dlm", prose.section_id).out.count("I would rather not.") == 2
+
+
+def test_requests_that_fail_are_exit_1_and_the_others_are_kept(app: App, synth: Synth) -> None:
+    app.rule = lambda call: Answer(422, {"error": {"message": "out of order"}}) if topic_of(call) == "Birch" else None
+    done = synth("instructions", "notes.dlm", *PLAIN)
+    assert done.code == 1 and "failed 1" in done.out and "out of order" in done.out and len(ids()) == 4
+    app.rule = lambda call: None
+    done = synth("instructions", "notes.dlm", *PLAIN)
+    assert done.code == 0 and "asked 1 (again 0), from the ledger 2" in done.out and len(ids()) == 6
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("instructions",),
+        ("instructions", "nothing.dlm", *PLAIN),
+        ("instructions", "notes.dlm", *PLAIN, "--max-cost", "1"),
+        ("instructions", "notes.dlm", *PLAIN, "--max-cost", "nan", "--price", "1,2"),
+        ("instructions", "notes.dlm", *PLAIN, "--price", "1"),
+        ("instructions", "notes.dlm", *PLAIN, "--price=-1,2"),
+        ("instructions", "notes.dlm", *PLAIN, "--apply", "--dry-run"),
+        ("instructions", "notes.dlm", *PLAIN, "--per-section", "0"),
+        ("instructions", "notes.dlm", *PLAIN, "--temp", "warm"),
+        ("instructions", "notes.dlm", *PLAIN, "--top-p", "2"),
+        ("instructions", "notes.dlm", *PLAIN, "--filter", "strict"),
+        ("instructions", "notes.dlm", *PLAIN, "--prompt", "nothing.txt"),
+        ("instructions", "notes.dlm", "--teacher", "nobody"),
+        ("instructions", "notes.dlm", "--teacher", "openai:"),
+        ("instructions", "notes.dlm", "--teacher", "openai:m", "--judge", "openai:m"),
+        ("list", "nothing.dlm"),
+        ("show", "notes.dlm"),
+        ("apply", "nothing.dlm"),
+        ("drop", "notes.dlm"),
+        ("revert", "empty"),
+        ("nonsense",),
+    ],
+)
+def test_misuse_is_exit_2(app: App, synth: Synth, folder: Path, words: tuple[str, ...]) -> None:
+    (folder / "empty").mkdir()
+    done = synth(*words)
+    assert done.code == 2 and done.out == "" and done.err and not app.calls
+
+
+def test_failures_are_exit_1_and_one_line(app: App, synth: Synth, folder: Path) -> None:
+    (folder / "broken.dlm").write_text("no front matter")
+    (folder / "prompt.txt").write_text("Write\n{{ count }}")
+    for words, said in [
+        (("instructions", "notes.dlm"), "dlm-trl train notes.dlm"),
+        (("instructions", "notes.dlm", "broken.dlm", *PLAIN), "broken.dlm:"),
+        (("instructions", "notes.dlm", *PLAIN, "--prompt", "prompt.txt"), "prompt.txt:2: "),
+        (("list", "broken.dlm"), "broken.dlm:"),
+        (("show", "notes.dlm", "ffff"), "'ffff'"),
+        (("apply", "notes.dlm", "ffff"), "'ffff'"),
+        (("drop", "notes.dlm", "ffff"), "'ffff'"),
+        (("revert", "notes.dlm", "--id", "ffff"), "'ffff'"),
+    ]:
+        done = synth(*words)
+        assert (done.code, done.out) == (1, "") and said in done.err and done.err.count("\n") == 1, words
+    assert not app.calls
+
+
+def test_a_document_without_prose(app: App, synth: Synth) -> None:
+    notes(Path("empty.dlm"))
+    done = synth("instructions", "empty.dlm", *PLAIN)
+    assert done.code == 0 and "no prose to ask about" in done.out
+    assert synth("list", "empty.dlm").out.endswith("0 applied, 0 staged.\n")
+
+
+def test_an_interrupt_ends_it_without_a_traceback(app: App, folder: Path) -> None:
+    app.rule = lambda call: Answer(wait=60.0)
+    command = [sys.executable, "-m", "dlm_trl", "synth", "instructions", "notes.dlm", *PLAIN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not app.now and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode not in (0, 2) and "Traceback" not in err and not out
+    assert app.left + app.now >= 1 and os.listdir(folder) == ["notes.dlm"]
+
+
+class TestDryRun:
+    def test_it_asks_nothing_and_says_what_a_run_would(self, app: App, synth: Synth) -> None:
+        words = ("instructions", "notes.dlm", *PLAIN, "--max-new-tokens", "64", "--price", "1,2", "--dry-run")
+        done = synth(*words)
+        assert done.code == 0 and not app.calls and "Nothing was asked." in done.out
+        (found,) = json.loads(synth(*words, "--json").out)
+        assert (found["sections"], found["requests"], found["remembered"], found["seconds"]) == (3, 3, 0, None)
+        assert found["most"]["completion_tokens"] == 3 * 64 and not found["exact"]
+        assert found["cost"] == pytest.approx((found["most"]["prompt_tokens"] + 2 * 3 * 64) / 1e6)
+        ran = json.loads(synth(*words[:-1], "--json").out)
+        assert ran[0]["cost"] <= found["cost"]
+        (after,) = json.loads(synth(*words, "--json").out)
+        assert (after["requests"], after["remembered"], after["cost"]) == (3, 3, 0.0)
+        (fresh,) = json.loads(synth(*words, "--json", "--fresh").out)
+        assert fresh["remembered"] == 0 and fresh["seconds"] > 0 and len(app.calls) == 3
+
+    def test_the_tiny_models_tokens_are_counted(self, synth: Synth) -> None:
+        words = ("instructions", "notes.dlm", "--teacher", "hf:tiny", "--max-new-tokens", "32", "--filter", "none")
+        (found,) = json.loads(synth(*words, "--dry-run", "--json").out)
+        (ran,) = json.loads(synth(*words, "--json").out)
+        assert found["exact"] and found["most"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]
+        assert found["most"]["completion_tokens"] == 3 * 32 >= ran["usage"]["completion_tokens"]
