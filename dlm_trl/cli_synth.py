@@ -125,13 +125,15 @@ def instructions(
     from dlm_trl.synth.watch import watched
 
     done = []
-    with watched() as on_reply:
-        for outcome in synthesize_all(paths, settings, apply, on_reply if is_main() else None):
-            done.append(outcome)
-            if not json_ and is_main():
-                _print(show.outcome(outcome, filter))
-    if json_ and is_main():
-        _print(show.as_json(done))
+    try:
+        with watched() as on_reply:
+            for outcome in synthesize_all(paths, settings, apply, on_reply if is_main() else None):
+                done.append(outcome)
+                if not json_ and is_main():
+                    _print(show.outcome(outcome, filter))
+    finally:  # what was done before a failure is told as well
+        if json_ and is_main():
+            _print(show.as_json(done))
     if any(outcome.counts.failed for outcome in done):
         raise typer.Exit(1)
 
@@ -228,12 +230,13 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 
 
 def _print(shown: Any) -> None:
-    from rich.console import Console
-    from rich.text import Text
+    from rich.console import Console, Group
+    from rich.table import Table
 
     if isinstance(shown, str):
         typer.echo(shown)
     else:
         # A file or a pipe has no width of its own, and a table must not be squeezed there.
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False)
-        console.print(shown, soft_wrap=isinstance(shown, Text))
+        for part in shown.renderables if isinstance(shown, Group) else [shown]:
+            console.print(part, soft_wrap=not isinstance(part, Table))  # a command can be copied when it is one line
