@@ -145,6 +145,13 @@ def test_json_is_all_that_is_printed(app: App, synth: Synth) -> None:
     assert found["applied"][0]["pair"] == {"question": question, "answer": answer}
 
 
+def test_json_tells_what_was_done_before_a_failure(app: App, synth: Synth) -> None:
+    notes(Path("copy.dlm"), *TOPICS[:3])
+    done = synth("instructions", "notes.dlm", "copy.dlm", *PLAIN, "--json")
+    assert done.code == 1 and "copy.dlm has the same dlm_id" in done.err
+    assert [outcome["path"] for outcome in json.loads(done.out)] == ["notes.dlm"] and len(ids()) == 6
+
+
 def test_losses_are_shown_with_what_they_repeat(app: App, synth: Synth) -> None:
     async def repeat(call: Call) -> str:
         return listed([pair("Alder", "colour"), ("What?\x00", "No.")])
@@ -159,7 +166,8 @@ def test_losses_are_shown_with_what_they_repeat(app: App, synth: Synth) -> None:
 def test_nothing_accepted_is_exit_0_with_the_reason_and_the_knob(app: App, synth: Synth) -> None:
     app.reply = lambda call: written_nothing()
     done = synth("instructions", "notes.dlm", *PLAIN)
-    assert done.code == 0 and "No pair was accepted." in done.out and "--max-new-tokens" in done.out
+    assert done.code == 0 and "--max-new-tokens; `synth show FILE SECTION` has the replies." in done.out  # in one line
+    assert "No pair was accepted." in done.out
     prose = read("notes.dlm").sections[1].section_id
     assert f"- section {prose[:8]}: " in done.out
     shown = synth("show", "notes.dlm", prose[:8])
@@ -172,12 +180,14 @@ async def written_nothing() -> str:
     return "I would rather not."
 
 
-def test_the_teachers_words_are_found_after_apply(app: App, synth: Synth) -> None:
-    app.reply = lambda call: write(call) if topic_of(call) == "Alder" else written_nothing()
-    synth("instructions", "notes.dlm", *PLAIN, "--apply")
-    # A blank line grew at the end of the last prose, so that its id is another.
-    prose = [section for section in read("notes.dlm").sections if section.kind == "prose"][-1]
-    assert synth("show", "notes.dlm", prose.section_id).out.count("I would rather not.") == 2
+def test_the_teachers_words_are_found_where_a_blank_line_changed_the_sections_id(app: App, synth: Synth) -> None:
+    app.reply = lambda call: written_nothing()
+    synth("instructions", "notes.dlm", *PLAIN)
+    before = read("notes.dlm").sections[-1].section_id
+    with open("notes.dlm", "a") as file:
+        file.write("\n\n")
+    after = read("notes.dlm").sections[-1].section_id
+    assert after != before and synth("show", "notes.dlm", after).out.count("I would rather not.") == 2
 
 
 def test_requests_that_fail_are_exit_1_and_the_others_are_kept(app: App, synth: Synth) -> None:

@@ -50,6 +50,7 @@ def test_no_limit_is_passed_and_none_is_left_unused(
         if not count:
             return
         wave, bounds = bounds[:count], bounds[count:]
+        assert is_within(sum(wave, budget.spent))
         for bound in wave:
             used = st.builds(Usage, st.integers(0, bound.prompt_tokens), st.integers(0, bound.completion_tokens))
             budget.spend(data.draw(used))
