@@ -84,13 +84,17 @@ def load_adapted(
     BaseModelError, MissingExtraError).
     """
     folder = Path(adapter)
+    model = load_base(adapter_base(folder), dtype, quantization)
+    return PeftModel.from_pretrained(model, folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def adapter_base(folder: Path) -> str:
+    """The base of the adapter in this folder, named as a document would. Raises DlmError (AdapterError)."""
     if not (folder / "adapter_config.json").is_file():
         raise DlmError(
             kind="AdapterError", message="This folder holds no adapter: adapter_config.json is missing.", path=folder
         )
-    recorded = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    model = load_base(document_name(recorded), dtype, quantization)
-    return PeftModel.from_pretrained(model, folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return document_name(PeftConfig.from_pretrained(folder).base_model_name_or_path)
 
 
 def document_name(recorded: str) -> str:

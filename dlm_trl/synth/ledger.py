@@ -28,13 +28,13 @@ from dlm_trl.notes import DlmError, Document
 from dlm_trl.notes.files import LOCK_SECONDS, locked, write_error
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.store import synth_dir
-from dlm_trl.teachers.protocol import Reply, Request, Teacher, Usage
+from dlm_trl.teachers.protocol import Reply, Request, TeacherFacts, Usage
 
 logger = logging.getLogger(__name__)
 
 
 def request_key(
-    teacher: Teacher,
+    teacher: TeacherFacts,
     prompt_version: int | str,
     messages: Sequence[Mapping[str, str]],
     max_new_tokens: int,

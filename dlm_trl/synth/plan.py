@@ -18,7 +18,7 @@ from dlm_trl.synth.budget import most_tokens
 from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.windows import shares, windows
-from dlm_trl.teachers.protocol import Request, Teacher
+from dlm_trl.teachers.protocol import Request, TeacherFacts
 
 Filter = Literal["none", "dedup-only", "sway"]
 # Where the teacher's context is not known: about four thousand tokens of prose in one request.
@@ -97,7 +97,7 @@ class Ask:
     n: int
 
 
-def plan(document: Document, settings: Settings, teacher: Teacher) -> list[Ask]:
+def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[Ask]:
     """All requests about the document's own prose (not that of `training.sources`), in the order of the file.
 
     With `max_pairs` the sections come in an order that is spread over the file, since the run may end before the
@@ -127,7 +127,7 @@ def plan(document: Document, settings: Settings, teacher: Teacher) -> list[Ask]:
     return asks if settings.max_pairs is None else _spread(asks)
 
 
-def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: Teacher) -> Ask | None:
+def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: TeacherFacts) -> Ask | None:
     """The second and last request for pairs whose first reply could not be read, with that reply and what is wrong.
 
     None where all of this is more than the teacher reads.
@@ -142,7 +142,7 @@ def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: Teach
     return replace(ask, request=_request(messages, settings, teacher))
 
 
-def _request(messages: Sequence[Mapping[str, str]], settings: Settings, teacher: Teacher) -> Request:
+def _request(messages: Sequence[Mapping[str, str]], settings: Settings, teacher: TeacherFacts) -> Request:
     key = request_key(
         teacher,
         prompts.PROMPT_VERSION,
@@ -162,7 +162,7 @@ def _budgets(settings: Settings) -> list[tuple[Strategy, int]]:
     return [(settings.strategy, n)]
 
 
-def _fits(prose: str, strategy: Strategy, settings: Settings, teacher: Teacher, template: str | None) -> bool:
+def _fits(prose: str, strategy: Strategy, settings: Settings, teacher: TeacherFacts, template: str | None) -> bool:
     if teacher.context is None:
         return len(prose) <= _LONGEST_PROSE
     messages = prompts.pair_messages(prose, settings.per_section, strategy, template)

@@ -52,7 +52,7 @@ class LocalTeacher:
         alike: dict[tuple[int, float, float], list[tuple[Request, list[int]]]] = defaultdict(list)
         for request in requests:
             try:
-                prompt = self._prompt(request.messages)
+                prompt = prompt_tokens(self.tokenizer, request.messages, self.reference)
             except DlmError as error:
                 yield Reply(request.key, error=str(error))
                 continue
@@ -67,7 +67,7 @@ class LocalTeacher:
 
     def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
         """Tokens of the prompt. Raises DlmError (ChatTemplateError) where the chat template refuses the messages."""
-        return len(self._prompt(messages))
+        return len(prompt_tokens(self.tokenizer, messages, self.reference))
 
     def _replies(
         self, rows: list[tuple[Request, list[int]]], max_new_tokens: int, temperature: float, top_p: float
@@ -103,22 +103,27 @@ class LocalTeacher:
             yield Reply(request.key, error=f"Memory ran out for this prompt of {len(prompt)} tokens alone.")
             rows = rows[done + 1 :]
 
-    def _prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        # Templates of models that may think first are told not to; others do not look.
-        try:
-            tokens: list[int] = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                add_generation_prompt=True,
-                return_dict=False,
-                enable_thinking=False,
-            )
-        except TemplateError as error:
-            why = " ".join(str(error).split())
-            raise DlmError(
-                kind="ChatTemplateError",
-                message=f"The chat template of {self.reference} refuses these messages: {why}.",
-            ) from error
-        return tokens
+
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], reference: str
+) -> list[int]:
+    """The tokens that a model is given for these messages. Raises DlmError (ChatTemplateError) for what its chat
+    template refuses.
+    """
+    # Templates of models that may think first are told not to; others do not look.
+    try:
+        tokens: list[int] = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            add_generation_prompt=True,
+            return_dict=False,
+            enable_thinking=False,
+        )
+    except TemplateError as error:
+        why = " ".join(str(error).split())
+        raise DlmError(
+            kind="ChatTemplateError", message=f"The chat template of {reference} refuses these messages: {why}."
+        ) from error
+    return tokens
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase, reference: str) -> None:

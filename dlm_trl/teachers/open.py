@@ -1,4 +1,4 @@
-"""The name that a user gives becomes a teacher: `teacher = open_teacher("hf:tiny", document)`.
+"""The name that a user gives becomes a teacher: `teacher = open_teacher("hf:tiny", document)`; `survey` opens nothing.
 
 `self` is the document's trained adapter, `hf:…` a model from the Hub or a folder; `openai:…`, `anthropic:…` and
 `vllm-server:…` are servers. Torch or a server's SDK is loaded by opening a teacher that needs it, not before.
@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from dlm_trl.notes.store import current_adapter
 from dlm_trl.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from dlm_trl.models.load import Quantization
     from dlm_trl.teachers.local import LocalTeacher
@@ -32,6 +34,44 @@ _MODEL_FILES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """`TeacherFacts` of a teacher that is not opened; the tokenizer is None for a server's."""
+
+    reference: str
+    revision: str
+    tokenizer: PreTrainedTokenizerBase | None = None
+    context: int | None = None
+
+    def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int | None:
+        """As `TeacherFacts.count_tokens`. Raises DlmError (ChatTemplateError)."""
+        if self.tokenizer is None:
+            return None
+        from dlm_trl.teachers.local import prompt_tokens
+
+        return len(prompt_tokens(self.tokenizer, messages, self.reference))
+
+
+def survey(reference: str, document: Document, quantization: Quantization | None = None) -> Survey:
+    """What can be known of the teacher that the user named without its weights and without a request.
+
+    A vLLM server's model is not known before it is asked, unless it is named: its revision is empty then. Raises
+    DlmError as open_teacher does, but for what only weights and servers tell.
+    """
+    kind, _, name = reference.partition(":")
+    if reference == "self":
+        return _survey_adapter(document, quantization)
+    if not name.strip():
+        raise _misuse(reference)
+    if kind == "hf":
+        return _survey_base(name, quantization)
+    if kind in ("openai", "anthropic"):
+        return Survey(reference, name)
+    if kind == "vllm-server":
+        return Survey(reference, name.partition("#")[2])
+    raise _misuse(reference)
+
+
 def open_teacher(
     reference: str, document: Document, quantization: Quantization | None = None, concurrency: int = 16
 ) -> Teacher:
@@ -42,13 +82,8 @@ def open_teacher(
     `self` without an adapter, StoreError, BaseModelError, ChatTemplateError, MissingExtraError, and TeacherError for a
     server that cannot be asked.
     """
-    kind, colon, name = reference.partition(":")
-    if reference == "self":
-        return _adapted(document, quantization)
-    if not colon or not name.strip():
-        raise _misuse(reference)
-    if kind == "hf":
-        return _base(name, quantization)
+    known = survey(reference, document, quantization)
+    kind, _, name = reference.partition(":")
     if kind == "openai":
         from dlm_trl.teachers.openai import OpenAITeacher
 
@@ -60,11 +95,12 @@ def open_teacher(
     if kind == "vllm-server":
         addresses, _, model = name.partition("#")
         urls = [url.strip() for url in addresses.split(",")]
-        if all(urls):
-            from dlm_trl.teachers.vllm import VllmTeacher
+        if not all(urls):
+            raise _misuse(reference)
+        from dlm_trl.teachers.vllm import VllmTeacher
 
-            return VllmTeacher(urls, model or None, concurrency=concurrency)
-    raise _misuse(reference)
+        return VllmTeacher(urls, model or None, concurrency=concurrency)
+    return _local(known, document, quantization)
 
 
 def fingerprint(folder: Path) -> str:
@@ -80,7 +116,46 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _adapted(document: Document, quantization: Quantization | None) -> LocalTeacher:
+def _survey_adapter(document: Document, quantization: Quantization | None) -> Survey:
+    from transformers import AutoTokenizer
+
+    from dlm_trl.models.load import adapter_base, load_config
+
+    folder = _adapter(document)
+    context = _context(load_config(adapter_base(folder)))
+    revision = f"{folder.name}-{fingerprint(folder)}{f'-{quantization}' if quantization else ''}"
+    return Survey("self", revision, AutoTokenizer.from_pretrained(folder), context)
+
+
+def _survey_base(name: str, quantization: Quantization | None) -> Survey:
+    from dlm_trl.models.load import document_name, load_config, load_tokenizer
+    from dlm_trl.models.registry import resolve
+    from dlm_trl.teachers.local import require_chat_template
+
+    reference, base = f"hf:{name}", document_name(name)
+    tokenizer = load_tokenizer(base)
+    require_chat_template(tokenizer, reference)
+    context, source = _context(load_config(base)), resolve(base)
+    revision = fingerprint(Path(source)) if Path(source).is_dir() else _commit(source)
+    return Survey(reference, f"{revision}-{quantization}" if quantization else revision, tokenizer, context)
+
+
+def _local(known: Survey, document: Document, quantization: Quantization | None) -> LocalTeacher:
+    from accelerate import PartialState
+
+    from dlm_trl.models.load import document_name, load_adapted, load_base
+    from dlm_trl.teachers.local import LocalTeacher
+
+    if known.reference == "self":
+        model, _ = load_adapted(_adapter(document), _dtype(), quantization)
+    else:
+        model = load_base(document_name(known.reference.removeprefix("hf:")), _dtype(), quantization)
+    if not quantization:
+        model = model.to(PartialState().device)
+    return LocalTeacher(model, known.tokenizer, known.reference, known.revision, known.context)
+
+
+def _adapter(document: Document) -> Path:
     folder = current_adapter(document.frontmatter.dlm_id)
     if folder is None:
         raise DlmError(
@@ -89,44 +164,13 @@ def _adapted(document: Document, quantization: Quantization | None) -> LocalTeac
             hint=f"Train one: dlm-trl train {document.path or 'FILE'}; or take another teacher: --teacher hf:….",
             path=document.path,
         )
-    from dlm_trl.models.load import load_adapted
-
-    model, tokenizer = load_adapted(folder, _dtype(), quantization)
-    return _local(model, tokenizer, "self", f"{folder.name}-{fingerprint(folder)}", quantization)
+    return folder
 
 
-def _base(name: str, quantization: Quantization | None) -> LocalTeacher:
-    from dlm_trl.models.load import document_name, load_base, load_tokenizer
-    from dlm_trl.models.registry import resolve
-    from dlm_trl.teachers.local import require_chat_template
-
-    reference, base = f"hf:{name}", document_name(name)
-    tokenizer = load_tokenizer(base)
-    require_chat_template(tokenizer, reference)  # before the weights, which take longer
-    model = load_base(base, _dtype(), quantization)
-    source = resolve(base)
-    revision = fingerprint(Path(source)) if Path(source).is_dir() else _commit(source)
-    return _local(model, tokenizer, reference, revision, quantization)
-
-
-def _local(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    reference: str,
-    revision: str,
-    quantization: Quantization | None,
-) -> LocalTeacher:
-    from accelerate import PartialState
-
-    from dlm_trl.teachers.local import LocalTeacher
-
-    if quantization:
-        revision += f"-{quantization}"
-    else:
-        model = model.to(PartialState().device)
+def _context(config: PretrainedConfig) -> int | None:
     # Not every model has a longest text: recurrent ones do not.
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return LocalTeacher(model, tokenizer, reference, revision, context)
+    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return length
 
 
 def _commit(hub_id: str) -> str:

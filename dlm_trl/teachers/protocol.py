@@ -51,8 +51,8 @@ class Reply:
     error: str | None = None
 
 
-class Teacher(Protocol):
-    """Anything that answers requests.
+class TeacherFacts(Protocol):
+    """What planning needs of a teacher; it can be had without weights and without a request (`open.survey`).
 
     reference is what the user wrote (`hf:tiny`), revision what tells two states of the same reference apart (a commit,
     an adapter's version, a server's model name); both are part of a request's key in the ledger.
@@ -61,10 +61,6 @@ class Teacher(Protocol):
     reference: str
     revision: str
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """One reply for each request, in any order, as they come. Raises DlmError where nothing can be asked at all."""
-        ...
-
     def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int | None:
         """Tokens of these messages with the chat template around them; None where there is no tokenizer at hand."""
         ...
@@ -72,4 +68,12 @@ class Teacher(Protocol):
     @property
     def context(self) -> int | None:
         """The longest prompt and reply together, in tokens; None where it is not known."""
+        ...
+
+
+class Teacher(TeacherFacts, Protocol):
+    """Anything that answers requests."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """One reply for each request, in any order, as they come. Raises DlmError where nothing can be asked at all."""
         ...
