@@ -32,13 +32,12 @@ def share(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]])
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return list(work(list(items)))
-    import torch
     from accelerate import PartialState
     from torch import distributed
 
-    PartialState(cpu=not torch.cuda.is_available())
-    # A group of its own, since the default one does not wait longer than minutes. Asked are the processes of torch:
-    # without a GPU, a PartialState that was made elsewhere believes that it is alone.
+    PartialState()  # joins the processes, where nobody did so before
+    # A group of its own, since the default one does not wait longer than minutes. Rank and count are those of torch:
+    # without a GPU, accelerate's state believes that it is alone.
     group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     rank, count = distributed.get_rank(), distributed.get_world_size()
     done: Sequence[Result] | DlmError

@@ -79,6 +79,15 @@ def test_keys_and_seeds_are_what_tells_samples_apart(teacher: LocalTeacher) -> N
     assert len({text("a", None), text("b", None), text("a", 1), text("a", 2)}) == 4
 
 
+def test_temperature_and_top_p_are_each_requests_own(teacher: LocalTeacher) -> None:
+    requests = [
+        Request(f"{temperature} {top_p}", messages(0), 40, temperature, top_p)
+        for temperature, top_p in ((0.0, None), (1.5, 1e-6), (1.5, 0.9), (0.0, 0.9))
+    ]
+    greedy, narrow, sampled, also_greedy = (answers(teacher, requests)[request.key].text for request in requests)
+    assert greedy == narrow == also_greedy != sampled  # the likeliest token alone has a mass of 1e-6
+
+
 def test_replies_come_batch_by_batch_and_the_iterator_can_be_left(teacher: LocalTeacher) -> None:
     calls = 0
 
