@@ -200,7 +200,10 @@ def revert(
     """Take synthesised pairs out of the file again, and nothing else."""
     from dlm_trl.synth import apply as applying
 
-    for path in _documents(files):
+    paths = _documents(files)
+    if id and len(paths) > 1:
+        raise typer.BadParameter("--id goes with one document.")
+    for path in paths:
         _print(f"Removed {applying.revert(path, id or None, teacher).count} synthesised pairs from {path}.")
 
 

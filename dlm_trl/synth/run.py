@@ -89,9 +89,13 @@ def synthesize_all(
 ) -> Iterator[Synthesis]:
     """`synthesize` for each document in turn: one budget for all, and models that serve all are loaded once.
 
-    Raises DlmError for a document that cannot be read before anything is asked about another.
+    Raises DlmError for a document that cannot be read, or whose ledger or staged pairs cannot, before anything is
+    asked about another.
     """
     documents = [read(path) for path in paths]
+    for document in documents:
+        Ledger(document)
+        staged(document)
     budget = _budget(settings)
     teacher = judge = None
     for path, document in zip(paths, documents, strict=True):
