@@ -28,6 +28,11 @@ _FEW_SHOT = ((13, "What is 6 + 7?"), (4, "How much is 11 - 7?"), (24, "Calculate
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _SIGNS = {"plus": "+", "minus": "-", "times": "*", "divided by": "/", "×": "*", "÷": "/", "−": "-", "–": "-"}
 _EXPRESSION = re.compile(r"-?\d+(?:\s*[-+*/]\s*\d+)+")
+# What may stand around the expression; any other word might change what is asked: "the square of 3 + 4".
+_AROUND = frozenset({
+    "what", "is", "how", "much", "calculate", "compute", "evaluate", "find", "solve", "the", "value", "result", "of",
+    "do", "you", "get", "for",
+})  # fmt: skip
 _TOKEN = re.compile(r"\d+|[-+*/]")
 
 
@@ -96,14 +101,15 @@ class Arithmetic:
 
 
 def calculate(text: str) -> Fraction | None:
-    """The exact value of the one expression that a text holds, in digits with + - * / or the words for them.
+    """The exact value of the one expression that a question asks for, in digits with + - * / or the words for them.
 
-    None if it holds none, or several, or divides by zero. No brackets; products come before sums.
+    Products come before sums. None for a text that holds no expression or divides by zero, and for one that holds
+    anything else but the words of a plain question: other numbers, brackets, words such as `half` or `square`.
     """
     for name, sign in _SIGNS.items():
         text = re.sub(rf"(?<!\w){name}(?!\w)" if name.isascii() else name, sign, text)
-    found = _EXPRESSION.findall(text)
-    if len(found) != 1 or len(re.findall(r"\d+", text)) != len(re.findall(r"\d+", found[0])) or re.search("[()]", text):
+    found = _EXPRESSION.search(text)
+    if found is None or set(re.sub(r"[.?!:\s]+", " ", _EXPRESSION.sub(" ", text, 1)).lower().split()) - _AROUND:
         return None
     try:
         return _value(_TOKEN.findall(found[0]))

@@ -201,9 +201,9 @@ class Mcsb:
     def _usable(self, words: Sequence[str]) -> list[str]:
         wanted = self.split == "held_out"
         kept = [w for w in dict.fromkeys(words) if is_held_out(w, self.held_out) == wanted]
-        before = _ids(self.tokenizer, "Word:")
+        before = len(_ids(self.tokenizer, "Word:"))
         coded = self.tokenizer([f"Word: {w}" for w in kept], add_special_tokens=False)["input_ids"] if kept else []
-        return [w for w, ids in zip(kept, coded, strict=True) if len(ids) == len(before) + 1 and ids[:-1] == before]
+        return [w for w, ids in zip(kept, coded, strict=True) if len(ids) == before + 1]
 
     def _neighbours(self, count: int) -> dict[str, list[str]]:
         """For each word, the `count` whose embeddings have the largest cosine with its own, the mean taken off."""

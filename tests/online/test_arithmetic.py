@@ -60,6 +60,11 @@ def test_calculates_as_python_does(first: int, rest: list[tuple[str, int]]):
         ("What is 7 + 5, and what is 3 + 4?", None),
         ("Ann has 3 apples. What is 7 + 5?", None),
         ("What is (7 + 5) * 2?", None),
+        ("-(3 + 4)", None),
+        ("What is 1.5 + 2?", None),
+        ("What is 3 + 4 = 8?", None),
+        ("What is the square of 3 + 4?", None),
+        ("What is the value of 3 + 4?", 7),
         ("1 / 0", None),
         ("", None),
     ],
@@ -92,7 +97,7 @@ def test_questions_by_the_base_are_calculated_first(question: str, fate: Example
 def test_the_few_shot_questions_are_true():
     for block in Arithmetic(questions="base").prefix.strip().split("\n\n"):
         answer, question = block.split("\n")
-        assert calculate(question) == int(answer.removeprefix("Answer: "))
+        assert calculate(question.removeprefix("Question: ")) == int(answer.removeprefix("Answer: "))
 
 
 def test_a_template_asks_the_base_nothing():

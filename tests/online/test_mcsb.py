@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dlm_trl.models.generate import generate
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError
-from dlm_trl.online.mcsb import LABEL_STYLES, Mcsb, bind, contains_word, is_held_out, nouns
+from dlm_trl.online.mcsb import LABEL_STYLES, Mcsb, bind, contains_word, nouns
 from dlm_trl.online.prompts import FEW_SHOT
 from dlm_trl.online.task import Example, Reject
 from tests.online.tokenizers import WORDS, gpt2_style, llama2_style, qwen_style, words_only
@@ -61,8 +61,8 @@ def test_prompt_and_target_read_as_one_text(kind, labels: str):
 
 def test_words_are_one_token_behind_a_space(kind):
     _, tokenizer = kind
-    task = Mcsb(tokenizer, words=[*WORDS, "chrysanthemum", "river bank"])
-    assert set(task.words) == {w for w in WORDS if not is_held_out(w, 0.1)}
+    task = Mcsb(tokenizer, words=[*WORDS, "chrysanthemum", "river bank"], held_out=0.0)
+    assert task.words == WORDS
 
 
 def test_labels_that_collide_are_an_error():
