@@ -117,7 +117,7 @@ class Mcsb:
     split: Split = "train"
     distractors: Literal["random", "near"] = "random"
     embeddings: Tensor | None = None
-    words: Sequence[str] | None = None
+    words: Sequence[str] = field(default_factory=nouns, repr=False)
     max_new_tokens: int = 28
     temperature: float = 0.8
     name: str = field(default="mcsb", init=False)
@@ -134,7 +134,7 @@ class Mcsb:
             if len(set(labels)) < len(labels):
                 raise _misuse(f"The labels {labels} are not all different.", "Give each once.")
             self._bounds |= {labels[:n]: bind(self.tokenizer, labels[:n]) for n in range(least, most + 1)}
-        self.words = self._usable(nouns() if self.words is None else self.words)
+        self.words = self._usable(self.words)
         if len(self.words) < most + 1:
             raise _misuse(
                 f"Of the {self.split} words, {len(self.words)} are one token for this tokenizer.",

@@ -35,7 +35,7 @@ def notes(body: str, system: str = "null"):
         ("When the dough gets tall, it rests in its warm basket of cane.", ["its warm basket of cane"]),
         ("He met Ada Lovelace in London.", ["Ada Lovelace", "London"]),
         ("It rains and rains.", []),
-        ("Bread is a thing" + " so" * LONGEST + ".", []),
+        ("Bread is a thing" + " so" * (LONGEST - 1) + ".", []),
         ("Bread is a thing" + " so" * (LONGEST - 2) + ".", ["a thing" + " so" * (LONGEST - 2)]),
     ],
 )
