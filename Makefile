@@ -11,11 +11,12 @@ OLDEST := datasets==4.7.0
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test test-oldest lint format bench clean
+.PHONY: help install demo test fuzz test-oldest lint format bench clean
 
 help:
 	@echo "make demo         pairs from prose, a small model that learns them and recipes/notes.dlm, numbers before and after"
 	@echo "make test         all tests"
+	@echo "make fuzz         the property tests of documents and pairs on new random examples, thirty times as many"
 	@echo "make test-oldest  the dataset builder's tests against $(OLDEST)"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        the benchmarks that need no GPU; each prints its ratio"
@@ -45,6 +46,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q
+
+fuzz: install
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n auto --maxprocesses 4 -q tests/notes tests/rows tests/synth
 
 test-oldest: $(VENV)-oldest/.installed
 	$(VENV)-oldest/bin/python -m pytest -q tests/rows

@@ -1,12 +1,21 @@
 """What every room's tests share: a base model of random weights, small enough to be made on the spot."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Property tests see the same examples on every machine; `make fuzz` looks at others, and at more. No deadline, for a
+# busy machine proves nothing. Files under tmp_path are written anew for each example, so sharing the folder is harmless.
+LENIENT: Any = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, **LENIENT)
+settings.register_profile("fuzz", max_examples=3000, **LENIENT)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 CHAT_TEMPLATE = (
