@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Property tests see the same examples on every machine; `make fuzz` looks at others, and at more. No deadline, for a
-# busy machine proves nothing. Files under tmp_path are written anew for each example, so sharing the folder is harmless.
+# busy machine proves nothing. Files under tmp_path are written anew for each example, so sharing it is harmless.
 LENIENT: Any = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 settings.register_profile("same", derandomize=True, **LENIENT)
 settings.register_profile("fuzz", max_examples=3000, **LENIENT)
