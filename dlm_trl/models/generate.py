@@ -27,6 +27,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from dlm_trl.models.batching import evaluating, in_batches
+from dlm_trl.models.prefix import PrefixCache
 
 TOKEN_BUDGET = 16_384  # rows × (longest prompt + new tokens) of one batch
 
@@ -77,15 +78,19 @@ def generate_batches(
     stop: Sequence[str] = (),
     seed: int | Sequence[int] = 0,
     token_budget: int = TOKEN_BUDGET,
+    prefix: PrefixCache | None = None,
 ) -> Iterator[list[Generated]]:
-    """As `generate`, batch after batch, the longest prompts first. Between two batches the model is as it was."""
+    """As `generate`, batch after batch, the longest prompts first. Between two batches the model is as it was.
+
+    prefix: keys and values of the tokens that every prompt begins with (and none ends with), made by this very model.
+    """
     tokens = [tokenizer(p)["input_ids"] if isinstance(p, str) else list(p) for p in prompts]
     seeds = [row_seed(seed, i) for i in range(len(tokens))] if isinstance(seed, int) else list(seed)
     if len(seeds) != len(tokens):
         raise ValueError(f"{len(seeds)} seeds for {len(tokens)} prompts: one each is needed")
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     ends = end_token_ids(inner, tokenizer)
-    writer = _Writer(inner, tokenizer, ends, _pad_id(tokenizer), max_new_tokens, temperature, top_p, stop)
+    writer = _Writer(inner, tokenizer, ends, _pad_id(tokenizer), max_new_tokens, temperature, top_p, stop, prefix)
 
     def run(batch: list[int]) -> list[Generated]:
         rows = writer.write([tokens[i] for i in batch], [seeds[i] for i in batch])
@@ -107,6 +112,11 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return list(dict.fromkeys(i for i in ids if i is not None))
 
 
+def in_parts(model: torch.nn.Module) -> bool:
+    """Whether the weights lie in parts on several processes: then all of them have to generate in the same steps."""
+    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+
+
 @dataclass(frozen=True, slots=True)
 class _Writer:
     """Writes the rows of one batch."""
@@ -119,6 +129,7 @@ class _Writer:
     temperature: float
     top_p: float
     stop: Sequence[str]
+    prefix: PrefixCache | None
 
     @torch.no_grad()
     def write(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[tuple[str, int]]:
@@ -128,9 +139,11 @@ class _Writer:
         cost, until its longest text is written, as if all were that long.
         """
         device, width = self.model.device, max(map(len, prompts))
-        ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        rows, cache = list(range(len(prompts))), None
+        shared = len(self.prefix.tokens) if self.prefix else 0  # padding stands behind what is computed already
+        ids = torch.tensor([p[:shared] + [self.pad] * (width - len(p)) + p[shared:] for p in prompts], device=device)
+        mask = [[1] * shared + [0] * (width - len(p)) + [1] * (len(p) - shared) for p in prompts]
+        mask = torch.tensor(mask, device=device)
+        rows, cache = list(range(len(prompts))), self.prefix.repeat(len(prompts)) if self.prefix else None
         written: dict[int, tuple[str, int]] = {}
         with evaluating(self.model), _generation_config(self.model, self._config()):
             while rows:
@@ -186,9 +199,7 @@ class _Writer:
         return LogitsProcessorList([TemperatureLogitsWarper(self.temperature), *top_p, _GumbelNoise(seeds, width)])
 
     def _stopping(self) -> StoppingCriteriaList:
-        # Where the weights lie in parts on several processes, all of them have to generate in the same steps.
-        in_parts = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self.model)
-        return StoppingCriteriaList([] if in_parts else [_SomeHaveEnded([*self.ends, self.pad])])
+        return StoppingCriteriaList([] if in_parts(self.model) else [_SomeHaveEnded([*self.ends, self.pad])])
 
 
 class _GumbelNoise(LogitsProcessor):

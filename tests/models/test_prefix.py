@@ -1,0 +1,48 @@
+"""The keys and values of a shared beginning, computed once, change nothing of what is written."""
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+
+from dlm_trl.models.generate import generate, generate_batches
+from dlm_trl.models.prefix import PrefixCache, common_prefix
+
+FEW_SHOT = "Kneading is pressing and folding a dough until it is smooth.\n\n"
+PROMPTS = [
+    FEW_SHOT + end for end in ("What is yeast?", "A", "Who bakes the bread, and when does the baker do it?", "B")
+]
+
+
+def gpt2(tokenizer):
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2
+    )
+    return GPT2LMHeadModel(config)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_text_is_the_same_as_without_it(model, tokenizer, positions: str, temperature: float) -> None:
+    model = gpt2(tokenizer) if positions == "learned" else model
+    tokens = tokenizer(PROMPTS)["input_ids"]
+    prefix = PrefixCache.of(model, common_prefix(tokens))
+    assert len(prefix.tokens) > 10
+    plain = generate(model, tokenizer, PROMPTS, 24, temperature, stop=["q"], seed=[3, 4, 5, 6])
+    for _ in range(2):  # it can be used again
+        batches = generate_batches(
+            model, tokenizer, PROMPTS, 24, temperature, stop=["q"], seed=[3, 4, 5, 6], prefix=prefix
+        )
+        assert {row.index: row.text for batch in batches for row in batch} == dict(enumerate(plain))
+    assert len(set(plain)) == len(plain)
+
+
+def test_a_model_that_keeps_a_state_instead_has_none(tokenizer) -> None:
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, state_size=4)
+    assert PrefixCache.of(MambaForCausalLM(config), [5, 6, 7]) is None
+
+
+def test_common_prefix_leaves_a_token_of_each() -> None:
+    assert common_prefix([[1, 2, 3], [1, 2, 4]]) == [1, 2]
+    assert common_prefix([[1, 2], [1, 2, 4]]) == [1]
+    assert common_prefix([[1, 2], [2]]) == []
