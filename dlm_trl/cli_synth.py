@@ -116,6 +116,10 @@ def instructions(
         found = [dry.estimate(path, settings) for path in paths]
         _print(show.as_json(found) if json_ else show.estimates(found))
         return
+    if not sys.stderr.isatty():
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
     # Warnings about the loading of weights that a user can do nothing about.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
