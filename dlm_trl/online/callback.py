@@ -1,0 +1,269 @@
+"""Fresh rows in the steps of a stock SFTTrainer: `OnlineSynthesisCallback(task, seed=0).attach(trainer)`.
+
+    trainer = SFTTrainer(model, args, train_dataset=placeholder(args), peft_config=LoraConfig(), …)
+    OnlineSynthesisCallback(Mcsb(tokenizer), seed=0).attach(trainer)                    # synthetic rows alone
+    OnlineSynthesisCallback(task, seed=0, synthetic_fraction=0.25).attach(trainer)      # among the trainer's own
+    trainer.train()
+
+The trainer asks for the batches of a whole step at once (`get_batch_samples`); there the rows are written, so that the
+loss is normalised over what is really trained on. Evaluation is not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTTrainer
+
+from dlm_trl.models.generate import row_seed
+from dlm_trl.notes import DlmError
+from dlm_trl.online.answers import Place, reading
+from dlm_trl.online.authors import AskedTeacher, FrozenBase
+from dlm_trl.online.curriculum import Curriculum
+from dlm_trl.online.encode import encode, rows_of
+from dlm_trl.online.rows import ATTEMPTS, Draft, Written, write_rows
+from dlm_trl.online.task import Example, Task
+from dlm_trl.online.teacher_context import check_attachable
+from dlm_trl.rows.tokenize import IGNORED
+from dlm_trl.teachers.protocol import Teacher
+
+logger = logging.getLogger(__name__)
+
+STATE = "online_synthesis"  # the curriculum's key in the TrainerState
+_PLACES = "online_places"  # of a batch's rows, beside its tensors
+_WIDE = 2**20  # more rows than a packed batch has
+
+
+class _Step(NamedTuple):
+    """What one process knows of a step once it is trained."""
+
+    examples: list[Example]
+    predictions: list[str]
+    rejects: Counter[str]
+    new_tokens: int
+    share: float  # of the step's time, spent on waiting for rows
+
+
+def placeholder(args: TrainingArguments) -> Dataset:
+    """A dataset for a run on synthetic rows alone: as many rows as the run has, none of which is ever looked at.
+
+    Raises DlmError (UsageError) where `max_steps` is not set.
+    """
+    if args.max_steps <= 0:
+        raise DlmError(
+            kind="UsageError",
+            message="A run on synthetic rows alone has no end of its own.",
+            hint="Set max_steps.",
+        )
+    rows = args.max_steps * args.gradient_accumulation_steps * args.train_batch_size * args.world_size
+    return Dataset.from_dict({"input_ids": [[0, 0]] * rows, "labels": [[IGNORED, 0]] * rows})
+
+
+class OnlineSynthesisCallback(TrainerCallback):
+    """Writes a task's rows just before each step, trains on them, and logs how it goes.
+
+    task: a `Task`, or a `Curriculum` of them. teacher: who writes, the frozen base ("base") or any teacher; a teacher
+    is asked for the next step's rows while this one trains. synthetic_fraction: this share of a batch's rows is
+    synthetic, in place of the trainer's own rows, which stay where no row could be written in `attempts` attempts.
+    With 1.0 nothing is taken from the trainer's dataset; a row that could not be written is then missing, and a batch
+    without any row has no loss. log_file: "rows.jsonl" becomes "rows-<rank>.jsonl", a line for each draft; default
+    "online_rows.jsonl" in the output folder.
+
+    Raises DlmError (UsageError) for a share that is none.
+    """
+
+    def __init__(
+        self,
+        task: Task | Curriculum,
+        *,
+        seed: int,
+        synthetic_fraction: float = 1.0,
+        log_file: str | Path | None = None,
+        teacher: Literal["base"] | Teacher = "base",
+        attempts: int = ATTEMPTS,
+    ) -> None:
+        if not 0 < synthetic_fraction <= 1:
+            raise DlmError(
+                kind="UsageError",
+                message=f"synthetic_fraction is {synthetic_fraction}.",
+                hint="Give a share above 0, up to 1; without synthetic rows, leave the callback out.",
+            )
+        self.curriculum = task if isinstance(task, Curriculum) else Curriculum([task])
+        self.seed = seed
+        self.fraction = synthetic_fraction
+        self.log_file = log_file
+        self.teacher = teacher
+        self.attempts = attempts
+        self.samples: list[Draft] = []  # the first rows of the last step
+        self._first_state = self.curriculum.state_dict()
+
+    def attach(self, trainer: SFTTrainer) -> OnlineSynthesisCallback:
+        """Put it into a trainer, before `train`. Raises DlmError (AdapterError) where that cannot work."""
+        args = trainer.args
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        check_attachable(model)
+        self._trainer, self._model, self._tokenizer = trainer, model, trainer.processing_class
+        base = self.teacher == "base"
+        self._author = FrozenBase(model, self._tokenizer) if base else AskedTeacher(self.teacher)
+        self._ahead = None if base else ThreadPoolExecutor(1)
+        self._asked: tuple[tuple, Future[Written]] | None = None
+        path = Path(self.log_file or Path(args.output_dir) / "online_rows.jsonl")
+        self._log_path = path.with_name(f"{path.stem}-{args.process_index}{path.suffix}")
+        self._steps: list[dict[str, float]] = []  # since the last line of the log
+        self._fetch, self._loss, self._log = trainer.get_batch_samples, trainer.compute_loss, trainer.log
+        trainer.get_batch_samples, trainer.compute_loss = self._batches, self._compute_loss
+        trainer.log = self._write_log
+        trainer.add_callback(self)
+        return self
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        # Read here: `restore_callback_states_from_checkpoint` would make a new callback, which nothing is attached to.
+        self.curriculum.load_state_dict(state.stateful_callbacks.get(STATE, self._first_state))
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[str] = []
+        if state.global_step and self._log_path.exists():  # the steps after the checkpoint come again
+            lines = self._log_path.read_text("utf-8").split("\n")
+            kept = [f"{line}\n" for line in lines[:-1] if json.loads(line)["step"] < state.global_step]
+        self._log_path.write_text("".join(kept), "utf-8")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        share = self._waited / (time.perf_counter() - self._began)
+        mine = _Step(self._examples, self._predictions, self._rejects, self._new_tokens, share)
+        steps = [_Step(*step) for step in gather_object([tuple(mine)])]
+        task = self.curriculum.task
+        examples = [example for step in steps for example in step.examples]
+        metrics = task.metrics(examples, [text for step in steps for text in step.predictions])
+        rejects = sum((step.rejects for step in steps), Counter())
+        self._steps.append(
+            {
+                **metrics,
+                "rows": len(examples),
+                "new_tokens": sum(step.new_tokens for step in steps),
+                "generation_share": sum(step.share for step in steps) / len(steps),
+                **({"stage": self.curriculum.stage + 1} if len(self.curriculum.stages) > 1 else {}),
+                **{f"rejected/{reason}": count for reason, count in rejects.items()},
+            }
+        )
+        if self.curriculum.observe(metrics):
+            logger.info("step %d: on to stage %d of the curriculum", state.global_step, self.curriculum.stage + 1)
+        state.stateful_callbacks[STATE] = self.curriculum.state_dict()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if self._asked:
+            self._asked[1].cancel()
+            self._asked = None
+
+    def _batches(self, epoch_iterator: Iterator, num_batches: int, device: Any) -> tuple[list[dict[str, Any]], Any]:
+        """In place of the trainer's `get_batch_samples`: the batches of a step, and how many tokens have a loss."""
+        trainer, args = self._trainer, self._trainer.args
+        self._began = time.perf_counter()
+        own: list[list[dict[str, list[int]] | None]]  # of each batch, the rows that are there or None for a free place
+        if self.fraction == 1:
+            own, wide = [[None] * args.train_batch_size for _ in range(num_batches)], args.train_batch_size
+        else:
+            own = [rows_of(batch) for batch in self._fetch(epoch_iterator, num_batches, device)[0]]
+            wide = _WIDE if trainer.args.packing else args.train_batch_size
+        # A row's index in the global batch: as the trainer deals batches out, to one process after the other.
+        places = [
+            [(k * args.world_size + args.process_index) * wide + row for row in range(len(rows))]
+            for k, rows in enumerate(own)
+        ]
+        step = trainer.state.global_step
+        asking = time.perf_counter()
+        drafts, self._new_tokens = self._written(step, [index for batch in places for index in batch])
+        self._waited = time.perf_counter() - asking
+        rows = {draft.index: draft for draft in drafts if draft.encoded}
+        self._rejects = Counter(draft.outcome.reason for draft in drafts if not draft.encoded)
+        self.samples = list(rows.values())[:3]
+        self._examples: list[Example] = []
+        self._predictions: list[str] = []
+        with self._log_path.open("a", encoding="utf-8") as log:
+            task = self.curriculum.task
+            log.writelines(json.dumps(draft.record(task, step), ensure_ascii=False) + "\n" for draft in drafts)
+        batches = [
+            self._collate([rows.get(index, row) for index, row in zip(indices, batch, strict=True)])
+            for indices, batch in zip(places, own, strict=True)
+        ]
+        return batches, trainer._get_num_items_in_batch(batches, device)
+
+    def _written(self, step: int, slots: Sequence[int]) -> Written:
+        """The rows for those of a step's places that are to be synthetic; a teacher is asked for the next step's."""
+        key, write = self._wanted(step, slots)
+        if self._ahead is None:
+            return write()
+        if self._asked is None or self._asked[0] != key:
+            self._asked = key, self._ahead.submit(write)
+        written = self._asked[1].result()
+        self._asked = None
+        if step + 1 < self._trainer.state.max_steps:
+            key, write = self._wanted(step + 1, slots)
+            self._asked = key, self._ahead.submit(write)
+        return written
+
+    def _wanted(self, step: int, slots: Sequence[int]) -> tuple[tuple, Callable[[], Written]]:
+        """What the rows of a step depend on, and the work that it is to write them."""
+        # Systematic sampling: of any n places in a row, fraction × n are synthetic, up to one.
+        offset = row_seed(self.seed, step, "places") / 2**64
+        share = self.fraction
+        indices = [i for i in slots if math.floor(offset + (i + 1) * share) > math.floor(offset + i * share)]
+        write = partial(
+            write_rows,
+            self.curriculum.task,
+            self._author,
+            partial(encode, tokenizer=self._tokenizer, max_length=self._trainer.args.max_length),
+            seed=self.seed,
+            step=step,
+            indices=indices,
+            attempts=self.attempts,
+        )
+        return (step, self.curriculum.stage, tuple(indices)), write
+
+    def _collate(self, rows: Sequence[Draft | dict[str, list[int]] | None]) -> dict[str, Any]:
+        """The batch of these rows, with the places of the synthetic ones; never empty, lest the others wait for it."""
+        present = [row for row in rows if row is not None]
+        nothing = {"input_ids": [0, 0], "labels": [IGNORED, IGNORED]}
+        features = [row.encoded.row if isinstance(row, Draft) else row for row in present] or [nothing]
+        batch = self._trainer.data_collator(features)
+        places, start = [], 0
+        for line, row in enumerate(present):
+            if isinstance(row, Draft):
+                at = (line, 0) if "attention_mask" in batch else (0, start)
+                places.append(Place(*at, row.outcome, row.encoded))
+            start += len(features[line]["input_ids"])
+        return {**batch, _PLACES: places}
+
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of the trainer's `compute_loss`, which does not know of places."""
+        if _PLACES not in inputs:
+            return self._loss(model, inputs, *args, **kwargs)
+        places = inputs[_PLACES]
+        inputs = {name: value for name, value in inputs.items() if name != _PLACES}
+        with reading(self._model, self._tokenizer, places) as predictions:
+            loss = self._loss(model, inputs, *args, **kwargs)
+        self._examples += [place.example for place in places]
+        self._predictions += predictions
+        return loss
+
+    def _write_log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """In place of the trainer's `log`: the line with the loss gets means over the steps since the last one."""
+        if "loss" in logs and self._steps:
+            for name in sorted({name for step in self._steps for name in step}):
+                values = [step[name] for step in self._steps if name in step]
+                # What did not come up in a step came up zero times there; but a metric had no value.
+                logs[f"online/{name}"] = sum(values) / len(self._steps if name.startswith("rejected/") else values)
+            self._steps = []
+            for draft in self.samples:
+                logger.info("row %d: %s → %s", draft.index, draft.outcome.prompt, draft.outcome.target)
+        self._log(logs, *args, **kwargs)
