@@ -1,0 +1,133 @@
+"""All of a model's numbers at once: `evaluate_model("tiny")`, or, before, during and after a run on the same questions:
+
+    sets = question_sets(model, tokenizer, CONDITIONS, count=200)      # once: the base writes the descriptions
+    measure(model, tokenizer, sets).numbers()                          # as often as wanted
+
+A condition is `CHOICES:LABELS`, such as `5:upper`, `6-9:digits` or `5:VWXYZ`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm_trl.evaluation.cloze import Cloze, cloze
+from dlm_trl.evaluation.mcsb import Asked, Binding, binding, described, glossed
+from dlm_trl.evaluation.perplexity import general_text, perplexity
+from dlm_trl.models.generate import row_seed
+from dlm_trl.models.load import Quantization, load_adapted, load_base, load_tokenizer
+from dlm_trl.online.mcsb import Mcsb, Split, contains_word
+
+CONDITIONS = ("5:upper", "6-9:upper", "5:lower", "5:digits")
+WINDOW = 512  # of perplexity; a model with a shorter context gets its whole context
+
+QuestionSets = Mapping[str, Sequence[Asked]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `measure` found: MCSB for each set of questions, the cloze baseline on the first, and what else was read."""
+
+    mcsb: dict[str, Binding]
+    cloze: Cloze
+    perplexity: float  # of the general text, per token
+
+    def numbers(self) -> dict[str, float]:
+        """All of it under flat names, for a log: `mcsb/5:upper/accuracy`, `cloze/accuracy`, `perplexity`, …"""
+        found: dict[str, float] = {"perplexity": self.perplexity}
+        tables = {f"mcsb/{name}": one for name, one in self.mcsb.items()} | {"cloze": self.cloze}
+        for table, one in tables.items():
+            found |= {f"{table}/{key}": value for key, value in asdict(one).items() if not isinstance(value, dict)}
+        return found
+
+
+def evaluate_model(
+    base_or_adapter: str,
+    conditions: Sequence[str] = CONDITIONS,
+    count: int = 200,
+    seed: int = 0,
+    split: Split = "held_out",
+    held_out: float = 0.1,
+    glosses: Mapping[str, str] | None = None,
+    quantization: Quantization | None = None,
+) -> Evaluation:
+    """Load a base by its name, or the adapter in a folder with its base, and measure it; for the rest, see below.
+
+    In bfloat16 on a GPU, in float32 on the CPU, unless it is quantised. Raises DlmError (BaseModelError, AdapterError,
+    MissingExtraError), and what `question_sets` raises.
+    """
+    model, tokenizer = open_model(base_or_adapter, quantization)
+    sets = question_sets(model, tokenizer, conditions, count, seed, split, held_out, glosses)
+    return measure(model, tokenizer, sets)
+
+
+def open_model(
+    base_or_adapter: str, quantization: Quantization | None = None
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """The model on this process's device, and its tokenizer."""
+    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+    if (Path(base_or_adapter).expanduser() / "adapter_config.json").is_file():
+        model, tokenizer = load_adapted(Path(base_or_adapter).expanduser(), dtype, quantization)
+    else:
+        tokenizer = load_tokenizer(base_or_adapter)
+        model = load_base(base_or_adapter, dtype, quantization)
+    return (model if quantization else model.to(PartialState().device)).eval(), tokenizer
+
+
+def question_sets(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conditions: Sequence[str] = CONDITIONS,
+    count: int = 200,
+    seed: int = 0,
+    split: Split = "held_out",
+    held_out: float = 0.1,
+    glosses: Mapping[str, str] | None = None,
+) -> dict[str, list[Asked]]:
+    """`count` questions for each condition, on words of one side of the split; the same in every process.
+
+    The base describes the words, with its adapter switched off; where it could not do so often enough there are fewer
+    questions. glosses: a description for each of other words; the first condition is asked about them as well, under
+    the name `glosses`. Raises ValueError for a condition that cannot be read, DlmError (UsageError, TokenizerError) for
+    one that cannot be asked.
+    """
+    tasks = {
+        name: Mcsb(tokenizer, choices=choices, labels=labels, split=split, held_out=held_out)
+        for name, (choices, labels) in {name: parse_condition(name) for name in conditions}.items()
+    }
+    sets = {name: described(model, task, count, row_seed(seed, name)) for name, task in tasks.items()}
+    if glosses is not None:
+        choices, labels = parse_condition(conditions[0])
+        fit = {word: gloss for word, gloss in glosses.items() if not contains_word(gloss, word)}
+        task = Mcsb(tokenizer, choices=choices, labels=labels, split=split, held_out=held_out, words=[*fit])
+        sets["glosses"] = glossed(task, fit, count, row_seed(seed, "glosses"))
+    return sets
+
+
+def measure(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, sets: QuestionSets) -> Evaluation:
+    """Everything about the model as it stands; mode and random state are afterwards what they were.
+
+    Raises ValueError for a set without questions.
+    """
+    window = min(WINDOW, model.config.get_text_config().max_position_embeddings)
+    return Evaluation(
+        mcsb={name: binding(model, tokenizer, asked) for name, asked in sets.items()},
+        cloze=cloze(model, tokenizer, next(iter(sets.values()))),
+        perplexity=perplexity(model, tokenizer, general_text(), window),
+    )
+
+
+def parse_condition(condition: str) -> tuple[int | tuple[int, int], str]:
+    """Choices and labels as `Mcsb` takes them. Raises ValueError."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?:(\w+)", condition)
+    if found is None:
+        raise ValueError(f"{condition!r} is not CHOICES:LABELS, such as 5:upper or 6-9:digits")
+    least, most, labels = found.groups()
+    return (int(least) if most is None else (int(least), int(most))), labels
