@@ -1,0 +1,36 @@
+"""Accuracy and steadiness of answers to multiple-choice questions, asked in every rotation of their options."""
+
+import datasets
+import evaluate
+
+from dlm_trl.evaluation.mcsb import figures
+
+_CITATION = """\
+@inproceedings{robinson2023leveraging,
+  title={Leveraging Large Language Models for Multiple Choice Question Answering},
+  author={Robinson, Joshua and Rytting, Christopher Michael and Wingate, David},
+  booktitle={International Conference on Learning Representations},
+  year={2023}
+}
+"""
+_INPUTS = """\
+predictions: for each question, the options that were picked (not their labels), one for each rotation of its options
+references: the right option of each question
+"""
+
+
+class Mcsb(evaluate.Metric):
+    """accuracy, low, high, chance, ppa, unchanged: see `dlm_trl.evaluation.mcsb.figures`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=figures.__doc__,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.List(datasets.Value("string")), "references": datasets.Value("string")}
+            ),
+        )
+
+    def _compute(self, predictions: list[list[str]], references: list[str]) -> dict[str, float]:
+        return figures(predictions, references)

@@ -1,0 +1,62 @@
+"""The metric modules load by path and compute, in a process that can reach no network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlm_trl.evaluation import cloze, mcsb
+from dlm_trl.evaluation.perplexity import perplexity
+
+PICKED = [["cup", "cup", "dog"], ["a", "b"]]
+AFTER, ALONE = [[-1.0, -2.5, -4.0], [-3.0, -2.0]], [[-1.0, -3.0, -2.0], [-1.0, -1.5]]
+TEXTS = ["The baker bakes the bread early.", "Gluten is a net."]
+
+PROGRAM = f"""
+import json, socket, sys
+
+def refuse(*args):
+    raise OSError("this test has no network")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+import evaluate
+from dlm_trl.evaluation import metrics
+
+mcsb, cloze, perplexity = (evaluate.load(metrics.path(name)) for name in ("mcsb", "cloze", "perplexity"))
+for picked, right in zip({PICKED}, ["cup", "a"]):
+    mcsb.add(prediction=picked, reference=right)
+print(json.dumps([
+    mcsb.compute(),
+    cloze.compute(predictions={AFTER}, unconditional={ALONE}, references=[1, 1]),
+    perplexity.compute(predictions={TEXTS}, model=sys.argv[1], window=64),
+    [mcsb.inputs_description, mcsb.citation],
+]))
+"""
+
+
+@pytest.fixture(scope="module")
+def computed(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(random_base)],
+        env=os.environ | {"HF_HOME": str(tmp_path_factory.mktemp("hf"))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_they_give_what_the_functions_give(computed, model, tokenizer) -> None:
+    assert computed[0] == mcsb.figures(PICKED, ["cup", "a"])
+    assert computed[1] == cloze.figures(AFTER, ALONE, [1, 1])
+    expected = [perplexity(model, tokenizer, text, 64) for text in TEXTS]
+    assert computed[2] == {"perplexities": pytest.approx(expected), "mean_perplexity": pytest.approx(sum(expected) / 2)}
+
+
+def test_they_say_what_they_take(computed) -> None:
+    inputs, citation = computed[3]
+    assert "one for each rotation" in inputs
+    assert "robinson2023" in citation
