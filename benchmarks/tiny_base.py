@@ -24,13 +24,15 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dlm_trl import tiny
+from dlm_trl.evaluation.cloze import cloze
+from dlm_trl.evaluation.mcsb import Asked, binding, choose
 from dlm_trl.models.generate import generate
-from dlm_trl.models.score import log_probs
 from dlm_trl.online import prompts as online
+from dlm_trl.online.mcsb import bind
 from dlm_trl.synth.prompts import pair_messages
 from dlm_trl.synth.words import content_words
 
-LABELS = ["A", "B", "C", "D", "E"]
+LABELS = "ABCDE"
 LEARNING_RATE = 3e-3
 
 
@@ -69,33 +71,26 @@ class Bench:
 
     def b_cannot_bind(self) -> dict[str, Any]:
         """MCSB accuracy restricted to the labels, over all rotations of the options; glosses as descriptions."""
-        items = questions(random.Random(self.seed), self.nouns, self.words, len(self.nouns))
-        answers = self.label_answers(self.model, [(g, rotate(o, r)) for g, o, _ in items for r in range(5)])
-        right = [rotate(o, r)[answers[5 * i + r]] == w for i, (_, o, w) in enumerate(items) for r in range(5)]
-        share = {label: mean(a == k for a in answers) for k, label in enumerate(LABELS)}
-        return {"accuracy": mean(right), "chance": 0.2, "answers": share}
-
-    @torch.no_grad()
-    def label_answers(self, model: Any, asked: list[tuple[str, list[str]]]) -> list[int]:
-        """Index of the likeliest label of each (description, options)."""
-        labels = [self.tokenizer.encode(f" {label}", add_special_tokens=False)[0] for label in LABELS]
-        found: list[int] = []
-        for at in range(0, len(asked), 200):
-            texts = [online.question(g, o, LABELS) for g, o in asked[at : at + 200]]
-            coded = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
-            hidden = model(**coded).logits[torch.arange(len(texts)), coded["attention_mask"].sum(1) - 1]
-            found += hidden[:, labels].argmax(1).tolist()
-        return found
+        found = binding(self.model, self.tokenizer, self.all_glosses())
+        said = {label: round(found.labels.get(label, 0.0), 4) for label in LABELS}
+        return {"accuracy": round(found.accuracy, 4), "chance": 0.2, "answers": said}
 
     def c_cloze(self) -> dict[str, Any]:
         """Share of questions whose right word is the likeliest of its five options after the description alone."""
+        found = cloze(self.model, self.tokenizer, self.all_glosses())
+        return {"accuracy": round(found.plain, 4), "normalised": round(found.accuracy, 4), "chance": 0.2}
+
+    def all_glosses(self) -> list[Asked]:
+        """A question about every word."""
         items = questions(random.Random(self.seed), self.nouns, self.words, len(self.nouns))
-        prompts = [f"Description: {g}\nWord:" for g, o, _ in items for _ in o]
-        scores = [
-            s.mean for s in log_probs(self.model, self.tokenizer, prompts, [f" {w}" for _, o, _ in items for w in o])
-        ]
-        best = [max(range(5), key=lambda k, i=i: scores[5 * i + k]) for i in range(len(items))]
-        return {"accuracy": mean(o[b] == w for (_, o, w), b in zip(items, best, strict=True)), "chance": 0.2}
+        return [Asked(word, gloss, options, LABELS) for gloss, options, word in items]
+
+    def label_answers(self, model: Any, asked: list[tuple[str, list[str]]]) -> list[int]:
+        """Index of the likeliest label of each (description, options), asked once."""
+        bound = bind(self.tokenizer, LABELS)
+        return choose(
+            model, self.tokenizer, [online.question(g, o, LABELS) for g, o in asked], [bound.ids] * len(asked)
+        )
 
     def d_teaches(self) -> dict[str, Any]:
         """Replies on unseen headwords with n distinct questions that name them and answers from the paragraph."""
@@ -188,10 +183,6 @@ class Bench:
 def mean(values: Any) -> float:
     values = list(values)
     return round(sum(values) / len(values), 4)
-
-
-def rotate(options: list[str], by: int) -> list[str]:
-    return options[by:] + options[:by]
 
 
 def questions(
