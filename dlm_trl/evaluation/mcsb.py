@@ -28,6 +28,7 @@ from dlm_trl.models.generate import generate, row_seed
 from dlm_trl.online import prompts
 from dlm_trl.online.mcsb import Mcsb, bind
 from dlm_trl.online.task import Example
+from dlm_trl.online.teacher_context import frozen
 
 ATTEMPTS = 8  # a base that cannot describe eight words in a row is not asked about a ninth
 TOKEN_BUDGET = 8_192  # rows × longest row of one batch
@@ -69,13 +70,13 @@ def described(
     so many attempts; so there may be fewer than `count`.
     """
     rows: dict[int, Asked] = {}
-    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+    with frozen(model) if isinstance(model, PeftModel) else nullcontext(model) as base:
         for attempt in range(attempts):
             missing = [i for i in range(count) if i not in rows]
             seeds = [row_seed(seed, i, attempt) for i in missing]
             items = [item for s in seeds for item in task.draw(random.Random(s), 1)]
             texts = generate(
-                model,
+                base,
                 task.tokenizer,
                 task.prompts(items),
                 task.max_new_tokens,
