@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from dlm_trl.online.task import Example, Messages, Reject, accuracy
@@ -24,7 +24,6 @@ class Letters:
     stop: tuple[str, ...] = ("q", "\n")
     max_new_tokens: int = 12
     temperature: float = 1.0
-    kept: list[str] = field(default_factory=list)
 
     def draw(self, rng: random.Random, n: int) -> list[str]:
         return [rng.choice(LABELS) for _ in range(n)]
@@ -57,7 +56,7 @@ class CheckedLetters(Letters):
 
 
 class SaidLetters(Letters):
-    """In messages, both ways, and named by the rows that it made."""
+    """In messages, asking and training."""
 
     prefix = ""
 

@@ -61,10 +61,7 @@ def test_a_rejected_row_is_drawn_again_a_few_times(author: FrozenBase, tokenizer
     written = write(Letters(rejecting="all"), indices=range(4), attempts=2)
     assert len(written.drafts) == 8
     assert not rows(written.drafts)
-    assert (
-        written.new_tokens == sum(len(tokenizer(d.generated)["input_ids"]) > 0 for d in written.drafts)
-        or written.new_tokens > 8
-    )
+    assert written.new_tokens >= len(written.drafts)
 
 
 def test_rows_are_kept_that_the_base_confirms(author: FrozenBase, tokenizer) -> None:
