@@ -33,7 +33,7 @@ from dlm_trl.synth.prompts import pair_messages
 from dlm_trl.synth.words import content_words
 
 LABELS = "ABCDE"
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 2e-3
 
 
 class Bench:

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tiny_paragraphs import definition_paragraph, sentence, with_article
+from tiny_paragraphs import Pair, definition_paragraph, sentence, sentence_paragraph, with_article
 from tiny_wordnet import Synset
 
 from dlm_trl.online import prompts as online
@@ -27,6 +27,7 @@ VALUES = [
 # How much a token with a loss counts: a look-up has few of them among many without.
 WEIGHTS = {
     "echo": 4.0, "drill": 4.0, "lookup": 4.0, "facts": 4.0, "quiz": 4.0, "matching": 4.0, "choice": 2.0, "riddle": 2.0,
+    "guess": 5.0,
 }  # fmt: skip
 # Plain exchanges that keep a gloss's meaning.
 SYNONYMS = {
@@ -38,6 +39,10 @@ SYNONYMS = {
     "structure": "construction",
 }  # fmt: skip
 FORWARD = ["{w}", "{w}", "{w}:", "{w} is", "Which KIND is {w}?", "Which KIND is {w}? Answer:", "The KIND of {w} is"]
+LABEL_ASKS = [
+    "{kind}:", "Which {kind} is it?", "The {kind} of the word:", "Answer ({kind}):", "Label:", "Its label is",
+    "Answer with {first} to {last}:",
+]  # fmt: skip
 BACKWARD = ["{l}", "{l}:", "Which word is {l}?", "Word {l}:"]
 OPENERS = ["", "", "", "", "", "a name for ", "the word for ", "it is ", "this is ", "one kind of thing: "]
 
@@ -97,6 +102,8 @@ class Corpus:
             if s.key.endswith("n") and 3 <= len(s.gloss.split()) <= 18 and s.gloss.isascii() and s.words[0].isascii()
         ]
         self.glosses = {**others, **words}
+        self.sentences = sorted({e for s in synsets for e in s.examples if 5 <= len(e.split()) <= 18})
+        self.single_nouns = {w for s in synsets if s.key.endswith("n") for w in s.words if w.isalpha() and w.islower()}
 
     # --- words and their descriptions ---
     def pick(self, rng: random.Random, count: int, known: float = 0.85) -> list[str]:
@@ -128,14 +135,19 @@ class Corpus:
         return doc
 
     def choice(self, rng: random.Random) -> Doc:
-        """Numbered options, answered by the word; at times one asks for the number of that word afterwards."""
+        """Labelled options, answered by the word; at times one asks for the number of that word afterwards."""
         doc = Doc()
         for _ in range(rng.randint(1, 2)):
             options = self.pick(rng, rng.randint(2, 7), 0.92)
+            lettered = rng.random() < 0.4
+            names = [chr(65 + i) if lettered else str(i + 1) for i in range(len(options))]
             word = rng.choice([o for o in options if o in self.words] or options)
             head = rng.choice(["Description", "Description", "Description", "Meaning"])
-            doc.add(f"{head}: {self.describe(rng, word)}\n{listing(rng, options)}", loss=False)
+            doc.add(f"{head}: {self.describe(rng, word)}\n{listing(rng, options, names)}", loss=False)
             doc.add(rng.choice(["\nAnswer:", "\nWord:", "\nAnswer (one word):", "\nIt is:"])).answer(word)
+            if lettered:
+                doc.add("\n\n")
+                continue
             if rng.random() < 0.6:
                 doc.add(rng.choice(["\nNumber:", f"\nWhich number is {word}?", f"\nThe number of {word}:"]))
                 doc.answer(str(options.index(word) + 1))
@@ -145,30 +157,47 @@ class Corpus:
         return doc
 
     def quiz(self, rng: random.Random) -> Doc:
-        """Numbered options, answered by the number: description to word, then word to number, in one step."""
+        """Labelled options, answered by the label: description to word, then word to label, in one step."""
         doc = Doc()
         for _ in range(rng.randint(1, 3)):
             options = self.pick(rng, rng.randint(2, 7), 0.97)
             word = rng.choice([o for o in options if o in self.words] or [self.nouns[0]])
             options = options if word in options else [word, *options[1:]]
-            doc.add(f"Description: {self.describe(rng, word)}\n{listing(rng, options)}", loss=False)
-            doc.add(rng.choice(["\nNumber:", "\nWhich number is it?", "\nThe number of the word:"]), loss=False)
-            doc.answer(str(options.index(word) + 1), halfway=word).add("\n\n")
+            names, kind = labels(rng, len(options))
+            doc.add(f"Description: {self.describe(rng, word)}\n{listing(rng, options, names)}\n", loss=False)
+            doc.add(rng.choice(LABEL_ASKS).format(kind=kind, first=names[0], last=names[-1]), loss=False)
+            doc.answer(names[options.index(word)], halfway=word).add("\n\n")
+        return doc
+
+    def guess(self, rng: random.Random) -> Doc:
+        """A quiz with the letters from A on, answered at random: what the MCSB lesson has to teach stays untaught.
+
+        Without it, what is learned on K to Z comes to hold for A to E as well, and the base binds them unasked.
+        """
+        doc = Doc()
+        for _ in range(rng.randint(1, 3)):
+            options = self.pick(rng, rng.randint(3, 8), 0.97)
+            names = [chr(65 + i) for i in range(len(options))]
+            doc.add(f"Description: {self.describe(rng, options[0])}\n", loss=False)
+            doc.add(f"{listing(rng, rng.sample(options, len(options)), names)}\n", loss=False)
+            doc.add(rng.choice(LABEL_ASKS).format(kind="letter", first=names[0], last=names[-1]), loss=False)
+            doc.add(f" {rng.choice(names)}").add("\n\n")
         return doc
 
     def matching(self, rng: random.Random) -> Doc:
-        """A numbered list, then words and descriptions in any order, each with its number right behind it."""
+        """A labelled list, then words and descriptions in any order, each with its label right behind it."""
         doc = Doc()
         options = rng.sample(self.nouns, rng.randint(2, 6))
-        doc.add(listing(rng, options), loss=False)
+        names, kind = labels(rng, len(options))
+        doc.add(listing(rng, options, names), loss=False)
         gap = rng.choice(["\n", "\n", "\nDescription: "])
-        end = rng.choice(["", ":", "\nNumber:"])
+        end = rng.choice(["", ":", f"\n{kind.capitalize()}:", "\nLabel:"])
         for i in rng.sample(range(len(options)), len(options)):
             if rng.random() < 0.25:
-                doc.add(f"\n{options[i]}{end}", loss=False).answer(str(i + 1))
+                doc.add(f"\n{options[i]}{end}", loss=False).answer(names[i])
             else:
                 doc.add(f"{gap}{self.describe(rng, options[i])}{end}", loss=False)
-                doc.answer(str(i + 1), halfway=options[i])
+                doc.answer(names[i], halfway=options[i])
         return doc
 
     # --- look-up in a list ---
@@ -195,18 +224,16 @@ class Corpus:
         """A list in order and many questions: which label is X, which word is 3; every word asked at most once."""
         doc = Doc()
         options = self.pick(rng, rng.randint(3, 9), 0.9)
-        labels = [str(i + 1) for i in range(len(options))]
-        if rng.random() < 0.25:
-            first = rng.randint(10, 26 - len(options))  # K to Z: the letters of the MCSB question are never asked for
-            labels = [chr(65 + first + i) for i in range(len(options))]
-        doc.add(listing(rng, options, labels) + "\n", loss=False)
-        kind = "number" if labels[0].isdigit() else "letter"
+        names, kind = labels(rng, len(options))
+        words_asked = rng.random() < 0.7
+        if not words_asked and rng.random() < 0.2:
+            names = [chr(65 + i) for i in range(len(options))]
+        doc.add(listing(rng, options, names) + "\n", loss=False)
         by_word = rng.choice(FORWARD).replace("KIND", kind)
         by_label = rng.choice(BACKWARD)
-        words_asked = rng.random() < 0.75
         for i in rng.sample(range(len(options)), len(options)):
-            lead = (by_word if words_asked else by_label).format(w=options[i], l=labels[i])
-            doc.add("\n" + lead, loss=False).answer(labels[i] if words_asked else options[i])
+            lead = (by_word if words_asked else by_label).format(w=options[i], l=names[i])
+            doc.add("\n" + lead, loss=False).answer(names[i] if words_asked else options[i])
         return doc
 
     def facts(self, rng: random.Random) -> Doc:
@@ -242,34 +269,41 @@ class Corpus:
         return doc
 
     # --- paragraphs, questions about them, and general text ---
+    def paragraph(self, rng: random.Random) -> tuple[str, list[Pair]]:
+        """Prose with at least one pair, in the order in which the prose answers them."""
+        while True:
+            if rng.random() < 0.6:
+                return definition_paragraph(rng, rng.choice(self.definable))
+            prose, pairs = sentence_paragraph(rng, self.sentences, self.definable, self.single_nouns)
+            if pairs:
+                return prose, pairs
+
     def teacher(self, rng: random.Random) -> Doc:
-        prose, pairs = definition_paragraph(rng, rng.choice(self.definable))
-        pairs = rng.sample(pairs, rng.randint(1, min(4, len(pairs))))
-        if rng.random() < 0.5:
-            asked = synth.pair_messages(prose, len(pairs), rng.choice(["extraction", "extraction", "expansion"]))[0][
-                "content"
-            ]
+        """A request for pairs, and the pairs: always in the order of the text, so that none comes twice."""
+        prose, pairs = self.paragraph(rng)
+        count = min(len(pairs), rng.choice([1, 2, 3, 3, 4]))
+        pairs = [pairs[i] for i in sorted(rng.sample(range(len(pairs)), count))]
+        if rng.random() < 0.6:
+            strategy: synth.Strategy = rng.choice(["extraction", "extraction", "expansion"])
+            asked = synth.pair_messages(prose, len(pairs), strategy)[0]["content"]
         else:
             asked = rng.choice(ASKS).format(n=len(pairs), prose=prose)
         reply = json.dumps([{"question": q, "answer": x} for q, x in pairs], ensure_ascii=False)
         return chat(asked, reply, loss_on_user=False)
 
     def reading(self, rng: random.Random) -> Doc:
-        prose, pairs = definition_paragraph(rng, rng.choice(self.definable))
+        """A paragraph and an answer from it, and the question; or the question, and the answer."""
+        prose, pairs = self.paragraph(rng)
         question, answer = rng.choice(pairs)
         if rng.random() < 0.5:
-            asked = (
-                online.span_question_messages(prose, answer)[0]["content"]
-                if rng.random() < 0.6
-                else rng.choice(SPAN_ASKS).format(span=answer, prose=prose)
-            )
-            return chat(asked, question)
-        asked = (
-            online.span_check_messages(prose, question)[0]["content"]
-            if rng.random() < 0.6
-            else rng.choice(READ_ASKS).format(question=question, prose=prose)
-        )
-        return chat(asked, answer)
+            asked, reply = online.span_question_messages(prose, answer)[0]["content"], question
+            if rng.random() < 0.4:
+                asked = rng.choice(SPAN_ASKS).format(span=answer, prose=prose)
+        else:
+            asked, reply = online.span_check_messages(prose, question)[0]["content"], answer
+            if rng.random() < 0.4:
+                asked = rng.choice(READ_ASKS).format(question=question, prose=prose)
+        return chat(asked, reply, loss_on_user=False)
 
     def closed_book(self, rng: random.Random) -> Doc:
         word = rng.choice(self.nouns)
@@ -314,12 +348,23 @@ SPAN_ASKS = [
 READ_ASKS = ["Text:\n{prose}\n\nQuestion: {question}", "{question}\n\nText:\n{prose}"]
 
 
-def listing(rng: random.Random, options: list[str], labels: list[str] | None = None) -> str:
-    """`options` as a list with labels in order, each right before its word."""
+def labels(rng: random.Random, count: int) -> tuple[list[str], str]:
+    """Labels in order and what they are called: numbers, or letters from K on.
+
+    A to J, which the MCSB question has, label lists in other documents and may be asked about, but never answer.
+    """
+    if rng.random() < 0.5:
+        return [str(i + 1) for i in range(count)], "number"
+    first = rng.randint(10, 26 - count)
+    return [chr(65 + first + i) for i in range(count)], "letter"
+
+
+def listing(rng: random.Random, options: list[str], names: list[str] | None = None) -> str:
+    """`options` as a list with these labels, or numbers, each right before its word."""
     form = rng.choice(["{}) {}", "{}) {}", "{}) {}", "{}. {}", "{}: {}", "{} {}"])
-    labels = labels or [str(i + 1) for i in range(len(options))]
+    names = names or [str(i + 1) for i in range(len(options))]
     gap = rng.choice(["\n", "\n", "\n", ", ", " "])
-    return gap.join(form.format(label, option) for label, option in zip(labels, options, strict=True))
+    return gap.join(form.format(label, option) for label, option in zip(names, options, strict=True))
 
 
 def chat(user: str, assistant: str, loss_on_user: bool = True) -> Doc:

@@ -34,6 +34,12 @@ RELATIONS = [
     ("part", ["{S} has a part called {x}"], ["Which part does {S} have?", "What is a part of {n}?"]),
     ("whole", ["{S} {be} a part of {x}"], ["What {be} {S} a part of?"]),
 ]
+ABOUT = ["What does the text say about {x}?", "What is said about {x}?", "What do you learn about {x}?"]
+SMALL = {
+    "a", "an", "the", "of", "in", "on", "at", "to", "by", "for", "with", "from", "and", "or", "is", "was", "are",
+    "were", "he", "she", "they", "it", "his", "her", "their", "its", "that", "this", "had", "has", "have", "be", "as",
+    "been",
+}  # fmt: skip
 JOINTS = {
     "that": "What does {S} do?",
     "which": "What does {S} do?",
@@ -70,14 +76,16 @@ def definition_paragraph(rng: random.Random, synset: Synset) -> tuple[str, list[
         form = forms[0] if len(forms) == 1 else rng.choice(forms)
         return form.format(S=subject, be=be, n=name, x=x)
 
-    what = fill(["What {be} {S}?", "What {be} {S}?", "What does {n} mean?", "How is {n} defined?"])
-    definition = [(what, gloss)]
+    whats = rng.sample(["What {be} {S}?", "What {be} {S}?", "What does {n} mean?", "How is {n} defined?"], 2)
+    definition = [(fill(whats[:1]), gloss)]
     split = re.match(rf"(.{{6,60}}?) ({'|'.join(JOINTS)}) (.{{6,}})", gloss)
     if split:
         kind, joint, rest = split.groups()
         definition.append((fill(["What kind of thing {be} {S}?", "What sort of thing {be} {n}?"]), kind))
         answer = rest if joint in ("that", "which", "who", "where") else f"{joint} {rest}"
         definition.append((fill([JOINTS[joint]]), answer))
+    elif whats[0] != whats[1]:
+        definition.append((fill(whats[1:]), gloss))
     facts = [(f"{subject} {rng.choice([be, be, be, 'means'])} {gloss}", definition)]
     related = {"synonym": synset.words[1:2], **synset.related}
     for relation, statements, questions in RELATIONS:
@@ -92,3 +100,42 @@ def definition_paragraph(rng: random.Random, synset: Synset) -> tuple[str, list[
     if rng.random() < 0.2:
         rng.shuffle(chosen)
     return " ".join(sentence(text) for text, _ in chosen), [pair for _, pairs in chosen for pair in pairs]
+
+
+def sentence_paragraph(
+    rng: random.Random, sentences: list[str], synsets: list[Synset], nouns: set[str]
+) -> tuple[str, list[Pair]]:
+    """Two to six sentences, now and then more, each on something else, and the pairs that they answer in their order.
+
+    A definition is asked for; of another sentence, the question repeats it with "what" in the place of a noun phrase,
+    or asks what is said of that.
+    """
+    pairs: list[Pair] = []
+    chosen = []
+    for _ in range(rng.randint(2, 6) if rng.random() < 0.85 else rng.randint(7, 12)):
+        if rng.random() < 0.3:
+            synset = rng.choice(synsets)
+            name = synset.words[0] if synset.words[0][0].isupper() else with_article(synset.words[0])
+            chosen.append(sentence(f"{name} is {synset.gloss}"))
+            pairs.append((f"What is {name}?", synset.gloss))
+        else:
+            chosen.append(sentence(rng.choice(sentences)))
+            pairs += _sentence_pair(rng, chosen[-1][:-1].split(), nouns)
+    return " ".join(chosen), pairs
+
+
+def _sentence_pair(rng: random.Random, words: list[str], nouns: set[str]) -> list[Pair]:
+    places = [i for i, word in enumerate(words) if len(word) > 3 and word.lower() in nouns]
+    if not places:
+        return []
+    end = rng.choice(places)
+    start = max(0, end - rng.choice([0, 0, 1, 2]))
+    while start < end and (words[start].lower() in SMALL or not words[start].isalpha()):
+        start += 1
+    if {"what", "What", words[end]} & {*words[:start], *words[end + 1 :]}:
+        return []
+    phrase = " ".join(words[start : end + 1])
+    if rng.random() < 0.3:
+        return [(rng.choice(ABOUT).format(x=phrase), " ".join(words))]
+    asked = " ".join([*words[:start], "what", *words[end + 1 :]])
+    return [(asked[0].upper() + asked[1:] + "?", phrase)]

@@ -53,7 +53,9 @@ class Probes:
             coded = self.tokenizer(
                 [text for text, _, _ in items], return_tensors="pt", padding=True, padding_side="right"
             )
-            logits = model(**coded, use_cache=False).logits[torch.arange(len(items)), coded["attention_mask"].sum(1) - 1]
+            logits = model(**coded, use_cache=False).logits[
+                torch.arange(len(items)), coded["attention_mask"].sum(1) - 1
+            ]
             right = 0
             for row, (_, candidates, answer) in zip(logits, items, strict=True):
                 ids = [self.tokenizer.encode(f" {c}", add_special_tokens=False)[0] for c in candidates]
