@@ -89,6 +89,7 @@ def evaluate(
 
     # A file or a pipe has no width of its own, and a table must not be squeezed there.
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(_table(model, split, found))
+    assert found.cloze is not None
     typer.echo(f"The cloze baseline takes {found.cloze.passes_per_question:.1f} forward passes a question, a label 1.")
     typer.echo(f"Perplexity of the general text: {found.perplexity:.2f} per token.")
 
