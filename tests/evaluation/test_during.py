@@ -77,4 +77,5 @@ def test_a_resumed_run_goes_on(watched: SFTTrainer) -> None:
     folder = Path(watched.args.output_dir)
     again = train(folder, look=True, resume_from_checkpoint=str(folder / "checkpoint-4"))
     assert seen(again) == seen(watched)
+    assert [line["step"] for line in again.state.log_history if "eval_perplexity" in line] == [0, 2, 4, 5]
     assert [line["loss"] for line in lines(again)] == [line["loss"] for line in lines(watched)]

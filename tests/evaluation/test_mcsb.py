@@ -42,6 +42,7 @@ class Reader(torch.nn.Module):
             assert lines.pop().startswith("Answer (")
             label = self.answer(description, dict(line.split(") ") for line in lines))
             whole = self.tokenizer(text + f" {label}", add_special_tokens=False)["input_ids"]
+            assert ids[mask.bool()].tolist() == whole[:-1]  # question and label read as one text
             row[logits_to_keep.tolist().index(int(mask.sum()) - 1), whole[-1]] = 1.0
         return SimpleNamespace(logits=logits)
 
