@@ -14,7 +14,8 @@ LABELS = tuple("ABCDE")
 
 @dataclass
 class Letters:
-    """rejecting: what it turns down: "nothing", "half" of the texts by the sum of their characters, or "all"."""
+    """rejecting: what it turns down: "nothing", a share of the texts by the sum of their
+    characters ("half", "most"), or "all"."""
 
     rejecting: str = "nothing"
     loss: Literal["full", "labels"] = "full"
@@ -38,7 +39,8 @@ class Letters:
         return accuracy(examples, predictions)
 
     def _row(self, item: str, text: str) -> Example | Reject:
-        if self.rejecting == "all" or (self.rejecting == "half" and sum(map(ord, text)) % 2):
+        every = {"nothing": 1, "half": 2, "most": 5, "all": 0}[self.rejecting]
+        if not every or sum(map(ord, text)) % every:
             return Reject("odd")
         choices = LABELS if self.choices else ()
         target = item if self.choices else f"{item}{item} of flour"

@@ -1,0 +1,87 @@
+"""Two real processes train on the rows that one would, each on its slice; they resume, and run out of rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.online.train_online import train
+
+ROOT = Path(__file__).parents[2]
+Run = dict[str, Any]
+
+
+def rows(runs: list[Run]) -> dict[tuple[int, int, int], dict[str, Any]]:
+    """The drafts of all processes, by (step, index, attempt); none is there twice."""
+    drafts = [json.loads(line) for run in runs for line in run["rows"].splitlines()]
+    named = {(row["step"], row["index"], row["attempt"]): row for row in drafts}
+    assert len(named) == len(drafts)
+    return named
+
+
+def figures(run: Run) -> dict[str, list[float]]:
+    """What is logged of a run's rows, as far as it does not depend on the clock."""
+    names = {name for line in run["log"] for name in line if name.startswith("online/")} - {"online/generation_share"}
+    return {name: [float(line[name]) for line in run["log"] if name in line] for name in names}
+
+
+def losses(run: Run) -> list[float]:
+    return [float(line["loss"]) for line in run["log"]]
+
+
+@pytest.fixture(scope="module")
+def alone(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One process, with as many rows a step as two have."""
+    output = tmp_path_factory.mktemp("alone")
+    train(str(random_base), str(output), accumulation=2, task="letters")
+    return json.loads((output / "run-0.json").read_text())
+
+
+@pytest.mark.parametrize("shape", ["cpu_2proc", "deepspeed_zero2_cpu", "deepspeed_zero3_cpu"])
+def test_two_processes(random_base: Path, tmp_path: Path, alone: Run, shape: str) -> None:
+    both, scarce = str(tmp_path / "both"), str(tmp_path / "scarce")
+    common = {"model": str(random_base), "accumulation": 1}
+    work = [
+        {"output": both, "task": "letters", **common},
+        {"output": scarce, "task": "scarce", "steps": 3, **common},
+        {"output": both, "task": "letters", "resume": f"{both}/checkpoint-2", **common},
+    ]
+    work = work if shape == "cpu_2proc" else work[:2]
+    launch = ["accelerate.commands.launch", "--config_file", str(ROOT / f"accelerate_configs/{shape}.yaml")]
+    command = [sys.executable, "-m", *launch, "-m", "tests.online.train_online", json.dumps(work)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+    # They are two, and together they do what one does.
+    runs = [json.loads((tmp_path / f"both/run-{rank}.json").read_text()) for rank in range(2)]
+    assert [run["world"] for run in runs] == [2, 2]
+    assert ("DEEPSPEED" in runs[0]["kind"]) == ("deepspeed" in shape)
+    assert rows(runs) == rows([alone])
+    assert {row["index"] // 4 for row in rows(runs[:1]).values()} == {0}
+    for run in runs:
+        assert losses(run) == pytest.approx(losses(alone), abs=1e-4)
+        assert figures(run) == figures(alone)
+    assert figures(alone)["online/stage"][0] == 1 < figures(alone)["online/stage"][-1]
+
+    # A process all of whose rows are rejected, in some steps, does not hang the other, nor is a step without any lost.
+    ends = [json.loads((tmp_path / f"scarce/run-{rank}.json").read_text()) for rank in range(2)]
+    drafts = rows(ends).values()
+    with_rows = [{r["index"] // 4 for r in drafts if r["step"] == step and r["input_ids"]} for step in range(3)]
+    assert any(len(processes) == 1 for processes in with_rows)
+    assert len(losses(ends[0])) == 3
+    assert losses(ends[0]) == losses(ends[1])
+    assert [loss > 0 for loss in losses(ends[0])] == [bool(processes) for processes in with_rows]
+
+    # Resumed, they end as they did.
+    if shape == "cpu_2proc":
+        resumed = [json.loads((tmp_path / f"both/run-{rank}-resumed.json").read_text()) for rank in range(2)]
+        assert rows(resumed) == rows(runs)
+        assert losses(resumed[0]) == losses(runs[0])
+        assert figures(resumed[0]) == figures(runs[0])
