@@ -1,13 +1,22 @@
 """The frozen teacher is the base, to the bit, and the model in training is afterwards what it was."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from dlm_trl.models.generate import generate
+from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
 from dlm_trl.online.teacher_context import check_attachable, frozen
 
@@ -49,7 +58,8 @@ def train(model: PeftModel, tokenizer, steps: int = 3) -> None:
 
 
 def logits(model: PreTrainedModel, tokenizer) -> torch.Tensor:
-    return model(**tokenizer(PROMPTS[1], return_tensors="pt")).logits.detach()
+    with torch.no_grad():  # bitsandbytes takes another kernel where gradients are wanted
+        return model(**tokenizer(PROMPTS[1], return_tensors="pt")).logits
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -68,6 +78,18 @@ def test_inside_it_is_the_base_alone_before_and_after_training(model, tokenizer,
             assert torch.equal(logits(base, tokenizer), expected)
             assert generate(base, tokenizer, PROMPTS, 12) == texts
         train(adapted, tokenizer)
+    assert not torch.equal(logits(adapted.eval(), tokenizer), expected)
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_a_quantised_base_is_frozen_too(random_base: Path, tokenizer, quantization: str) -> None:
+    expected = logits(load_base(str(random_base), "float32", quantization).eval(), tokenizer)
+    base = prepare_model_for_kbit_training(load_base(str(random_base), "float32", quantization))
+    adapted = get_peft_model(base, ADAPTERS["lora"])
+    check_attachable(adapted)
+    train(adapted, tokenizer)
+    with frozen(adapted) as inside:
+        assert torch.equal(logits(inside, tokenizer), expected)
     assert not torch.equal(logits(adapted.eval(), tokenizer), expected)
 
 
