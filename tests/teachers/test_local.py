@@ -48,8 +48,9 @@ def test_replies_are_what_the_model_says_and_every_token_is_counted(teacher: Loc
         reply = replies[request.key]
         assert (reply.text, reply.error) == (text, None)
         assert '"question"' in reply.text
-        written = len(teacher.tokenizer(text, add_special_tokens=False)["input_ids"])
-        assert reply.usage == Usage(len(prompt), min(written + 1, 60))  # with the end of turn, unless it was cut
+        # Not the text's tokens: a model need not write a text in the tokens in which it is read.
+        alone = teacher.model.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)
+        assert reply.usage == Usage(len(prompt), alone.shape[1] - len(prompt))
         assert teacher.count_tokens(request.messages) == len(prompt)
         assert reply.seconds > 0
     assert {reply.usage.completion_tokens == 60 for reply in replies.values()} == {True, False}
@@ -106,7 +107,7 @@ def test_replies_come_batch_by_batch_and_the_iterator_can_be_left(teacher: Local
         assert 0 < calls <= first + 200
         calls = 0
         answers(teacher, requests)
-        assert calls > 2 * first
+        assert calls > first  # the first replies were there before the last batch began
     finally:
         hook.remove()
 
