@@ -15,7 +15,7 @@ LABELS = tuple("ABCDE")
 @dataclass
 class Letters:
     """rejecting: what it turns down: "nothing", a share of the texts by the sum of their
-    characters ("half", "most"), or "all"."""
+    characters ("few", "half", "most"), or "all"."""
 
     rejecting: str = "nothing"
     loss: Literal["full", "labels"] = "full"
@@ -39,8 +39,9 @@ class Letters:
         return accuracy(examples, predictions)
 
     def _row(self, item: str, text: str) -> Example | Reject:
-        every = {"nothing": 1, "half": 2, "most": 5, "all": 0}[self.rejecting]
-        if not every or sum(map(ord, text)) % every:
+        total = sum(map(ord, text))
+        odd = {"nothing": False, "few": total % 5 == 0, "half": total % 2, "most": total % 5, "all": True}
+        if odd[self.rejecting]:
             return Reject("odd")
         choices = LABELS if self.choices else ()
         target = item if self.choices else f"{item}{item} of flour"

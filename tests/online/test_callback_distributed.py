@@ -65,6 +65,10 @@ def test_two_processes(random_base: Path, tmp_path: Path, alone: Run, shape: str
     assert ("DEEPSPEED" in runs[0]["kind"]) == ("deepspeed" in shape)
     assert rows(runs) == rows([alone])
     assert {row["index"] // 4 for row in rows(runs[:1]).values()} == {0}
+    rounds = [
+        [max(r["attempt"] for r in rows([run]).values() if r["step"] == step) for run in runs] for step in range(4)
+    ]
+    assert any(a != b for a, b in rounds)  # one of them has its rows and keeps the other company
     for run in runs:
         assert losses(run) == pytest.approx(losses(alone), abs=1e-4)
         assert figures(run) == figures(alone)

@@ -51,7 +51,7 @@ def train(
         processing_class=load_tokenizer(model),
         peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    stages = [Letters(rejecting="half"), CheckedLetters(loss="labels"), Letters(choices=False)]
+    stages = [Letters(rejecting="few"), CheckedLetters(loss="labels"), Letters(choices=False)]
     tasks = {"letters": Curriculum(stages, threshold=0.2, window=1), "scarce": Letters(rejecting="most")}
     OnlineSynthesisCallback(tasks[task], seed=3, attempts=2).attach(trainer)
     trainer.train(resume_from_checkpoint=resume)
