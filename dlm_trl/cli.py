@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from dlm_trl import cli_synth
+from dlm_trl import cli_evaluate, cli_synth
 from dlm_trl.notes.errors import DlmError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 
 
 app.add_typer(cli_synth.app, name="synth", no_args_is_help=True)
+app.command()(cli_evaluate.evaluate)
 
 
 class Format(StrEnum):
