@@ -3,7 +3,8 @@
     with run_lock(dlm_id):                              # one run at a time; the others wait
         ledger = Ledger(document)
         reply = ledger.get(request.key)                     # None: it has to be asked
-        ledger.record(request, reply, section_id=…)         # on the disk when this returns
+        ledger.record(request, reply, section_id=…)         # a process killed from here on has it
+        ledger.sync()                                       # and a machine that loses power, too
 
 `$DLM_HOME/store/<dlm_id>/synth/ledger.jsonl` only grows. Its first line says for which file it was made; of two lines
 about one request the later counts. What a killed process left half written is cut off by the next one that writes.
@@ -16,6 +17,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +33,8 @@ from dlm_trl.notes.store import synth_dir
 from dlm_trl.teachers.protocol import Reply, Request, TeacherFacts, Usage
 
 logger = logging.getLogger(__name__)
+
+SYNC_SECONDS = 1.0  # what a loss of power can cost, at most: a disk may take longer to be sure of a line than a reply
 
 
 def request_key(
@@ -82,6 +86,7 @@ class Ledger:
         # A file that was moved becomes a second header: the ledger is appended to, never rewritten.
         header = {"ledger": 1, "dlm_id": dlm_id, "source_path": source}
         self._unwritten = [] if owner == source else [header]
+        self._synced = time.monotonic()
 
     def __len__(self) -> int:
         return len(self._replies)
@@ -93,6 +98,7 @@ class Ledger:
     def record(self, request: Request, reply: Reply, **facts: Any) -> None:
         """Writes a finished request down, with facts about it that JSON can hold; a reply with an error is none.
 
+        The operating system has the line when this returns, the disk within SYNC_SECONDS of the next one or of `sync`.
         Raises DlmError (DlmWriteError) where the disk takes no more; the ledger is then as it was.
         """
         if reply.error is not None:
@@ -116,11 +122,16 @@ class Ledger:
         self._unwritten = []
         self._replies[request.key] = reply
 
+    def sync(self) -> None:
+        """Returns when all that was recorded is on the disk. Raises DlmError (DlmWriteError)."""
+        if self.path.exists():
+            self._append(b"", sync=True)
+
     def entries(self) -> Iterator[dict[str, Any]]:
         """Every finished request as `record` wrote it, oldest first, read from the disk."""
         return (line for line in _objects(self.path) if _reply(line))
 
-    def _append(self, lines: bytes) -> None:
+    def _append(self, lines: bytes, sync: bool = False) -> None:
         make_folder(self.path.parent)
         with locked(self.path):
             try:
@@ -129,7 +140,9 @@ class Ledger:
                     try:
                         while lines:  # a full disk takes a part first and refuses the rest
                             lines = lines[file.write(lines) :]
-                        os.fsync(file.fileno())
+                        if sync or time.monotonic() - self._synced >= SYNC_SECONDS:
+                            os.fsync(file.fileno())
+                            self._synced = time.monotonic()
                     except OSError:
                         file.truncate(end)
                         raise

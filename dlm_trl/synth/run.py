@@ -172,6 +172,7 @@ class _Run:
                 answers[reply.key] = reply
                 if self.on_reply:
                     self.on_reply(reply, len(new) - len(answers.keys() & new.keys()) + len(self.waiting))
+        self.ledger.sync()
         return [answers[ask.request.key] for ask in wave]
 
     def _parsed(self, wave: Sequence[Ask], replies: Sequence[Reply]) -> list[tuple[Ask, list[Pair]]]:
