@@ -7,11 +7,12 @@ texts = author.write(task, task.prompts(items), seeds, task.temperature)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.generate import generate_batches, in_parts
 from dlm_trl.models.prefix import PrefixCache, common_prefix
@@ -38,9 +39,9 @@ class Author(Protocol):
 
 
 class FrozenBase:
-    """The base of the model, its adapter switched off."""
+    """The base of the model, its adapter switched off where it has one."""
 
-    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.new_tokens = 0
@@ -52,7 +53,7 @@ class FrozenBase:
         tokens = [self._tokens(prompt) for prompt in prompts]
         together = self._together
         texts: dict[int, str] = {}
-        with frozen(self.model) as base:
+        with frozen(self.model) if isinstance(self.model, PeftModel) else nullcontext(self.model) as base:
             batches = generate_batches(
                 base,
                 self.tokenizer,

@@ -1,0 +1,349 @@
+"""Rows of a task on disk: those that an online run would write, written before training instead of during it.
+
+    claim(folder, settings)                                       # refuses a folder that holds anything else
+    write_share(folder, settings, rank, tasks, author, tokenizer)     # one process's steps; goes on where it was
+    finish(folder, settings)                                      # the dataset card, once all have written theirs
+    rows, settings = load_rows(folder, tokenizer), read_settings(folder)
+
+`recipes/synthesize_task.py` does so. Row number i is the one that an online run of the same seed has at step
+i // rows_per_step, index i % rows_per_step; one that every attempt failed at is missing. The folder holds
+
+    settings.json                          what decides the rows
+    data/rows-00000-of-00002.jsonl         each process's rows, in the order of the steps
+    progress-00000-of-00002.jsonl          each process's finished steps, and how far its rows reached then
+    README.md                              the dataset card
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from datasets import Dataset, Features, List, Value, load_dataset
+from transformers import PreTrainedTokenizerBase
+
+from dlm_trl.notes import DlmError
+from dlm_trl.notes.files import locked, replace_file, write_error
+from dlm_trl.online.authors import Author
+from dlm_trl.online.card import card, counts
+from dlm_trl.online.encode import Encoded, encode
+from dlm_trl.online.rows import Draft, write_rows
+from dlm_trl.online.task import CheckedTask, Example, Reject, Task
+from dlm_trl.teachers.local import require_chat_template
+
+_FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+_MADE_UP = "What is it?"  # in place of what a base writes, where nobody is asked yet
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides the rows, and over how many files they are spread.
+
+    stages: the task's options; each stage gets as many steps as the others, in this order, for what an online run's
+    curriculum goes by is not known here. vocabulary: of the base's tokenizer, see `vocabulary`. teacher: "base" or a
+    reference, as `teachers.open` takes it. files: name and digest of what else was read, such as notes.
+    """
+
+    task: str
+    stages: list[dict[str, Any]]
+    n: int
+    rows_per_step: int
+    seed: int
+    attempts: int
+    max_length: int
+    base_model: str
+    base_revision: str
+    vocabulary: str
+    dtype: str
+    quantization: str | None
+    teacher: str
+    teacher_revision: str
+    files: list[str]
+    processes: int
+
+    @property
+    def steps(self) -> int:
+        return -(-self.n // self.rows_per_step)
+
+    def indices(self, step: int) -> range:
+        """The rows of a step; the last one may have fewer."""
+        return range(min(self.rows_per_step, self.n - step * self.rows_per_step))
+
+    def stage(self, step: int) -> int:
+        return step * len(self.stages) // self.steps
+
+    def share(self, rank: int) -> range:
+        """A process's steps: whole ones, and neighbours, so that all files one behind the other are what one writes."""
+        return range(self.steps * rank // self.processes, self.steps * (rank + 1) // self.processes)
+
+
+class Progress(NamedTuple):
+    """What has been written so far. tokens: of the rows; new_tokens: that the author wrote, for rejected drafts too."""
+
+    steps: int
+    rows: int
+    tokens: int
+    new_tokens: int
+    rejected: Counter[str]
+    bytes: int
+
+
+def claim(folder: Path, settings: Settings) -> None:
+    """Make this a folder for rows of these settings, where it is none yet.
+
+    Raises DlmError: SettingsError for a folder of other settings or with other files, DlmWriteError.
+    """
+    try:
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error.strerror or str(error), "Choose another folder.") from None
+    if not _settings_file(folder).exists():
+        if any(not path.name.startswith(".") and path.name != "data" for path in folder.iterdir()):
+            raise DlmError(
+                kind="SettingsError",
+                message="This folder holds other files already.",
+                hint="Choose an empty or a new folder.",
+                path=folder,
+            )
+        replace_file(_settings_file(folder), (json.dumps(asdict(settings), indent=1) + "\n").encode())
+        return
+    there, now = asdict(read_settings(folder)), asdict(settings)
+    if other := [f"{key} is {there[key]!r} there and {now[key]!r} now" for key in now if there[key] != now[key]]:
+        raise DlmError(
+            kind="SettingsError",
+            message=f"This folder was begun with other settings: {', '.join(other)}.",
+            hint="Go on with the same settings, or choose another folder.",
+            path=folder,
+        )
+
+
+def read_settings(folder: str | os.PathLike[str]) -> Settings:
+    """What the rows of a folder are. Raises DlmError (SettingsError) for one that holds no such rows."""
+    file = _settings_file(Path(folder))
+    try:
+        return Settings(**json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise DlmError(
+            kind="SettingsError",
+            message="This folder holds no rows of a task: there is no settings.json that says how they were written.",
+            hint="Write them with recipes/synthesize_task.py.",
+            path=Path(folder),
+        ) from None
+
+
+def check_task(task: Task, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Go through the task with a made-up text, before any weight is loaded.
+
+    Raises DlmError: TaskError for whatever a user's own task raises, UsageError and ChatTemplateError for rows that
+    cannot be made with this tokenizer.
+    """
+    generated = [_MADE_UP if task.max_new_tokens else ""]
+    try:
+        items = task.draw(random.Random(settings.seed), 1)
+        asked = task.prompts(items)
+        if isinstance(task, CheckedTask):
+            asked = [*asked, *task.check_prompts(items, generated)]
+        examples = [example for example in task.examples(items, generated) if isinstance(example, Example)]
+    except DlmError:
+        raise
+    except Exception as error:  # whatever a user's own code raises
+        raise DlmError(
+            kind="TaskError",
+            message=f"The task {settings.task} fails: {type(error).__name__}: {' '.join(str(error).split())}",
+            hint="Mend the task or its options.",
+        ) from error
+    if settings.teacher == "base" and not all(isinstance(prompt, str) for prompt in asked):
+        require_chat_template(tokenizer, "of the base")
+    for example in examples:
+        _encode(example, tokenizer, settings.max_length)
+
+
+def write_share(
+    folder: Path,
+    settings: Settings,
+    rank: int,
+    tasks: Sequence[Task],
+    author: Author,
+    tokenizer: PreTrainedTokenizerBase,
+    on_step: Callable[[Mapping[str, Any]], None] = lambda line: None,
+) -> None:
+    """Write what a process's share lacks; `tasks` has one for each stage.
+
+    A step is written whole or not at all, and stays when the process is killed; on_step gets its line of progress.
+    Raises DlmError: TeacherError where the author failed (the step is asked for again by the next run), DlmWriteError
+    where another process is writing this share.
+    """
+    rows_file, progress_file = _files(folder, settings, rank)
+    with locked(rows_file, seconds=0):
+        lines = _lines(progress_file)
+        reached = json.loads(lines[-1])["bytes"] if lines else 0
+        with _cut(rows_file, reached) as rows, _cut(progress_file, sum(map(len, lines))) as progress:
+            for step in settings.share(rank)[len(lines) :]:
+                task = tasks[settings.stage(step)]
+                drafts, new_tokens = write_rows(
+                    task,
+                    author,
+                    partial(_encode, tokenizer=tokenizer, max_length=settings.max_length),
+                    seed=settings.seed,
+                    step=step,
+                    indices=settings.indices(step),
+                    attempts=settings.attempts,
+                )
+                _check_replies(drafts, step, settings)
+                kept = sorted((draft for draft in drafts if draft.encoded), key=lambda draft: draft.index)
+                _append(rows, [_row(draft, task, step) for draft in kept])
+                rejected = Counter(draft.outcome.reason for draft in drafts if not draft.encoded)
+                line = {
+                    "step": step,
+                    "rows": len(kept),
+                    "tokens": sum(len(draft.encoded.input_ids) for draft in kept),
+                    "new_tokens": new_tokens,
+                    "rejected": dict(sorted(rejected.items())),
+                    "bytes": rows.tell(),
+                }
+                _append(progress, [line])  # behind its rows: a step that stands here is whole
+                on_step(line)
+
+
+def progress(folder: Path, settings: Settings, rank: int | None = None) -> Progress:
+    """What has been written so far, by one process or by all."""
+    ranks = range(settings.processes) if rank is None else [rank]
+    return _progress([_files(folder, settings, rank)[1] for rank in ranks])
+
+
+def finish(folder: Path, settings: Settings) -> None:
+    """Write the dataset card, unless there is one; all rows have been written."""
+    path = folder / "README.md"
+    if not path.exists():
+        files = [_files(folder, settings, rank)[0] for rank in range(settings.processes)]
+        first = next((json.loads(line) for file in files for line in _first_lines(file)), None)
+        replace_file(path, card(settings, progress(folder, settings), first).encode())
+
+
+def load_rows(folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The rows to train on, as `input_ids` and `labels`, in the order in which an online run has them.
+
+    tokenizer: the one of the base that is trained on them. Raises DlmError: SettingsError for a folder that holds no
+    rows or not all of them yet, TokenizerError for rows of another vocabulary, NoRowsError where all were rejected.
+    """
+    folder = Path(folder)
+    settings = read_settings(folder)
+    done = progress(folder, settings)
+    if done.steps < settings.steps:
+        raise DlmError(
+            kind="SettingsError",
+            message=f"Only {done.steps} of {settings.steps} steps of rows are written.",
+            hint="Run the command that wrote them again: it goes on where it was.",
+            path=folder,
+        )
+    if vocabulary(tokenizer) != settings.vocabulary:
+        raise DlmError(
+            kind="TokenizerError",
+            message=f"The rows are made of tokens of {settings.base_model}; the base that is trained has others.",
+            hint=f"Train {settings.base_model}, or write rows for the other base (--base_model).",
+            path=folder,
+        )
+    if not done.rows:
+        raise DlmError(
+            kind="NoRowsError",
+            message=f"There are no rows to train on: all were rejected ({counts(done.rejected)}).",
+            hint="Use another teacher, or mend the task.",
+            path=folder,
+        )
+    files = [str(_files(folder, settings, rank)[0]) for rank in range(settings.processes)]
+    rows = load_dataset("json", data_files=files, split="train").select_columns([*_FEATURES])
+    return rows.cast(_FEATURES)
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
+    """16 hex digits that change with the tokens that ids stand for."""
+    return digest(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+
+
+def digest(data: bytes) -> str:
+    return blake2b(data, digest_size=8).hexdigest()
+
+
+def _encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded | Reject:
+    if example.loss != "full":
+        raise DlmError(
+            kind="UsageError",
+            message=f"The task asks for loss={example.loss!r}; rows on disk are learned with the trainer's own loss.",
+            hint="Use loss='full', or train online.",
+        )
+    return encode(example, tokenizer, max_length)
+
+
+def _check_replies(drafts: Sequence[Draft], step: int, settings: Settings) -> None:
+    answered = {draft.index for draft in drafts if draft.encoded or draft.outcome.reason != "no reply"}
+    if missing := {draft.index for draft in drafts} - answered:
+        raise DlmError(
+            kind="TeacherError",
+            message=f"{settings.teacher} gave no reply for {len(missing)} rows of step {step}, asked "
+            f"{settings.attempts} times each.",
+            hint="Run the same command again when it can be reached: it goes on with this step.",
+        )
+
+
+def _row(draft: Draft, task: Task, step: int) -> dict[str, Any]:
+    record = draft.record(task, step)
+    del record["rejected"]  # null in every row
+    return record
+
+
+def _append(file: BinaryIO, lines: Sequence[dict[str, Any]]) -> None:
+    file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _cut(file: Path, length: int) -> BinaryIO:
+    """The file, to be appended to, without what a killed process left behind the last whole step."""
+    stream = file.open("ab")
+    if stream.tell() < length:
+        stream.close()
+        raise DlmError(
+            kind="SettingsError",
+            message="The file is shorter than it was when its last step was written.",
+            hint="Remove its folder and start anew.",
+            path=file,
+        )
+    stream.truncate(length)
+    return stream
+
+
+def _progress(files: Sequence[Path]) -> Progress:
+    shares = [[json.loads(line) for line in _lines(file)] for file in files]
+    lines = [line for share in shares for line in share]
+    rejected = sum((Counter(line["rejected"]) for line in lines), Counter())
+    sums = [sum(line[name] for line in lines) for name in ("rows", "tokens", "new_tokens")]
+    return Progress(len(lines), *sums, rejected, sum(share[-1]["bytes"] for share in shares if share))
+
+
+def _lines(file: Path) -> list[bytes]:
+    """The whole lines of a file, with their ends."""
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
+
+
+def _first_lines(file: Path) -> list[bytes]:
+    with file.open("rb") as stream:
+        return [line] if (line := stream.readline()) else []
+
+
+def _files(folder: Path, settings: Settings, rank: int) -> tuple[Path, Path]:
+    """A process's rows, and its progress."""
+    name = f"{rank:05d}-of-{settings.processes:05d}.jsonl"
+    return folder / "data" / f"rows-{name}", folder / f"progress-{name}"
+
+
+def _settings_file(folder: Path) -> Path:
+    return folder / "settings.json"

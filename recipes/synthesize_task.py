@@ -1,0 +1,238 @@
+"""A task's rows on disk, to train on as often as wanted: those that an online run would write in its steps.
+
+    python recipes/synthesize_task.py --task mcsb --base_model tiny --n 100000 --out runs/mcsb_rows
+    accelerate launch recipes/synthesize_task.py --task mcsb --teacher hf:org/name --n 100000 --out runs/mcsb_rows
+    python recipes/sft.py --task_rows runs/mcsb_rows --base_model tiny --output_dir runs/mcsb
+
+The teacher `base` is the base itself and writes what the frozen base of an online run with the same seed writes; any
+other teacher is asked as in such a run. A run that was stopped, or killed, goes on when it is started again with the
+same settings, in as many processes. Under `accelerate launch` each process writes its share of the steps.
+
+The folder is a dataset: load_dataset("runs/mcsb_rows", split="train"). Every setting: --help.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import json
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import HfArgumentParser, PreTrainedTokenizerBase
+
+from dlm_trl.models.load import load_base, load_config, load_tokenizer
+from dlm_trl.models.registry import resolve
+from dlm_trl.models.share import is_main, share
+from dlm_trl.notes import DlmError, Document, read
+from dlm_trl.online import offline
+from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
+from dlm_trl.online.card import counts
+from dlm_trl.online.open import open_tasks
+from dlm_trl.online.rows import ATTEMPTS
+from dlm_trl.online.task import Task
+from dlm_trl.teachers.open import fingerprint, open_teacher, survey
+
+SECONDS = 10.0  # between two lines of progress, where there is no terminal
+
+
+def _setting(default: object, help: str) -> object:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Arguments:
+    """What to write, by whom, and where to."""
+
+    task: str = field(metadata={"help": "mcsb, arithmetic, prose_qa, or FILE.py:NAME for your own task."})
+    n: int = field(metadata={"help": "Rows to write. One that every attempt fails at is left out, as it is online."})
+    out: str = field(metadata={"help": "The folder for them."})
+    stages: str = _setting(
+        "[{}]",
+        "The task's options, as a JSON list of mappings: one for each stage. The steps are divided evenly among the "
+        "stages, in this order; an online run moves on when the model is good enough, which is not known here.",
+    )
+    notes: list[str] = field(default_factory=list, metadata={"help": "The documents, for prose_qa."})
+    base_model: str | None = _setting(
+        None, "Whose tokens the rows are made of: tiny, a key such as smollm2-135m, hf:org/name, or a local folder. "
+        "Unset: the one of the notes; without notes tiny."
+    )  # fmt: skip
+    chat_template_path: str | None = _setting(None, "A chat template for a base that has none: a Jinja file.")
+    quantization: Literal["4bit", "8bit"] | None = _setting(None, "Load base and local teacher in 4 or 8 bit.")
+    teacher: str = _setting(
+        "base", "Who writes: base, self (the notes' trained adapter), hf:…, openai:…, anthropic:…, vllm-server:…."
+    )
+    concurrency: int = _setting(16, "Requests in flight to a teacher's server.")
+    seed: int = _setting(42, "The same seed gives an online run the same rows.")
+    rows_per_step: int = _setting(
+        160, "Rows of one step of the online run; they are written together. More keep a server busier."
+    )
+    attempts: int = _setting(ATTEMPTS, "How often a row is drawn anew when it is rejected, the first time included.")
+    max_length: int = _setting(2048, "Longest row, in tokens; at most what the base has positions for.")
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise DlmError(kind="UsageError", message=f"{message}.", hint="--help lists all settings.")
+
+
+def main(argv: list[str]) -> None:
+    """Write. Raises DlmError for what is wrong with the input, before any weight is loaded."""
+    # 1. What to write, and whether it can be done. No weights yet.
+    said = read_arguments(argv)
+    folder = Path(said.out)
+    documents = [read(path) for path in said.notes]
+    said.base_model = said.base_model or (documents[0].frontmatter.base_model if documents else "tiny")
+    tokenizer = load_tokenizer(said.base_model, said.chat_template_path)
+    tasks = open_tasks(said.task, read_stages(said.stages), tokenizer=tokenizer, documents=documents)
+    settings = settings_of(said, documents, tokenizer)
+    for task in tasks:
+        offline.check_task(task, settings, tokenizer)
+    share([folder], lambda folders: [offline.claim(claimed, settings) for claimed in folders])
+    if is_main():
+        print(f"{settings.n:,} rows of {settings.task} for {settings.base_model}, written by {settings.teacher}")
+
+    # 2. Each process writes its share of the steps.
+    def write(ranks: Sequence[int]) -> list[None]:
+        for rank in ranks:
+            done, steps = offline.progress(folder, settings, rank), settings.share(rank)
+            if done.steps < len(steps):
+                author, tasks = open_author(said, settings, documents, tokenizer)
+                with watched(done.steps, len(steps)) as on_step:
+                    offline.write_share(folder, settings, rank, tasks, author, tokenizer, on_step)
+        return [None for _ in ranks]
+
+    share(range(settings.processes), write)
+
+    # 3. What came out.
+    if is_main():
+        offline.finish(folder, settings)
+        done = offline.progress(folder, settings)
+        print(f"{folder}: {done.rows:,} rows of {settings.n:,}, {done.tokens:,} tokens, {done.bytes / 2**20:.1f} MiB")
+        print(f"rejected drafts: {counts(done.rejected)}")
+
+
+def read_arguments(argv: list[str]) -> Arguments:
+    """The command line, its numbers checked. Raises DlmError (UsageError)."""
+    try:
+        (said,) = _Parser(Arguments, allow_abbrev=False).parse_args_into_dataclasses(args=argv)
+    except ValueError as error:  # what the parser says of unknown settings
+        raise DlmError(kind="UsageError", message=f"{error}.", hint="--help lists all settings.") from None
+    for name in ("n", "rows_per_step", "attempts", "max_length", "concurrency"):
+        if getattr(said, name) < 1:
+            raise DlmError(kind="UsageError", message=f"{name} is {getattr(said, name)}.", hint="Give 1 or more.")
+    if said.teacher == "self" and not said.notes:
+        raise DlmError(
+            kind="UsageError", message="The teacher self is the adapter of a document.", hint="Name it: --notes."
+        )
+    return said
+
+
+def read_stages(said: str) -> list[dict[str, Any]]:
+    """The options of each stage. Raises DlmError (UsageError)."""
+    try:
+        stages = json.loads(said)
+    except ValueError as error:
+        stages, problem = None, f"stages is no JSON: {error}."
+    else:
+        problem = "stages is no list of mappings."
+    if not (isinstance(stages, list) and stages and all(isinstance(stage, dict) for stage in stages)):
+        hint = """Write a mapping for each stage: '[{"choices": 3}, {"choices": 5}]'."""
+        raise DlmError(kind="UsageError", message=problem, hint=hint)
+    return stages
+
+
+def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> offline.Settings:
+    """All that decides the rows. Raises DlmError for a base or teacher that cannot be had."""
+    config = load_config(said.base_model)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)  # recurrent models have none
+    source = resolve(said.base_model)
+    files = [*said.notes, *([said.task.rpartition(":")[0]] if ":" in said.task else [])]
+    read_too = {Path(file).name: Path(file).read_bytes() for file in files}
+    if said.chat_template_path:
+        read_too["chat template"] = tokenizer.chat_template.encode()
+    settings = offline.Settings(
+        task=said.task,
+        stages=read_stages(said.stages),
+        n=said.n,
+        rows_per_step=said.rows_per_step,
+        seed=said.seed,
+        attempts=said.attempts,
+        max_length=min(said.max_length, context or said.max_length),
+        base_model=said.base_model,
+        base_revision=fingerprint(Path(source)) if Path(source).is_dir() else config._commit_hash or "",
+        vocabulary=offline.vocabulary(tokenizer),
+        dtype="bfloat16" if torch.cuda.is_available() else "float32",
+        quantization=said.quantization,
+        teacher=said.teacher,
+        teacher_revision="" if said.teacher == "base" else survey(said.teacher, first(documents)).revision,
+        files=[f"{name} ({offline.digest(data)})" for name, data in read_too.items()],
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    if settings.steps < len(settings.stages):
+        raise DlmError(
+            kind="UsageError",
+            message=f"{len(settings.stages)} stages cannot be spread over {settings.steps} steps.",
+            hint="Write more rows, or fewer a step.",
+        )
+    return settings
+
+
+def open_author(
+    said: Arguments, settings: offline.Settings, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Author, list[Task]]:
+    """Who writes, and the task of each stage; near distractors need the base's embeddings whoever writes."""
+    base = embeddings = None
+    if said.teacher == "base" or any(stage.get("distractors") == "near" for stage in settings.stages):
+        base = load_base(said.base_model, settings.dtype, settings.quantization)
+        embeddings = base.get_input_embeddings().weight.detach().float().cpu()
+    tasks = open_tasks(said.task, settings.stages, tokenizer=tokenizer, documents=documents, embeddings=embeddings)
+    if said.teacher == "base":
+        return FrozenBase(base if settings.quantization else base.to(PartialState().device), tokenizer), tasks
+    return AskedTeacher(open_teacher(said.teacher, first(documents), settings.quantization, said.concurrency)), tasks
+
+
+def first(documents: Sequence[Document]) -> Document | None:
+    """The document whose adapter the teacher `self` is; no other teacher looks at it."""
+    return documents[0] if documents else None
+
+
+@contextmanager
+def watched(done: int, steps: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Progress of the first process, on stderr: a bar in a terminal, else a line every ten seconds."""
+    console = Console(stderr=True, quiet=not is_main())
+    columns = TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[rate]}")
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    shown = bar.add_task("writing", total=steps, completed=done, rate="")
+    started = last = time.monotonic()
+    rows = 0
+
+    def on_step(line: Mapping[str, Any]) -> None:
+        nonlocal last, done, rows
+        done, rows, now = done + 1, rows + line["rows"], time.monotonic()
+        rate = f"{rows / (now - started):.1f} rows/s"
+        bar.update(shown, completed=done, rate=rate)
+        if not console.is_terminal and now - last > SECONDS:
+            last = now
+            console.print(f"writing: {done} of {steps} steps, {rate}")
+
+    with bar:
+        yield on_step
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except DlmError as error:
+        sys.exit(str(error) if is_main() else 1)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was" if is_main() else 130)
