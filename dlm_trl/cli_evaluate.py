@@ -71,16 +71,12 @@ def evaluate(
             suite.parse_condition(condition)
         except ValueError as error:
             raise typer.BadParameter(f"{error}.") from None
-    given = None if glosses is None else _glosses(glosses)
+    try:
+        given = None if glosses is None else suite.read_glosses(glosses)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from None
     loaded, tokenizer = suite.open_model(_adapter(model), quantization)
     sets = suite.question_sets(loaded, tokenizer, conditions, questions, seed, split, held_out, given)
-    for name, asked in sets.items():
-        if not asked:
-            raise DlmError(
-                kind="EvaluationError",
-                message=f"No description that {model} wrote can be asked about ({name}).",
-                hint="Each was empty, contained its word or did not end. Give descriptions with --glosses FILE.",
-            )
     found = suite.measure(loaded, tokenizer, sets)
     if json_:
         typer.echo(json.dumps({"model": model, "split": split, "seed": seed, **asdict(found)}, ensure_ascii=False))
@@ -110,16 +106,6 @@ def _adapter(model: str) -> str:
             path=Path(model),
         )
     return str(folder)
-
-
-def _glosses(file: Path) -> dict[str, str]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise typer.BadParameter(f"{file} is no JSON: {error}.") from None
-    if not (isinstance(found, dict) and found and all(isinstance(gloss, str) for gloss in found.values())):
-        raise typer.BadParameter(f"{file} must hold one object with a text for each word.")
-    return found
 
 
 def _table(model: str, split: str, found: Evaluation) -> Table:

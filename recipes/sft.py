@@ -1,6 +1,7 @@
-"""Notes in, trained adapter out: supervised fine-tuning with the stock SFTTrainer.
+"""Notes in, or a skill's name; trained adapter out: supervised fine-tuning with the stock SFTTrainer.
 
     accelerate launch recipes/sft.py --config recipes/notes.yaml
+    accelerate launch recipes/sft.py --config recipes/mcsb.yaml --seed 1
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/sft.py --config recipes/notes.yaml --lora_r 16
 
 Every setting: python recipes/sft.py --help. What the command line does not say is taken from the YAML, then from the
@@ -24,6 +25,7 @@ from trl import SFTTrainer
 from dlm_trl.evaluation import report
 from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
+from dlm_trl.online.callback import placeholder
 from dlm_trl.train.adapter import ShrinkRanks
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.config import print_settings, read_configuration
@@ -32,6 +34,7 @@ from dlm_trl.train.loss import scored_where_labelled
 from dlm_trl.train.measure import MeasureBefore, measure, measures, samples
 from dlm_trl.train.preflight import prepare
 from dlm_trl.train.save import save
+from dlm_trl.train.skill import attach, skill_measures
 
 
 def main(argv: list[str]) -> None:
@@ -42,6 +45,7 @@ def main(argv: list[str]) -> None:
     with args.main_process_first(desc="reading the document"):
         prepared = prepare(configuration)
         tokens = tokenize_rows(prepared.rows, prepared.tokenizer, configuration)
+        train_rows = tokens.train or placeholder(args)
     if args.process_index == 0:
         print_settings(configuration)
         print(*prepared.notes, sep="\n")
@@ -62,7 +66,7 @@ def main(argv: list[str]) -> None:
     trainer = SFTTrainer(
         model=model,
         args=args,
-        train_dataset=tokens.train,
+        train_dataset=train_rows,
         eval_dataset=tokens.validation,
         processing_class=prepared.tokenizer,
         peft_config=prepared.adapter,
@@ -72,6 +76,7 @@ def main(argv: list[str]) -> None:
     accelerator.print(f"trainable parameters: {prepared.trainable:,}")
 
     # 3. Train, from a checkpoint where asked; the first numbers are taken just before the first step.
+    online = attach(trainer, configuration)
     before = MeasureBefore(trainer, prepared.rows.questions)
     if notes.measure:
         trainer.add_callback(before)
@@ -89,12 +94,13 @@ def main(argv: list[str]) -> None:
     table = ""
     if notes.measure:
         after = measure(trainer, prepared.rows.questions)
-        rows = measures(before.numbers, after)
+        rows = skill_measures(trainer.state.log_history) + measures(before.numbers, after)
         table = report.measures_table(rows)
         if accelerator.is_main_process:
             shown = samples(prepared.rows.questions, before.numbers, after)
             facts = run_facts(configuration, prepared, tokens, accelerator)
-            report.write(args.output_dir, report.Report(facts, rows, shown, trainer.state.log_history))
+            written = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
+            report.write(args.output_dir, report.Report(facts, rows, shown, trainer.state.log_history, written))
             print(table, f"\nreport: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
     folder = save(trainer, configuration, prepared.rows, table)
     accelerator.print(f"adapter: {args.output_dir} and {folder}")
@@ -108,8 +114,10 @@ def base_dtype(args) -> str:
 
 def run_facts(configuration, prepared, tokens, accelerator) -> dict[str, object]:
     """What the report says about the run, apart from its numbers."""
+    task = configuration.task
+    sources = {"document": configuration.notes.notes, "task": task.task, "rows of a task": task.task_rows}
     return {
-        "document": configuration.notes.notes,
+        **{name: source for name, source in sources.items() if source},
         "base": configuration.adapter.base_model,
         "adapter": f"{configuration.adapter.adapter}, {prepared.trainable:,} parameters",
         "rows": prepared.rows.provenance(),

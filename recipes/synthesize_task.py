@@ -5,8 +5,8 @@
     python recipes/sft.py --task_rows runs/mcsb_rows --base_model tiny --output_dir runs/mcsb
 
 The teacher `base` is the base itself and writes what the frozen base of an online run with the same seed writes; any
-other teacher is asked as in such a run. A run that was stopped, or killed, goes on when it is started again with the
-same settings, in as many processes. Under `accelerate launch` each process writes its share of the steps.
+other teacher is asked as in such a run. Under `accelerate launch` the steps are shared out: each process writes a
+shard. A run that was stopped, or killed, goes on when it is started again with the same settings.
 
 The folder is a dataset: load_dataset("runs/mcsb_rows", split="train"). Every setting: --help.
 """
@@ -97,21 +97,15 @@ def main(argv: list[str]) -> None:
     settings = settings_of(said, documents, tokenizer)
     for task in tasks:
         offline.check_task(task, settings, tokenizer)
-    share([folder], lambda folders: [offline.claim(claimed, settings) for claimed in folders])
+    (settings,) = share([settings], lambda asked: [offline.claim(folder, settings) for settings in asked])
     if is_main():
         print(f"{settings.n:,} rows of {settings.task} for {settings.base_model}, written by {settings.teacher}")
 
-    # 2. Each process writes its share of the steps.
-    def write(ranks: Sequence[int]) -> list[None]:
-        for rank in ranks:
-            done, steps = offline.progress(folder, settings, rank), settings.share(rank)
-            if done.steps < len(steps):
-                author, tasks = open_author(said, settings, documents, tokenizer)
-                with watched(done.steps, len(steps)) as on_step:
-                    offline.write_share(folder, settings, rank, tasks, author, tokenizer, on_step)
-        return [None for _ in ranks]
+    # 2. Each process writes its shard; a run that goes on with fewer or more of them has as many shards as before.
+    def write(shards: Sequence[int]) -> list[None]:
+        return [write_shard(shard, said, settings, documents, tokenizer) for shard in shards]
 
-    share(range(settings.processes), write)
+    share(range(settings.shards), write)
 
     # 3. What came out.
     if is_main():
@@ -176,7 +170,7 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
         teacher=said.teacher,
         teacher_revision="" if said.teacher == "base" else survey(said.teacher, first(documents)).revision,
         files=[f"{name} ({offline.digest(data)})" for name, data in read_too.items()],
-        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        shards=int(os.environ.get("WORLD_SIZE", "1")),
     )
     if settings.steps < len(settings.stages):
         raise DlmError(
@@ -185,6 +179,18 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
             hint="Write more rows, or fewer a step.",
         )
     return settings
+
+
+def write_shard(
+    shard: int, said: Arguments, settings: offline.Settings, documents: Sequence[Document], tokenizer: Any
+) -> None:
+    """Write what a shard lacks; a base or teacher is loaded only where it lacks something."""
+    folder, steps = Path(said.out), len(settings.steps_of(shard))
+    done = offline.progress(folder, settings, shard).steps
+    if done < steps:
+        author, tasks = open_author(said, settings, documents, tokenizer)
+        with watched(done, steps) as on_step:
+            offline.write_shard(folder, settings, shard, tasks, author, tokenizer, on_step)
 
 
 def open_author(

@@ -83,4 +83,4 @@ def test_a_base_that_cannot_describe(tmp_path: Path) -> None:
     error = run(tmp_path, "--split", "train", "--questions", 1, "--ask", "3:upper").exception
     assert isinstance(error, DlmError)
     assert "(3:upper)" in str(error)
-    assert "--glosses" in str(error)
+    assert "another base" in str(error)

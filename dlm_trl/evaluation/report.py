@@ -56,13 +56,15 @@ class Report:
     """All that `write` puts down.
 
     `run`: facts of the run in the order in which they are shown, names to values that JSON can hold. `history`: the
-    trainer's `state.log_history`, dicts with "step" and any of "loss", "learning_rate" and "eval_loss".
+    trainer's `state.log_history`, dicts with "step" and any of "loss", "learning_rate", "eval_loss" and what online
+    synthesis and `MeasureDuring` log. `rows`: some rows that a task wrote, prompt and target each.
     """
 
     run: Mapping[str, Any]
     measures: Sequence[Measure]
     samples: Sequence[Sample] = ()
     history: Sequence[Mapping[str, Any]] = field(default=())
+    rows: Sequence[tuple[str, str]] = ()
 
 
 def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
@@ -84,6 +86,8 @@ def markdown(report: Report) -> str:
     if report.samples:
         rows = [(s.group, s.question, s.answer, s.before, s.after) for s in report.samples]
         parts += ["## Answers side by side", _table(("", "question", "notes", "before", "after"), rows)]
+    if report.rows:
+        parts += ["## Rows of the last step", _table(("prompt", "target"), report.rows)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -94,28 +98,57 @@ def measures_table(measures: Sequence[Measure]) -> str:
 
 
 def draw(report: Report) -> Figure:
-    """Three panels: loss (training and validation) and learning rate over the steps, the shares before and after."""
+    """Three panels: loss (training and validation), learning rate or a task's accuracy over the steps, the shares
+    before and after.
+    """
     figure = Figure(figsize=(13, 4), layout="constrained")
-    loss, rate, shares = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
+    loss, middle, shares = figure.subplots(1, 3, width_ratios=(1, 1.2 if _has_task(report.history) else 1, 1.3))
     for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o--")):
         _curve(loss, report.history, key, label, style)
     loss.set(title="Loss", xlabel="step", ylabel="nats per token")
     loss.set_ylim(bottom=0)
     if loss.lines:
         loss.legend(frameon=False)
-    _curve(rate, report.history, "learning_rate", "learning rate", "-")
-    rate.set(title="Learning rate", xlabel="step")
-    rate.set_ylim(bottom=0)
+    if _has_task(report.history):
+        _accuracy(middle, report.history)
+    else:
+        _curve(middle, report.history, "learning_rate", "learning rate", "-")
+        middle.set(title="Learning rate", xlabel="step")
+        middle.set_ylim(bottom=0)
     _bars(shares, [measure for measure in report.measures if measure.unit == "share"])
-    for axes in (loss, rate, shares):
+    for axes in (loss, middle, shares):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, style: str) -> None:
+def _has_task(history: Sequence[Mapping[str, Any]]) -> bool:
+    return any(name == "online/accuracy" or name.startswith("eval_mcsb/") for line in history for name in line)
+
+
+def _accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy on the rows of training, on each condition, and of guessing; on a second axis what is forgotten."""
+    axes.set(title="Accuracy", xlabel="step", ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    _curve(axes, history, "online/accuracy", "rows of training", "-")
+    for name in dict.fromkeys(name for line in history for name in line):
+        if name.startswith("eval_mcsb/") and name.endswith("/accuracy"):
+            _curve(axes, history, name, name.split("/")[1], "o-")
+    _curve(axes, history, "online/chance", "chance", "k:")
+    if any("eval_perplexity" in line for line in history):
+        second = axes.twinx()
+        _curve(second, history, "eval_perplexity", "perplexity, general text", "--", color="#888888")
+        first = second.lines[0].get_ydata()[0]
+        # From nothing to twice what it was: a few per cent look like a few per cent.
+        second.set(ylabel="perplexity, general text", ylim=(0, max(2 * first, 1.05 * max(second.lines[0].get_ydata()))))
+        second.spines[["top"]].set_visible(False)
+    lines = [line for each in axes.figure.axes if each.bbox.bounds == axes.bbox.bounds for line in each.lines]
+    axes.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=7, loc="center right")
+
+
+def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, style: str, **more: Any) -> None:
     points = [(entry["step"], entry[key]) for entry in history if key in entry]
     if points:
-        axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.5, markersize=4)
+        axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.5, markersize=4, **more)
 
 
 def _bars(axes: Axes, measures: Sequence[Measure]) -> None:

@@ -2,13 +2,15 @@
 
     sets = question_sets(model, tokenizer, CONDITIONS, count=200)      # once: the base writes the descriptions
     measure(model, tokenizer, sets).numbers()                          # as often as wanted
-    trainer.add_callback(MeasureDuring(trainer, sets, every=20))       # `evaluation.during` does so in a run
+
+and `evaluation.during` does so while a run goes on.
 
 A condition is `CHOICES:LABELS`, such as `5:upper`, `6-9:digits` or `5:VWXYZ`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from dlm_trl.evaluation.mcsb import Asked, Binding, binding, described, glossed
 from dlm_trl.evaluation.perplexity import general_text, perplexity
 from dlm_trl.models.generate import row_seed
 from dlm_trl.models.load import Quantization, load_adapted, load_base, load_tokenizer
+from dlm_trl.notes import DlmError
 from dlm_trl.online.mcsb import Mcsb, Split, contains_word
 
 CONDITIONS = ("5:upper", "6-9:upper", "5:lower", "5:digits")
@@ -97,19 +100,44 @@ def question_sets(
     The base describes the words, with its adapter switched off; where it could not do so often enough there are fewer
     questions. glosses: a description for each of other words; the first condition is asked about them as well, under
     the name `glosses`. Raises ValueError for a condition that cannot be read, DlmError (UsageError, TokenizerError) for
-    one that cannot be asked.
+    one that cannot be asked, and (EvaluationError) where the base could describe no word at all.
     """
-    tasks = {
-        name: Mcsb(tokenizer, choices=choices, labels=labels, split=split, held_out=held_out)
-        for name, (choices, labels) in {name: parse_condition(name) for name in conditions}.items()
-    }
+    tasks = condition_tasks(tokenizer, conditions, split, held_out)
     sets = {name: described(model, task, count, row_seed(seed, name)) for name, task in tasks.items()}
+    if empty := [name for name, asked in sets.items() if not asked]:
+        raise DlmError(
+            kind="EvaluationError",
+            message=f"No description that the base wrote can be asked about ({', '.join(empty)}).",
+            hint="Each was empty, contained its word or did not end. Measure with another base.",
+        )
     if glosses is not None:
         choices, labels = parse_condition(conditions[0])
         fit = {word: gloss for word, gloss in glosses.items() if not contains_word(gloss, word)}
         task = Mcsb(tokenizer, choices=choices, labels=labels, split=split, held_out=held_out, words=[*fit])
         sets["glosses"] = glossed(task, fit, count, row_seed(seed, "glosses"))
     return sets
+
+
+def condition_tasks(
+    tokenizer: PreTrainedTokenizerBase, conditions: Sequence[str], split: Split = "held_out", held_out: float = 0.1
+) -> dict[str, Mcsb]:
+    """The task of each condition; needs no weights. Raises as `question_sets` does."""
+    parsed = {name: parse_condition(name) for name in conditions}
+    return {
+        name: Mcsb(tokenizer, choices=choices, labels=labels, split=split, held_out=held_out)
+        for name, (choices, labels) in parsed.items()
+    }
+
+
+def read_glosses(file: Path) -> dict[str, str]:
+    """Descriptions by word. Raises ValueError, which says what is wrong with the file."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is no JSON: {error}") from None
+    if not (isinstance(found, dict) and found and all(isinstance(gloss, str) for gloss in found.values())):
+        raise ValueError(f"{file} must hold one object with a text for each word")
+    return found
 
 
 def measure(

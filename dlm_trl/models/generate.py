@@ -143,7 +143,8 @@ class _Writer:
         ids = torch.tensor([p[:shared] + [self.pad] * (width - len(p)) + p[shared:] for p in prompts], device=device)
         mask = [[1] * shared + [0] * (width - len(p)) + [1] * (len(p) - shared) for p in prompts]
         mask = torch.tensor(mask, device=device)
-        rows, cache = list(range(len(prompts))), self.prefix.repeat(len(prompts)) if self.prefix else None
+        rows, most = list(range(len(prompts))), width + self.max_new_tokens
+        cache = self.prefix.repeat(len(prompts), most) if self.prefix else None
         written: dict[int, tuple[str, int]] = {}
         with evaluating(self.model), _generation_config(self.model, self._config()):
             while rows:
@@ -151,7 +152,7 @@ class _Writer:
                     input_ids=ids,
                     attention_mask=mask,
                     past_key_values=cache,
-                    max_new_tokens=width + self.max_new_tokens - ids.shape[1],
+                    max_new_tokens=most - ids.shape[1],
                     logits_processor=self._sampling([seeds[row] for row in rows], width),
                     stopping_criteria=self._stopping(),
                     **({"stop_strings": list(self.stop), "tokenizer": self.tokenizer} if self.stop else {}),

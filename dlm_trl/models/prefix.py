@@ -37,9 +37,43 @@ class PrefixCache:
             return None
         return cls(tuple(tokens), tuple((layer.keys, layer.values) for layer in cache.layers))
 
-    def repeat(self, rows: int) -> DynamicCache:
-        """A cache for this many rows, to be written to; the first write copies what they share."""
-        return DynamicCache([tuple(part.expand(rows, -1, -1, -1) for part in layer) for layer in self.layers])
+    def repeat(self, rows: int, tokens: int) -> DynamicCache:
+        """A cache for this many rows, with room for this many tokens in each, those of the prefix among them."""
+        cache = DynamicCache()
+        cache.layers = [RoomyLayer([part.expand(rows, -1, -1, -1) for part in layer], tokens) for layer in self.layers]
+        return cache
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer's keys and values in memory that has room for the tokens to come.
+
+    A new token is written to its place; `DynamicLayer` copies all tokens before it, which costs more than to attend
+    to them.
+    """
+
+    def __init__(self, parts: Sequence[torch.Tensor], tokens: int) -> None:
+        super().__init__()
+        self.lazy_initialization(*parts)
+        rows, heads, length, _ = parts[0].shape
+        self.memory = [part.new_empty(rows, heads, tokens, part.shape[-1]) for part in parts]
+        self._write(0, parts)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._write(self.get_seq_length(), (key_states, value_states))
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        length = self.get_seq_length()
+        self.memory = [part.index_select(0, beam_idx) for part in self.memory]
+        self.keys, self.values = (part[:, :, :length] for part in self.memory)
+
+    def _write(self, start: int, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        end = start + parts[0].shape[-2]
+        for memory, part in zip(self.memory, parts, strict=True):
+            memory[:, :, start:end] = part
+        self.keys, self.values = (memory[:, :, :end] for memory in self.memory)
+        return self.keys, self.values
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:

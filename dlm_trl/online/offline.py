@@ -1,16 +1,16 @@
 """Rows of a task on disk: those that an online run would write, written before training instead of during it.
 
-    claim(folder, settings)                                       # refuses a folder that holds anything else
-    write_share(folder, settings, rank, tasks, author, tokenizer)     # one process's steps; goes on where it was
-    finish(folder, settings)                                      # the dataset card, once all have written theirs
+    settings = claim(folder, settings)                                # refuses a folder that holds anything else
+    write_shard(folder, settings, 0, tasks, author, tokenizer)        # goes on where it was; and the other shards
+    finish(folder, settings)                                          # the dataset card, once all are written
     rows, settings = load_rows(folder, tokenizer), read_settings(folder)
 
 `recipes/synthesize_task.py` does so. Row number i is the one that an online run of the same seed has at step
 i // rows_per_step, index i % rows_per_step; one that every attempt failed at is missing. The folder holds
 
     settings.json                          what decides the rows
-    data/rows-00000-of-00002.jsonl         each process's rows, in the order of the steps
-    progress-00000-of-00002.jsonl          each process's finished steps, and how far its rows reached then
+    data/rows-00000-of-00002.jsonl         the rows of each shard, in the order of the steps
+    progress-00000-of-00002.jsonl          the finished steps of each shard, and how far its rows reached then
     README.md                              the dataset card
 """
 
@@ -21,7 +21,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -45,7 +45,7 @@ _MADE_UP = "What is it?"  # in place of what a base writes, where nobody is aske
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the rows, and over how many files they are spread.
+    """What decides the rows, and over how many shards they are spread.
 
     stages: the task's options; each stage gets as many steps as the others, in this order, for what an online run's
     curriculum goes by is not known here. vocabulary: of the base's tokenizer, see `vocabulary`. teacher: "base" or a
@@ -67,7 +67,7 @@ class Settings:
     teacher: str
     teacher_revision: str
     files: list[str]
-    processes: int
+    shards: int
 
     @property
     def steps(self) -> int:
@@ -80,9 +80,9 @@ class Settings:
     def stage(self, step: int) -> int:
         return step * len(self.stages) // self.steps
 
-    def share(self, rank: int) -> range:
-        """A process's steps: whole ones, and neighbours, so that all files one behind the other are what one writes."""
-        return range(self.steps * rank // self.processes, self.steps * (rank + 1) // self.processes)
+    def steps_of(self, shard: int) -> range:
+        """Whole steps, and neighbours: all shards one behind the other are what a single one would be."""
+        return range(self.steps * shard // self.shards, self.steps * (shard + 1) // self.shards)
 
 
 class Progress(NamedTuple):
@@ -96,33 +96,36 @@ class Progress(NamedTuple):
     bytes: int
 
 
-def claim(folder: Path, settings: Settings) -> None:
-    """Make this a folder for rows of these settings, where it is none yet.
+def claim(folder: Path, settings: Settings) -> Settings:
+    """Make this a folder for rows of these settings, where it is none yet; gives the settings, with its own `shards`.
 
     Raises DlmError: SettingsError for a folder of other settings or with other files, DlmWriteError.
     """
-    try:
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error.strerror or str(error), "Choose another folder.") from None
-    if not _settings_file(folder).exists():
-        if any(not path.name.startswith(".") and path.name != "data" for path in folder.iterdir()):
+    if _settings_file(folder).exists():
+        there = read_settings(folder)
+        now = replace(settings, shards=there.shards)  # as many as the run that began it had processes
+        pairs = {name: (getattr(there, name), getattr(now, name)) for name in asdict(now)}
+        if other := [f"{name} is {a!r} there and {b!r} now" for name, (a, b) in pairs.items() if a != b]:
             raise DlmError(
                 kind="SettingsError",
-                message="This folder holds other files already.",
-                hint="Choose an empty or a new folder.",
+                message=f"This folder was begun with other settings: {', '.join(other)}.",
+                hint="Go on with the same settings, or choose another folder.",
                 path=folder,
             )
-        replace_file(_settings_file(folder), (json.dumps(asdict(settings), indent=1) + "\n").encode())
-        return
-    there, now = asdict(read_settings(folder)), asdict(settings)
-    if other := [f"{key} is {there[key]!r} there and {now[key]!r} now" for key in now if there[key] != now[key]]:
+        return now
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error.strerror or str(error), "Choose another folder.") from None
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise DlmError(
             kind="SettingsError",
-            message=f"This folder was begun with other settings: {', '.join(other)}.",
-            hint="Go on with the same settings, or choose another folder.",
+            message="This folder holds other files already.",
+            hint="Choose an empty or a new folder.",
             path=folder,
         )
+    replace_file(_settings_file(folder), (json.dumps(asdict(settings), indent=1) + "\n").encode())
+    return settings
 
 
 def read_settings(folder: str | os.PathLike[str]) -> Settings:
@@ -166,27 +169,28 @@ def check_task(task: Task, settings: Settings, tokenizer: PreTrainedTokenizerBas
         _encode(example, tokenizer, settings.max_length)
 
 
-def write_share(
+def write_shard(
     folder: Path,
     settings: Settings,
-    rank: int,
+    shard: int,
     tasks: Sequence[Task],
     author: Author,
     tokenizer: PreTrainedTokenizerBase,
     on_step: Callable[[Mapping[str, Any]], None] = lambda line: None,
 ) -> None:
-    """Write what a process's share lacks; `tasks` has one for each stage.
+    """Write what a shard lacks; `tasks` has one for each stage.
 
     A step is written whole or not at all, and stays when the process is killed; on_step gets its line of progress.
     Raises DlmError: TeacherError where the author failed (the step is asked for again by the next run), DlmWriteError
-    where another process is writing this share.
+    where another process is writing this shard.
     """
-    rows_file, progress_file = _files(folder, settings, rank)
+    rows_file, progress_file = _files(folder, settings, shard)
+    rows_file.parent.mkdir(exist_ok=True)
     with locked(rows_file, seconds=0):
         lines = _lines(progress_file)
         reached = json.loads(lines[-1])["bytes"] if lines else 0
         with _cut(rows_file, reached) as rows, _cut(progress_file, sum(map(len, lines))) as progress:
-            for step in settings.share(rank)[len(lines) :]:
+            for step in settings.steps_of(shard)[len(lines) :]:
                 task = tasks[settings.stage(step)]
                 drafts, new_tokens = write_rows(
                     task,
@@ -213,17 +217,17 @@ def write_share(
                 on_step(line)
 
 
-def progress(folder: Path, settings: Settings, rank: int | None = None) -> Progress:
-    """What has been written so far, by one process or by all."""
-    ranks = range(settings.processes) if rank is None else [rank]
-    return _progress([_files(folder, settings, rank)[1] for rank in ranks])
+def progress(folder: Path, settings: Settings, shard: int | None = None) -> Progress:
+    """What has been written so far, of one shard or of all."""
+    shards = range(settings.shards) if shard is None else [shard]
+    return _progress([_files(folder, settings, shard)[1] for shard in shards])
 
 
 def finish(folder: Path, settings: Settings) -> None:
     """Write the dataset card, unless there is one; all rows have been written."""
     path = folder / "README.md"
     if not path.exists():
-        files = [_files(folder, settings, rank)[0] for rank in range(settings.processes)]
+        files = [_files(folder, settings, shard)[0] for shard in range(settings.shards)]
         first = next((json.loads(line) for file in files for line in _first_lines(file)), None)
         replace_file(path, card(settings, progress(folder, settings), first).encode())
 
@@ -258,7 +262,7 @@ def load_rows(folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase
             hint="Use another teacher, or mend the task.",
             path=folder,
         )
-    files = [str(_files(folder, settings, rank)[0]) for rank in range(settings.processes)]
+    files = [str(_files(folder, settings, shard)[0]) for shard in range(settings.shards)]
     rows = load_dataset("json", data_files=files, split="train").select_columns([*_FEATURES])
     return rows.cast(_FEATURES)
 
@@ -321,11 +325,11 @@ def _cut(file: Path, length: int) -> BinaryIO:
 
 
 def _progress(files: Sequence[Path]) -> Progress:
-    shares = [[json.loads(line) for line in _lines(file)] for file in files]
-    lines = [line for share in shares for line in share]
+    shards = [[json.loads(line) for line in _lines(file)] for file in files]
+    lines = [line for shard in shards for line in shard]
     rejected = sum((Counter(line["rejected"]) for line in lines), Counter())
     sums = [sum(line[name] for line in lines) for name in ("rows", "tokens", "new_tokens")]
-    return Progress(len(lines), *sums, rejected, sum(share[-1]["bytes"] for share in shares if share))
+    return Progress(len(lines), *sums, rejected, sum(shard[-1]["bytes"] for shard in shards if shard))
 
 
 def _lines(file: Path) -> list[bytes]:
@@ -339,9 +343,9 @@ def _first_lines(file: Path) -> list[bytes]:
         return [line] if (line := stream.readline()) else []
 
 
-def _files(folder: Path, settings: Settings, rank: int) -> tuple[Path, Path]:
-    """A process's rows, and its progress."""
-    name = f"{rank:05d}-of-{settings.processes:05d}.jsonl"
+def _files(folder: Path, settings: Settings, shard: int) -> tuple[Path, Path]:
+    """A shard's rows, and its progress."""
+    name = f"{shard:05d}-of-{settings.shards:05d}.jsonl"
     return folder / "data" / f"rows-{name}", folder / f"progress-{name}"
 
 

@@ -12,12 +12,16 @@ def _setting(default: object, help: str) -> object:
 class NotesArguments:
     """What is learned, and how it is measured."""
 
-    notes: str = field(metadata={"help": "The .dlm document. Its frontmatter sets whatever is not set otherwise."})
+    notes: str | None = _setting(
+        None, "The .dlm document. Its frontmatter sets whatever is not set otherwise. A task can do without one."
+    )
     adapter_name: str | None = _setting(
         None, "Which of the document's named adapters to train (training.adapters); needed where it declares some."
     )
-    rows: Literal["sft", "sft_human", "sft_synth"] = _setting(
-        "sft", "Which question/answer pairs to learn: all, those written by hand, or the synthesised ones."
+    rows: Literal["sft", "sft_human", "sft_synth", "none"] = _setting(
+        "sft",
+        "Which question/answer pairs to learn: all, those written by hand, the synthesised ones, or none; the pairs "
+        "are then asked before and after, never learned.",
     )
     prose: bool = _setting(True, "Learn the document's prose too, beside its pairs.")
     expand_sources: bool = _setting(True, "Read the files that training.sources names, as prose.")
@@ -34,6 +38,42 @@ class NotesArguments:
     measure: bool = _setting(True, "Measure validation loss, answer recall and perplexity before and after training.")
     world_size: int | None = _setting(None, "Stop unless the run has exactly so many processes.")
     overwrite: bool = _setting(False, "Remove the checkpoints of an earlier run in output_dir and start over.")
+
+
+@dataclass
+class TaskArguments:
+    """A skill or notes, learned from rows that are written while training goes on (`dlm_trl.online`)."""
+
+    task: str | None = _setting(
+        None, "mcsb, arithmetic, prose_qa (questions about the document's prose), or FILE.py:NAME for your own task."
+    )
+    stages: str | None = _setting(
+        None,
+        "The task's options, as a list of mappings (on the command line as JSON): one for each stage of a curriculum, "
+        "from easy to hard. Unset: one stage with the task's defaults.",
+    )
+    stage_accuracy: float = _setting(0.9, "The next stage begins when the rows of a step are answered so well …")
+    stage_window: int = _setting(10, "… over so many steps, on average.")
+    synthetic_fraction: float = _setting(
+        1.0, "Share of the rows that the task writes; the others are the document's. With 1 set max_steps."
+    )
+    task_teacher: str = _setting(
+        "base", "Who writes the rows: base (the frozen base in training), hf:…, openai:…, anthropic:…, vllm-server:…."
+    )
+    task_rows: str | None = _setting(
+        None, "Instead of a task: the folder of rows that recipes/synthesize_task.py wrote."
+    )
+    conditions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Multiple-choice questions to measure with before, after and every eval_steps: CHOICES:LABELS, as "
+            "5:upper or 6-9:digits, on words that training never meets. For mcsb there is a default."
+        },
+    )
+    condition_questions: int = _setting(100, "Questions of each condition; each is asked in every order of options.")
+    glosses: str | None = _setting(
+        None, "JSON, {word: description}: the first condition is measured with these descriptions, too."
+    )
 
 
 @dataclass

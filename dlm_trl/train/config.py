@@ -22,7 +22,7 @@ from rich.table import Table
 from trl import SFTConfig, TrlParser
 
 from dlm_trl.notes import DlmError, Document, read
-from dlm_trl.train.arguments import AdapterArguments, NotesArguments
+from dlm_trl.train.arguments import AdapterArguments, NotesArguments, TaskArguments
 
 GLOBAL_BATCH = 16  # rows of an optimizer step where the document leaves both of its batch settings at "auto"
 MICRO_BATCH = 8
@@ -53,16 +53,20 @@ class Configuration:
 
     notes: NotesArguments
     adapter: AdapterArguments
+    task: TaskArguments
     training: SFTConfig
-    document: Document
+    document: Document | None
     settings: dict[str, Setting]
 
     def change(self, name: str, value: Any, why: str) -> None:
         """Sets one setting anew and says so in the table."""
-        owner = next(part for part in (self.notes, self.adapter, self.training) if hasattr(part, name))
+        owner = next(part for part in (self.notes, self.adapter, self.task, self.training) if hasattr(part, name))
         setattr(owner, name, value)
         said = self.settings[name].source if name in self.settings else "default"
         self.settings[name] = Setting(value, f"{said}; {why}")
+
+
+ARGUMENTS = (NotesArguments, AdapterArguments, TaskArguments, SFTConfig)
 
 
 class _Parser(TrlParser):
@@ -74,20 +78,29 @@ class _Parser(TrlParser):
 
 def read_configuration(argv: Sequence[str]) -> Configuration:
     """The configuration for a command line (without the program's name). Raises DlmError, one line for each problem."""
-    parser = _Parser((NotesArguments, AdapterArguments, SFTConfig), allow_abbrev=False)
+    parser = _Parser(ARGUMENTS, allow_abbrev=False)
     known = {action.dest: action for action in parser._actions}
     config_path, argv = _split_config(argv)
     command_line = _explicit(argv, known)
     from_yaml = _read_yaml(config_path, known) if config_path else {}
-    path = command_line.get("notes", from_yaml.get("notes"))
-    if path is None:
-        raise DlmError(kind="UsageError", message="No document was named.", hint="Set notes: in the YAML, or --notes.")
-    document = read(path)
+    said = from_yaml | command_line
+    if not (said.get("notes") or said.get("task") or said.get("task_rows")):
+        raise DlmError(
+            kind="UsageError",
+            message="Neither a document nor a task was named.",
+            hint="Set notes: in the YAML, or --notes; or task.",
+        )
+    document = read(said["notes"]) if said.get("notes") else None
+    if document is None and said.get("base_model") is None:
+        raise DlmError(
+            kind="UsageError",
+            message="No base model was named, and there is no document that names one.",
+            hint="Set base_model: in the YAML, or --base_model (tiny is the embedded one).",
+        )
 
-    settings = {name: Setting(value, "default") for name, value in _defaults(document).items()}
-    name = command_line.get("adapter_name", from_yaml.get("adapter_name"))
+    settings = {name: Setting(value, "default") for name, value in _defaults(document, said).items()}
     layers = (
-        (document.path.name if document.path else "document", _from_frontmatter(document, name)),
+        (Path(said["notes"]).name, _from_frontmatter(document, said.get("adapter_name"))) if document else ("", {}),
         (str(config_path), from_yaml),
         ("command line", command_line),
     )
@@ -96,14 +109,14 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     batches = ("per_device_train_batch_size", "gradient_accumulation_steps")
     sizes = auto_batches(*(settings[key].value for key in batches), int(os.environ.get("WORLD_SIZE", "1")))
     settings |= {key: replace(settings[key], value=size) for key, size in zip(batches, sizes, strict=True)}
-    notes, adapter, training = _build(parser, {key: setting.value for key, setting in settings.items()})
+    notes, adapter, task, training = _build(parser, {key: setting.value for key, setting in settings.items()})
     if adapter.adapter == "qlora" and adapter.quantization is None:
         adapter.quantization = "4bit"
         settings["quantization"] = Setting("4bit", settings["adapter"].source + " (qlora)")
     if adapter.target_modules == ["auto"]:
         adapter.target_modules = None
-    ours = {key: Setting(value, "default") for part in (notes, adapter) for key, value in vars(part).items()}
-    return Configuration(notes, adapter, training, document, ours | settings)
+    ours = {key: Setting(value, "default") for part in (notes, adapter, task) for key, value in vars(part).items()}
+    return Configuration(notes, adapter, task, training, document, ours | settings)
 
 
 def print_settings(configuration: Configuration) -> None:
@@ -115,11 +128,11 @@ def print_settings(configuration: Configuration) -> None:
     Console(width=160, soft_wrap=True).print(table)
 
 
-def _defaults(document: Document) -> dict[str, Any]:
+def _defaults(document: Document | None, said: Mapping[str, Any]) -> dict[str, Any]:
     """Where the recipe differs from SFTConfig, and what the format says of keys that the document leaves out."""
     gpu = torch.cuda.is_available()
     bf16 = gpu and torch.cuda.is_bf16_supported()
-    stem = document.path.stem if document.path else "notes"
+    stem = Path(said["notes"] if document else said.get("task") or said["task_rows"]).stem
     return {
         "output_dir": f"runs/{stem}",
         "max_length": 2048,
@@ -204,7 +217,7 @@ def _split_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 def _explicit(argv: list[str], known: Mapping[str, argparse.Action]) -> dict[str, Any]:
     """What the command line itself says: the same parser with every default left out."""
-    parser = _Parser((NotesArguments, AdapterArguments, SFTConfig), allow_abbrev=False)
+    parser = _Parser(ARGUMENTS, allow_abbrev=False)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
         action.required = False
@@ -254,7 +267,7 @@ def _unknown(names: list[str], known: Mapping[str, argparse.Action], where: str)
     return DlmError(kind="UnknownSettingError", message="\n".join(lines))
 
 
-def _build(parser: _Parser, values: dict[str, Any]) -> tuple[NotesArguments, AdapterArguments, SFTConfig]:
+def _build(parser: _Parser, values: dict[str, Any]) -> tuple[Any, ...]:
     for action in parser._actions:
         value = values.get(action.dest)
         if action.choices and value is not None and str(value) not in map(str, action.choices):

@@ -21,7 +21,7 @@ from dlm_trl.train.config import Configuration
 class Rows:
     """The document's rows before tokenising; None where there are none of a kind.
 
-    `questions` are those to ask, by group: "seen", "held-out", "reworded".
+    `questions` are those to ask, by group: "seen", "held-out", "reworded", and "unseen" where no pair is learned.
     """
 
     pairs: Dataset | None
@@ -46,9 +46,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Sequences for the trainer; `reports` by kind ("pairs", "prose") say what became of the rows."""
+    """Sequences for the trainer, None where the document has no part in that; `reports` by kind ("pairs", "prose") say
+    what became of the rows.
+    """
 
-    train: Dataset
+    train: Dataset | None
     validation: Dataset | None
     reports: dict[str, TokenReport]
 
@@ -59,16 +61,23 @@ class Tokens:
 
 
 def load_rows(configuration: Configuration) -> Rows:
-    """Every row of the document that the run is about. Raises DlmError for broken sections and where there are none."""
+    """Every row of the document that the run is about, none without a document.
+
+    Raises DlmError for broken sections, and where there is nothing to train on.
+    """
     notes, document = configuration.notes, configuration.document
+    if document is None:
+        return Rows(None, None, None, None, {})
     kinds = {section.kind for section in document.sections}
     has_sources = notes.expand_sources and bool(document.frontmatter.training.sources)
-    pairs = held_out_pairs = prose = held_out_prose = None
-    if "instruction" in kinds:
+    pairs = held_out_pairs = prose = held_out_prose = unseen = None
+    if "instruction" in kinds and notes.rows == "none":
+        unseen = _every(configuration, "sft")
+    elif "instruction" in kinds:
         pairs, held_out_pairs = _load(configuration, notes.rows)
     if notes.prose and ("prose" in kinds or has_sources):
         prose, held_out_prose = _load(configuration, "prose")
-    if pairs is None and prose is None:
+    if pairs is None and prose is None and not (configuration.task.task or configuration.task.task_rows):
         raise DlmError(
             kind="NoRowsError",
             message=f"There is nothing to train on; the document has: {', '.join(sorted(kinds)) or 'no section'}.",
@@ -78,6 +87,7 @@ def load_rows(configuration: Configuration) -> Rows:
     questions = {
         "seen": _questions(pairs),
         "held-out": _questions(held_out_pairs),
+        "unseen": _questions(unseen),
         "reworded": read_questions(notes.questions, document.frontmatter.system_prompt) if notes.questions else [],
     }
     limited = {group: _spread(asked, notes.max_questions) for group, asked in questions.items() if asked}
@@ -114,7 +124,8 @@ def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration:
         if part is not None
     }
     # Shuffled here, by the run's own seed: the sampler that balances batches has a fixed one.
-    train = concatenate_datasets([tokens for tokens, _ in made.values()]).shuffle(seed=training.seed)
+    parts = [tokens for tokens, _ in made.values()]
+    train = concatenate_datasets(parts).shuffle(seed=training.seed) if parts else None
     held_out = rows.held_out_pairs if rows.pairs is not None else rows.held_out_prose
     validation = tokenize(held_out, tokenizer, training.max_length)[0] if held_out else None
     return Tokens(train, validation, {kind: report for kind, (_, report) in made.items()})
@@ -122,9 +133,13 @@ def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration:
 
 def _load(configuration: Configuration, kind: str) -> tuple[Dataset | None, Dataset | None]:
     notes, training = configuration.notes, configuration.training
-    rows = load_dlm(notes.notes, kind, split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources)
-    parts = split(rows, notes.validation_fraction, training.seed, notes.split_method)
+    parts = split(_every(configuration, kind), notes.validation_fraction, training.seed, notes.split_method)
     return parts["train"] or None, parts["validation"] or None
+
+
+def _every(configuration: Configuration, kind: str) -> Dataset:
+    notes = configuration.notes
+    return load_dlm(notes.notes, kind, split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources)
 
 
 def _questions(pairs: Dataset | None) -> list[Question]:

@@ -19,6 +19,7 @@ from dlm_trl.rows import tokenize
 from dlm_trl.train.adapter import adapter_parameters, peft_config
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, load_rows
+from dlm_trl.train.skill import check
 
 INCOMPLETE = "checkpoint-is-incomplete.txt"  # transformers leaves it in a checkpoint that it could not finish
 EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "bitsandbytes": "bnb"}
@@ -60,6 +61,7 @@ def prepare(configuration: Configuration) -> Prepared:
             problems.append(f"The adapter does not fit the base: {' '.join(str(error).split())}")
     if base and tokenizer and rows:
         problems += [text for part in rows.parts() for text in tokenize.preflight(tokenizer, base, part)]
+        problems += check(configuration, tokenizer, has_rows=bool(rows.parts()))
     problems += [*_extras(configuration), *_combinations(configuration)]
     checkpoint, folder_problems = _folder(configuration, bytes_needed(trainable, configuration))
     problems += folder_problems

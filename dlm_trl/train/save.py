@@ -1,5 +1,6 @@
 """What stays of a run: the adapter with all that serving it needs, in output_dir and in the document's store."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,27 +11,30 @@ from dlm_trl.models.generate import end_token_ids
 from dlm_trl.notes import store
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows
+from dlm_trl.train.skill import read_stages
 
 
 def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, table: str) -> Path:
     """Write adapter, tokenizer, chat template, generation_config and model card; make it the document's live adapter.
 
     Every process must call it (ZeRO-3 gathers the weights); one of them writes. `table` is the before/after table in
-    Markdown. Returns the folder in the document's store.
+    Markdown. Returns the folder in the document's store, or output_dir where there is no document.
     """
-    output_dir = Path(trainer.args.output_dir)
+    output_dir, document = Path(trainer.args.output_dir), configuration.document
     trainer.save_model()
-    document, name = configuration.document, configuration.notes.adapter_name
-    version = store.next_version(document.frontmatter.dlm_id, name)
     if trainer.is_world_process_zero():
         generation_config(trainer).save_pretrained(output_dir)
         (output_dir / "README.md").write_text(model_card(configuration, rows, table), encoding="utf-8")
-        version.mkdir(parents=True)
-        for file in adapter_files(output_dir):
-            shutil.copy2(file, version)
-        store.set_current_adapter(document.frontmatter.dlm_id, version, name)
+    folder = output_dir
+    if document is not None:
+        folder = store.next_version(document.frontmatter.dlm_id, configuration.notes.adapter_name)
+        if trainer.is_world_process_zero():
+            folder.mkdir(parents=True)
+            for file in adapter_files(output_dir):
+                shutil.copy2(file, folder)
+            store.set_current_adapter(document.frontmatter.dlm_id, folder, configuration.notes.adapter_name)
     trainer.accelerator.wait_for_everyone()
-    return version
+    return folder
 
 
 def adapter_files(output_dir: Path) -> list[Path]:
@@ -55,8 +59,8 @@ def generation_config(trainer: SFTTrainer) -> GenerationConfig:
 
 def model_card(configuration: Configuration, rows: Rows, table: str) -> str:
     """A model card: what it was trained on, by whom that was written, how, and what it did."""
-    adapter, training, document = configuration.adapter, configuration.training, configuration.document
-    written = "\n".join(f"- {who}: {count} rows" for who, count in rows.provenance().items())
+    adapter, training = configuration.adapter, configuration.training
+    data = "\n\n".join(filter(None, (task_data(configuration), document_data(configuration, rows))))
     return f"""---
 base_model: {adapter.base_model.removeprefix("hf:")}
 library_name: peft
@@ -64,18 +68,13 @@ pipeline_tag: text-generation
 tags: [dlm, trl, sft, {adapter.adapter}]
 ---
 
-# An adapter for {adapter.base_model}, from notes
+# An adapter for {adapter.base_model}
 
-Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers) on the document
-`{document.frontmatter.dlm_id}`.
+Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers).
 
 ## Data
 
-Rows to train on, by who wrote them ("human" is the document's own text, other names are teachers):
-
-{written}
-
-Held out and only measured: {held_out_share(configuration)}.
+{data}
 
 ## Training
 
@@ -87,6 +86,32 @@ seed {training.seed}, at most {training.max_length} tokens a row.
 
 {table}
 """
+
+
+def document_data(configuration: Configuration, rows: Rows) -> str:
+    """What the model card says about the document, "" where there is none."""
+    if configuration.document is None:
+        return ""
+    written = "\n".join(f"- {who}: {count} rows" for who, count in rows.provenance().items())
+    learned = f"""Rows to train on, by who wrote them ("human" is the document's own text, other names are teachers):
+
+{written}
+
+Held out and only measured: {held_out_share(configuration)}."""
+    return f"""The document `{configuration.document.frontmatter.dlm_id}`. \
+{learned if rows.parts() else "None of its rows was trained on as it is written."}"""
+
+
+def task_data(configuration: Configuration) -> str:
+    """What the model card says about the task, "" where there is none."""
+    task, training = configuration.task, configuration.training
+    if task.task_rows:
+        return f"Synthetic rows, written before the run, from the folder `{Path(task.task_rows).name}`."
+    if not task.task:
+        return ""
+    who = "the frozen base itself" if task.task_teacher == "base" else f"`{task.task_teacher}`"
+    return f"""Rows of the task `{task.task}`, written during the run by {who}: {task.synthetic_fraction:.0%} of all. \
+Its options, stage by stage: `{json.dumps(read_stages(task.stages))}`; seed {training.seed}."""
 
 
 def held_out_share(configuration: Configuration) -> str:

@@ -39,15 +39,15 @@ def document(tmp_path: Path, random_base: Path) -> Path:
 
 @pytest.fixture
 def recipe(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """recipe("--lora_r", "2", …) runs recipes/sft.py in this process and gives its output_dir."""
+    """recipe("--lora_r", "2", …) runs recipes/sft.py in this process and gives its output_dir; notes=None for none."""
     monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
     main = runpy.run_path(str(RECIPE))["main"]
 
-    def run(*settings: Any, output: str = "out") -> Path:
+    def run(*settings: Any, output: str = "out", notes: Path | None = document) -> Path:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        common = ["--notes", str(document), "--output_dir", str(tmp_path / output), "--disable_tqdm", "true"]
-        main([*common, "--logging_steps", "1", *map(str, settings)])
+        common = ["--output_dir", str(tmp_path / output), "--disable_tqdm", "true"]
+        main([*(["--notes", str(notes)] if notes else []), *common, "--logging_steps", "1", *map(str, settings)])
         return tmp_path / output
 
     return run

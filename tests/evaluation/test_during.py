@@ -31,14 +31,14 @@ def train(folder: Path, look: bool, **options: Any) -> SFTTrainer:
         GPT2LMHeadModel(config),
         SFTConfig(
             output_dir=str(folder), max_steps=5, per_device_train_batch_size=2, learning_rate=0.1, logging_steps=1,
-            use_cpu=True, bf16=False, save_steps=2, disable_tqdm=True, gradient_checkpointing=False,
+            use_cpu=True, bf16=False, save_steps=2, eval_steps=2, disable_tqdm=True, gradient_checkpointing=False,
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=4, lora_dropout=0.2, target_modules=["c_attn"], task_type="CAUSAL_LM"),
     )  # fmt: skip
     if look:
-        trainer.add_callback(MeasureDuring(trainer, SETS, every=2))
+        trainer.add_callback(MeasureDuring(trainer, lambda model: SETS))
     trainer.train(**options)
     return trainer
 

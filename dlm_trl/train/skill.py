@@ -1,0 +1,148 @@
+"""A task in the run: its rows in the trainer's steps, and how well the model does it before, on the way and after.
+
+problems = check(configuration, tokenizer, has_rows)      # no weights yet
+attach(trainer, configuration)                            # once there is a trainer
+trainer.train()
+measures = skill_measures(trainer.state.log_history)
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from trl import SFTTrainer
+from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+from dlm_trl.evaluation.during import MeasureDuring
+from dlm_trl.evaluation.report import Measure
+from dlm_trl.evaluation.suite import CONDITIONS, condition_tasks, question_sets, read_glosses
+from dlm_trl.notes import DlmError
+from dlm_trl.online.callback import OnlineSynthesisCallback
+from dlm_trl.online.curriculum import Curriculum
+from dlm_trl.online.open import open_tasks
+from dlm_trl.teachers.open import open_teacher, survey
+from dlm_trl.train.config import Configuration
+
+SHOWN = ("accuracy", "ppa")  # of each condition, in the table before and after
+
+
+def check(configuration: Configuration, tokenizer: PreTrainedTokenizerBase, has_rows: bool) -> list[str]:
+    """What is wrong with the task and its measurement; has_rows: whether there are rows of the document to train on."""
+    said, problems = configuration.task, []
+    if said.task and said.task_rows:
+        problems.append("task writes rows and task_rows reads them: set one of the two.")
+    if said.stages and not said.task:
+        problems.append("stages are options of a task, and no task is set.")
+    if said.task and not 0 < said.synthetic_fraction <= 1:
+        problems.append(f"synthetic_fraction is {said.synthetic_fraction}; it is a share above 0, up to 1.")
+    alone = said.task_rows or (said.task and said.synthetic_fraction == 1)
+    if alone and has_rows:
+        problems.append(
+            "The task's rows leave no place for those of the document: set rows to none and prose to false"
+            + (", or a synthetic_fraction below 1." if said.task else ".")
+        )
+    if said.task and said.synthetic_fraction < 1 and not has_rows:
+        problems.append("synthetic_fraction is below 1, and no rows of a document are there for the rest.")
+    if said.task and said.synthetic_fraction == 1 and configuration.training.max_steps <= 0:
+        problems.append("A task has no end of its own: set max_steps.")
+    try:
+        if said.task:
+            open_curriculum(configuration, tokenizer)
+            if said.task_teacher == "self" and configuration.document is None:
+                problems.append("task_teacher is self, the adapter of a document, and there is no document.")
+            elif said.task_teacher != "base":
+                survey(said.task_teacher, configuration.document)
+        if names := conditions(configuration):
+            condition_tasks(tokenizer, names, held_out=held_out(configuration, tokenizer))
+        if said.glosses:
+            read_glosses(Path(said.glosses))
+            if not names:
+                problems.append("glosses are measured with the first of the conditions: set conditions.")
+    except (DlmError, ValueError) as error:
+        problems.append(str(error))
+    return problems
+
+
+def open_curriculum(
+    configuration: Configuration, tokenizer: PreTrainedTokenizerBase, embeddings: torch.Tensor | None = None
+) -> Curriculum:
+    """The task's stages. Raises DlmError for what cannot be."""
+    said = configuration.task
+    documents = [configuration.document] if configuration.document else []
+    stages = read_stages(said.stages)
+    tasks = open_tasks(said.task, stages, tokenizer=tokenizer, documents=documents, embeddings=embeddings)
+    return Curriculum(tasks, said.stage_accuracy, said.stage_window)
+
+
+def read_stages(said: str | Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
+    """The options of each stage, from YAML (a list already) or JSON. Raises DlmError (UsageError)."""
+    try:
+        stages = json.loads(said) if isinstance(said, str) else said
+    except ValueError as error:
+        raise DlmError(kind="UsageError", message=f"stages is no JSON: {error}.", hint=STAGES_HINT) from None
+    stages = [stages] if isinstance(stages, Mapping) else [{}] if stages is None else stages
+    if not (isinstance(stages, list) and stages and all(isinstance(stage, Mapping) for stage in stages)):
+        raise DlmError(kind="UsageError", message="stages is no list of mappings.", hint=STAGES_HINT)
+    return stages
+
+
+STAGES_HINT = """Write a mapping for each stage: [{"choices": 3}, {"choices": 5}]."""
+
+
+def conditions(configuration: Configuration) -> Sequence[str]:
+    """What is measured: what the configuration says, else what suits the task."""
+    said = configuration.task
+    return said.conditions or (CONDITIONS if said.task == "mcsb" else ())
+
+
+def held_out(configuration: Configuration, tokenizer: PreTrainedTokenizerBase) -> float:
+    """The share of words that the task keeps from training."""
+    if configuration.task.task != "mcsb":
+        return 0.1
+    return open_curriculum(configuration, tokenizer).task.held_out
+
+
+def attach(trainer: SFTTrainer, configuration: Configuration) -> OnlineSynthesisCallback | None:
+    """Put the task's rows into the trainer's steps, where there is a task, and its measurements beside them."""
+    said, tokenizer = configuration.task, trainer.processing_class
+    online = None
+    if said.task:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        weight = model.get_input_embeddings().weight
+        with maybe_gather_lm_head_ctx(weight, None):
+            curriculum = open_curriculum(configuration, tokenizer, weight.detach().float().cpu())
+        base = said.task_teacher == "base"
+        online = OnlineSynthesisCallback(
+            curriculum,
+            seed=trainer.args.seed,
+            synthetic_fraction=said.synthetic_fraction,
+            teacher="base" if base else open_teacher(said.task_teacher, configuration.document),
+        ).attach(trainer)
+    if names := conditions(configuration):
+        make_sets = partial(
+            question_sets,
+            tokenizer=tokenizer,
+            conditions=names,
+            count=said.condition_questions,
+            held_out=held_out(configuration, tokenizer),
+            glosses=read_glosses(Path(said.glosses)) if said.glosses else None,
+        )
+        trainer.add_callback(MeasureDuring(trainer, make_sets))
+    return online
+
+
+def skill_measures(history: Sequence[Mapping[str, Any]]) -> list[Measure]:
+    """What `MeasureDuring` logged first and last, for the table before and after."""
+    lines = [line for line in history if any(name.startswith("eval_mcsb/") for name in line)]
+    if not lines:
+        return []
+    first, last = lines[0], lines[-1]
+    return [
+        Measure(name.removeprefix("eval_"), "share", first[name] if first["step"] == 0 else None, last[name])
+        for name in last
+        if name.startswith("eval_mcsb/") and name.endswith(SHOWN)
+    ]

@@ -1,0 +1,109 @@
+"""The recipe with a task: its rows alone or among a document's, the curriculum, the numbers, and misuse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dlm_trl import tiny
+from dlm_trl.models.load import load_adapted
+from dlm_trl.notes import DlmError
+from tests.e2e.conftest import Recipe, losses
+
+SMALL = ("--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2, "--lora_r", 2, "--save_strategy", "no")
+SUMS = ("--task", "arithmetic", "--measure", "false", *SMALL)
+
+
+def history(out: Path) -> list[dict[str, float]]:
+    return json.loads((out / "report.json").read_text())["history"]
+
+
+def test_a_skill_without_a_document(recipe: Recipe, tmp_path: Path) -> None:
+    """Two stages, the second with an accuracy that the first reaches at once; the base writes, and is measured."""
+    stages = json.dumps([{"choices": 2}, {"choices": 3, "distractors": "near"}])
+    out = recipe(
+        *("--task", "mcsb", "--base_model", "tiny", "--stages", stages, "--stage_accuracy", 0.01, "--stage_window", 1),
+        *("--max_steps", 3, "--eval_steps", 2, "--conditions", "3:upper", "--condition_questions", 4),
+        *("--glosses", tiny.path() / "words.json", *SMALL),
+        notes=None,
+    )
+    report = json.loads((out / "report.json").read_text())
+    assert {"mcsb/3:upper/accuracy", "mcsb/glosses/accuracy"} <= {measure["name"] for measure in report["measures"]}
+    assert all(m["before"] is not None for m in report["measures"] if m["unit"] == "share")
+    assert [line["step"] for line in history(out) if "eval_perplexity" in line] == [0, 2, 3]
+    trained = [line for line in history(out) if "loss" in line]
+    assert [line["online/stage"] for line in trained] == [1, 2, 2]
+    assert all(line["online/rows"] == 8 for line in trained)
+    assert report["run"]["task"] == "mcsb" and "document" not in report["run"]
+    assert "## Rows of the last step" in (out / "report.md").read_text()
+    assert (
+        "Rows of the task `mcsb`, written during the run by the frozen base itself: 100%"
+        in (out / "README.md").read_text()
+    )
+    assert load_adapted(out)[0].peft_config["default"].r == 2
+    assert not list((tmp_path / "home").glob("store/*/adapter*")), "there is no document to keep it for"
+
+
+def test_rows_of_a_task_among_those_of_a_document(recipe: Recipe) -> None:
+    out = recipe(*SUMS, "--synthetic_fraction", 0.5, "--num_train_epochs", 1, "--measure", "true", "--max_questions", 2)
+    trained = [line for line in history(out) if "loss" in line]
+    assert sum(line["online/rows"] for line in trained) in (11, 12, 13), "half of 24, up to one in a run of places"
+    card = (out / "README.md").read_text()
+    assert "human: " in card and "`arithmetic`, written during the run by the frozen base itself: 50%" in card
+
+
+def test_pairs_that_are_not_learned_are_asked(recipe: Recipe) -> None:
+    out = recipe(
+        *SUMS, "--measure", "true", "--rows", "none", "--prose", "false", "--max_steps", 1, "--max_questions", 3
+    )
+    report = json.loads((out / "report.json").read_text())
+    assert {sample["group"] for sample in report["samples"]} == {"unseen"}
+    assert "None of its rows was trained on" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("packing", ["false", "true"])
+def test_a_resumed_run_of_a_task_equals_the_uninterrupted_one(recipe: Recipe, packing: str) -> None:
+    stages = json.dumps([{"operations": "+"}, {"operations": "-", "digits": 3}])
+    settings = (
+        *SUMS, "--stages", stages, "--stage_accuracy", 0.01, "--stage_window", 1, "--packing", packing,
+        "--rows", "none", "--prose", "false", "--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2,
+    )  # fmt: skip
+    whole = recipe(*settings, output="whole")
+    recipe(*settings, output="parts")
+    shutil.rmtree(whole.parent / "parts" / "checkpoint-4")
+    resumed = recipe(*settings, "--resume_from_checkpoint", "true", output="parts")
+    assert losses(whole) == losses(resumed) and len(losses(whole)) == 4
+    rows = [(folder / "online_rows-0.jsonl").read_text() for folder in (whole, resumed)]
+    assert rows[0] == rows[1] and len(rows[0].splitlines()) >= 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("--task", "mcsb"), "leave no place for those of the document"),
+        (("--task", "mcsb", "--rows", "none", "--prose", "false"), "has no end of its own: set max_steps"),
+        (("--task", "mcbs", "--max_steps", 1), "There is no task 'mcbs'"),
+        (("--task", "arithmetic", "--stages", "[3]"), "no list of mappings"),
+        (("--task", "arithmetic", "--stages", "{"), "no JSON"),
+        (("--task", "arithmetic", "--stages", '[{"digit": 3}]'), "no option digit"),
+        (("--stages", '[{"digits": 3}]'), "no task is set"),
+        (("--task", "arithmetic", "--synthetic_fraction", 1.5), "synthetic_fraction is 1.5"),
+        (("--task", "arithmetic", "--task_teacher", "gpt-4"), "openai:<model>"),
+        (("--task", "arithmetic", "--conditions", "5-upper"), "not CHOICES:LABELS"),
+        (("--task", "arithmetic", "--glosses", "nowhere.json"), "nowhere.json"),
+    ],
+)
+def test_what_is_wrong_with_a_task_is_said_before_a_weight_is_loaded(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, settings: tuple, said: str
+) -> None:
+    monkeypatch.setattr("torch.nn.Module.load_state_dict", None)
+    with pytest.raises(DlmError, match=said):
+        recipe(*settings)
+
+
+def test_no_document_and_no_base_is_said(recipe: Recipe) -> None:
+    with pytest.raises(DlmError, match="No base model was named"):
+        recipe("--task", "arithmetic", notes=None)
+    with pytest.raises(DlmError, match="Neither a document nor a task"):
+        recipe("--base_model", "tiny", notes=None)
