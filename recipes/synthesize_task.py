@@ -97,13 +97,20 @@ def main(argv: list[str]) -> None:
     settings = settings_of(said, documents, tokenizer)
     for task in tasks:
         offline.check_task(task, settings, tokenizer)
-    (settings,) = share([settings], lambda asked: [offline.claim(folder, settings) for settings in asked])
+    (settings,) = share([settings], lambda new: [offline.claim(folder, one) for one in new])  # one process does it
     if is_main():
         print(f"{settings.n:,} rows of {settings.task} for {settings.base_model}, written by {settings.teacher}")
 
     # 2. Each process writes its shard; a run that goes on with fewer or more of them has as many shards as before.
     def write(shards: Sequence[int]) -> list[None]:
-        return [write_shard(shard, said, settings, documents, tokenizer) for shard in shards]
+        done = sum(offline.progress(folder, settings, shard).steps for shard in shards)
+        steps = sum(len(settings.steps_of(shard)) for shard in shards)
+        if done < steps:
+            author, tasks = open_author(said, settings, documents, tokenizer)
+            with watched(done, steps) as on_step:
+                for shard in shards:
+                    offline.write_shard(folder, settings, shard, tasks, author, tokenizer, on_step)
+        return [None for _ in shards]
 
     share(range(settings.shards), write)
 
@@ -179,18 +186,6 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
             hint="Write more rows, or fewer a step.",
         )
     return settings
-
-
-def write_shard(
-    shard: int, said: Arguments, settings: offline.Settings, documents: Sequence[Document], tokenizer: Any
-) -> None:
-    """Write what a shard lacks; a base or teacher is loaded only where it lacks something."""
-    folder, steps = Path(said.out), len(settings.steps_of(shard))
-    done = offline.progress(folder, settings, shard).steps
-    if done < steps:
-        author, tasks = open_author(said, settings, documents, tokenizer)
-        with watched(done, steps) as on_step:
-            offline.write_shard(folder, settings, shard, tasks, author, tokenizer, on_step)
 
 
 def open_author(

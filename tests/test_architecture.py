@@ -19,7 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "teachers": {"notes", "models"},
     "synth": {"notes", "rows", "models", "teachers"},
     "online": {"notes", "rows", "models", "teachers"},
-    "evaluation": {"rows", "models", "online"},
+    "evaluation": {"notes", "rows", "models", "online"},
     "train": {"notes", "rows", "tiny", "models", "teachers", "online", "evaluation"},
     "export": {"notes", "rows", "models", "evaluation"},
 }
