@@ -28,6 +28,12 @@ def test_the_readme_s_document_is_one() -> None:
     assert document.sections[1].pairs()[0].answer == "A rest of flour and water before the salt goes in."
 
 
+def test_the_readme_s_own_task_is_the_recipe_s() -> None:
+    shown = next(block for block in blocks("python") if "class Naming" in block)
+    assert (ROOT / "recipes" / "naming.py").read_text(encoding="utf-8").endswith(shown)
+    assert len(shown.split("class Naming")[1].splitlines()) <= 30
+
+
 def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("recipes/notes.dlm", "notes/one.dlm", "my_notes/one.dlm", "a.dlm", "b.dlm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

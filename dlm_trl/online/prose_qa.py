@@ -20,7 +20,7 @@ from dlm_trl.online import prompts
 from dlm_trl.online.task import Example, Messages, Reject, accuracy
 
 LONGEST = 16  # words of a span
-PASSAGE = 120  # words of a passage
+PASSAGE = 120  # words of a passage, unless said otherwise
 
 # English function words: a noun phrase ends before them.
 _DETERMINERS = "a an the this that these those its their his her your our my any some all every each both"
@@ -66,6 +66,7 @@ class ProseQa:
     """
 
     documents: Sequence[Document]
+    passage_words: int = PASSAGE  # the longest passage that the base is shown; a small base understands short ones
     max_new_tokens: int = 40
     temperature: float = 0.7
     name: str = field(default="prose_qa", init=False)
@@ -79,7 +80,7 @@ class ProseQa:
             for document in self.documents
             for section in document.sections
             if section.kind == "prose"
-            for passage in passages(section.content)
+            for passage in passages(section.content, self.passage_words)
             for span in spans(passage)
         ]
         if not self.spans:
@@ -120,10 +121,10 @@ def spans(passage: str) -> list[str]:
     return list(dict.fromkeys(span for span in found if len(span.split()) <= LONGEST))
 
 
-def passages(prose: str) -> list[str]:
+def passages(prose: str, longest: int = PASSAGE) -> list[str]:
     """The paragraphs of a prose section, without headings, tables and code.
 
-    Long ones come in pieces of whole sentences, of at most `PASSAGE` words unless one sentence has more.
+    Long ones come in pieces of whole sentences, of at most `longest` words unless one sentence has more.
     """
     text = re.sub(r"^(```|~~~).*?(^\1\s*$|\Z)", "", prose, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^\s*(?:#|\|).*$", "", text, flags=re.MULTILINE)
@@ -131,7 +132,7 @@ def passages(prose: str) -> list[str]:
     for paragraph in re.split(r"\n\s*\n", text):
         piece: list[str] = []
         for sentence in _sentences(" ".join(paragraph.split())):
-            if piece and len(" ".join([*piece, sentence]).split()) > PASSAGE:
+            if piece and len(" ".join([*piece, sentence]).split()) > longest:
                 pieces.append(" ".join(piece))
                 piece = []
             piece.append(sentence)

@@ -21,7 +21,7 @@ from dlm_trl.train.config import Configuration
 class Rows:
     """The document's rows before tokenising; None where there are none of a kind.
 
-    `questions` are those to ask, by group: "seen", "held-out", "reworded", and "unseen" where no pair is learned.
+    `questions` are those to ask, by group: "seen", "held-out", "reworded". Where no pair is learned, all are held out.
     """
 
     pairs: Dataset | None
@@ -70,9 +70,9 @@ def load_rows(configuration: Configuration) -> Rows:
         return Rows(None, None, None, None, {})
     kinds = {section.kind for section in document.sections}
     has_sources = notes.expand_sources and bool(document.frontmatter.training.sources)
-    pairs = held_out_pairs = prose = held_out_prose = unseen = None
+    pairs = held_out_pairs = prose = held_out_prose = None
     if "instruction" in kinds and notes.rows == "none":
-        unseen = _every(configuration, "sft")
+        held_out_pairs = _every(configuration, "sft")
     elif "instruction" in kinds:
         pairs, held_out_pairs = _load(configuration, notes.rows)
     if notes.prose and ("prose" in kinds or has_sources):
@@ -87,7 +87,6 @@ def load_rows(configuration: Configuration) -> Rows:
     questions = {
         "seen": _questions(pairs),
         "held-out": _questions(held_out_pairs),
-        "unseen": _questions(unseen),
         "reworded": read_questions(notes.questions, document.frontmatter.system_prompt) if notes.questions else [],
     }
     limited = {group: _spread(asked, notes.max_questions) for group, asked in questions.items() if asked}
@@ -126,7 +125,7 @@ def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration:
     # Shuffled here, by the run's own seed: the sampler that balances batches has a fixed one.
     parts = [tokens for tokens, _ in made.values()]
     train = concatenate_datasets(parts).shuffle(seed=training.seed) if parts else None
-    held_out = rows.held_out_pairs if rows.pairs is not None else rows.held_out_prose
+    held_out = rows.held_out_prose if rows.pairs is None and rows.held_out_pairs is None else rows.held_out_pairs
     validation = tokenize(held_out, tokenizer, training.max_length)[0] if held_out else None
     return Tokens(train, validation, {kind: report for kind, (_, report) in made.items()})
 

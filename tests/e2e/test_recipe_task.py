@@ -45,6 +45,17 @@ def test_a_skill_without_a_document(recipe: Recipe, tmp_path: Path) -> None:
     assert not list((tmp_path / "home").glob("store/*/adapter*")), "there is no document to keep it for"
 
 
+def test_a_task_of_ones_own(recipe: Recipe) -> None:
+    own = Path(__file__).parents[2] / "recipes" / "naming.py"
+    out = recipe(
+        *("--task", f"{own}:Naming", "--base_model", "tiny", "--measure", "false", "--max_steps", 2, *SMALL), notes=None
+    )
+    drafts = [json.loads(line) for line in (out / "online_rows-0.jsonl").read_text().splitlines()]
+    rows = [draft for draft in drafts if not draft["rejected"]]
+    assert [sum(row["step"] == step for row in rows) for step in (0, 1)] == [8, 8]
+    assert all(row["prompt"] == f"Description:{row['generated'].rstrip()}\nWord:" for row in rows)
+
+
 def test_rows_of_a_task_among_those_of_a_document(recipe: Recipe) -> None:
     out = recipe(*SUMS, "--synthetic_fraction", 0.5, "--num_train_epochs", 1, "--measure", "true", "--max_questions", 2)
     trained = [line for line in history(out) if "loss" in line]
@@ -58,7 +69,8 @@ def test_pairs_that_are_not_learned_are_asked(recipe: Recipe) -> None:
         *SUMS, "--measure", "true", "--rows", "none", "--prose", "false", "--max_steps", 1, "--max_questions", 3
     )
     report = json.loads((out / "report.json").read_text())
-    assert {sample["group"] for sample in report["samples"]} == {"unseen"}
+    assert {sample["group"] for sample in report["samples"]} == {"held-out"}
+    assert next(m for m in report["measures"] if m["name"] == "validation loss")["before"] > 0
     assert "None of its rows was trained on" in (out / "README.md").read_text()
 
 

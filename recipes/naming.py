@@ -1,0 +1,34 @@
+"""A task of one's own: the word that a description means.
+
+accelerate launch recipes/sft.py --task recipes/naming.py:Naming --base_model tiny --max_steps 50
+"""
+
+from dlm_trl.online.mcsb import contains_word, nouns
+from dlm_trl.online.prompts import description_prefix, description_prompt
+from dlm_trl.online.task import Example, Reject, accuracy
+
+
+class Naming:
+    name = "naming"
+    prefix = description_prefix()  # every prompt begins with it, so it is computed once
+    stop = ("\n",)
+    max_new_tokens, temperature = 28, 0.8
+
+    def draw(self, rng, n):  # the answers come first; no randomness but rng's
+        return [rng.choice(nouns()) for _ in range(n)]
+
+    def prompts(self, items):  # what the frozen base is asked
+        return [self.prefix + description_prompt(word) for word in items]
+
+    def examples(self, items, generated):  # a row each, or why there is none
+        return [self.row(word, text.strip()) for word, text in zip(items, generated, strict=True)]
+
+    def row(self, word, description):
+        if not description:
+            return Reject("empty")
+        if contains_word(description, word):
+            return Reject("contains the word")
+        return Example(f"Description: {description}\nWord:", f" {word}", facts={"word": word})
+
+    def metrics(self, examples, predictions):
+        return accuracy(examples, predictions)
