@@ -142,7 +142,8 @@ def _accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
         second.set(ylabel="perplexity, general text", ylim=(0, max(2 * first, 1.05 * max(second.lines[0].get_ydata()))))
         second.spines[["top"]].set_visible(False)
     lines = [line for each in axes.figure.axes if each.bbox.bounds == axes.bbox.bounds for line in each.lines]
-    axes.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=7, loc="center right")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3, "fontsize": 8}
+    axes.legend(lines, [line.get_label() for line in lines], frameon=False, **below)
 
 
 def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, style: str, **more: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import torch
+from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_jit_checkpoint import CheckpointManager, JITCheckpointCallback
 from trl import SFTTrainer
@@ -67,7 +68,9 @@ class StopWithCheckpoint(JITCheckpointCallback):
 
 
 class TokenRate(ProgressCallback):
-    """The stock progress bar, with the tokens per second since the last line of the log at its end."""
+    """The stock progress bar, with the tokens per second since the last line of the log at its end; above it, a line
+    for each measurement of a task.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +88,12 @@ class TokenRate(ProgressCallback):
             now, tokens = time.perf_counter(), float(logs["num_tokens"])
             rate = (tokens - self._since[1]) / (now - self._since[0])
             self._since = (now, tokens)
-            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}, {rate:,.0f} tokens/s")
+            right = f"{float(logs['online/accuracy']):.0%} right, " if "online/accuracy" in logs else ""
+            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}, {right}{rate:,.0f} tokens/s")
+        elif state.is_world_process_zero and logs and "eval_perplexity" in logs:
+            accuracies = {n.split("/")[1]: value for n, value in logs.items() if n.endswith("/accuracy")}
+            shown = ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items())
+            tqdm.write(f"step {state.global_step}: {shown}; perplexity {logs['eval_perplexity']:.1f}")
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         super().on_evaluate(args, state, control, **kwargs)
