@@ -22,8 +22,6 @@ from typing import Any, Literal, NoReturn
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import json
-
 import torch
 from accelerate import PartialState
 from rich.console import Console
@@ -41,6 +39,7 @@ from dlm_trl.online.open import open_tasks
 from dlm_trl.online.rows import ATTEMPTS
 from dlm_trl.online.task import Task
 from dlm_trl.teachers.open import fingerprint, open_teacher, survey
+from dlm_trl.train.skill import read_stages
 
 SECONDS = 10.0  # between two lines of progress, where there is no terminal
 
@@ -56,10 +55,11 @@ class Arguments:
     task: str = field(metadata={"help": "mcsb, arithmetic, prose_qa, or FILE.py:NAME for your own task."})
     n: int = field(metadata={"help": "Rows to write. One that every attempt fails at is left out, as it is online."})
     out: str = field(metadata={"help": "The folder for them."})
-    stages: str = _setting(
-        "[{}]",
+    stages: str | None = _setting(
+        None,
         "The task's options, as a JSON list of mappings: one for each stage. The steps are divided evenly among the "
-        "stages, in this order; an online run moves on when the model is good enough, which is not known here.",
+        "stages, in this order; an online run moves on when the model is good enough, which is not known here. "
+        "Unset: one stage with the task's defaults.",
     )
     notes: list[str] = field(default_factory=list, metadata={"help": "The documents, for prose_qa."})
     base_model: str | None = _setting(
@@ -136,20 +136,6 @@ def read_arguments(argv: list[str]) -> Arguments:
             kind="UsageError", message="The teacher self is the adapter of a document.", hint="Name it: --notes."
         )
     return said
-
-
-def read_stages(said: str) -> list[dict[str, Any]]:
-    """The options of each stage. Raises DlmError (UsageError)."""
-    try:
-        stages = json.loads(said)
-    except ValueError as error:
-        stages, problem = None, f"stages is no JSON: {error}."
-    else:
-        problem = "stages is no list of mappings."
-    if not (isinstance(stages, list) and stages and all(isinstance(stage, dict) for stage in stages)):
-        hint = """Write a mapping for each stage: '[{"choices": 3}, {"choices": 5}]'."""
-        raise DlmError(kind="UsageError", message=problem, hint=hint)
-    return stages
 
 
 def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> offline.Settings:

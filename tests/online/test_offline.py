@@ -87,6 +87,7 @@ def test_the_folder_is_a_dataset_with_the_same_columns_whatever_the_task(recipe:
     said = recipe("--n", 3, "--task", SAID, out="said")
     one, other = (datasets.load_dataset(str(folder), split="train") for folder in (text, said))
     assert one.to_list() == rows(text)
+    assert 4 < max(row["step"] * 4 + row["index"] for row in rows(text)) < 10
     assert other[0]["prompt"][0]["role"] == "user"
     assert one.column_names == other.column_names
     assert [one.features[name] == other.features[name] for name in one.column_names].count(False) == 1  # the prompt
