@@ -62,7 +62,7 @@ def reading(model: PeftModel, tokenizer: PreTrainedTokenizerBase, places: Sequen
         head = base.get_output_embeddings()
         states = hidden.pop().to(head.weight.device)
         with maybe_gather_lm_head_ctx(head.weight, head.bias), torch.autocast(states.device.type, enabled=False):
-            weight, bias = (None if w is None else _whole(w.detach()) for w in (head.weight, head.bias))
+            weight, bias = (None if w is None else whole(w.detach()) for w in (head.weight, head.bias))
             predictions[:] = _texts(places, states, weight, bias, tokenizer)
             narrow = [place for place in places if place.example.loss == "labels"]
             if narrow:
@@ -114,7 +114,7 @@ def _choice_logits(places: Sequence[Place], states: Tensor, weight: Tensor, bias
     return logits.masked_fill(ids < 0, -torch.inf)
 
 
-def _whole(weight: Tensor) -> Tensor:
+def whole(weight: Tensor) -> Tensor:
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 

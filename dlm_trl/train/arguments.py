@@ -31,6 +31,9 @@ class NotesArguments:
     split_method: Literal["source_group", "reference"] = _setting(
         "source_group", "How rows are held out: whole source groups, or row by row as the format's reference does it."
     )
+    rehearsal: float = _setting(
+        0.0, "Against forgetting: weight of the divergence from the base on texts that the base itself wrote; try 5."
+    )
     questions: str | None = _setting(
         None, "JSON lines with question, reworded and answer: reworded questions that are asked and never learned."
     )

@@ -122,6 +122,8 @@ def _combinations(configuration: Configuration) -> list[str]:
         )
     if adapter.adapter == "adalora" and not 0 <= adapter.adalora_warmup < 1 - adapter.adalora_final <= 1:
         problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
+    if notes.rehearsal < 0:
+        problems.append(f"rehearsal is {notes.rehearsal}; it is a weight, 0 for none.")
     if notes.world_size is not None and notes.world_size != training.world_size:
         problems.append(f"The run has {training.world_size} processes, and world_size asks for {notes.world_size}.")
     return problems

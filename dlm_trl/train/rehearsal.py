@@ -1,0 +1,187 @@
+"""Against forgetting: the base's own texts are rehearsed beside the rows that are learned.
+
+    Rehearsal(weight=5.0, seed=0).attach(trainer)          # before train
+
+The frozen base (its adapter switched off) writes some texts before the first step, from nothing and at temperature 1.
+In every batch, a few of them are read by the base and by the model in training, and the divergence of the two,
+KL(base ‖ model), mean over the tokens, is added to the loss. Texts that a network writes itself as a stand-in for what
+it was once trained on: Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal" (1995); its own old outputs as
+targets: Li and Hoiem, "Learning without Forgetting" (2016).
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTTrainer
+from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+from dlm_trl.models.generate import generate, row_seed
+from dlm_trl.online.answers import whole
+from dlm_trl.online.teacher_context import check_attachable, frozen
+from dlm_trl.rows.tokenize import IGNORED
+
+TEXTS = 128  # that the base writes
+TOKENS = 64  # of a text, at most
+ROWS = 4  # texts beside a batch
+
+
+class Span(NamedTuple):
+    """Where a text stands in a batch: in which line, from which token to which."""
+
+    line: int
+    start: int
+    end: int
+
+
+class Rehearsal(TrainerCallback):
+    """Adds weight × KL(base ‖ model), in nats per token, to the loss of each training batch of a stock SFTTrainer.
+
+    Which texts stand beside a batch is a function of seed, step and the batch's number in the step, counted over all
+    processes; so a resumed run equals an uninterrupted one, and two processes equal one.
+    """
+
+    def __init__(self, weight: float, seed: int) -> None:
+        self.weight = weight
+        self.seed = seed
+
+    def attach(self, trainer: SFTTrainer) -> "Rehearsal":
+        """Put it into a trainer. Raises DlmError (AdapterError) where switching the adapter off gives no base back."""
+        self._trainer, self._model = trainer, trainer.accelerator.unwrap_model(trainer.model)
+        check_attachable(self._model)
+        self._loss, self._log = trainer.compute_loss, trainer.log
+        trainer.compute_loss, trainer.log = self._compute_loss, self._write_log
+        self._at, self._divergences = (-1, 0), []  # the step and the batch in it; since the last line of the log
+        trainer.add_callback(self)
+        return self
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        tokenizer = self._trainer.processing_class
+        first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        seeds = [row_seed(self.seed, "rehearsal", k) for k in range(TEXTS)]
+        with frozen(self._model) as base:
+            texts = generate(base, tokenizer, [[first]] * TEXTS, TOKENS, temperature=1.0, seed=seeds)
+        self.texts = [[first, *tokenizer(text, add_special_tokens=False)["input_ids"][:TOKENS]] for text in texts]
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of the trainer's `compute_loss`."""
+        if not self._model.training:
+            return self._loss(model, inputs, *args, **kwargs)
+        texts = self._chosen()
+        with frozen(self._model) as base:
+            wanted = _log_probs(base, _last_hidden(base, texts), [Span(k, 0, len(t)) for k, t in enumerate(texts)])
+        inputs, spans = beside(inputs, texts)
+        with _hidden(self._model) as seen:
+            loss = self._loss(model, inputs, *args, **kwargs)
+        divergence = kl_divergence(self._model.get_base_model(), seen.pop(), spans, wanted)
+        self._divergences.append(divergence.item())
+        # Where the loss is over the tokens of all batches of a step, the trainer divides it no further.
+        batches = 1 if kwargs.get("num_items_in_batch") is None else self._trainer.current_gradient_accumulation_steps
+        return loss + self.weight * divergence / batches
+
+    def _chosen(self) -> list[list[int]]:
+        step, batch = self._trainer.state.global_step, 0
+        if self._at[0] == step:
+            batch = self._at[1] + 1
+        self._at = (step, batch)
+        number = batch * self._trainer.args.world_size + self._trainer.args.process_index
+        return random.Random(row_seed(self.seed, "rehearsal", step, number)).sample(self.texts, ROWS)
+
+    def _write_log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """In place of the trainer's `log`: the line with the loss gets this process's mean since the last one."""
+        if "loss" in logs and self._divergences:
+            logs["rehearsal/kl"] = sum(self._divergences) / len(self._divergences)
+            self._divergences = []
+        self._log(logs, *args, **kwargs)
+
+
+def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[dict[str, Any], list[Span]]:
+    """The batch with these texts behind its rows, none of which has a loss, and where they stand.
+
+    A batch is padded on the right, or one line of rows behind each other (padding-free).
+    """
+    ids = inputs["input_ids"]
+    lengths = [len(text) for text in texts]
+    if "attention_mask" not in inputs:
+        ends = torch.tensor([ids.shape[1], *lengths]).cumsum(0).tolist()
+        more = {
+            "input_ids": ids.new_tensor([token for text in texts for token in text])[None],
+            "labels": ids.new_full((1, sum(lengths)), IGNORED),
+            "position_ids": ids.new_tensor([place for length in lengths for place in range(length)])[None],
+        }
+        joined = {name: torch.cat([inputs[name], value], 1) for name, value in more.items()}
+        return {**inputs, **joined}, [Span(0, a, b) for a, b in pairwise(ends)]
+    width = max(ids.shape[1], *lengths)
+    rows = {
+        "input_ids": ids.new_tensor([[*text, *[0] * (width - len(text))] for text in texts]),
+        "labels": ids.new_full((len(texts), width), IGNORED),
+        "attention_mask": ids.new_tensor([[1] * length + [0] * (width - length) for length in lengths]),
+    }
+    fill = {"input_ids": 0, "labels": IGNORED, "attention_mask": 0}
+    wide = {name: pad(inputs[name], (0, width - ids.shape[1]), value=fill[name]) for name in rows}
+    joined = {name: torch.cat([wide[name], value.to(wide[name].dtype)]) for name, value in rows.items()}
+    return {**inputs, **joined}, [Span(len(ids) + k, 0, length) for k, length in enumerate(lengths)]
+
+
+def kl_divergence(base: nn.Module, hidden: Tensor, spans: Sequence[Span], wanted: Tensor) -> Tensor:
+    """Mean over the tokens of the spans of KL(wanted ‖ model).
+
+    hidden: (lines, tokens, width); wanted: log-probabilities (tokens of the spans, vocabulary).
+
+    The gradient up to the hidden states is taken at once, so that no activation of the vocabulary's size stays until
+    the backward pass, nor does a head whose weights lie in parts on several processes.
+    """
+    states = _at(hidden, spans)
+    leaf = states.detach().requires_grad_()
+    with torch.enable_grad():
+        found = _scores(base, leaf)
+        divergence = (wanted.exp() * (wanted - found)).sum(-1).mean()
+        (gradient,) = torch.autograd.grad(divergence, leaf)
+    through = (states * gradient).sum()
+    return divergence.detach() + through - through.detach()
+
+
+def _log_probs(base: nn.Module, hidden: Tensor, spans: Sequence[Span]) -> Tensor:
+    return _scores(base, _at(hidden, spans))
+
+
+def _scores(base: nn.Module, states: Tensor) -> Tensor:
+    """Log-probabilities (tokens, vocabulary) in float32, before anything that a model does behind its head."""
+    head = base.get_output_embeddings()
+    with maybe_gather_lm_head_ctx(head.weight, head.bias), torch.autocast(states.device.type, enabled=False):
+        weight, bias = (None if w is None else whole(w.detach()) for w in (head.weight, head.bias))
+        return linear(states.to(weight.dtype), weight, bias).float().log_softmax(-1)
+
+
+def _at(hidden: Tensor, spans: Sequence[Span]) -> Tensor:
+    return torch.cat([hidden[span.line, span.start : span.end] for span in spans])
+
+
+def _last_hidden(base: nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
+    width = max(map(len, texts))
+    device = base.device
+    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=device)
+    mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=device)
+    return base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+@contextmanager
+def _hidden(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The last hidden states of the forward pass inside."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        seen[:] = [output.last_hidden_state]
+
+    # Not on the base itself: some adapters call its forward past its hooks.
+    hook = model.get_base_model().base_model.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
