@@ -26,6 +26,7 @@ from dlm_trl.evaluation import report
 from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
 from dlm_trl.online.callback import placeholder
+from dlm_trl.online.offline import load_rows
 from dlm_trl.train.adapter import ShrinkRanks
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.config import print_settings, read_configuration
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> None:
     with args.main_process_first(desc="reading the document"):
         prepared = prepare(configuration)
         tokens = tokenize_rows(prepared.rows, prepared.tokenizer, configuration)
-        train_rows = tokens.train or placeholder(args)
+        written = configuration.task.task_rows and load_rows(configuration.task.task_rows, prepared.tokenizer)
+        train_rows = tokens.train or written or placeholder(args)
     if args.process_index == 0:
         print_settings(configuration)
         print(*prepared.notes, sep="\n")
@@ -102,8 +104,8 @@ def main(argv: list[str]) -> None:
         if accelerator.is_main_process:
             shown = samples(prepared.rows.questions, before.numbers, after)
             facts = run_facts(configuration, prepared, tokens, accelerator)
-            written = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
-            report.write(args.output_dir, report.Report(facts, rows, shown, trainer.state.log_history, written))
+            fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
+            report.write(args.output_dir, report.Report(facts, rows, shown, trainer.state.log_history, fresh))
             print(table, f"\nreport: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
     folder = save(trainer, configuration, prepared.rows, table)
     accelerator.print(f"adapter: {args.output_dir} and {folder}")

@@ -27,7 +27,7 @@ from dlm_trl.evaluation.perplexity import general_text, perplexity
 from dlm_trl.models.generate import row_seed
 from dlm_trl.models.load import Quantization, load_adapted, load_base, load_tokenizer
 from dlm_trl.notes import DlmError
-from dlm_trl.online.mcsb import Mcsb, Split, contains_word
+from dlm_trl.online.mcsb import HELD_OUT, Mcsb, Split, contains_word
 
 CONDITIONS = ("5:upper", "6-9:upper", "5:lower", "5:digits")
 WINDOW = 512  # of perplexity; a model with a shorter context gets its whole context
@@ -58,7 +58,7 @@ def evaluate_model(
     count: int = 200,
     seed: int = 0,
     split: Split = "held_out",
-    held_out: float = 0.1,
+    held_out: float = HELD_OUT,
     glosses: Mapping[str, str] | None = None,
     quantization: Quantization | None = None,
 ) -> Evaluation:
@@ -92,7 +92,7 @@ def question_sets(
     count: int = 200,
     seed: int = 0,
     split: Split = "held_out",
-    held_out: float = 0.1,
+    held_out: float = HELD_OUT,
     glosses: Mapping[str, str] | None = None,
 ) -> dict[str, list[Asked]]:
     """`count` questions for each condition, on words of one side of the split; the same in every process.
@@ -119,7 +119,7 @@ def question_sets(
 
 
 def condition_tasks(
-    tokenizer: PreTrainedTokenizerBase, conditions: Sequence[str], split: Split = "held_out", held_out: float = 0.1
+    tokenizer: PreTrainedTokenizerBase, conditions: Sequence[str], split: Split = "held_out", held_out: float = HELD_OUT
 ) -> dict[str, Mcsb]:
     """The task of each condition; needs no weights. Raises as `question_sets` does."""
     parsed = {name: parse_condition(name) for name in conditions}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Any other string names its own labels, one a character: labels="VWXYZ".
 LABEL_STYLES = {"upper": "ABCDEFGHI", "lower": "abcdefghi", "digits": "123456789"}
+HELD_OUT = 0.1
 NEAR = 16  # near distractors are drawn from this many neighbours of the answer
 
 Split = Literal["train", "held_out"]
@@ -113,7 +114,7 @@ class Mcsb:
     choices: int | tuple[int, int] = 5
     labels: str | tuple[str, ...] = "upper"
     loss: Literal["full", "labels"] = "full"
-    held_out: float = 0.1  # share of the words
+    held_out: float = HELD_OUT  # share of the words
     split: Split = "train"
     distractors: Literal["random", "near"] = "random"
     embeddings: Tensor | None = None

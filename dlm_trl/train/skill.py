@@ -23,6 +23,8 @@ from dlm_trl.evaluation.suite import CONDITIONS, condition_tasks, question_sets,
 from dlm_trl.notes import DlmError
 from dlm_trl.online.callback import OnlineSynthesisCallback
 from dlm_trl.online.curriculum import Curriculum
+from dlm_trl.online.mcsb import HELD_OUT
+from dlm_trl.online.offline import load_rows, read_settings
 from dlm_trl.online.open import open_tasks
 from dlm_trl.teachers.open import open_teacher, survey
 from dlm_trl.train.config import Configuration
@@ -50,6 +52,8 @@ def check(configuration: Configuration, tokenizer: PreTrainedTokenizerBase, has_
     if said.task and said.synthetic_fraction == 1 and configuration.training.max_steps <= 0:
         problems.append("A task has no end of its own: set max_steps.")
     try:
+        if said.task_rows:
+            load_rows(said.task_rows, tokenizer)
         if said.task:
             open_curriculum(configuration, tokenizer)
             if said.task_teacher == "self" and configuration.document is None:
@@ -57,7 +61,7 @@ def check(configuration: Configuration, tokenizer: PreTrainedTokenizerBase, has_
             elif said.task_teacher != "base":
                 survey(said.task_teacher, configuration.document)
         if names := conditions(configuration):
-            condition_tasks(tokenizer, names, held_out=held_out(configuration, tokenizer))
+            condition_tasks(tokenizer, names, held_out=held_out(configuration))
         if said.glosses:
             read_glosses(Path(said.glosses))
             if not names:
@@ -93,17 +97,23 @@ def read_stages(said: str | Sequence[Mapping[str, Any]] | None) -> list[Mapping[
 STAGES_HINT = """Write a mapping for each stage: [{"choices": 3}, {"choices": 5}]."""
 
 
+def learned(configuration: Configuration) -> tuple[str | None, Sequence[Mapping[str, Any]]]:
+    """The task's name and stages, be its rows written during the run or before it."""
+    if configuration.task.task_rows:
+        settings = read_settings(configuration.task.task_rows)
+        return settings.task, settings.stages
+    return configuration.task.task, read_stages(configuration.task.stages)
+
+
 def conditions(configuration: Configuration) -> Sequence[str]:
     """What is measured: what the configuration says, else what suits the task."""
-    said = configuration.task
-    return said.conditions or (CONDITIONS if said.task == "mcsb" else ())
+    return configuration.task.conditions or (CONDITIONS if learned(configuration)[0] == "mcsb" else ())
 
 
-def held_out(configuration: Configuration, tokenizer: PreTrainedTokenizerBase) -> float:
+def held_out(configuration: Configuration) -> float:
     """The share of words that the task keeps from training."""
-    if configuration.task.task != "mcsb":
-        return 0.1
-    return open_curriculum(configuration, tokenizer).task.held_out
+    name, stages = learned(configuration)
+    return stages[0].get("held_out", HELD_OUT) if name == "mcsb" else HELD_OUT
 
 
 def attach(trainer: SFTTrainer, configuration: Configuration) -> OnlineSynthesisCallback | None:
@@ -128,7 +138,7 @@ def attach(trainer: SFTTrainer, configuration: Configuration) -> OnlineSynthesis
             tokenizer=tokenizer,
             conditions=names,
             count=said.condition_questions,
-            held_out=held_out(configuration, tokenizer),
+            held_out=held_out(configuration),
             glosses=read_glosses(Path(said.glosses)) if said.glosses else None,
         )
         trainer.add_callback(MeasureDuring(trainer, make_sets))

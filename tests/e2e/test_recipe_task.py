@@ -1,6 +1,7 @@
 """The recipe with a task: its rows alone or among a document's, the curriculum, the numbers, and misuse."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,23 @@ def test_a_task_of_ones_own(recipe: Recipe) -> None:
     rows = [draft for draft in drafts if not draft["rejected"]]
     assert [sum(row["step"] == step for row in rows) for step in (0, 1)] == [8, 8]
     assert all(row["prompt"] == f"Description:{row['generated'].rstrip()}\nWord:" for row in rows)
+
+
+def test_rows_that_were_written_before(recipe: Recipe, tmp_path: Path) -> None:
+    write = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "synthesize_task.py"))["main"]
+    folder = tmp_path / "rows"
+    said = ("--task", "mcsb", "--stages", '[{"choices": 3, "held_out": 0.2}]', "--base_model", "tiny", "--n", "16")
+    write([*said, "--rows_per_step", "8", "--out", str(folder)])
+    settings = ("--base_model", "tiny", "--task_rows", folder, "--num_train_epochs", 1, *SMALL)
+    out = recipe(*settings, "--conditions", "3:upper", "--condition_questions", 4, notes=None)
+    report = json.loads((out / "report.json").read_text())
+    assert [line["step"] for line in report["history"] if "loss" in line] == [1, 2]
+    assert "mcsb/3:upper/accuracy" in {measure["name"] for measure in report["measures"]}
+    assert "written before the run, from the folder `rows`" in (out / "README.md").read_text()
+    with pytest.raises(DlmError, match="set one of the two"):
+        recipe(*settings, "--task", "mcsb", "--max_steps", 1, notes=None)
+    with pytest.raises(DlmError, match="holds no rows of a task"):
+        recipe("--base_model", "tiny", "--task_rows", tmp_path, notes=None)
 
 
 def test_rows_of_a_task_among_those_of_a_document(recipe: Recipe) -> None:
