@@ -109,6 +109,14 @@ def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[
         prose = section.content.strip()
         if section.kind == "prose" and prose:
             for strategy, budget in _budgets(settings):
+                if not _fits(prose[0], strategy, settings, teacher, template):
+                    raise DlmError(
+                        kind="UsageError",
+                        message=f"The teacher reads {teacher.context} tokens, too few for the prompt and "
+                        f"{settings.max_new_tokens} new ones.",
+                        hint="Lower --max-new-tokens, or choose a teacher with a longer context.",
+                        path=document.path,
+                    )
                 pieces = windows(prose, lambda text, s=strategy: _fits(text, s, settings, teacher, template))
                 for piece, n in zip(pieces, shares(budget, [len(p) for p in pieces]), strict=True):
                     if n:
@@ -116,14 +124,6 @@ def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[
                         request = _request(messages, settings, teacher)
                         found.setdefault(request.key, Ask(request, section.section_id, strategy, piece, n))
     asks = list(found.values())
-    if too_long := [ask for ask in asks if not _fits(ask.prose, ask.strategy, settings, teacher, template)]:
-        raise DlmError(
-            kind="UsageError",
-            message=f"The teacher reads {teacher.context} tokens, too few for the prompt, a word of "
-            f"{len(too_long[0].prose)} characters, and {settings.max_new_tokens} new tokens.",
-            hint="Lower --max-new-tokens, or choose a teacher with a longer context.",
-            path=document.path,
-        )
     return asks if settings.max_pairs is None else _spread(asks)
 
 

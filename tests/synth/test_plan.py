@@ -79,6 +79,19 @@ def test_windows_of_long_prose_fit_and_share_the_budget() -> None:
     assert "\n\n".join(ask.prose for ask in asks if ask.strategy == "extraction") == "\n\n".join(paragraphs)
 
 
+def test_long_prose_without_blanks_is_cut_too() -> None:
+    class Letters(Reader):
+        """A character is a token."""
+
+        def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
+            return sum(len(message["content"]) for message in messages)
+
+    text = "".join(f"第{i}条古道连接西南与西藏。" for i in range(60))
+    asks = plan(document(text), SHORT, Letters(400))
+    assert len(asks) == 3 and all(ask.prose in text and ask.prose.endswith("。") for ask in asks)
+    assert all(Letters().count_tokens(ask.request.messages) + 20 <= 400 for ask in asks)
+
+
 def test_a_teacher_that_reads_too_little_is_one_error() -> None:
     with pytest.raises(DlmError, match="reads 60 tokens") as caught:
         plan(document("Elm.", "Fir."), SHORT, Reader(60))

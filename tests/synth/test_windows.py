@@ -14,8 +14,10 @@ TEXTS = st.lists(
 @given(TEXTS, st.integers(1, 60))
 def test_windows_keep_every_word_in_order_and_fit(prose: str, size: int) -> None:
     found = windows(prose, lambda text: len(text) <= size)
-    assert " ".join(found).split() == prose.split()
-    assert all(len(window) <= size or (" " not in window.strip() and "\n" not in window.strip()) for window in found)
+    assert "".join("".join(found).split()) == "".join(prose.split())
+    if all(len(word) <= size for word in prose.split()):
+        assert " ".join(found).split() == prose.split()
+    assert all(len(window) <= size for window in found)
 
 
 def test_a_text_that_fits_stays_whole_but_for_its_ends() -> None:
@@ -26,6 +28,30 @@ def test_windows_end_at_paragraphs_then_at_sentences() -> None:
     prose = "One two. Three four.\n\nFive six. Seven eight nine."
     assert windows(prose, lambda text: len(text) <= 27) == ["One two. Three four.", "Five six. Seven eight nine."]
     assert windows(prose, lambda text: len(text) <= 18) == ["One two.", "Three four.", "Five six.", "Seven eight nine."]
+
+
+def test_prose_without_blanks_ends_behind_sentences_and_else_anywhere() -> None:
+    sentences = ["茶马古道连接西南与西藏。", "他说：“翻过雪山！”", "普洱茶运往拉萨。"]
+    assert windows("".join(sentences), lambda text: len(text) <= 12) == sentences
+    assert windows("".join(sentences), lambda text: len(text) <= 23) == ["".join(sentences[:2]), sentences[2]]
+    assert windows("See 茶马古道连接西南与西藏 there", lambda text: len(text) <= 5) == [
+        "See",
+        "茶马古道连",
+        "接西南与西",
+        "藏",
+        "there",
+    ]
+
+
+def test_a_megabyte_of_one_word_asks_little() -> None:
+    asked: list[int] = []
+
+    def fits(text: str) -> bool:
+        asked.append(len(text))
+        return len(text) <= 1000
+
+    assert windows("x" * 1_000_000, fits) == ["x" * 1000] * 1000
+    assert len(asked) < 30_000 and sorted(asked)[-10] <= 2000
 
 
 @given(st.integers(0, 50), st.lists(st.integers(1, 1000), min_size=1, max_size=20))
