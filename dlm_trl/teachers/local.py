@@ -117,6 +117,7 @@ def prompt_tokens(
             add_generation_prompt=True,
             return_dict=False,
             enable_thinking=False,
+            tokenizer_kwargs={"verbose": False},  # no warning about a text that is about to be cut into windows
         )
     except TemplateError as error:
         why = " ".join(str(error).split())
