@@ -7,6 +7,7 @@ section's budget of pairs is then shared among its windows.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from dlm_trl.notes import DlmError, Document
 from dlm_trl.synth import prompts
 from dlm_trl.synth.budget import most_tokens
 from dlm_trl.synth.ledger import request_key
-from dlm_trl.synth.prompts import Strategy
+from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.windows import shares, windows
 from dlm_trl.teachers.protocol import Request, TeacherFacts
 
@@ -64,7 +65,7 @@ class Settings:
     budget_tokens: int | None = None
     judge: str | None = None
     min_grounding: float | None = None
-    prompt: Path | None = None
+    prompt: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         """Raises DlmError (UsageError) for a value that no run can have."""
@@ -101,15 +102,16 @@ def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[
     """All requests about the document's own prose (not that of `training.sources`), in the order of the file.
 
     With `max_pairs` the sections come in an order that is spread over the file, since the run may end before the
-    last. Raises DlmError where the prompt file is no template, or the teacher's context is too short.
+    last. Raises DlmError: PromptError where the prompt file is no template, UsageError where the teacher's context is
+    too short.
     """
-    template = _template(settings.prompt)
+    prompt = None if settings.prompt is None else prompts.read_prompt(Path(settings.prompt))
     found: dict[str, Ask] = {}  # by the request's key: prose that comes twice is asked about once
     for section in document.sections:
         prose = section.content.strip()
         if section.kind == "prose" and prose:
             for strategy, budget in _budgets(settings):
-                if not _fits(prose[0], strategy, settings, teacher, template):
+                if not _fits(prose[0], strategy, settings, teacher, prompt):
                     raise DlmError(
                         kind="UsageError",
                         message=f"The teacher reads {teacher.context} tokens, too few for the prompt and "
@@ -117,10 +119,10 @@ def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[
                         hint="Lower --max-new-tokens, or choose a teacher with a longer context.",
                         path=document.path,
                     )
-                pieces = windows(prose, lambda text, s=strategy: _fits(text, s, settings, teacher, template))
+                pieces = windows(prose, lambda text, s=strategy: _fits(text, s, settings, teacher, prompt))
                 for piece, n in zip(pieces, shares(budget, [len(p) for p in pieces]), strict=True):
                     if n:
-                        messages = prompts.pair_messages(piece, n, strategy, template)
+                        messages = prompts.pair_messages(piece, n, strategy, prompt)
                         request = _request(messages, settings, teacher)
                         found.setdefault(request.key, Ask(request, section.section_id, strategy, piece, n))
     asks = list(found.values())
@@ -162,10 +164,10 @@ def _budgets(settings: Settings) -> list[tuple[Strategy, int]]:
     return [(settings.strategy, n)]
 
 
-def _fits(prose: str, strategy: Strategy, settings: Settings, teacher: TeacherFacts, template: str | None) -> bool:
+def _fits(prose: str, strategy: Strategy, settings: Settings, teacher: TeacherFacts, prompt: Prompt | None) -> bool:
     if teacher.context is None:
         return len(prose) <= _LONGEST_PROSE
-    messages = prompts.pair_messages(prose, settings.per_section, strategy, template)
+    messages = prompts.pair_messages(prose, settings.per_section, strategy, prompt)
     return most_tokens(messages, teacher) + settings.max_new_tokens <= teacher.context
 
 
@@ -180,17 +182,6 @@ def _spread(asks: list[Ask]) -> list[Ask]:
         turn = turns[ask.section_id] = turns.get(ask.section_id, -1) + 1
         order.append((turn, place[ask.section_id]))
     return [asks[i] for i in sorted(range(len(asks)), key=lambda i: order[i])]
-
-
-def _template(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DlmError(kind="PromptError", message=f"The prompt cannot be read: {error}.", path=path) from None
-    prompts.check_template(text, path)
-    return text
 
 
 def _option(name: str) -> str:

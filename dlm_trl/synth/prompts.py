@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from traceback import extract_tb
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2 import StrictUndefined, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dlm_trl.notes import DlmError
 
@@ -18,7 +19,7 @@ PROMPT_VERSION = 1
 
 Strategy = Literal["extraction", "expansion"]
 
-# No loop and no condition: a template of one's own sees the same two variables, `n` and `prose`.
+# No loop and no condition; a prompt of one's own sees the variable `strategy` too.
 TEMPLATES: dict[Strategy, str] = {
     "extraction": """\
 Write {{ n }} question and answer pairs about the text below. Each question names what it asks about. \
@@ -42,39 +43,53 @@ CORRECTION = (
     'Reply with the JSON list only, objects with the keys "question" and "answer".'
 )
 
-_environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+# A prompt may come from somebody else: it can read its three variables and nothing of the machine.
+_environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+
+
+class Prompt(NamedTuple):
+    """A prompt of one's own: a Jinja text with the variables `n`, `prose` and `strategy`, and its file."""
+
+    template: str
+    path: Path
 
 
 def pair_messages(
-    prose: str, n: int, strategy: Strategy = "extraction", template: str | None = None
+    prose: str, n: int, strategy: Strategy = "extraction", prompt: Prompt | None = None
 ) -> list[dict[str, str]]:
     """The chat that asks for `n` pairs about `prose`: one user message. The reply is the assistant's turn.
 
-    template, a Jinja text with the variables `n`, `prose` and `strategy`, stands in place of the strategy's own.
+    prompt stands in place of the strategy's own. Raises DlmError (PromptError) where it does not render.
     """
-    source = TEMPLATES[strategy] if template is None else template
-    content = _environment.from_string(source).render(n=n, prose=prose.strip(), strategy=strategy)
+    template = TEMPLATES[strategy] if prompt is None else prompt.template
+    try:
+        content = _environment.from_string(template).render(n=n, prose=prose.strip(), strategy=strategy)
+    except TemplateSyntaxError as error:
+        raise _broken(error.message or "", prompt, error.lineno) from None
+    except Exception as error:  # a template is a program, and may end in any of them
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == "<template>"]
+        raise _broken(f"The prompt does not render: {error}", prompt, next(iter(lines), None)) from None
     return [{"role": "user", "content": content}]
 
 
-def check_template(template: str, path: Path) -> None:
-    """Raises DlmError (PromptError) where a prompt of one's own does not render, or leaves the prose out."""
-    hint = "It is a Jinja template with the variables n, prose and strategy."
-    mark = "8f1c the prose 5d20"
+def read_prompt(path: Path) -> Prompt:
+    """The prompt in this file. Raises DlmError (PromptError) where it does not render, or leaves the prose out."""
     try:
-        contents = [pair_messages(mark, 3, strategy, template)[0]["content"] for strategy in TEMPLATES]
-    except TemplateSyntaxError as error:
-        raise DlmError(
-            kind="PromptError", message=f"{error.message}.", path=path, line=error.lineno, hint=hint
-        ) from None
-    except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
-        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == "<template>"]
-        raise DlmError(
-            kind="PromptError",
-            message=f"The prompt does not render: {error}.",
-            path=path,
-            line=next(iter(lines), None),
-            hint=hint,
-        ) from None
+        prompt = Prompt(path.read_text(encoding="utf-8-sig"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DlmError(kind="PromptError", message=f"The prompt cannot be read: {error}.", path=path) from None
+    mark = "8f1c the prose 5d20"
+    contents = [pair_messages(mark, 3, strategy, prompt)[0]["content"] for strategy in TEMPLATES]
     if any(mark not in content for content in contents):
-        raise DlmError(kind="PromptError", message="The prompt leaves the prose out.", path=path, hint=hint)
+        raise _broken("The prompt leaves the prose out", prompt)
+    return prompt
+
+
+def _broken(what: str, prompt: Prompt | None, line: int | None = None) -> DlmError:
+    return DlmError(
+        kind="PromptError",
+        message=f"{what.rstrip('.')}.",
+        path=prompt and prompt.path,
+        line=line,
+        hint="It is a Jinja template with the variables n, prose and strategy.",
+    )

@@ -140,7 +140,7 @@ def test_settings_that_no_run_can_have(values: dict[str, object]) -> None:
 class TestPrompt:
     def test_ones_own_is_used(self, tmp_path: Path) -> None:
         path = tmp_path / "prompt.txt"
-        path.write_text("{{ n }} {{ strategy }} pairs, please: <{{ prose }}>")
+        path.write_text("\ufeff{{ n }} {{ strategy }} pairs, please: <{{ prose }}>")
         asks = plan(document("Elm."), Settings(prompt=path, strategy="both"), Reader())
         contents = [ask.request.messages[0]["content"] for ask in asks]
         assert contents == ["2 extraction pairs, please: <Elm.>", "1 expansion pairs, please: <Elm.>"]
@@ -155,6 +155,11 @@ class TestPrompt:
             ("{% if strategy == 'extraction' %}{{ prose }}{% endif %}", "prompt.txt: .*leaves the prose out"),
             ("{{ prose }}\n{{ n / 0 }}", "prompt.txt:2: .*does not render"),
             ("{{ prose }}\n{% include 'x' %}", "prompt.txt:2: .*does not render"),
+            ("{{ prose }}\n{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "prompt.txt:2: .*recursion"),
+            ("{{ prose }}\n{{ prose.__class__.__mro__ }}", "prompt.txt:2: .*unsafe"),
+            ("{{ prose }}\n{{ range(10 ** 9) }}", "prompt.txt:2: .*does not render"),
+            ("{{ prose }}\n{% if n == 1 %}{{ count }}{% endif %}", "prompt.txt:2: .*'count' is undefined"),
+            ("{{ prose }}\n{% if 'Elm' in prose %}{{ count }}{% endif %}", "prompt.txt:2: .*'count' is undefined"),
             (b"\xff{{ prose }}", "prompt.txt: .*cannot be read"),
         ],
     )
@@ -162,5 +167,5 @@ class TestPrompt:
         path = tmp_path / "prompt.txt"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(DlmError, match=said) as caught:
-            plan(document("Elm."), Settings(prompt=path), Reader())
-        assert caught.value.kind == "PromptError"
+            plan(document("Elm."), Settings(prompt=path, per_section=1), Reader())
+        assert caught.value.kind == "PromptError" and ".." not in str(caught.value)
