@@ -88,3 +88,19 @@ def test_the_picture_draws_the_curves_of_the_log_and_a_pair_of_bars_for_each_sha
 def test_a_run_without_a_log_or_a_share_can_be_drawn(tmp_path: Path) -> None:
     write(tmp_path, Report(run={}, measures=[Measure("loss", "nats per token", None, 1.0)]))
     assert (tmp_path / "report.png").stat().st_size > 0
+
+
+def test_a_task_s_accuracy_is_drawn_next_to_chance_and_to_what_is_forgotten() -> None:
+    history = [
+        {"step": 0, "eval_mcsb/5:upper/accuracy": 0.2, "eval_mcsb/5:upper/ppa": 0.3, "eval_perplexity": 400.0},
+        {"step": 5, "loss": 1.0, "learning_rate": 0.1, "online/accuracy": 0.6, "online/chance": 0.2},
+        {"step": 10, "eval_mcsb/5:upper/accuracy": 0.9, "eval_mcsb/5:upper/ppa": 0.9, "eval_perplexity": 410.0},
+    ]
+    figure = draw(Report({}, [], history=history))
+    first, second = (axes for axes in figure.axes if axes.bbox.bounds == figure.axes[1].bbox.bounds)
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in first.lines}
+    assert drawn == {"rows of training": ([5], [0.6]), "5:upper": ([0, 10], [0.2, 0.9]), "chance": ([5], [0.2])}
+    (forgotten,) = second.lines
+    assert list(forgotten.get_ydata()) == [400.0, 410.0]
+    assert second.get_ylim() == (0, 800), "a few per cent look like a few per cent"
+    assert {text.get_text() for text in first.get_legend().get_texts()} == {*drawn, forgotten.get_label()}
