@@ -22,9 +22,15 @@ _ANSWER_KEYS = ("answer", "a", "response")
 # A reply may begin with reasoning, or with its rest where the chat template has opened it already.
 _REASONING = re.compile(r"\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
 _REASONING_END = re.compile(r"</think(?:ing)?>")
-# An object without objects in it. Nothing is tried twice (`*+`), and a backslash outside of a string ends the try:
-# so all tries together look at each character at most twice, once as part of a string and once not.
-_OBJECT = re.compile(r'\{(?:[^{}"\\]|"(?:[^"\\]|\\.)*+")*+\}', re.DOTALL)
+# An object with objects in it, down to the third level. Nothing is tried twice (`*+`), and a backslash outside of a
+# string ends the try: so all tries together look at a character a few times at most, at each level as part of a string
+# and not.
+_FLAT = r'(?:[^{}"\\]|"(?:[^"\\]|\\.)*+")*+'
+_LEVEL = rf"\{{{_FLAT}\}}"
+for _ in range(3):
+    _LEVEL = rf"\{{{_FLAT}(?:{_LEVEL}{_FLAT})*+\}}"
+_OBJECT = re.compile(_LEVEL, re.DOTALL)
+_LAST_COMMA = re.compile(r",\s*\}\Z")
 # JSON's escapes but \b and \f, which no text has: those, and backslashes before anything else, are TeX (`\frac`, `\(`).
 _ESCAPE = re.compile(r'\\(?:["\\/nrt]|u[0-9a-fA-F]{4})?')
 _LABEL = re.compile(rf"[\W\d_]*({'|'.join(_QUESTION_KEYS + _ANSWER_KEYS)})[\s\d*.)]*[:：][\s*]*(.*)", re.IGNORECASE)
@@ -68,7 +74,7 @@ def _json_pairs(text: str) -> Parsed:
             if isinstance(pair, Pair):
                 pairs.append(pair)
                 end = found.end()
-            else:
+            elif "{" not in found[0][1:]:  # else what is wrong is said of the objects in it
                 problem = problem or pair
         at = text.find("{", end)
     if problem is None:
@@ -78,7 +84,7 @@ def _json_pairs(text: str) -> Parsed:
 
 def _pair(source: str) -> Pair | str:
     """The pair in this JSON object, or what is wrong with it in one line."""
-    source = _ESCAPE.sub(lambda escape: escape[0] if len(escape[0]) > 1 else r"\\", source)
+    source = _ESCAPE.sub(lambda escape: escape[0] if len(escape[0]) > 1 else r"\\", _LAST_COMMA.sub("}", source))
     try:
         # Numbers stay as they were written: `1.50` is an answer too. Line breaks within strings are let pass.
         values = json.loads(source, strict=False, parse_int=str, parse_float=str)

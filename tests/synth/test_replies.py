@@ -37,6 +37,9 @@ CHATTER = st.sampled_from(["", "\n```", '\n\nLet me know {if} you "need more!', 
         json.dumps({"pairs": ITEMS, "count": 2}),
         json.dumps({"result": {"items": ITEMS}}),
         "\n".join(map(json.dumps, ITEMS)),
+        json.dumps([{"id": {"n": 1}} | item | {"meta": {"from": {"lines": [{"at": 1}]}}} for item in ITEMS]),
+        json.dumps({"pairs": [{"pair": item, "meta": {}} for item in ITEMS]}),
+        LIST.replace('."}', '.",\n}'),
         LIST.replace("}, {", '}, {"question": "broken "quotes"", "answer": "x"}, {'),
         LIST.replace("}, {", '}, {"question": "no answer"}, "text", null, {'),
         LIST.replace("}, {", '}, {"question": "cut", "answer": {'),
@@ -99,6 +102,7 @@ def test_an_answer_may_speak_of_the_reasoning_tag() -> None:
         ('[{"question": "Who said "hi"?", "answer": "x"}]', "broken"),
         ('[{"question": "What?", "answer": null}]', "lacks"),
         ('[["What?", "That."], {"topic": "dew"}]', "lacks"),
+        ('{"pairs": [{"question": What?, "answer": "x"}]}', "broken"),
     ],
 )
 def test_the_problem_is_said_in_one_line(text: str, words: str) -> None:
@@ -117,8 +121,9 @@ def test_nothing_that_a_teacher_says_raises(text: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["[[[[{{{{", "{", '{"', '{\\"', '{"a":', '{"a":[', '{"{', '{"a\\', '{} "', "q ", "q* ", "-", "Q:", "<think>", "\\"],
-)
+    ["[[[[{{{{", "{", '{"', '{\\"', '{"a":', '{"a":[', '{"{', '{"a\\', '{} "', "{{}", '{"a":{"b":{"c":{"d":1}}}},',
+     "q ", "q* ", "-", "Q:", "<think>", "\\"],
+)  # fmt: skip
 def test_a_megabyte_of_rubbish_is_read_at_once(unit: str) -> None:
     # A quadratic reader would take hours for any of these; that this ends is the test.
     for start in ("", '{"', "{"):
