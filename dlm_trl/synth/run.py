@@ -7,6 +7,7 @@ repeated stages what the uninterrupted one would have.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
@@ -28,10 +29,12 @@ from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.staging import stage, staged
 from dlm_trl.teachers.open import open_teacher
-from dlm_trl.teachers.protocol import Reply, Teacher
+from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
 if TYPE_CHECKING:
     from dlm_trl.synth.judge import Judge
+
+logger = logging.getLogger(__name__)
 
 OnReply = Callable[[Reply, int], None]  # a reply that came now, and how many requests are still waiting
 
@@ -122,6 +125,7 @@ class _Run:
     on_reply: OnReply | None
     second: set[str] = field(default_factory=set)  # keys of requests about a reply that could not be read
     waiting: list[Ask] = field(default_factory=list)
+    has_guessed: bool = False
 
     def all_waves(self, asks: list[Ask], funnel: Funnel) -> list[Candidate]:
         """Asks until the plan is done, enough pairs are kept, or the budget ends; returns what was kept."""
@@ -138,9 +142,9 @@ class _Run:
             self.outcome.counts.asked_again += len(new & self.second)
             self.outcome.counts.remembered += len(wave) - len(new)
             replies = share(wave, self._answers)
-            for reply in {reply.key: reply for reply in replies if reply.key in new}.values():
-                self.budget.spend(reply.usage)
-                self.outcome.usage += reply.usage
+            answered = {ask.request.key: (ask, reply) for ask, reply in zip(wave, replies, strict=True)}
+            for key in new:
+                self._spend(*answered[key])
             accepted = funnel.take(self._parsed(wave, replies))
             kept += self._wanted(accepted, wave, kept, funnel)
         return kept
@@ -156,6 +160,16 @@ class _Run:
         new = [ask for ask in wave if self._remembered(ask) is None]
         affordable = self.budget.affordable([bound_of(ask.request, self.teacher) for ask in new])
         return wave if affordable == len(new) else wave[: wave.index(new[affordable])]
+
+    def _spend(self, ask: Ask, reply: Reply) -> None:
+        """Counts what a reply used: all that it could have used, where the server does not tell."""
+        is_told = reply.error is not None or reply.usage != Usage()
+        if not is_told and not self.has_guessed:
+            self.has_guessed = True
+            logger.warning("%s does not tell what it uses: counting the most that it can.", self.teacher.reference)
+        usage = reply.usage if is_told else bound_of(ask.request, self.teacher)
+        self.budget.spend(usage)
+        self.outcome.usage += usage
 
     def _remembered(self, ask: Ask) -> Reply | None:
         return None if self.settings.fresh else self.ledger.get(ask.request.key)

@@ -169,6 +169,23 @@ class TestBudget:
         second = synthesize(path, settings)
         assert (second.counts.remembered, second.counts.asked, len(second.staged)) == (2, 2, 4)
 
+    def test_a_server_that_does_not_tell_what_it_used_may_have_used_all(
+        self, spent: list[int], app: App, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        use_all = app.rule
+
+        def tell_nothing(call: Call) -> Answer:
+            answer = use_all(call)
+            return replace(answer, body={**answer.body, "usage": None})
+
+        app.rule = tell_nothing
+        limit = int(self.dearest * 3.5)
+        done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=limit, price=(1e6, 1e6)))
+        assert sum(spent) <= limit and done.counts.asked == 3 and done.cost == sum(spent)
+        assert [r.getMessage() for r in caplog.records].count(
+            "openai:m does not tell what it uses: counting the most that it can."
+        ) == 1
+
     def test_one_budget_for_all_documents(self, spent: list[int], path: Path, tmp_path: Path) -> None:
         other = tmp_path / "other.dlm"
         other.write_text(path.read_text().replace("0000000A", "0000000B"))
