@@ -47,10 +47,16 @@ def request_key(
     seed: int | None,
     sample: int = 0,
 ) -> str:
-    """32 hex digits of a SHA-256 over all that decides a reply; sample tells requests apart that are else the same."""
+    """32 hex digits of a SHA-256 over all that decides a reply; sample tells requests apart that are else the same.
+
+    The addresses of vLLM servers do not decide it, their model does, which is the revision: behind another port, or
+    with a server more, nothing is asked again.
+    """
+    kind, _, _ = teacher.reference.partition(":")
+    who = kind if kind == "vllm-server" else teacher.reference
     said = [dict(message) for message in messages]
     parameters = [max_new_tokens, float(temperature), top_p, seed, sample]
-    decides = [teacher.reference, teacher.revision, prompt_version, said, parameters]
+    decides = [who, teacher.revision, prompt_version, said, parameters]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -55,7 +55,7 @@ class TeacherFacts(Protocol):
     """What planning needs of a teacher; it can be had without weights and without a request (`open.survey`).
 
     reference is what the user wrote (`hf:tiny`), revision what tells two states of the same reference apart (a commit,
-    an adapter's version, a server's model name); both are part of a request's key in the ledger.
+    an adapter's version, a server's model name); both are part of a request's key in the ledger, without addresses.
     """
 
     reference: str

@@ -23,7 +23,7 @@ from dlm_trl.synth.run import synthesize, synthesize_all
 from dlm_trl.synth.staging import Staged, staged
 from dlm_trl.teachers.openai import OpenAITeacher
 from tests.synth.writer import TOPICS, asked, listed, notes, pair, topic_of, write, written
-from tests.teachers.servers import Answer, App, Call, completion
+from tests.teachers.servers import Answer, App, Call, completion, serve
 
 CONFIG = Path(__file__).parents[2] / "accelerate_configs" / "cpu_2proc.yaml"
 PLAIN = Settings(teacher="openai:m", filter="dedup-only", per_section=2)
@@ -234,6 +234,16 @@ def test_fresh_asks_again(app: App, path: Path) -> None:
 
 async def write_text(text: str) -> str:
     return text
+
+
+def test_the_same_model_behind_another_port_is_asked_nothing_again(app: App, path: Path) -> None:
+    url = os.environ["OPENAI_BASE_URL"]
+    synthesize(path, replace(PLAIN, teacher=f"vllm-server:{url}"))
+    with serve(App(reply=write)) as other:
+        fleet = f"vllm-server:{other},{url}"
+        done = synthesize(path, replace(PLAIN, teacher=fleet))
+        assert (done.counts.asked, done.counts.remembered, done.counts.kept) == (0, 12, 24)
+        assert synthesize(path, replace(PLAIN, teacher=f"{fleet}#another")).counts.asked == 12
 
 
 class TestUnreadable:
