@@ -34,7 +34,7 @@ from dlm_trl.train.data import tokenize_rows
 from dlm_trl.train.loss import scored_where_labelled
 from dlm_trl.train.measure import MeasureBefore, measure, measures, samples
 from dlm_trl.train.preflight import prepare
-from dlm_trl.train.rehearsal import Rehearsal
+from dlm_trl.train.rehearsal import Rehearsal, pieces
 from dlm_trl.train.save import save
 from dlm_trl.train.skill import attach, skill_measures
 
@@ -81,7 +81,8 @@ def main(argv: list[str]) -> None:
     # 3. Train, from a checkpoint where asked; the first numbers are taken just before the first step.
     online = attach(trainer, configuration)
     if notes.rehearsal:
-        Rehearsal(notes.rehearsal, args.seed).attach(trainer)
+        texts = pieces(notes.rehearsal_text, prepared.tokenizer) if notes.rehearsal_text else None
+        Rehearsal(notes.rehearsal, args.seed, texts).attach(trainer)
     before = MeasureBefore(trainer, prepared.rows.questions)
     if notes.measure:
         trainer.add_callback(before)

@@ -32,7 +32,10 @@ class NotesArguments:
         "source_group", "How rows are held out: whole source groups, or row by row as the format's reference does it."
     )
     rehearsal: float = _setting(
-        0.0, "Against forgetting: weight of the divergence from the base on texts that the base itself wrote; try 5."
+        0.0, "Against forgetting: weight of the divergence from the base on general texts; try 5. 0: no rehearsal."
+    )
+    rehearsal_text: str | None = _setting(
+        None, "A file of general prose to rehearse; unset: texts that the base itself writes before the first step."
     )
     questions: str | None = _setting(
         None, "JSON lines with question, reworded and answer: reworded questions that are asked and never learned."

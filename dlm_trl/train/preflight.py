@@ -19,6 +19,7 @@ from dlm_trl.rows import tokenize
 from dlm_trl.train.adapter import adapter_parameters, peft_config
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, load_rows
+from dlm_trl.train.rehearsal import pieces
 from dlm_trl.train.skill import check
 
 INCOMPLETE = "checkpoint-is-incomplete.txt"  # transformers leaves it in a checkpoint that it could not finish
@@ -62,6 +63,11 @@ def prepare(configuration: Configuration) -> Prepared:
     if base and tokenizer and rows:
         problems += [text for part in rows.parts() for text in tokenize.preflight(tokenizer, base, part)]
         problems += check(configuration, tokenizer, has_rows=bool(rows.parts()))
+    if tokenizer and configuration.notes.rehearsal_text:
+        try:
+            pieces(configuration.notes.rehearsal_text, tokenizer)
+        except ValueError as error:
+            problems.append(f"rehearsal_text: {error}.")
     problems += [*_extras(configuration), *_combinations(configuration)]
     checkpoint, folder_problems = _folder(configuration, bytes_needed(trainable, configuration))
     problems += folder_problems
@@ -124,6 +130,8 @@ def _combinations(configuration: Configuration) -> list[str]:
         problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
     if notes.rehearsal < 0:
         problems.append(f"rehearsal is {notes.rehearsal}; it is a weight, 0 for none.")
+    if notes.rehearsal_text and not notes.rehearsal:
+        problems.append("rehearsal_text is set, and rehearsal, its weight, is 0: nothing would be rehearsed.")
     if notes.world_size is not None and notes.world_size != training.world_size:
         problems.append(f"The run has {training.world_size} processes, and world_size asks for {notes.world_size}.")
     return problems

@@ -1,24 +1,27 @@
-"""Against forgetting: the base's own texts are rehearsed beside the rows that are learned.
+"""Against forgetting: general texts are rehearsed beside the rows that are learned.
 
-    Rehearsal(weight=5.0, seed=0).attach(trainer)          # before train
+    Rehearsal(weight=5.0, seed=0).attach(trainer)                                   # before train
+    Rehearsal(5.0, seed=0, texts=pieces("general.txt", tokenizer)).attach(trainer)  # with texts of one's own
 
-The frozen base (its adapter switched off) writes some texts before the first step, from nothing and at temperature 1.
-In every batch, a few of them are read by the base and by the model in training, and the divergence of the two,
-KL(base ‖ model), mean over the tokens, is added to the loss. Texts that a network writes itself as a stand-in for what
-it was once trained on: Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal" (1995); its own old outputs as
-targets: Li and Hoiem, "Learning without Forgetting" (2016).
+In every batch, a few texts are read by the base (the adapter switched off) and by the model in training, and the
+divergence of the two, KL(base ‖ model), mean over the tokens, is added to the loss. Without texts of one's own the base
+writes some before the first step, from nothing and at temperature 1. A network's own old outputs as targets: Li and
+Hoiem, "Learning without Forgetting" (2016); texts that it writes itself as a stand-in for what it was once trained on:
+Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal" (1995). That can be no better than what it writes: the
+embedded base writes glossaries, and keeps its hand in prose only with prose.
 """
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
@@ -27,9 +30,9 @@ from dlm_trl.online.answers import whole
 from dlm_trl.online.teacher_context import check_attachable, frozen
 from dlm_trl.rows.tokenize import IGNORED
 
-TEXTS = 128  # that the base writes
-TOKENS = 64  # of a text, at most
-ROWS = 4  # texts beside a batch
+TEXTS = 256  # that the base writes
+TOKENS = 32  # of a text, at most: a longer one would have short rows padded to its length
+ROWS = 8  # texts beside a batch
 
 
 class Span(NamedTuple):
@@ -44,12 +47,14 @@ class Rehearsal(TrainerCallback):
     """Adds weight × KL(base ‖ model), in nats per token, to the loss of each training batch of a stock SFTTrainer.
 
     Which texts stand beside a batch is a function of seed, step and the batch's number in the step, counted over all
-    processes; so a resumed run equals an uninterrupted one, and two processes equal one.
+    processes; so a resumed run equals an uninterrupted one, and two processes equal one. texts: tokens, at least `ROWS`
+    texts of any lengths; None: the base's own.
     """
 
-    def __init__(self, weight: float, seed: int) -> None:
+    def __init__(self, weight: float, seed: int, texts: Sequence[Sequence[int]] | None = None) -> None:
         self.weight = weight
         self.seed = seed
+        self.texts = texts
 
     def attach(self, trainer: SFTTrainer) -> "Rehearsal":
         """Put it into a trainer. Raises DlmError (AdapterError) where switching the adapter off gives no base back."""
@@ -62,6 +67,8 @@ class Rehearsal(TrainerCallback):
         return self
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if self.texts is not None:
+            return
         tokenizer = self._trainer.processing_class
         first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         seeds = [row_seed(self.seed, "rehearsal", k) for k in range(TEXTS)]
@@ -99,6 +106,19 @@ class Rehearsal(TrainerCallback):
             logs["rehearsal/kl"] = sum(self._divergences) / len(self._divergences)
             self._divergences = []
         self._log(logs, *args, **kwargs)
+
+
+def pieces(file: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """A text file in pieces of `TOKENS` tokens. Raises ValueError for one that cannot be read or is too short."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    found = [tokens[at : at + TOKENS] for at in range(0, len(tokens) - TOKENS + 1, TOKENS)]
+    if len(found) < ROWS:
+        raise ValueError(f"{file} has {len(tokens)} tokens, and rehearsal needs {ROWS * TOKENS}")
+    return found
 
 
 def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[dict[str, Any], list[Span]]:

@@ -1,5 +1,6 @@
 """Rehearsal: the divergence is what a plain forward pass gives, however rows are batched; and less is forgotten."""
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from dlm_trl.train.rehearsal import Rehearsal, Span, _hidden, beside, kl_divergence
+from dlm_trl.train.rehearsal import Rehearsal, Span, _hidden, beside, kl_divergence, pieces
 from tests.online.tokenizers import gpt2_style
 
 TEXTS = [[5, 6, 7, 8, 9], [11, 12], [13, 14, 15]]
@@ -114,7 +115,7 @@ def test_less_is_forgotten_and_the_rows_are_learned_all_the_same(tmp_path: Path)
     assert lines[0]["rehearsal/kl"] < 1e-4, "at the first step the adapter changes nothing"
     assert lines[-1]["rehearsal/kl"] > 1e-3
     assert lines[-1]["loss"] - 5 * lines[-1]["rehearsal/kl"] < 0.8 * lines[0]["loss"]
-    assert rehearsal and len({tuple(text) for text in rehearsal.texts}) > 100
+    assert rehearsal and len({tuple(text) for text in rehearsal.texts}) > 200
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
@@ -122,3 +123,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     resumed, _ = train(tmp_path, 2, resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     losses = [[line["loss"] for line in t.state.log_history if "loss" in line] for t in (whole, resumed)]
     assert losses[0] == losses[1] and len(losses[0]) == 10
+
+
+def test_a_file_in_pieces(tmp_path: Path) -> None:
+    tokenizer, file = gpt2_style(), tmp_path / "general.txt"
+    file.write_text("the cat sat on the mat and the dog ran off " * 60)
+    found = pieces(file, tokenizer)
+    assert len(found) >= 8 and {len(piece) for piece in found} == {32}
+    assert list(chain(*found)) == tokenizer(file.read_text())["input_ids"][: 32 * len(found)]
+    file.write_text("the cat")
+    for bad in (file, tmp_path / "nowhere.txt", tmp_path):
+        with pytest.raises(ValueError, match=str(bad)):
+            pieces(bad, tokenizer)
