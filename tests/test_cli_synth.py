@@ -217,6 +217,8 @@ def test_requests_that_fail_are_exit_1_and_the_others_are_kept(app: App, synth: 
         ("instructions", "notes.dlm", "--teacher", "nobody"),
         ("instructions", "notes.dlm", "--teacher", "openai:"),
         ("instructions", "notes.dlm", "--teacher", "openai:m", "--judge", "openai:m"),
+        ("instructions", "notes.dlm", *PLAIN, "--judge", "openai:m", "--dry-run"),
+        ("instructions", "notes.dlm", "--teacher", "vllm-server:localhost:8000", "--dry-run"),
         ("list", "nothing.dlm"),
         ("show", "notes.dlm"),
         ("apply", "nothing.dlm"),

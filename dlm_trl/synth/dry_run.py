@@ -10,6 +10,7 @@ from dlm_trl.notes import read
 from dlm_trl.synth.budget import bound_of, price_of
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.plan import Settings, plan
+from dlm_trl.synth.run import check
 from dlm_trl.teachers.open import survey
 from dlm_trl.teachers.protocol import Usage
 
@@ -34,8 +35,11 @@ class Estimate:
 
 
 def estimate(path: str | os.PathLike[str], settings: Settings) -> Estimate:
-    """The estimate for the document at this path. Raises DlmError as `synthesize` does before its first request."""
+    """The estimate for the document at this path. Raises DlmError as `synthesize` does before its first request, but
+    for what weights and servers tell.
+    """
     document = read(path)
+    check(document, settings)
     teacher = survey(settings.teacher, document)
     asks = plan(document, settings, teacher)
     ledger = Ledger(document)

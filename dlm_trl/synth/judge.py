@@ -50,6 +50,7 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     reference, AdapterError for `self` without an adapter, StoreError, BaseModelError, MissingExtraError,
     ChatTemplateError.
     """
+    check_reference(reference)
     if reference is None or reference == "self":
         adapter = current_adapter(document.frontmatter.dlm_id)
         if adapter is None and reference == "self":
@@ -61,14 +62,7 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
             )
         base = document.frontmatter.base_model
     else:
-        kind, _, name = reference.partition(":")
-        if kind != "hf" or not name.strip():
-            raise DlmError(
-                kind="UsageError",
-                message=f"{reference!r} is no judge.",
-                hint="A judge is `self` (the document's adapter), hf:<id or folder>, or hf:tiny; servers do not tell "
-                "how likely a given answer is.",
-            )
+        name = reference.removeprefix("hf:")
         adapter, base = None, name if name == "tiny" else reference
 
     import torch
@@ -84,6 +78,20 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     _require_template(tokenizer, base)  # before the weights, which take longer
     model = load_base(base, dtype, quantization)
     return Judge(model if quantization else model.to(PartialState().device), tokenizer, base)
+
+
+def check_reference(reference: str | None) -> None:
+    """Raises DlmError (UsageError) for what names no judge; None stands for the default one."""
+    if reference in (None, "self"):
+        return
+    kind, _, name = reference.partition(":")
+    if kind != "hf" or not name.strip():
+        raise DlmError(
+            kind="UsageError",
+            message=f"{reference!r} is no judge.",
+            hint="A judge is `self` (the document's adapter), hf:<id or folder>, or hf:tiny; servers do not tell how "
+            "likely a given answer is.",
+        )
 
 
 class Judge:

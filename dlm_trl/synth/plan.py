@@ -11,16 +11,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dlm_trl.notes import DlmError, Document
 from dlm_trl.synth import prompts
 from dlm_trl.synth.budget import most_tokens
+from dlm_trl.synth.judge import check_reference
 from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.windows import shares, windows
 from dlm_trl.teachers.protocol import Request, TeacherFacts
 
+Strategies = Literal["extraction", "expansion", "both"]
 Filter = Literal["none", "dedup-only", "sway"]
 # Where the teacher's context is not known: about four thousand tokens of prose in one request.
 _LONGEST_PROSE = 16_000
@@ -50,7 +52,7 @@ class Settings:
 
     teacher: str = "self"
     per_section: int = 3
-    strategy: Literal["extraction", "expansion", "both"] = "extraction"
+    strategy: Strategies = "extraction"
     filter: Filter = "sway"
     threshold: float = 0.1
     max_pairs: int | None = None
@@ -69,11 +71,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises DlmError (UsageError) for a value that no run can have."""
+        for name, choices in (("strategy", get_args(Strategies)), ("filter", get_args(Filter))):
+            if getattr(self, name) not in choices:
+                raise _misuse(f"--{name} is {getattr(self, name)!r}.", f"It must be one of {', '.join(choices)}.")
+        check_reference(self.judge)
         positive = {"per_section": 1, "max_pairs": 1, "max_new_tokens": 1, "concurrency": 1, "temperature": 0}
         for name, least in {**positive, "max_cost": 0, "budget_tokens": 1}.items():
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:  # nor is it nan
-                raise _misuse(f"{_option(name)} is {value}.", f"It must be at least {least}.")
+                raise _misuse(f"{_option(name)} is {value}.", f"It must be a number of at least {least}.")
         for name in ("threshold", "min_grounding"):
             if math.isnan(getattr(self, name) or 0.0):
                 raise _misuse(f"{_option(name)} is nan.", "It must be a number.")

@@ -28,7 +28,7 @@ from dlm_trl.synth.plan import Ask, Settings, again, plan
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.staging import stage, staged
-from dlm_trl.teachers.open import open_teacher
+from dlm_trl.teachers.open import open_teacher, survey
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
 if TYPE_CHECKING:
@@ -92,13 +92,11 @@ def synthesize_all(
 ) -> Iterator[Synthesis]:
     """`synthesize` for each document in turn: one budget for all, and models that serve all are loaded once.
 
-    Raises DlmError for a document that cannot be read, or whose ledger or staged pairs cannot, before anything is
-    asked about another.
+    Raises DlmError as `check` does for one of the documents, before anything is asked about another.
     """
     documents = [read(path) for path in paths]
     for document in documents:
-        Ledger(document)
-        staged(document)
+        check(document, settings)
     budget = _budget(settings)
     teacher = judge = None
     for path, document in zip(paths, documents, strict=True):
@@ -109,6 +107,19 @@ def synthesize_all(
 
             judge = judge or open_judge(document, settings.judge)
         yield synthesize(path, settings, apply_now, teacher, judge, budget, on_reply)
+
+
+def check(document: Document, settings: Settings) -> None:
+    """Raises DlmError for what a run about this document would end with before its first request, as far as that can
+    be told without weights: its ledger, its staged pairs, its own pairs, and its adapter where that is the teacher.
+    """
+    Ledger(document)
+    staged(document)
+    if settings.filter != "none":  # then nothing is compared with them
+        for section in document.sections:
+            section.pairs()
+    if settings.teacher == "self":
+        survey("self", document)
 
 
 def _budget(settings: Settings) -> Budget:

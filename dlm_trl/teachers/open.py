@@ -68,7 +68,7 @@ def survey(reference: str, document: Document, quantization: Quantization | None
     if kind in ("openai", "anthropic"):
         return Survey(reference, name)
     if kind == "vllm-server":
-        return Survey(reference, name.partition("#")[2])
+        return Survey(reference, _fleet(reference)[1])
     raise _misuse(reference)
 
 
@@ -93,12 +93,9 @@ def open_teacher(
 
         return AnthropicTeacher(name, concurrency=concurrency)
     if kind == "vllm-server":
-        addresses, _, model = name.partition("#")
-        urls = [url.strip() for url in addresses.split(",")]
-        if not all(urls):
-            raise _misuse(reference)
         from dlm_trl.teachers.vllm import VllmTeacher
 
+        urls, model = _fleet(reference)
         return VllmTeacher(urls, model or None, concurrency=concurrency)
     return _local(known, document, quantization)
 
@@ -178,6 +175,19 @@ def _commit(hub_id: str) -> str:
     from huggingface_hub import try_to_load_from_cache
 
     return Path(str(try_to_load_from_cache(hub_id, "config.json"))).parent.name
+
+
+def _fleet(reference: str) -> tuple[list[str], str]:
+    """The addresses of vLLM servers, and the model that was named, or nothing."""
+    from dlm_trl.teachers.vllm import root
+
+    addresses, _, model = reference.removeprefix("vllm-server:").partition("#")
+    urls = [url.strip() for url in addresses.split(",")]
+    if not all(urls):
+        raise _misuse(reference)
+    for url in urls:
+        root(url)
+    return urls, model
 
 
 def _dtype() -> str:

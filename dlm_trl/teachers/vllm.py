@@ -59,7 +59,7 @@ class VllmTeacher(ChatTeacher):
         probe_seconds: float = PROBE_SECONDS,
     ) -> None:
         sdk = load_sdk("openai")
-        self._servers = [_Server(_root(url)) for url in dict.fromkeys(urls)]
+        self._servers = [_Server(root(url)) for url in dict.fromkeys(urls)]
         key = os.environ.get("VLLM_API_KEY", "").strip() or "EMPTY"
         reference = f"vllm-server:{','.join(urls)}{f'#{model}' if model else ''}"
         super().__init__(sdk, reference, model or "", key, "VLLM_API_KEY", concurrency * len(self._servers))
@@ -190,7 +190,7 @@ class VllmTeacher(ChatTeacher):
         return teacher_error(f"No server answers: {names}.", "Start one (vllm serve MODEL) and run this again.")
 
 
-def _root(url: str) -> str:
+def root(url: str) -> str:
     """The address without a final `/v1` or slash. Raises DlmError (UsageError) for what is no address."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:

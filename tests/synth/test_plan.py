@@ -129,6 +129,7 @@ def test_the_second_request_shows_the_reply_and_what_is_wrong() -> None:
         {"max_cost": float("nan"), "price": (1, 1)}, {"max_cost": float("inf"), "price": (1, 1)}, {"price": (-1, 1)},
         {"price": (1, float("nan"))}, {"budget_tokens": 0}, {"threshold": float("nan")},
         {"min_grounding": float("nan")}, {"teacher": 'openai:"m"'},
+        {"strategy": "extract"}, {"filter": "dedup"}, {"judge": "openai:m"}, {"judge": "hf:"}, {"judge": ""},
     ],
 )  # fmt: skip
 def test_settings_that_no_run_can_have(values: dict[str, object]) -> None:

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from dlm_trl.notes import DlmError, read
+from dlm_trl.models.load import load_tokenizer
+from dlm_trl.notes import DlmError, read, store
 from dlm_trl.synth.budget import bound_of
+from dlm_trl.synth.dry_run import estimate
 from dlm_trl.synth.plan import Settings, plan
 from dlm_trl.synth.run import synthesize, synthesize_all
 from dlm_trl.synth.staging import Staged, staged
@@ -328,11 +330,28 @@ class TestBeforeTheFirstRequest:
             synthesize(path, replace(PLAIN, teacher=f"vllm-server:{url}"))
         assert not app.calls
 
-    def test_every_document_is_read(self, app: App, path: Path, tmp_path: Path) -> None:
-        (tmp_path / "broken.dlm").write_text("no front matter")
+    @pytest.mark.parametrize("more", ["", "::std::\n", "::instruction::\n### Q\nWho?\n"])
+    def test_every_document_is_read(self, app: App, path: Path, tmp_path: Path, more: str) -> None:
+        broken = notes(tmp_path / "broken.dlm", "Yew", more=more)
+        broken.write_text(broken.read_text().replace("0000000A", "0000000B" if more else "B"))
         with pytest.raises(DlmError, match=r"broken\.dlm"):
-            list(synthesize_all([path, tmp_path / "broken.dlm"], PLAIN))
+            list(synthesize_all([path, broken], PLAIN))
+        with pytest.raises(DlmError, match=r"broken\.dlm"):
+            estimate(broken, PLAIN)
         assert not app.calls
+
+    def test_every_documents_adapter_is_looked_for(self, path: Path, tmp_path: Path, random_base: Path) -> None:
+        other = notes(tmp_path / "other.dlm", "Yew")
+        other.write_text(other.read_text().replace("0000000A", "0000000B"))
+        version = store.next_version(read(path).frontmatter.dlm_id)
+        version.mkdir(parents=True)
+        (version / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(random_base)})
+        )
+        load_tokenizer(str(random_base)).save_pretrained(version)
+        store.set_current_adapter(read(path).frontmatter.dlm_id, version)
+        with pytest.raises(DlmError, match=r"other\.dlm: .*no adapter"):
+            list(synthesize_all([path, other], replace(PLAIN, teacher="self")))
 
 
 def test_a_key_that_is_refused_ends_the_run_and_keeps_what_came(app: App, path: Path) -> None:

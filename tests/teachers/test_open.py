@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from dlm_trl import tiny
 from dlm_trl.models.generate import generate
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, Document, parse, store
-from dlm_trl.teachers.open import fingerprint, open_teacher
+from dlm_trl.teachers.open import fingerprint, open_teacher, survey
 from dlm_trl.teachers.protocol import Request
 
 DLM_ID = "01K9BREADW1THS0VRD0VGH2T3R"
@@ -127,12 +128,20 @@ def test_a_model_of_the_hub_has_its_commit_as_revision(tmp_path: Path) -> None:
     ["", "tiny", "hf", "hf:", "hf: ", "self:", "self:x", "gpt:4", "openai:", "anthropic:", "vllm-server:",
      "vllm-server:#model", "vllm-server:http://a,,http://b"],
 )  # fmt: skip
-def test_other_names_are_refused_with_the_forms_there_are(document: Document, reference: str) -> None:
+@pytest.mark.parametrize("look", [open_teacher, survey])
+def test_other_names_are_refused_with_the_forms_there_are(
+    document: Document, reference: str, look: Callable[[str, Document], object]
+) -> None:
     with pytest.raises(DlmError) as caught:
-        open_teacher(reference, document)
+        look(reference, document)
     assert caught.value.kind == "UsageError"
     for form in ("self", "hf:<id or folder>", "hf:tiny", "openai:", "anthropic:", "vllm-server:<url>"):
         assert form in str(caught.value)
+
+
+def test_what_is_no_address_is_refused_without_a_request(document: Document) -> None:
+    with pytest.raises(DlmError, match="http://host:port"):
+        survey("vllm-server:http://127.0.0.1:9,localhost:9", document)
 
 
 def test_models_that_cannot_teach_are_one_line(
