@@ -54,7 +54,7 @@ class RoomyLayer(DynamicLayer):
     def __init__(self, parts: Sequence[torch.Tensor], tokens: int) -> None:
         super().__init__()
         self.lazy_initialization(*parts)
-        rows, heads, length, _ = parts[0].shape
+        rows, heads, *_ = parts[0].shape
         self.memory = [part.new_empty(rows, heads, tokens, part.shape[-1]) for part in parts]
         self._write(0, parts)
 
