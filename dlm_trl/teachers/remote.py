@@ -33,6 +33,7 @@ Session = Callable[[], AbstractAsyncContextManager[Ask]]
 CONNECT_SECONDS = 10.0
 # Statuses that every further request would meet, too: no key, no money, no right, no such model.
 HOPELESS = {401, 402, 403, 404}
+LEAST_SECRET = 8  # characters; a shorter key is a word for a server that checks none, and stands in any text
 # How servers say that they do not take a parameter, as against a value that is out of range.
 REFUSAL = re.compile(
     r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|deprecated|not permitted|not allowed|invalid schema",
@@ -131,12 +132,14 @@ class RemoteTeacher(ABC):
             429: "The account's quota is used up.",
         }
         hint = hints.get(getattr(error, "status_code", 0), "Check the server's address and the network.")
-        return teacher_error(f"{who or self.reference} cannot be asked: {self._line(error)}", hint)
+        return teacher_error(f"{who or self.reference} cannot be asked: {self._line(error).rstrip('.')}.", hint)
 
     def _line(self, error: Exception) -> str:
         """An error in one line of at most 300 characters, with its cause, without the key."""
         cause = f" ({error.__cause__})" if isinstance(error, self._sdk.APIConnectionError) and error.__cause__ else ""
-        said = " ".join(f"{error}{cause}".split()).replace(self._key, "…")
+        said = " ".join(f"{error}{cause}".split())
+        if len(self._key) >= LEAST_SECRET:
+            said = said.replace(self._key, "…")
         return f"{type(error).__name__}: {said}"[:300]
 
 
@@ -192,12 +195,18 @@ def load_sdk(name: str) -> ModuleType:
 
 
 def key_from(variable: str, given: str | None) -> str:
-    """The key that was given, else that of the environment. Raises DlmError (TeacherError) where there is none."""
+    """The key that was given, else that of the environment. Raises DlmError (TeacherError) where there is none, or
+    one that no header of a request can hold.
+    """
     key = (given or os.environ.get(variable, "")).strip()
     if not key:
         raise teacher_error(
             f"There is no key: the environment variable {variable} is not set.",
             f"Set it: export {variable}=… (a local server that checks no key takes any word).",
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise teacher_error(
+            f"The key in {variable} holds a character that no key has.", "Copy it once more, without what is around it."
         )
     return key
 

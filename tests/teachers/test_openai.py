@@ -242,6 +242,21 @@ def test_no_key_is_told_before_anything_is_asked() -> None:
         OpenAITeacher("m")
 
 
+@pytest.mark.parametrize("key", ["schlüssel", "sk-1\n2", "sk-\u200b1"])
+def test_a_key_that_no_request_can_hold_is_told_before_anything_is_asked(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(DlmError, match="OPENAI_API_KEY holds a character"):
+        OpenAITeacher("m")
+
+
+def test_a_word_in_place_of_a_key_leaves_messages_readable() -> None:
+    teacher = OpenAITeacher("m", base_url=f"http://127.0.0.1:{free_port()}/v1", api_key="a", max_retries=0)
+    with pytest.raises(DlmError, match="All connection attempts failed"):
+        list(teacher.generate(requests("x")))
+
+
 def test_a_missing_package_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(DlmError, match=r"dlm-trl\[openai\]") as caught:
