@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 from transformers import GenerationConfig
@@ -21,7 +22,10 @@ def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, table: s
     Markdown. Returns the folder in the document's store, or output_dir where there is no document.
     """
     output_dir, document = Path(trainer.args.output_dir), configuration.document
-    trainer.save_model()
+    with warnings.catch_warnings():
+        if configuration.adapter.adapter == "adalora":  # PEFT takes a rank that was pruned to nothing for a part of one
+            warnings.filterwarnings("ignore", r"Adapter .* LoRA tensor\(s\) have invalid shape")
+        trainer.save_model()
     if trainer.is_world_process_zero():
         generation_config(trainer).save_pretrained(output_dir)
         (output_dir / "README.md").write_text(model_card(configuration, rows, table), encoding="utf-8")

@@ -51,9 +51,22 @@ def test_a_stopped_run_leaves_a_checkpoint_that_resumes(
     assert max(losses(out)) == stopped + 2
 
 
-@pytest.mark.parametrize("shape", ["cpu_2proc", "deepspeed_zero2_cpu", "deepspeed_zero3_cpu"])
-def test_two_processes_equal_one(recipe: Recipe, document: Path, tmp_path: Path, shape: str) -> None:
-    settings = (*LINE, "--lora_dropout", "0", "--num_train_epochs", "2")
+SYNTHETIC = ("--task", "arithmetic", "--synthetic_fraction", "0.5", "--rehearsal", "2")
+
+
+@pytest.mark.parametrize(
+    ("shape", "more"),
+    [
+        ("cpu_2proc", ()),
+        ("deepspeed_zero2_cpu", SYNTHETIC),
+        ("deepspeed_zero3_cpu", ()),
+        ("deepspeed_zero3_cpu", SYNTHETIC),
+    ],
+)
+def test_two_processes_equal_one(
+    recipe: Recipe, document: Path, tmp_path: Path, shape: str, more: tuple[str, ...]
+) -> None:
+    settings = (*LINE, "--lora_dropout", "0", "--num_train_epochs", "2", *more)
     one = recipe(*settings, output="one")
     two = tmp_path / "two"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / f"{shape}.yaml", RECIPE]
