@@ -40,6 +40,7 @@ from dlm_trl.online.task import CheckedTask, Example, Reject, Task
 from dlm_trl.teachers.local import require_chat_template
 
 _FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+_SETTINGS = "settings.json"
 _MADE_UP = "What is it?"  # in place of what a base writes, where nobody is asked yet
 
 
@@ -101,7 +102,7 @@ def claim(folder: Path, settings: Settings) -> Settings:
 
     Raises DlmError: SettingsError for a folder of other settings or with other files, DlmWriteError.
     """
-    if _settings_file(folder).exists():
+    if (folder / _SETTINGS).exists():
         there = read_settings(folder)
         now = replace(settings, shards=there.shards)  # as many as the run that began it had processes
         pairs = {name: (getattr(there, name), getattr(now, name)) for name in asdict(now)}
@@ -124,13 +125,13 @@ def claim(folder: Path, settings: Settings) -> Settings:
             hint="Choose an empty or a new folder.",
             path=folder,
         )
-    replace_file(_settings_file(folder), (json.dumps(asdict(settings), indent=1) + "\n").encode())
+    replace_file(folder / _SETTINGS, (json.dumps(asdict(settings), indent=1) + "\n").encode())
     return settings
 
 
 def read_settings(folder: str | os.PathLike[str]) -> Settings:
     """What the rows of a folder are. Raises DlmError (SettingsError) for one that holds no such rows."""
-    file = _settings_file(Path(folder))
+    file = Path(folder) / _SETTINGS
     try:
         return Settings(**json.loads(file.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -347,7 +348,3 @@ def _files(folder: Path, settings: Settings, shard: int) -> tuple[Path, Path]:
     """A shard's rows, and its progress."""
     name = f"{shard:05d}-of-{settings.shards:05d}.jsonl"
     return folder / "data" / f"rows-{name}", folder / f"progress-{name}"
-
-
-def _settings_file(folder: Path) -> Path:
-    return folder / "settings.json"
