@@ -1,5 +1,6 @@
 """`VllmTeacher` against several real servers, of which some are killed and come back."""
 
+import asyncio
 import logging
 import sys
 from collections import Counter
@@ -51,8 +52,21 @@ def test_servers_of_different_models_are_refused() -> None:
 
 
 def test_requests_are_balanced_and_each_server_has_its_bound() -> None:
-    apps = [App(lambda call: Answer(wait=0.05)), App(lambda call: Answer(wait=0.05)), App()]
-    apps[2].rule = lambda call: Answer(wait=0.5)
+    def busy(seconds: float) -> App:
+        app = App()
+
+        async def answer(call: Call) -> str:
+            for _ in range(3000):  # nobody is answered before as many have come as may come at once
+                if app.most >= 4:
+                    break
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(seconds)
+            return call.prompt
+
+        app.reply = answer
+        return app
+
+    apps = [busy(0.05), busy(0.05), busy(0.5)]
     with ExitStack() as stack:
         urls = [stack.enter_context(serve(app)) for app in apps]
         assert len(list(VllmTeacher(urls, concurrency=4).generate(requests(90)))) == 90
