@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from dlm_trl.teachers.protocol import Reply, Request, Usage
-from dlm_trl.teachers.remote import CONNECT_SECONDS, Ask, RemoteTeacher, key_from, load_sdk, object_schema
+from dlm_trl.teachers.remote import Ask, RemoteTeacher, object_schema
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -26,31 +26,12 @@ OPTIONAL = {"output_config": r"output_config|output_format|structured output"}
 
 
 class AnthropicTeacher(RemoteTeacher):
-    """timeout is in seconds for one try, max_retries the SDK's: after 429 (with its Retry-After), 5xx, timeouts and
-    lost connections. Raises DlmError: MissingExtraError, TeacherError where there is no key."""
+    """Anthropic itself, or the server at ANTHROPIC_BASE_URL."""
 
+    sdk_name = "anthropic"
+    key_name = "ANTHROPIC_API_KEY"
     optional = OPTIONAL
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        concurrency: int = 16,
-        timeout: float = 120.0,
-        max_retries: int = 5,
-    ) -> None:
-        sdk = load_sdk("anthropic")
-        key = key_from("ANTHROPIC_API_KEY", api_key)
-        super().__init__(sdk, f"anthropic:{model}", model, key, "ANTHROPIC_API_KEY", concurrency)
-        self._client_arguments: dict[str, Any] = {
-            "api_key": key,
-            "base_url": base_url,
-            "timeout": sdk.Timeout(timeout, connect=CONNECT_SECONDS),
-            "max_retries": max_retries,
-        }
-        self._warned = False
+    _warned = False
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Ask]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dlm_trl.teachers.protocol import Reply, Request, Usage
-from dlm_trl.teachers.remote import CONNECT_SECONDS, Ask, RemoteTeacher, key_from, load_sdk, object_schema
+from dlm_trl.teachers.remote import Ask, RemoteTeacher, object_schema
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -31,6 +31,7 @@ RENAMES = {"max_tokens": "max_completion_tokens"}
 class ChatTeacher(RemoteTeacher):
     """What is common to all servers with this interface."""
 
+    sdk_name = "openai"
     optional = OPTIONAL
     renames = RENAMES
 
@@ -53,29 +54,9 @@ class ChatTeacher(RemoteTeacher):
 
 
 class OpenAITeacher(ChatTeacher):
-    """timeout is in seconds for one try, max_retries the SDK's: after 429 (with its Retry-After), 5xx, timeouts and
-    lost connections. Raises DlmError: MissingExtraError, TeacherError where there is no key."""
+    """OpenAI itself, or the server at OPENAI_BASE_URL."""
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        concurrency: int = 16,
-        timeout: float = 120.0,
-        max_retries: int = 5,
-    ) -> None:
-        sdk = load_sdk("openai")
-        key = key_from("OPENAI_API_KEY", api_key)
-        super().__init__(sdk, f"openai:{model}", model, key, "OPENAI_API_KEY", concurrency)
-        self._client_arguments: dict[str, Any] = {
-            "api_key": key,
-            "timeout": sdk.Timeout(timeout, connect=CONNECT_SECONDS),
-            "max_retries": max_retries,
-        }
-        if base_url is not None:
-            self._client_arguments["base_url"] = base_url
+    key_name = "OPENAI_API_KEY"
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Ask]:

@@ -44,18 +44,39 @@ REFUSAL = re.compile(
 class RemoteTeacher(ABC):
     """A teacher that is asked through an SDK. `optional` holds the parameters of a call that can be gone without: the
     name that is sent, and a regular expression for what a refusal calls it. `renames` holds those that have a second
-    name for the servers that refuse the first."""
+    name for the servers that refuse the first.
+
+    api_key and base_url stand in place of what the environment says. timeout is in seconds for one try, max_retries the
+    SDK's: after 429 (with its Retry-After), 5xx, timeouts and lost connections. Raises DlmError: MissingExtraError,
+    TeacherError where there is no key.
+    """
 
     context: int | None = None
+    sdk_name: ClassVar[str]
+    key_name: ClassVar[str]  # the environment's variable
     optional: ClassVar[Mapping[str, str]] = {}
     renames: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, sdk: ModuleType, reference: str, model: str, key: str, key_name: str, concurrency: int) -> None:
-        self.reference = reference
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        max_retries: int = 5,
+    ) -> None:
+        self.reference = f"{self.sdk_name}:{model}"
         self.revision = model
-        self._sdk = sdk
-        self._key = key
-        self._key_name = key_name
+        self._sdk = load_sdk(self.sdk_name)
+        self._key = key_from(self.key_name, api_key)
+        self._client_arguments: dict[str, Any] = {
+            "base_url": base_url,
+            "api_key": self._key,
+            "timeout": self._sdk.Timeout(timeout, connect=CONNECT_SECONDS),
+            "max_retries": max_retries,
+        }
         self._concurrency = concurrency
         self._refused: set[str] = set()
         self._answered = False  # whether the server ever said anything
@@ -125,9 +146,9 @@ class RemoteTeacher(ABC):
 
     def _error(self, error: Exception, who: str | None = None) -> DlmError:
         hints = {
-            401: f"Check the key in {self._key_name}.",
+            401: f"Check the key in {self.key_name}.",
             402: "The account has no credit left.",
-            403: f"Check what the key in {self._key_name} may use.",
+            403: f"Check what the key in {self.key_name} may use.",
             404: "Check the model's name and the server's address.",
             429: "The account's quota is used up.",
         }

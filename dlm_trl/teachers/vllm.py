@@ -21,7 +21,7 @@ from anyio import Condition, create_task_group, fail_after, sleep
 from dlm_trl.notes import DlmError
 from dlm_trl.teachers.openai import ChatTeacher
 from dlm_trl.teachers.protocol import Reply, Request, Usage
-from dlm_trl.teachers.remote import CONNECT_SECONDS, HOPELESS, Ask, load_sdk, teacher_error
+from dlm_trl.teachers.remote import CONNECT_SECONDS, HOPELESS, Ask, teacher_error
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -47,6 +47,8 @@ class VllmTeacher(ChatTeacher):
     where no server answers, here or later in `generate`.
     """
 
+    key_name = "VLLM_API_KEY"
+
     def __init__(
         self,
         urls: Sequence[str],
@@ -58,27 +60,22 @@ class VllmTeacher(ChatTeacher):
         patience: float = 30.0,
         probe_seconds: float = PROBE_SECONDS,
     ) -> None:
-        sdk = load_sdk("openai")
+        key = os.environ.get(self.key_name, "").strip() or "EMPTY"
+        super().__init__(model or "", api_key=key, timeout=timeout, max_retries=max_retries)
+        self.reference = f"vllm-server:{','.join(urls)}{f'#{model}' if model else ''}"
         self._servers = [_Server(root(url)) for url in dict.fromkeys(urls)]
-        key = os.environ.get("VLLM_API_KEY", "").strip() or "EMPTY"
-        reference = f"vllm-server:{','.join(urls)}{f'#{model}' if model else ''}"
-        super().__init__(sdk, reference, model or "", key, "VLLM_API_KEY", concurrency * len(self._servers))
+        self._concurrency = concurrency * len(self._servers)
         self._concurrency_each = concurrency
         self._patience = patience
         self._probe_seconds = probe_seconds
-        self._client_arguments: dict[str, Any] = {
-            "api_key": key,
-            "timeout": sdk.Timeout(timeout, connect=CONNECT_SECONDS),
-            "max_retries": max_retries,
-        }
         self._look(model)
 
     def _look(self, model: str | None) -> None:
         """Asks every server what it serves; sets `revision` and `context`."""
         listed: dict[str, dict[str, dict[str, Any]]] = {}
         for server in self._servers:
-            arguments = self._client_arguments | {"timeout": CONNECT_SECONDS, "max_retries": 1}
-            with self._sdk.OpenAI(base_url=f"{server.url}/v1", **arguments) as client:
+            quick = {"base_url": f"{server.url}/v1", "timeout": CONNECT_SECONDS, "max_retries": 1}
+            with self._sdk.OpenAI(**self._client_arguments | quick) as client:
                 try:
                     models = client.models.list().data
                     listed[server.url] = {m.id: m.to_dict() for m in models}
@@ -108,7 +105,7 @@ class VllmTeacher(ChatTeacher):
             clients: dict[str, AsyncOpenAI] = {}
             for server in self._servers:
                 server.under_way = 0
-                client = self._sdk.AsyncOpenAI(base_url=f"{server.url}/v1", **self._client_arguments)
+                client = self._sdk.AsyncOpenAI(**self._client_arguments | {"base_url": f"{server.url}/v1"})
                 clients[server.url] = await stack.enter_async_context(client)
 
             async def ask(request: Request) -> Reply:
