@@ -35,11 +35,10 @@ from dlm_trl.notes import DlmError, Document, read
 from dlm_trl.online import offline
 from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
 from dlm_trl.online.card import counts
-from dlm_trl.online.open import open_tasks
+from dlm_trl.online.open import open_tasks, read_stages
 from dlm_trl.online.rows import ATTEMPTS
 from dlm_trl.online.task import Task
 from dlm_trl.teachers.open import fingerprint, open_teacher, survey
-from dlm_trl.train.skill import read_stages
 
 SECONDS = 10.0  # between two lines of progress, where there is no terminal
 

@@ -6,6 +6,7 @@ that file, called with a stage's options.
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TASKS = {"mcsb": Mcsb, "arithmetic": Arithmetic, "prose_qa": ProseQa}
+_STAGES_HINT = """Write a mapping for each stage: [{"choices": 3}, {"choices": 5}]."""
 _NOT_SAID = ("tokenizer", "embeddings", "documents", "words")  # are given here, or are no options
 
 
@@ -66,6 +68,18 @@ def open_tasks(
                 name, f"cannot be made with the options {said}: {' '.join(str(error).split())}"
             ) from error
     return tasks
+
+
+def read_stages(said: str | Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
+    """The options of each stage, from YAML (a list already) or JSON. Raises DlmError (UsageError)."""
+    try:
+        stages = json.loads(said) if isinstance(said, str) else said
+    except ValueError as error:
+        raise DlmError(kind="UsageError", message=f"stages is no JSON: {error}.", hint=_STAGES_HINT) from None
+    stages = [stages] if isinstance(stages, Mapping) else [{}] if stages is None else stages
+    if not (isinstance(stages, list) and stages and all(isinstance(stage, Mapping) for stage in stages)):
+        raise DlmError(kind="UsageError", message="stages is no list of mappings.", hint=_STAGES_HINT)
+    return stages
 
 
 def option_names(name: str) -> list[str]:

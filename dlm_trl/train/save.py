@@ -10,9 +10,9 @@ from trl import SFTTrainer
 
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.notes import store
+from dlm_trl.online.open import read_stages
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows
-from dlm_trl.train.skill import read_stages
 
 
 def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, table: str) -> Path:

@@ -6,7 +6,6 @@ trainer.train()
 measures = skill_measures(trainer.state.log_history)
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from dlm_trl.online.callback import OnlineSynthesisCallback
 from dlm_trl.online.curriculum import Curriculum
 from dlm_trl.online.mcsb import HELD_OUT
 from dlm_trl.online.offline import load_rows, read_settings
-from dlm_trl.online.open import open_tasks
+from dlm_trl.online.open import open_tasks, read_stages
 from dlm_trl.teachers.open import open_teacher, survey
 from dlm_trl.train.config import Configuration
 
@@ -80,21 +79,6 @@ def open_curriculum(
     stages = read_stages(said.stages)
     tasks = open_tasks(said.task, stages, tokenizer=tokenizer, documents=documents, embeddings=embeddings)
     return Curriculum(tasks, said.stage_accuracy, said.stage_window)
-
-
-def read_stages(said: str | Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
-    """The options of each stage, from YAML (a list already) or JSON. Raises DlmError (UsageError)."""
-    try:
-        stages = json.loads(said) if isinstance(said, str) else said
-    except ValueError as error:
-        raise DlmError(kind="UsageError", message=f"stages is no JSON: {error}.", hint=STAGES_HINT) from None
-    stages = [stages] if isinstance(stages, Mapping) else [{}] if stages is None else stages
-    if not (isinstance(stages, list) and stages and all(isinstance(stage, Mapping) for stage in stages)):
-        raise DlmError(kind="UsageError", message="stages is no list of mappings.", hint=STAGES_HINT)
-    return stages
-
-
-STAGES_HINT = """Write a mapping for each stage: [{"choices": 3}, {"choices": 5}]."""
 
 
 def learned(configuration: Configuration) -> tuple[str | None, Sequence[Mapping[str, Any]]]:
