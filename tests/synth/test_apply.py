@@ -26,12 +26,6 @@ AT = "2026-04-24T10:18:42Z"
 PROSE = "421905de9ab75735"  # the id of the prose section `Prose one.`
 
 
-@pytest.fixture(autouse=True)
-def dlm_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
     path = tmp_path / "notes.dlm"

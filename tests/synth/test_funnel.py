@@ -21,11 +21,6 @@ ASK = Ask(Request("k", []), "0" * 16, "extraction", prose("Elm"), 9)
 PAIRS = [pair(topic, noun) for topic in TOPICS for noun in NOUNS["about"]]
 
 
-@pytest.fixture(autouse=True)
-def no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DLM_HOME", str(tmp_path))
-
-
 @pytest.fixture
 def document() -> Document:
     return parse(HEAD + "".join(f"::instruction::\n### Q\n{q}\n### A\n{a}\n" for q, a in PAIRS))

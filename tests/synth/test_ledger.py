@@ -26,12 +26,6 @@ MESSAGES = [{"role": "user", "content": "Write about dew."}]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 
 
-@pytest.fixture(autouse=True)
-def dlm_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 @pytest.fixture
 def notes(tmp_path: Path) -> Document:
     path = tmp_path / "notes.dlm"

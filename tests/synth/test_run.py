@@ -32,12 +32,6 @@ PLAIN = Settings(teacher="openai:m", filter="dedup-only", per_section=2)
 RUN = ["synth", "instructions", "notes.dlm", "--teacher", "openai:m", "--filter", "dedup-only", "--per-section", "2"]
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     with asked(App(reply=write), monkeypatch) as running:
@@ -73,10 +67,10 @@ def test_a_run_asks_and_stages_in_the_order_of_the_file(app: App, path: Path) ->
     assert len(app.calls) == 12 and app.most <= 16
 
 
-def test_nothing_depends_on_the_order_of_arrival(app: App, path: Path, home: Path, tmp_path: Path) -> None:
+def test_nothing_depends_on_the_order_of_arrival(app: App, path: Path, dlm_home: Path, tmp_path: Path) -> None:
     synthesize(path, replace(PLAIN, concurrency=1))
     one_by_one = timeless(path)
-    home.rename(tmp_path / "elsewhere")
+    dlm_home.rename(tmp_path / "elsewhere")
     order: list[str] = []
 
     async def write_late(call: Call) -> str:
@@ -91,11 +85,11 @@ def test_nothing_depends_on_the_order_of_arrival(app: App, path: Path, home: Pat
 
 
 def test_killed_and_repeated_asks_nothing_twice_and_ends_the_same(
-    app: App, path: Path, home: Path, tmp_path: Path
+    app: App, path: Path, dlm_home: Path, tmp_path: Path
 ) -> None:
     synthesize(path, PLAIN)
     uninterrupted = timeless(path)
-    home.rename(tmp_path / "elsewhere")
+    dlm_home.rename(tmp_path / "elsewhere")
     app.attempts.clear()
     app.calls.clear()
     dice = random.Random()
@@ -111,20 +105,22 @@ def test_killed_and_repeated_asks_nothing_twice_and_ends_the_same(
             output = process.communicate()[0].decode()
         assert process.returncode == (-signal.SIGKILL if until else 0), output
         assert {p: app.attempts[p] for p in finished} == finished
-        lines = (home / "store" / "01JTRX0000000000000000000A" / "synth" / "ledger.jsonl").read_bytes().split(b"\n")
+        lines = (dlm_home / "store" / "01JTRX0000000000000000000A" / "synth" / "ledger.jsonl").read_bytes().split(b"\n")
         asked_for = [json.loads(line)["messages"][-1]["content"] for line in lines[1:-1]]
         assert len(asked_for) == len(set(asked_for))
         finished = Counter({p: app.attempts[p] for p in asked_for})
     assert len(finished) == 12 and timeless(path) == uninterrupted
 
 
-def test_stopped_before_it_applied_it_applies_when_repeated(app: App, path: Path, home: Path, tmp_path: Path) -> None:
+def test_stopped_before_it_applied_it_applies_when_repeated(
+    app: App, path: Path, dlm_home: Path, tmp_path: Path
+) -> None:
     original = path.read_bytes()
     settings = replace(PLAIN, max_pairs=5)
     assert synthesize(path, settings, apply_now=True).applied == 5
     uninterrupted = [s.content for s in read(path).sections]
     path.write_bytes(original)
-    home.rename(tmp_path / "elsewhere")
+    dlm_home.rename(tmp_path / "elsewhere")
     synthesize(path, settings)
     calls = len(app.calls)
     done = synthesize(path, settings, apply_now=True)

@@ -26,12 +26,6 @@ REFERENCE_PAIRS = [
 AT = "2026-04-24T10:18:42Z"
 
 
-@pytest.fixture(autouse=True)
-def dlm_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 @pytest.fixture
 def notes(tmp_path: Path) -> Document:
     path = tmp_path / "notes.dlm"

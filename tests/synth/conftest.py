@@ -1,0 +1,12 @@
+"""No test touches the machine's own store."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def dlm_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store of this test, which nothing has written to yet."""
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
