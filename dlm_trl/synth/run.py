@@ -189,7 +189,7 @@ class _Run:
         """This process's part of a wave: from the ledger, or from the teacher and into the ledger."""
         answers = {ask.request.key: reply for ask in wave if (reply := self._remembered(ask))}
         new = {ask.request.key: ask for ask in wave if ask.request.key not in answers}
-        with closing(self.teacher.generate([ask.request for ask in new.values()])) as replies:  # type: ignore[type-var]
+        with closing(self.teacher.generate([ask.request for ask in new.values()])) as replies:
             for reply in replies:
                 ask = new[reply.key]
                 facts = {"teacher": self.teacher.reference, "section_id": ask.section_id, "strategy": ask.strategy}

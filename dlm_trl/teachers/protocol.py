@@ -7,7 +7,7 @@ A reply that could not be had is a reply with an `error`: one request that fails
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -74,6 +74,9 @@ class TeacherFacts(Protocol):
 class Teacher(TeacherFacts, Protocol):
     """Anything that answers requests."""
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """One reply for each request, in any order, as they come. Raises DlmError where nothing can be asked at all."""
+    def generate(self, requests: Sequence[Request]) -> Generator[Reply]:
+        """One reply for each request, in any order, as they come; who does not take all of them closes the generator.
+
+        Raises DlmError where nothing can be asked at all.
+        """
         ...

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from types import ModuleType
 from typing import Any, ClassVar
@@ -85,7 +85,7 @@ class RemoteTeacher(ABC):
     def _session(self) -> AbstractAsyncContextManager[Ask]:
         """Opens what is needed to ask, in the event loop that will do the asking."""
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
+    def generate(self, requests: Sequence[Request]) -> Generator[Reply]:
         """Replies as they come. Raises DlmError (TeacherError) for what would meet every request: a key that is not
         taken, a model that does not exist, a server that cannot be reached; what is under way is waited for first."""
         return stream(self._session, requests, self._concurrency)
@@ -164,7 +164,7 @@ class RemoteTeacher(ABC):
         return f"{type(error).__name__}: {said}"[:300]
 
 
-def stream(session: Session, requests: Sequence[Request], concurrency: int) -> Iterator[Reply]:
+def stream(session: Session, requests: Sequence[Request], concurrency: int) -> Generator[Reply]:
     """Asks in an event loop of its own, in a thread, and yields replies as they complete.
 
     A request is under way until its reply was taken, and at most `concurrency` are: who stops taking replies stops the

@@ -106,7 +106,7 @@ def test_a_server_that_comes_back_is_taken_back(caplog: pytest.LogCaptureFixture
         later.enter_context(process("--name", "again", port=port))
         while next(replies).text != "again":
             pass
-        replies.close()  # type: ignore[attr-defined]
+        replies.close()
     out, back = warnings(caplog)
     assert "left out" in out and "taken back" in back
 
