@@ -37,6 +37,7 @@ EMPTY_ANSWER = "I don't know."
 THRESHOLD = 0.1  # nats per token, as the format's own tool has it
 MIN_GROUNDING = 0.7  # nats per token; 95 % of the true answers of benchmarks/judge.py reach it
 
+_OTHERWISE = "Name another judge (`--judge hf:…`), or filter without one (`--filter dedup-only`)."
 _WITH_PROSE = "Text:\n{prose}\n\nQuestion: {question}"
 _SPACE = re.compile(r"\s")
 _LEAST_PROSE = 64  # tokens; with less room than this, a judge reads too little to tell
@@ -69,13 +70,14 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     from accelerate import PartialState
 
     from dlm_trl.models.load import load_adapted, load_base, load_tokenizer
+    from dlm_trl.teachers.local import require_chat_template
 
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     if adapter is not None:
         model, tokenizer = load_adapted(adapter, dtype)
         return Judge(model.to(PartialState().device), tokenizer, "self")
     tokenizer = load_tokenizer(base)
-    _require_template(tokenizer, base)  # before the weights, which take longer
+    require_chat_template(tokenizer, f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
     model = load_base(base, dtype, quantization)
     return Judge(model if quantization else model.to(PartialState().device), tokenizer, base)
 
@@ -101,7 +103,9 @@ class Judge:
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-        _require_template(tokenizer, name)
+        from dlm_trl.teachers.local import require_chat_template
+
+        require_chat_template(tokenizer, f"The judge {name}", _OTHERWISE)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
@@ -165,14 +169,9 @@ class Judge:
         return [score.mean for score in scores]
 
     def _prompt(self, content: str) -> list[int]:
-        # Templates of models that may think first are told not to (others do not look): the answer follows at once.
-        tokens: list[int] = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            return_dict=False,
-            enable_thinking=False,
-        )
-        return tokens
+        from dlm_trl.teachers.local import prompt_tokens
+
+        return prompt_tokens(self.tokenizer, [{"role": "user", "content": content}], self.name)
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -202,12 +201,3 @@ def _halves(text: str) -> list[str]:
     space = _SPACE.search(text, middle)
     cut = space.start() if space else middle
     return [half for half in (text[:cut].strip(), text[cut:].strip()) if half]
-
-
-def _require_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    if not tokenizer.chat_template:
-        raise DlmError(
-            kind="ChatTemplateError",
-            message=f"The judge {name} has no chat template, so it cannot be asked a question.",
-            hint="Name another judge (`--judge hf:…`), or filter without one (`--filter dedup-only`).",
-        )

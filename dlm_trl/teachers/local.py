@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from accelerate.utils.memory import should_reduce_batch_size
 from jinja2 import TemplateError
@@ -37,7 +37,7 @@ class LocalTeacher:
         context: int | None,
         token_budget: int = TOKEN_BUDGET,
     ) -> None:
-        require_chat_template(tokenizer, reference)
+        require_chat_template(tokenizer, f"The teacher {reference}")
         self.model = model
         self.tokenizer = tokenizer
         self.reference = reference
@@ -45,7 +45,7 @@ class LocalTeacher:
         self.context = context
         self.token_budget = token_budget
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
+    def generate(self, requests: Sequence[Request]) -> Generator[Reply]:
         """As `Teacher.generate`. A reply has an error where the chat template refuses the messages, or the prompt does
         not fit the context or the memory.
         """
@@ -127,11 +127,13 @@ def prompt_tokens(
     return tokens
 
 
-def require_chat_template(tokenizer: PreTrainedTokenizerBase, reference: str) -> None:
-    """Raises DlmError (ChatTemplateError) where the tokenizer has no chat template."""
+def require_chat_template(
+    tokenizer: PreTrainedTokenizerBase,
+    who: str,
+    hint: str = "Choose a model that was tuned to follow instructions.",
+) -> None:
+    """Raises DlmError (ChatTemplateError), naming the model as `who`, where its tokenizer has no chat template."""
     if not tokenizer.chat_template:
         raise DlmError(
-            kind="ChatTemplateError",
-            message=f"The teacher {reference} has no chat template, so it cannot be asked.",
-            hint="Choose a model that was tuned to follow instructions.",
+            kind="ChatTemplateError", message=f"{who} has no chat template, so it cannot be asked.", hint=hint
         )

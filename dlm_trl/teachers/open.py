@@ -131,7 +131,7 @@ def _survey_base(name: str, quantization: Quantization | None) -> Survey:
 
     reference, base = f"hf:{name}", document_name(name)
     tokenizer = load_tokenizer(base)
-    require_chat_template(tokenizer, reference)
+    require_chat_template(tokenizer, f"The teacher {reference}")
     context, source = _context(load_config(base)), resolve(base)
     revision = fingerprint(Path(source)) if Path(source).is_dir() else _commit(source)
     return Survey(reference, f"{revision}-{quantization}" if quantization else revision, tokenizer, context)

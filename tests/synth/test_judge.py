@@ -178,10 +178,7 @@ def test_the_judge_is_the_adapter_once_there_is_one_and_the_base_before(
     adapted: PreTrainedModel,
     random_base: Path,
     tokenizer: PreTrainedTokenizerBase,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("DLM_HOME", str(tmp_path))
     notes = document(random_base)
     asked = [candidate(pair) for pair in PAIRS]
     before = open_judge(notes)
@@ -216,7 +213,6 @@ def test_a_judge_that_cannot_be_loaded_or_asked_is_one_line(
     random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
     with pytest.raises(DlmError) as caught:
         open_judge(document("hf:dlm-trl/no-such-model"))
     assert caught.value.kind == "BaseModelError"
