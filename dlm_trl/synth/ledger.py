@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -206,6 +207,11 @@ def check_owner(document: Document, owner: str, file: Path) -> None:
             hint="A copy needs a dlm_id of its own. Change one character of it, or remove the file that is not needed.",
             path=document.path,
         )
+    _note_move(file, owner, source)
+
+
+@cache  # a run reads its files more than once
+def _note_move(file: Path, owner: str, source: str) -> None:
     logger.warning("%s was made for %s, which is gone; going on with %s.", file, owner, source)
 
 
