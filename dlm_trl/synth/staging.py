@@ -177,7 +177,7 @@ def resolve_ids(ids: Sequence[str], known: Sequence[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for prefix in ids:
-        matches = sorted({full for full in known if full.startswith(prefix.lower())})
+        matches = sorted({full for full in known if prefix and full.startswith(prefix.lower())})
         if len(matches) != 1:
             several = f"{prefix!r} is the beginning of several ids: {', '.join(matches)}."
             raise DlmError(

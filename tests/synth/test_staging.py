@@ -209,13 +209,15 @@ def test_the_beginning_of_an_id_is_enough() -> None:
     assert resolve_ids(["AA2"], known) == ["aa22"]
     for prefix, words in (
         ("aa", "aa11, aa22"),
-        ("", "aa11, aa22, bb33"),
+        ("", "begins with ''"),
         ("c", "begins with 'c'"),
         ("aa111", "begins"),
     ):
         with pytest.raises(DlmError, match=words) as caught:
             resolve_ids([prefix], known)
         assert caught.value.kind == "SectionIdError"
+    with pytest.raises(DlmError):
+        resolve_ids([""], ["aa11"])  # an empty variable of a shell means no pair
 
 
 def test_applied_pairs_keep_their_scores(notes: Document) -> None:
