@@ -155,8 +155,9 @@ def list_(files: FILES, json_: Annotated[bool, typer.Option("--json", help="As J
         _print(show.as_json(found))
         return
     for item in found:
-        _print(show.pairs(item["path"], item["staged"], item["applied"]))
-        _print(f"{len(item['applied'])} applied, {len(item['staged'])} staged.")
+        if item["applied"] or item["staged"]:
+            _print(show.pairs(item["staged"], item["applied"]))
+        _print(f"{item['path']}: {len(item['applied'])} applied, {len(item['staged'])} staged.")
 
 
 @app.command("show")
@@ -240,10 +241,16 @@ def _print(shown: Any) -> None:
     from rich.console import Console, Group
     from rich.table import Table
 
+    from dlm_trl.synth.show import as_lines
+
+    # Half a surrogate pair, in a teacher's words or a file's name, has no bytes; JSON reads its escape.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if isinstance(shown, str):
         typer.echo(shown)
-    else:
-        # A file or a pipe has no width of its own, and a table must not be squeezed there.
-        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False)
-        for part in shown.renderables if isinstance(shown, Group) else [shown]:
+        return
+    console = Console(highlight=False, markup=False, emoji=False)
+    for part in shown.renderables if isinstance(shown, Group) else [shown]:
+        if isinstance(part, Table) and not console.is_terminal:
+            typer.echo(as_lines(part))
+        else:
             console.print(part, soft_wrap=not isinstance(part, Table))  # a command can be copied when it is one line

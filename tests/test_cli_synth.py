@@ -87,7 +87,7 @@ def test_from_prose_to_pairs_and_back(app: App, synth: Synth) -> None:
 
     listed_now = synth("list", "notes.dlm")
     assert listed_now.code == 0 and listed_now.out.endswith("0 applied, 6 staged.\n")
-    assert all(f"│ {id[:8]} │ staged" in listed_now.out for id in ids())
+    assert all(f"\n{id[:8]}\tstaged\topenai:m\t" in listed_now.out for id in ids())
     assert pair("Cedar", "colour")[0] in listed_now.out
 
     first, second, third, *_ = all_ids = ids()
@@ -117,6 +117,8 @@ def test_apply_at_once(app: App, synth: Synth) -> None:
     done = synth("instructions", "notes.dlm", *PLAIN, "--apply")
     assert done.code == 0 and "Applied 6 of 6 accepted pairs to notes.dlm." in done.out
     assert synth("list", "notes.dlm").out.endswith("6 applied, 0 staged.\n")
+    done = synth("instructions", "notes.dlm", *PLAIN, "--apply")
+    assert done.code == 0 and "Accepted 6; all of them were there before." in done.out
 
 
 def test_files_and_folders(app: App, synth: Synth, folder: Path) -> None:
@@ -158,9 +160,36 @@ def test_losses_are_shown_with_what_they_repeat(app: App, synth: Synth) -> None:
 
     app.reply = repeat
     done = synth("instructions", "notes.dlm", *PLAIN)
-    assert "│ What is the colour of Alder? │ the same as 'What is the colour of Alder?' of this run" in done.out
+    assert "\tWhat is the colour of Alder?\tthe same as 'What is the colour of Alder?' of this run\n" in done.out
     assert "guard" in done.out and "U+0000" in done.out
     assert "lost: guard 3, leak 0, duplicate 2, judge 0, threshold 0, grounding 0, surplus 0; kept 1" in done.out
+
+
+def test_what_no_terminal_should_obey_and_no_encoding_holds_is_shown_by_its_name(app: App, synth: Synth) -> None:
+    async def strange(call: Call) -> str:
+        return listed([("What?\x1b[2J", "No."), ("Half \ud800?", "Yes."), ("Two\nlines\x7f?", "No."), ("A?", "Yes.")])
+
+    app.reply = strange
+    words = ("instructions", "notes.dlm", *PLAIN)
+    done = synth(*words)
+    assert done.code == 0 and "\x1b" not in done.out and "\x7f" not in done.out
+    for shown in ("\nguard\tWhat?\\x1b[2J\tThe", "\nguard\tHalf \\ud800?\tThe", "\nguard\tTwo lines\\x7f?\tThe"):
+        assert shown in done.out
+    (outcome,) = json.loads(synth(*words, "--json").out)
+    assert outcome["losses"][1]["pair"]["question"] == "Half \ud800?"
+    shown = synth("show", "notes.dlm", ids()[0])
+    assert shown.code == 0 and "A?" in shown.out
+
+
+def test_a_terminal_gets_a_table_with_a_frame(app: App, folder: Path) -> None:
+    import pty
+
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "dlm_trl", "synth", "instructions", "notes.dlm", *PLAIN, "--dry-run"]
+    with open(parent, "rb", buffering=0) as terminal:
+        assert subprocess.run(command, stdout=child, stderr=subprocess.PIPE).returncode == 0
+        os.close(child)
+        assert "│ notes.dlm │ 3 " in terminal.read(100_000).decode()
 
 
 def test_nothing_accepted_is_exit_0_with_the_reason_and_the_knob(app: App, synth: Synth) -> None:
@@ -244,6 +273,7 @@ def test_failures_are_exit_1_and_one_line(app: App, synth: Synth, folder: Path) 
         (("show", "notes.dlm", "ffff"), "'ffff'"),
         (("apply", "notes.dlm", "ffff"), "'ffff'"),
         (("drop", "notes.dlm", "ffff"), "'ffff'"),
+        (("show", "notes.dlm", ""), "''"),
         (("revert", "notes.dlm", "--id", "ffff"), "'ffff'"),
     ]:
         done = synth(*words)
@@ -255,7 +285,7 @@ def test_a_document_without_prose(app: App, synth: Synth) -> None:
     notes(Path("empty.dlm"))
     done = synth("instructions", "empty.dlm", *PLAIN)
     assert done.code == 0 and "no prose to ask about" in done.out
-    assert synth("list", "empty.dlm").out.endswith("0 applied, 0 staged.\n")
+    assert synth("list", "empty.dlm").out == "empty.dlm: 0 applied, 0 staged.\n"
 
 
 def test_an_interrupt_ends_it_without_a_traceback(app: App, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dlm_trl.synth.dry_run import Estimate
 
 LOSSES_SHOWN = 30
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def estimates(found: Sequence[Estimate]) -> RenderableType:
@@ -54,17 +56,13 @@ def outcome(done: Synthesis, filter: str) -> RenderableType:
     ]
     parts: list[RenderableType] = [Text("\n".join(lines))]
     if done.failures:
-        shown = [f"- section {f.section_id[:8]}: {f.reason}" for f in done.failures[:LOSSES_SHOWN]]
-        if len(done.failures) > LOSSES_SHOWN:
-            shown.append(f"… and {len(done.failures) - LOSSES_SHOWN} more; --json has all of them.")
-        parts.append(Text("\n".join(shown)))
+        shown = [f"- section {failure.section_id[:8]}: {failure.reason}" for failure in done.failures[:LOSSES_SHOWN]]
+        parts += [_visible("\n".join(shown)), *_rest(done.failures)]
     if done.losses:
         table = Table("lost to", "question", "why", title="What did not pass", title_justify="left")
         for loss in done.losses[:LOSSES_SHOWN]:
-            table.add_row(loss.stage, Text(loss.pair.question), Text(loss.reason))
-        parts.append(table)
-        if len(done.losses) > LOSSES_SHOWN:
-            parts.append(f"… and {len(done.losses) - LOSSES_SHOWN} more; --json has all of them.")
+            table.add_row(loss.stage, _visible(loss.pair.question), _visible(loss.reason))
+        parts += [table, *_rest(done.losses)]
     used = (
         f"{done.usage.prompt_tokens:,} prompt and {done.usage.completion_tokens:,} new tokens in {done.seconds:.1f} s"
     )
@@ -75,13 +73,15 @@ def outcome(done: Synthesis, filter: str) -> RenderableType:
         parts.append(f"No pair was accepted. {advice(counts)}")
     elif done.applied:
         parts.append(f"Applied {done.applied} of {counts.kept} accepted pairs to {done.path}.")
-    else:
+    elif done.staged:
         before = counts.kept - len(done.staged)
-        known = f", {before} were staged or in the file before" if before else ""
+        known = f", {before} were there before" if before else ""
         parts.append(
             f"Accepted {counts.kept}, newly staged {len(done.staged)}{known}. Look: dlm-trl synth list {done.path}. "
             f"Write what is staged: dlm-trl synth apply {done.path}."
         )
+    else:
+        parts.append(f"Accepted {counts.kept}; all of them were there before. Look: dlm-trl synth list {done.path}.")
     return Group(*parts)
 
 
@@ -94,15 +94,15 @@ def filter_report(counts: Counts, filter: str) -> str:
     return f"{first}\nlost: {', '.join(f'{name} {getattr(counts, name)}' for name in losses)}; kept {counts.kept}"
 
 
-def pairs(document: Path, staged: Sequence[Staged], applied: Sequence[Staged]) -> RenderableType:
+def pairs(staged: Sequence[Staged], applied: Sequence[Staged]) -> RenderableType:
     """The table of `synth list`."""
-    table = Table("id", "state", "teacher", "strategy", "margin", "grounding", "question", title=str(document))
+    table = Table("id", "state", "teacher", "strategy", "margin", "grounding", "question")
     for state, items in (("applied", applied), ("staged", staged)):
         for item in items:
             scores = [item.scores.margin, item.scores.grounding] if item.scores else []
             shown = [f"{score:.2f}" for score in scores] or ["", ""]
             table.add_row(
-                item.section_id[:8], state, Text(item.teacher), item.strategy, *shown, Text(item.pair.question)
+                item.section_id[:8], state, Text(item.teacher), item.strategy, *shown, _visible(item.pair.question)
             )
     return table
 
@@ -127,7 +127,7 @@ def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
     reply = Ledger(document).get(item.request_key) if item.request_key else None
     if reply:
         lines.append(f"\nThe teacher's reply:\n{reply.text}")
-    return Text("\n".join(lines))
+    return _visible("\n".join(lines))
 
 
 def replies(document: Document, section_id: str) -> RenderableType:
@@ -138,7 +138,25 @@ def replies(document: Document, section_id: str) -> RenderableType:
         source = resolve_source(document, facts.get("section_id", ""))
         if source and source.section_id == section_id:
             lines.append(f"{entry['at']} {facts.get('teacher')}, {facts.get('strategy')}:\n{entry['text']}\n")
-    return Text("\n".join(lines) or "No teacher was asked about this section.")
+    return _visible("\n".join(lines) or "No teacher was asked about this section.")
+
+
+def _visible(text: str) -> Text:
+    """A text that somebody else wrote, with control characters by their names: a terminal would obey them."""
+    return Text(_CONTROL.sub(lambda character: ascii(character[0])[1:-1], text))
+
+
+def _rest(items: Sequence[object]) -> list[str]:
+    """A line about those that are not shown, where there are any."""
+    more = len(items) - LOSSES_SHOWN
+    return [f"… and {more} more; --json has all of them."] if more > 0 else []
+
+
+def as_lines(table: Table) -> str:
+    """A table for files and pipes: a row is a line, tabs stand between its cells."""
+    rows = [[column.header for column in table.columns], *zip(*(column.cells for column in table.columns), strict=True)]
+    lines = ["\t".join(" ".join(str(cell).split()) for cell in row) for row in rows]
+    return "\n".join([str(table.title), *lines] if table.title else lines)
 
 
 def as_json(value: Any) -> str:
