@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -109,6 +110,7 @@ def instructions(
         min_grounding=min_grounding, prompt=prompt,
     )  # fmt: skip
     paths = _documents(files)
+    _quiet()
     if dry_run:
         from dlm_trl.synth import dry_run as dry
         from dlm_trl.synth import show
@@ -116,13 +118,6 @@ def instructions(
         found = [dry.estimate(path, settings) for path in paths]
         _print(show.as_json(found) if json_ else show.estimates(found))
         return
-    if not sys.stderr.isatty():
-        from huggingface_hub.utils import disable_progress_bars
-
-        disable_progress_bars()
-    # Warnings about the loading of weights that a user can do nothing about.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from dlm_trl.models.share import is_main
     from dlm_trl.synth import show
     from dlm_trl.synth.run import synthesize_all
@@ -210,6 +205,17 @@ def revert(
         raise typer.BadParameter("--id goes with one document.")
     for path in paths:
         _print(f"Removed {applying.revert(path, id or None, teacher).count} synthesised pairs from {path}.")
+
+
+def _quiet() -> None:
+    """Silences what libraries say while they load weights, for a user can do nothing about it."""
+    if not sys.stderr.isatty():
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def _documents(files: list[Path]) -> list[Path]:

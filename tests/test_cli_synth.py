@@ -320,5 +320,7 @@ class TestDryRun:
         words = ("instructions", "notes.dlm", "--teacher", "hf:tiny", "--max-new-tokens", "32", "--filter", "none")
         (found,) = json.loads(synth(*words, "--dry-run", "--json").out)
         (ran,) = json.loads(synth(*words, "--json").out)
+        command = [sys.executable, "-m", "dlm_trl", "synth", *words, "--dry-run"]
+        assert subprocess.run(command, capture_output=True, text=True).stderr == ""
         assert found["exact"] and found["most"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]
         assert found["most"]["completion_tokens"] == 3 * 32 >= ran["usage"]["completion_tokens"]
