@@ -69,13 +69,14 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     import torch
     from accelerate import PartialState
 
-    from dlm_trl.models.load import load_adapted, load_base, load_tokenizer
+    from dlm_trl.models.load import load_adapted, load_base, load_config, load_tokenizer
     from dlm_trl.teachers.local import require_chat_template
 
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     if adapter is not None:
         model, tokenizer = load_adapted(adapter, dtype)
         return Judge(model.to(PartialState().device), tokenizer, "self")
+    load_config(base)  # the quickest way to find out that there is no such base, or no network
     tokenizer = load_tokenizer(base)
     require_chat_template(tokenizer, f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
     model = load_base(base, dtype, quantization)

@@ -130,9 +130,10 @@ def _survey_base(name: str, quantization: Quantization | None) -> Survey:
     from dlm_trl.teachers.local import require_chat_template
 
     reference, base = f"hf:{name}", document_name(name)
+    # First the configuration, one small file: looking for a tokenizer where there is no network takes twice as long.
+    context, source = _context(load_config(base)), resolve(base)
     tokenizer = load_tokenizer(base)
     require_chat_template(tokenizer, f"The teacher {reference}")
-    context, source = _context(load_config(base)), resolve(base)
     revision = fingerprint(Path(source)) if Path(source).is_dir() else _commit(source)
     return Survey(reference, f"{revision}-{quantization}" if quantization else revision, tokenizer, context)
 

@@ -213,7 +213,8 @@ def test_a_judge_that_cannot_be_loaded_or_asked_is_one_line(
     random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(DlmError) as caught:
+    with pytest.raises(DlmError) as caught, monkeypatch.context() as patch:
+        patch.delattr("transformers.AutoTokenizer.from_pretrained")  # its configuration tells enough
         open_judge(document("hf:dlm-trl/no-such-model"))
     assert caught.value.kind == "BaseModelError"
 

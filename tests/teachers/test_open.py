@@ -165,6 +165,15 @@ def test_models_that_cannot_teach_are_one_line(
         assert "\n" not in str(caught.value)
 
 
+def test_a_model_without_a_configuration_is_not_looked_for_any_further(
+    document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.delattr("transformers.AutoTokenizer.from_pretrained")
+    with pytest.raises(DlmError, match="bread/no-such-model"):
+        open_teacher("hf:bread/no-such-model", document)
+
+
 def test_servers_get_their_model_address_and_concurrency(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a-key")
