@@ -18,10 +18,10 @@ import pytest
 
 from dlm_trl.models.load import load_tokenizer
 from dlm_trl.notes import DlmError, read, store
+from dlm_trl.synth import Settings, synthesize, synthesize_all
 from dlm_trl.synth.budget import bound_of
 from dlm_trl.synth.dry_run import estimate
-from dlm_trl.synth.plan import Settings, plan
-from dlm_trl.synth.run import synthesize, synthesize_all
+from dlm_trl.synth.plan import plan
 from dlm_trl.synth.staging import Staged, staged
 from dlm_trl.teachers.openai import OpenAITeacher
 from tests.synth.writer import TOPICS, asked, listed, notes, pair, topic_of, write, written
@@ -54,6 +54,12 @@ def timeless(path: Path) -> list[Staged]:
 def quick() -> OpenAITeacher:
     """As `openai:m`, but a request that fails is not tried again."""
     return OpenAITeacher("m", max_retries=0)
+
+
+def test_nothing_heavy_is_loaded_before_a_teacher_needs_it() -> None:
+    program = "import sys, dlm_trl.synth as _; print({'torch', 'openai', 'datasketch'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_a_run_asks_and_stages_in_the_order_of_the_file(app: App, path: Path) -> None:
