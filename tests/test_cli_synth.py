@@ -262,6 +262,15 @@ def test_misuse_is_exit_2(app: App, synth: Synth, folder: Path, words: tuple[str
     assert done.code == 2 and done.out == "" and done.err and not app.calls
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_file_whose_name_is_no_text_is_refused_in_one_line(app: App, synth: Synth) -> None:
+    path = notes(Path(os.fsdecode(b"\xff.dlm")), "Elm")
+    for words in (("instructions", path, *PLAIN), ("list", path), ("apply", path)):
+        done = synth(*words)
+        assert (done.code, done.out) == (2, "") and "\\udcff.dlm' is not UTF-8. Rename" in done.err
+    assert not app.calls
+
+
 def test_failures_are_exit_1_and_one_line(app: App, synth: Synth, folder: Path) -> None:
     (folder / "broken.dlm").write_text("no front matter")
     (folder / "prompt.txt").write_text("Write\n{{ count }}")

@@ -216,10 +216,19 @@ def _note_move(file: Path, owner: str, source: str) -> None:
 
 
 def source_path(document: Document) -> str:
-    """The absolute path of the document's file, links followed. Raises DlmError (UsageError) for one in memory."""
+    """The absolute path of the document's file, links followed. Raises DlmError (UsageError) for one in memory, and for
+    a path that is no text.
+    """
     if document.path is None:
         raise DlmError(kind="UsageError", message="The document was not read from a file.", hint="Read it from one.")
-    return str(document.path.resolve())
+    path = str(document.path.resolve())
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise DlmError(
+            kind="UsageError", message=f"The path {path!a} is not UTF-8.", hint="Rename the file or its folder."
+        ) from None
+    return path
 
 
 def make_folder(folder: Path) -> None:
