@@ -267,7 +267,7 @@ def test_a_file_whose_name_is_no_text_is_refused_in_one_line(app: App, synth: Sy
     path = notes(Path(os.fsdecode(b"\xff.dlm")), "Elm")
     for words in (("instructions", path, *PLAIN), ("list", path), ("apply", path)):
         done = synth(*words)
-        assert (done.code, done.out) == (2, "") and "\\udcff.dlm' is not UTF-8. Rename" in done.err
+        assert (done.code, done.out) == (1, "") and "\\udcff.dlm' is not UTF-8. Rename" in done.err
     assert not app.calls
 
 

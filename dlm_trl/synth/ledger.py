@@ -216,8 +216,8 @@ def _note_move(file: Path, owner: str, source: str) -> None:
 
 
 def source_path(document: Document) -> str:
-    """The absolute path of the document's file, links followed. Raises DlmError (UsageError) for one in memory, and for
-    a path that is no text.
+    """The absolute path of the document's file, links followed. Raises DlmError: UsageError for one in memory, StoreError
+    for a path that is no text.
     """
     if document.path is None:
         raise DlmError(kind="UsageError", message="The document was not read from a file.", hint="Read it from one.")
@@ -226,7 +226,7 @@ def source_path(document: Document) -> str:
         path.encode()
     except UnicodeEncodeError:
         raise DlmError(
-            kind="UsageError", message=f"The path {path!a} is not UTF-8.", hint="Rename the file or its folder."
+            kind="StoreError", message=f"The path {path!a} is not UTF-8.", hint="Rename the file or its folder."
         ) from None
     return path
 
