@@ -216,8 +216,9 @@ def _note_move(file: Path, owner: str, source: str) -> None:
 
 
 def source_path(document: Document) -> str:
-    """The absolute path of the document's file, links followed. Raises DlmError: UsageError for one in memory, StoreError
-    for a path that is no text.
+    """The absolute path of the document's file, links followed.
+
+    Raises DlmError: UsageError for a document in memory, StoreError for a path that is no text.
     """
     if document.path is None:
         raise DlmError(kind="UsageError", message="The document was not read from a file.", hint="Read it from one.")
