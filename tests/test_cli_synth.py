@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -300,7 +301,10 @@ def test_a_document_without_prose(app: App, synth: Synth) -> None:
 def test_an_interrupt_ends_it_without_a_traceback(app: App, folder: Path) -> None:
     app.rule = lambda call: Answer(wait=60.0)
     command = [sys.executable, "-m", "dlm_trl", "synth", "instructions", "notes.dlm", *PLAIN]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell that runs the tests in the background has its children ignore interrupts.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **pipes, preexec_fn=heard) as process:
         while not app.now and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
