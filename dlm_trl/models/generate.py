@@ -5,7 +5,7 @@ return_dict=False)` makes such a list of a conversation. `generate_batches(…)`
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -146,10 +146,9 @@ class _Writer:
         mask = [[1] * shared + [0] * (width - len(p)) + [1] * (len(p) - shared) for p in prompts]
         mask = torch.tensor(mask, device=device)
         rows, most = list(range(len(prompts))), width + self.max_new_tokens
-        cache = self.prefix.cache(len(prompts), most - shared) if self.prefix else None
-        attended = self.prefix.attended(self.model) if self.prefix else nullcontext()
+        cache = self.prefix.repeat(len(prompts), most) if self.prefix else None
         written: dict[int, tuple[str, int]] = {}
-        with evaluating(self.model), attended, _generation_config(self.model, self._config()):
+        with evaluating(self.model), _generation_config(self.model, self._config()):
             while rows:
                 output = self.model.generate(
                     input_ids=ids,
