@@ -5,9 +5,11 @@ With one process it is `work(items)`, and nothing is loaded or set up.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 from dlm_trl.notes import DlmError
@@ -32,10 +34,9 @@ def share(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]])
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return list(work(list(items)))
-    from accelerate import PartialState
     from torch import distributed
 
-    PartialState()  # joins the processes, where nobody did so before
+    _join()
     # A group of its own, since the default one does not wait longer than minutes. Rank and count are those of torch:
     # without a GPU, accelerate's state believes that it is alone.
     group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
@@ -52,3 +53,14 @@ def share(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]])
         if isinstance(part, DlmError):
             raise part
     return [parts[i % count][i // count] for i in range(len(items))]
+
+
+@cache
+def _join() -> None:
+    """Join the processes, where nobody did so before, and part at the end.
+
+    The threads of a group that is left standing can abort the process when the interpreter ends.
+    """
+    from accelerate import PartialState
+
+    atexit.register(PartialState().destroy_process_group)

@@ -10,16 +10,22 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlm_trl.train.distributed import prepare_deepspeed
 from tests.online.letters import CheckedLetters, Letters
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 def train(
     model: str, output: str, accumulation: int, task: str, steps: int = 4, resume: str | None = None, **settings: Any
-) -> None:
-    """One run of `steps` steps, of 8 rows each in one process with accumulation 2 or in two without."""
+) -> Accelerator:
+    """One run of `steps` steps, of 8 rows each in one process with accumulation 2 or in two without.
+
+    Returns the trainer's accelerator, whose end_training() belongs to the end of the process.
+    """
     prepare_deepspeed()
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
@@ -62,8 +68,10 @@ def train(
         "rows": (Path(output) / f"online_rows-{args.process_index}.jsonl").read_text("utf-8"),
     }
     (Path(output) / f"run-{args.process_index}{'-resumed' if resume else ''}.json").write_text(json.dumps(facts))
+    return trainer.accelerator
 
 
 if __name__ == "__main__":
     for run in json.loads(sys.argv[1]):
-        train(**run)
+        accelerator = train(**run)
+    accelerator.end_training()  # the threads of a process group that is left standing can abort the process at its end
