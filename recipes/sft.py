@@ -97,18 +97,20 @@ def main(argv: list[str]) -> None:
         sys.exit(128 + stop.signal)
 
     # 4. Measure again, write it down, keep the adapter.
-    table = ""
+    rows = []
     if notes.measure:
         after = measure(trainer, prepared.rows.questions)
         rows = skill_measures(trainer.state.log_history) + measures(before.numbers, after)
-        table = report.measures_table(rows)
         if accelerator.is_main_process:
             shown = samples(prepared.rows.questions, before.numbers, after)
             facts = run_facts(configuration, prepared, tokens, accelerator)
             fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
             report.write(args.output_dir, report.Report(facts, rows, shown, trainer.state.log_history, fresh))
-            print(table, f"\nreport: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
-    folder = save(trainer, configuration, prepared.rows, table)
+            print(
+                report.measures_table(rows),
+                f"\nreport: {args.output_dir}/report.md, picture: {args.output_dir}/report.png",
+            )
+    folder = save(trainer, configuration, prepared.rows, rows)
     accelerator.print(f"adapter: {args.output_dir} and {folder}")
     accelerator.end_training()
 

@@ -1,10 +1,7 @@
 """The document's rows, parted, tokenised and mixed; and the questions that are asked before and after training."""
 
-import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +12,7 @@ from dlm_trl.rows.load import load_dlm
 from dlm_trl.rows.split import split
 from dlm_trl.rows.tokenize import TokenReport, tokenize
 from dlm_trl.train.config import Configuration
+from dlm_trl.train.skill import exam
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,11 @@ def load_rows(configuration: Configuration) -> Rows:
         return Rows(None, None, None, None, {})
     kinds = {section.kind for section in document.sections}
     has_sources = notes.expand_sources and bool(document.frontmatter.training.sources)
-    pairs = held_out_pairs = prose = held_out_prose = None
-    if "instruction" in kinds and notes.rows == "none":
-        held_out_pairs = _every(configuration, "sft")
-    elif "instruction" in kinds:
-        pairs, held_out_pairs = _load(configuration, notes.rows)
+    prose = held_out_prose = None
+    asked = exam(configuration)
+    pairs, held_out_pairs = asked.pairs()
     if notes.prose and ("prose" in kinds or has_sources):
-        prose, held_out_prose = _load(configuration, "prose")
+        prose, held_out_prose = _prose(configuration)
     if pairs is None and prose is None and not (configuration.task.task or configuration.task.task_rows):
         raise DlmError(
             kind="NoRowsError",
@@ -84,34 +80,7 @@ def load_rows(configuration: Configuration) -> Rows:
             hint="Training reads instruction sections and, unless prose is false, prose.",
             path=document.path,
         )
-    questions = {
-        "seen": _questions(pairs),
-        "held-out": _questions(held_out_pairs),
-        "reworded": read_questions(notes.questions, document.frontmatter.system_prompt) if notes.questions else [],
-    }
-    limited = {group: _spread(asked, notes.max_questions) for group, asked in questions.items() if asked}
-    return Rows(pairs, held_out_pairs, prose, held_out_prose, limited)
-
-
-def read_questions(path: str, system_prompt: str | None) -> list[Question]:
-    """The reworded questions of a JSON-lines file. Raises DlmError with the line of what cannot be read."""
-    file = Path(path)
-    if not file.is_file():
-        raise DlmError(kind="QuestionsError", message="There is no such file of questions.", path=file)
-    questions = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            questions.append((row["reworded"], row["answer"], system_prompt))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DlmError(
-                kind="QuestionsError",
-                message="This line is no question.",
-                hint="Each line is a JSON object with question, reworded and answer.",
-                path=file,
-                line=number,
-            ) from error
-    return questions
+    return Rows(pairs, held_out_pairs, prose, held_out_prose, asked.recall_questions(pairs, held_out_pairs))
 
 
 def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration: Configuration) -> Tokens:
@@ -130,32 +99,10 @@ def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration:
     return Tokens(train, validation, {kind: report for kind, (_, report) in made.items()})
 
 
-def _load(configuration: Configuration, kind: str) -> tuple[Dataset | None, Dataset | None]:
+def _prose(configuration: Configuration) -> tuple[Dataset | None, Dataset | None]:
     notes, training = configuration.notes, configuration.training
-    parts = split(_every(configuration, kind), notes.validation_fraction, training.seed, notes.split_method)
+    every = load_dlm(
+        notes.notes, "prose", split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources
+    )
+    parts = split(every, notes.validation_fraction, training.seed, notes.split_method)
     return parts["train"] or None, parts["validation"] or None
-
-
-def _every(configuration: Configuration, kind: str) -> Dataset:
-    notes = configuration.notes
-    return load_dlm(notes.notes, kind, split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources)
-
-
-def _questions(pairs: Dataset | None) -> list[Question]:
-    """Each pair once, though its weight may have copied it."""
-    if pairs is None:
-        return []
-    asked = (_question(prompt, answer) for prompt, answer in zip(pairs["prompt"], pairs["completion"], strict=True))
-    return list(dict.fromkeys(asked))
-
-
-def _question(prompt: list[dict[str, str]], completion: list[dict[str, str]]) -> Question:
-    system = next((turn["content"] for turn in prompt if turn["role"] == "system"), None)
-    return prompt[-1]["content"], completion[-1]["content"], system
-
-
-def _spread(questions: Iterable[Question], limit: int) -> list[Question]:
-    """At most `limit` of them, evenly from the whole document."""
-    everything = list(questions)
-    step = max(1.0, len(everything) / limit)
-    return [everything[int(k * step)] for k in range(min(limit, len(everything)))]

@@ -3,23 +3,32 @@
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from transformers import GenerationConfig
 from trl import SFTTrainer
 
+from dlm_trl.evaluation.report import Measure, measures_table
+from dlm_trl.models import lineage
 from dlm_trl.models.generate import end_token_ids
-from dlm_trl.notes import store
+from dlm_trl.models.registry import recorded_name
+from dlm_trl.models.weights import find_weights
+from dlm_trl.notes import DlmError, store
 from dlm_trl.online.open import read_stages
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows
+from dlm_trl.train.skill import exam
 
 
-def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, table: str) -> Path:
-    """Write adapter, tokenizer, chat template, generation_config and model card; make it the document's live adapter.
+def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, measures: Sequence[Measure]) -> Path:
+    """Write adapter, tokenizer, chat template, generation_config, lineage and model card; make it the document's live
+    adapter.
 
-    Every process must call it (ZeRO-3 gathers the weights); one of them writes. `table` is the before/after table in
-    Markdown. Returns the folder in the document's store, or output_dir where there is no document.
+    Every process must call it (ZeRO-3 gathers the weights); one of them writes. Returns the folder in the document's
+    store, or output_dir where there is no document.
     """
     output_dir, document = Path(trainer.args.output_dir), configuration.document
     with warnings.catch_warnings():
@@ -28,7 +37,9 @@ def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, table: s
         trainer.save_model()
     if trainer.is_world_process_zero():
         generation_config(trainer).save_pretrained(output_dir)
-        (output_dir / "README.md").write_text(model_card(configuration, rows, table), encoding="utf-8")
+        lineage.write(output_dir, [train_hop(configuration, rows, measures)])
+        card = model_card(configuration, rows, measures_table(measures) if measures else "")
+        (output_dir / "README.md").write_text(card, encoding="utf-8")
     folder = output_dir
     if document is not None:
         folder = store.next_version(document.frontmatter.dlm_id, configuration.notes.adapter_name)
@@ -44,7 +55,7 @@ def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, table: s
 def adapter_files(output_dir: Path) -> list[Path]:
     """The files of an output_dir that belong to the adapter, without checkpoints, reports and the trainer's state."""
     names = ("adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "generation_config.json")
-    patterns = (*names, "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "README.md")
+    patterns = (*names, lineage.FILE, "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "README.md")
     return sorted(file for pattern in patterns for file in output_dir.glob(pattern))
 
 
@@ -59,6 +70,35 @@ def generation_config(trainer: SFTTrainer) -> GenerationConfig:
     return GenerationConfig(
         do_sample=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
+
+
+def train_hop(configuration: Configuration, rows: Rows, measures: Sequence[Measure]) -> lineage.Hop:
+    """What merging and later checks want to know of the run: on what, from what, how, how well, and how that is asked.
+
+    A base whose weights are no safetensors has no fingerprint; merging refuses such a base by itself.
+    """
+    adapter, document = configuration.adapter, configuration.document
+    hop = {
+        "hop": "train",
+        "document": document and document.frontmatter.dlm_id,
+        "rows": rows.provenance(),
+        "task": configuration.task.task or configuration.task.task_rows,
+        "base": recorded_name(adapter.base_model),
+        "adapter": {"type": adapter.adapter, "rank": adapter.lora_r, "alpha": adapter.lora_alpha},
+        "quantization": adapter.quantization,
+        "seed": configuration.training.seed,
+        "measures": {measure.name: measure.after for measure in measures},
+        "exam": asdict(exam(configuration)),
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
+    }
+    try:
+        found = {
+            "base_revision": find_weights(adapter.base_model).revision,
+            "base_fingerprint": lineage.fingerprint(adapter.base_model),
+        }
+    except DlmError:
+        found = {"base_revision": None, "base_fingerprint": None}
+    return hop | found
 
 
 def model_card(configuration: Configuration, rows: Rows, table: str) -> str:

@@ -17,8 +17,9 @@ from trl import SFTTrainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from dlm_trl.evaluation.during import MeasureDuring
+from dlm_trl.evaluation.exam import Exam
 from dlm_trl.evaluation.report import Measure
-from dlm_trl.evaluation.suite import CONDITIONS, condition_tasks, question_sets, read_glosses
+from dlm_trl.evaluation.suite import CONDITIONS, condition_tasks, read_glosses
 from dlm_trl.notes import DlmError
 from dlm_trl.online.callback import OnlineSynthesisCallback
 from dlm_trl.online.curriculum import Curriculum
@@ -100,6 +101,25 @@ def held_out(configuration: Configuration) -> float:
     return stages[0].get("held_out", HELD_OUT) if name == "mcsb" else HELD_OUT
 
 
+def exam(configuration: Configuration) -> Exam:
+    """What the run is examined with: questions about the document, and those about a skill."""
+    notes, task = configuration.notes, configuration.task
+    return Exam(
+        notes=notes.notes,
+        rows=notes.rows,
+        adapter_name=notes.adapter_name,
+        validation_fraction=notes.validation_fraction,
+        split_method=notes.split_method,
+        seed=configuration.training.seed,
+        questions=notes.questions,
+        max_questions=notes.max_questions,
+        conditions=conditions(configuration),
+        condition_questions=task.condition_questions,
+        held_out=held_out(configuration),
+        glosses=task.glosses,
+    )
+
+
 def attach(trainer: SFTTrainer, configuration: Configuration) -> OnlineSynthesisCallback | None:
     """Put the task's rows into the trainer's steps, where there is a task, and its measurements beside them."""
     said, tokenizer = configuration.task, trainer.processing_class
@@ -116,16 +136,8 @@ def attach(trainer: SFTTrainer, configuration: Configuration) -> OnlineSynthesis
             synthetic_fraction=said.synthetic_fraction,
             teacher="base" if base else open_teacher(said.task_teacher, configuration.document),
         ).attach(trainer)
-    if names := conditions(configuration):
-        make_sets = partial(
-            question_sets,
-            tokenizer=tokenizer,
-            conditions=names,
-            count=said.condition_questions,
-            held_out=held_out(configuration),
-            glosses=read_glosses(Path(said.glosses)) if said.glosses else None,
-        )
-        trainer.add_callback(MeasureDuring(trainer, make_sets))
+    if conditions(configuration):
+        trainer.add_callback(MeasureDuring(trainer, partial(exam(configuration).question_sets, tokenizer=tokenizer)))
     return online
 
 

@@ -1,0 +1,83 @@
+"""What a folder of weights was made from, hop by hop: `lineage.json`; and the fingerprint that tells bases apart.
+
+    {"hops": [{"hop": "train", "base": "tiny", …}, {"hop": "merge", …}, {"hop": "awq", …}]}
+
+Training writes the first hop beside the adapter; merging and quantising take the list along and add theirs.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from dlm_trl.models.weights import find_weights
+from dlm_trl.notes import DlmError
+from dlm_trl.notes.files import replace_file
+
+FILE = "lineage.json"
+Hop = dict[str, Any]
+
+TENSORS, ROWS = 8, 64  # what of a base is hashed: so many matrices, spread over the model, so many rows of each
+VOLATILE = {"_name_or_path", "transformers_version", "use_cache"}  # a copy of the same weights may differ in these
+
+
+def read(folder: Path) -> list[Hop]:
+    """The hops that led to this folder, the first one first; none where it holds no lineage. Raises DlmError."""
+    file = folder / FILE
+    if not file.is_file():
+        return []
+    try:
+        hops = json.loads(file.read_text(encoding="utf-8"))["hops"]
+        return [{"hop": hop["hop"], **hop} for hop in hops]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DlmError(
+            kind="LineageError",
+            message=f"This is no lineage: {error!r}.",
+            hint="Remove the file, or make the folder again from the step before.",
+            path=file,
+        ) from error
+
+
+def write(folder: Path, hops: Sequence[Mapping[str, Any]]) -> None:
+    """Write all hops down, in place of what the folder said before."""
+    text = json.dumps({"hops": list(hops)}, ensure_ascii=False, indent=2)
+    replace_file(folder / FILE, f"{text}\n".encode())
+
+
+def last(hops: Sequence[Hop], name: str) -> Hop | None:
+    """The last hop of this name, None where there is none."""
+    return next((hop for hop in reversed(hops) if hop["hop"] == name), None)
+
+
+def fingerprint(base_model: str) -> dict[str, Any]:
+    """SHA-256 of the base's configuration, and of the first rows of some of its matrices, by tensor name.
+
+    Merging compares it, so that an adapter is never added to weights that it was not trained on. Raises DlmError
+    (BaseModelError) where the weights are not safetensors.
+    """
+    weights = find_weights(base_model)
+    config = json.loads(weights.config.read_text(encoding="utf-8"))
+    said = json.dumps({key: value for key, value in config.items() if key not in VOLATILE}, sort_keys=True)
+    matrices = sorted(name for name, shape in weights.shapes().items() if len(shape.size) > 1)
+    chosen = matrices[:: -(-len(matrices) // TENSORS)]
+    return {
+        "config": hashlib.sha256(said.encode()).hexdigest(),
+        "tensors": {name: _rows_hash(weights.files[name], name) for name in chosen},
+    }
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _rows_hash(file: Path, name: str) -> str:
+    with safe_open(file, framework="pt") as tensors:
+        rows = tensors.get_slice(name)[:ROWS].contiguous()
+    said = f"{rows.dtype} {tuple(rows.shape)}"
+    return hashlib.sha256(said.encode() + rows.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()

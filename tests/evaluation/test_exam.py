@@ -1,0 +1,61 @@
+"""The exam: the same questions again from what was written down of it, each group from where it should come."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from dlm_trl.evaluation.exam import Exam
+from dlm_trl.models.load import load_base, load_tokenizer
+from dlm_trl.notes import DlmError
+from dlm_trl.online.mcsb import Mcsb
+
+HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\nsystem_prompt: Be brief.\n---\n"
+PAIR = "::instruction::\n### Q\nWhat is {n} of forty?\n### A\nIt is {n}.\n"
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> str:
+    path = tmp_path / "notes.dlm"
+    path.write_text(HEAD + "Some prose.\n" + "".join(PAIR.format(n=n) for n in range(40)))
+    return str(path)
+
+
+def test_the_groups_share_no_question_and_together_they_are_the_document(notes: str) -> None:
+    exam = Exam(notes)
+    groups = exam.recall_questions(*exam.pairs())
+    seen, held_out = set(groups["seen"]), set(groups["held-out"])
+    assert not seen & held_out
+    assert seen | held_out == {(f"What is {n} of forty?", f"It is {n}.", "Be brief.") for n in range(40)}
+    assert set(groups) == {"seen", "held-out"}
+    assert Exam(**json.loads(json.dumps(asdict(exam)))).recall_questions(*exam.pairs()) == groups
+
+
+def test_without_learned_rows_all_pairs_are_held_out_and_without_notes_there_are_none(notes: str) -> None:
+    exam = Exam(notes, rows="none")
+    assert {group: len(asked) for group, asked in exam.recall_questions(*exam.pairs()).items()} == {"held-out": 40}
+    assert Exam().recall_questions(*Exam().pairs()) == {}
+
+
+def test_a_limit_takes_questions_from_the_whole_document_and_reworded_ones_are_read(notes: str, tmp_path: Path) -> None:
+    lines = [json.dumps({"reworded": f"Which is {n}?", "answer": f"{n}"}) for n in range(9)]
+    (tmp_path / "reworded.jsonl").write_text("\n".join(lines))
+    exam = Exam(notes, validation_fraction=0, questions=str(tmp_path / "reworded.jsonl"), max_questions=4)
+    groups = exam.recall_questions(*exam.pairs())
+    assert [question for question, *_ in groups["seen"]] == [f"What is {n} of forty?" for n in (0, 10, 20, 30)]
+    assert groups["reworded"][1] == ("Which is 2?", "2", "Be brief.")
+    (tmp_path / "reworded.jsonl").write_text(lines[0] + '\n{"question": "no answer"}\n')
+    with pytest.raises(DlmError, match=r"reworded\.jsonl:2: This line is no question"):
+        exam.recall_questions(*exam.pairs())
+
+
+def test_multiple_choice_is_asked_only_where_conditions_say_so(tmp_path: Path) -> None:
+    base, tokenizer = load_base("tiny"), load_tokenizer("tiny")
+    assert Exam().question_sets(base, tokenizer) == {}
+    words = Mcsb(tokenizer, choices=3, split="held_out").words[:6]
+    (tmp_path / "glosses.json").write_text(json.dumps(dict.fromkeys(words, "a thing that is known")))
+    exam = Exam(conditions=["3:upper"], condition_questions=3, glosses=str(tmp_path / "glosses.json"))
+    sets = exam.question_sets(base, tokenizer)
+    assert {name: len(asked) for name, asked in sets.items()} == {"3:upper": 3, "glosses": 3}
+    assert Exam(**json.loads(json.dumps(asdict(exam)))).question_sets(base, tokenizer) == sets

@@ -1,0 +1,55 @@
+"""Lineage: what is written is read, and a fingerprint tells one base from another."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from dlm_trl import tiny
+from dlm_trl.models import lineage
+from dlm_trl.notes import DlmError
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny.path(), tmp_path / "base"))
+
+
+def test_hops_are_read_as_they_were_written_and_a_folder_without_any_has_none(tmp_path: Path) -> None:
+    assert lineage.read(tmp_path) == []
+    hops = [{"hop": "train", "document": "é", "rows": {"human": 3}}, {"hop": "merge"}, {"hop": "merge", "n": 2}]
+    lineage.write(tmp_path, hops)
+    assert lineage.read(tmp_path) == hops
+    assert lineage.last(hops, "merge") == {"hop": "merge", "n": 2}
+    assert lineage.last(hops, "awq") is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"hops": 3}', '{"hops": [{"no": 1}]}', '{"hops": ["x"]}'])
+def test_what_is_no_lineage_is_said_to_be_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / lineage.FILE).write_text(text)
+    with pytest.raises(DlmError, match=r"lineage\.json.*This is no lineage"):
+        lineage.read(tmp_path)
+
+
+def test_a_copy_has_the_same_fingerprint_wherever_it_lies_and_whoever_saved_it(base: Path) -> None:
+    found = lineage.fingerprint("tiny")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"transformers_version": "9.9", "use_cache": False}))
+    assert lineage.fingerprint(str(base)) == found
+    assert 4 <= len(found["tensors"]) <= lineage.TENSORS
+
+
+def test_other_weights_or_another_configuration_have_another_fingerprint(base: Path) -> None:
+    found = lineage.fingerprint(str(base))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+    changed = lineage.fingerprint(str(base))
+    assert changed["config"] != found["config"]
+    assert changed["tensors"] == found["tensors"]
+    tensors = load_file(base / "model.safetensors")
+    for name in found["tensors"]:
+        tensors[name][0, 0] += 1e-3
+    save_file(tensors, base / "model.safetensors")
+    assert all(lineage.fingerprint(str(base))["tensors"][name] != old for name, old in found["tensors"].items())
