@@ -187,15 +187,14 @@ class Describer:
         # Each word is one token, so nothing is padded, and the prefix stands at the same place in every row.
         coded = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left").to(self.model.device)
         width = coded["input_ids"].shape[1]
-        with self.prefix.attended(self.model.get_base_model()) if self.prefix else nullcontext():
-            sequences = self.model.generate(
-                **coded,
-                past_key_values=self.prefix.cache(len(texts), width + NEW_TOKENS) if self.prefix else None,
-                max_new_tokens=NEW_TOKENS,
-                do_sample=True,
-                temperature=TEMPERATURE,
-                pad_token_id=self.tokenizer.eos_token_id,
-            )
+        sequences = self.model.generate(
+            **coded,
+            past_key_values=self.prefix.repeat(len(texts), width + NEW_TOKENS) if self.prefix else None,
+            max_new_tokens=NEW_TOKENS,
+            do_sample=True,
+            temperature=TEMPERATURE,
+            pad_token_id=self.tokenizer.eos_token_id,
+        )
         new = sequences[:, width:]
         self.new_tokens += new.numel()
         return [text.split("\n")[0] for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
