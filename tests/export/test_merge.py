@@ -1,6 +1,9 @@
 """The merge against PEFT's own on every kind of adapter; the result loads anywhere; what is wrong is said before."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +11,11 @@ import pytest
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dlm_trl.export.merge import merge
+from dlm_trl.models import lineage
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
 LORA = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 6, "target_modules": "all-linear"}
@@ -93,3 +98,157 @@ def test_the_merge_is_pefts(
     hop = json.loads((tmp_path / "merged" / "lineage.json").read_text())["hops"][-1]
     assert changed  # the adapter did something, and the lineage says to what
     assert set(changed) <= set(hop["merged"])
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens", "q_proj"]])
+@pytest.mark.parametrize("whole", [False, True], ids=["lora", "whole"])
+def test_tied_embeddings_part_where_the_adapter_parts_them(
+    targets: list[str], whole: bool, make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = {"target_modules": ["q_proj"], "modules_to_save": targets} if whole else {"target_modules": targets}
+    base = make_base("tied")
+    if whole and "q_proj" in targets:
+        targets.remove("q_proj")
+    adapter = make_adapter(base, LoraConfig(**LORA | settings))
+    merged = merge(adapter, tmp_path / "merged")
+    assert tensors(merged).keys() == tensors(base).keys() | {"lm_head.weight"}
+    assert_same_logits(merged, base, adapter)
+
+
+def test_a_base_without_its_prefix_keeps_its_names(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"  # as openai-community/gpt2 is stored
+    shutil.copytree(make_base("gpt2"), base)
+    stored = {name.removeprefix("transformer."): tensor.clone() for name, tensor in tensors(base).items()}
+    save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
+    adapter = make_adapter(base, LoraConfig(**LORA | {"target_modules": [*CONV1D, "wte"]}))
+    merged = merge(adapter, tmp_path / "merged")
+    assert tensors(merged).keys() == stored.keys() | {"lm_head.weight"}
+    assert_same_logits(merged, base, adapter)
+
+
+def assert_same_logits(merged: Path, base: Path, adapter: Path) -> None:
+    """Merged weights, loaded as anybody would, against PEFT's adapter on its base, which is not merged."""
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+    with torch.no_grad():
+        expected = adapted(TOKENS).logits
+        torch.testing.assert_close(
+            AutoModelForCausalLM.from_pretrained(merged)(TOKENS).logits, expected, rtol=1e-4, atol=1e-4
+        )
+        base_model = AutoModelForCausalLM.from_pretrained(base)
+        assert not torch.allclose(base_model(TOKENS).logits, expected, atol=0.1)
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("bfloat16", None), ("float32", "bfloat16"), ("bfloat16", "float16")])
+def test_sums_are_in_float32_and_rounded_once(
+    stored: str, asked: str | None, make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_base("llama", getattr(torch, stored))
+    adapter = make_adapter(base, LoraConfig(**LORA))
+    merged = merge(adapter, tmp_path / "merged", dtype=asked)
+    exact = tensors(merge(adapter, tmp_path / "exact", dtype="float32"))
+    dtype = asked or stored
+    for name, tensor in tensors(merged).items():
+        assert torch.equal(tensor, exact[name].to(getattr(torch, dtype)))
+    assert json.loads((merged / "config.json").read_text())["dtype"] == dtype
+    assert AutoModelForCausalLM.from_pretrained(merged).dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize("shard_size", ["1KB", "30KB", "100KB"])
+def test_shards_keep_to_their_size_and_hold_the_same(
+    shard_size: str, make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapter = make_adapter(make_base("llama"), LoraConfig(**LORA))
+    whole = tensors(merge(adapter, tmp_path / "whole"))
+    merged = merge(adapter, tmp_path / "merged", shard_size=shard_size)
+    index = json.loads((merged / "model.safetensors.index.json").read_text())
+    limit = 1000 * int(shard_size.removesuffix("KB"))
+    for file in merged.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+        assert len(names) == 1 or sum(whole[name].nbytes for name in names) <= limit
+        assert all(index["weight_map"][name] == file.name for name in names)
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
+    parts = tensors(merged)
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    loaded = AutoModelForCausalLM.from_pretrained(merged).state_dict()
+    assert all(torch.equal(loaded[name], whole[name]) for name in whole)
+
+
+def test_another_process_loads_it_with_plain_transformers(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_base("tied")
+    adapter = make_adapter(base, LoraConfig(**LORA, use_dora=True))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}!"
+    tokenizer.save_pretrained(adapter)
+    merged = merge(adapter, tmp_path / "merged")
+    program = f"""
+import json
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = (kind.from_pretrained({str(merged)!r}) for kind in (AutoModelForCausalLM, AutoTokenizer))
+ids = tokenizer.apply_chat_template([{{"role": "user", "content": "What lifts the dough?"}}], return_tensors="pt")
+written = model.generate(**ids, do_sample=False, max_new_tokens=12)
+print(json.dumps([written[0].tolist(), tokenizer.chat_template, model.generation_config.eos_token_id]))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    written, template, end = json.loads(run.stdout.splitlines()[-1])
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    ids = tokenizer("What lifts the dough?!", return_tensors="pt")
+    assert written == adapted.generate(**ids, do_sample=False, max_new_tokens=12)[0].tolist()
+    assert template == tokenizer.chat_template
+    assert end == tokenizer.eos_token_id
+
+
+def test_the_lineage_goes_on(make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path) -> None:
+    base = make_base("llama")
+    adapter = make_adapter(base, AdaLoraConfig(**ADALORA), prune)
+    train = {"hop": "train", "base": str(base), "base_fingerprint": lineage.fingerprint(str(base))}
+    lineage.write(adapter, [train])
+    merged = merge(adapter, tmp_path / "merged", shard_size="100KB")
+    first, hop = lineage.read(merged)
+    assert first == train
+    assert hop["adapter"] == {
+        "adapter_config.json": lineage.file_hash(adapter / "adapter_config.json"),
+        "adapter_model.safetensors": lineage.file_hash(adapter / "adapter_model.safetensors"),
+        "type": "adalora",
+        "rank": 6,
+    }
+    assert (hop["base"], hop["base_revision"], hop["dtype"]) == (str(base), None, "float32")
+    assert len(hop["merged"]) == 14
+    assert hop["shards"] == {file.name: lineage.file_hash(file) for file in merged.glob("*.safetensors")}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from dlm_trl.export import merge
+write = merge._write_shard
+def slowly(*arguments):
+    write(*arguments)
+    print("shard", flush=True)
+    time.sleep(60)
+merge._write_shard = slowly
+merge.merge(Path(sys.argv[1]), Path(sys.argv[2]), shard_size="100KB")
+"""
+
+
+def test_a_kill_leaves_the_old_model_whole(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapter = make_adapter(make_base("llama"), LoraConfig(**LORA))
+    out = merge(adapter, tmp_path / "merged", dtype="bfloat16")
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    command = [sys.executable, "-c", KILLED, str(adapter), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any("shard" in line for line in process.stdout)
+        assert len(list((tmp_path / ".merged.partial").glob("*.safetensors"))) == 1
+        process.kill()
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+    merge(adapter, out)  # and nothing of the killed one is in the way
+    assert tensors(out)["model.norm.weight"].dtype == torch.float32
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged"]
