@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from dlm_trl import cli_evaluate, cli_synth
+from dlm_trl import cli_evaluate, cli_export, cli_synth
 from dlm_trl.notes.errors import DlmError
 
 app = typer.Typer(
@@ -26,6 +26,10 @@ app = typer.Typer(
 
 app.add_typer(cli_synth.app, name="synth", no_args_is_help=True)
 app.command()(cli_evaluate.evaluate)
+app.command()(cli_export.merge)
+app.command()(cli_export.quantize)
+app.command()(cli_export.verify)
+app.command("serve-check")(cli_export.serve_check)
 
 
 class Format(StrEnum):

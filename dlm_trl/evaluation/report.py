@@ -85,16 +85,16 @@ def markdown(report: Report) -> str:
     parts = ["# What the run did", facts, measures_table(report.measures), "![loss, learning rate, recall](report.png)"]
     if report.samples:
         rows = [(s.group, s.question, s.answer, s.before, s.after) for s in report.samples]
-        parts += ["## Answers side by side", _table(("", "question", "notes", "before", "after"), rows)]
+        parts += ["## Answers side by side", markdown_table(("", "question", "notes", "before", "after"), rows)]
     if report.rows:
-        parts += ["## Rows of the last step", _table(("prompt", "target"), report.rows)]
+        parts += ["## Rows of the last step", markdown_table(("prompt", "target"), report.rows)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def measures_table(measures: Sequence[Measure]) -> str:
     """The numbers before and after as a Markdown table, lined up so that it reads well in a terminal too."""
     rows = [(f"{m.name} ({m.unit})", _number(m.before, m.unit), _number(m.after, m.unit)) for m in measures]
-    return _table(("", "before", "after"), rows, numbers_from=1)
+    return markdown_table(("", "before", "after"), rows, numbers_from=1)
 
 
 def draw(report: Report) -> Figure:
@@ -180,7 +180,8 @@ def _cell(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:
+    """A table in Markdown whose columns are as wide as they have to be; those from a number on are set to the right."""
     cells = [[_cell(value) for value in row] for row in (head, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
     right = [numbers_from is not None and column >= numbers_from for column in range(len(head))]

@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from dlm_trl.models import lineage
 from dlm_trl.models.registry import HUB_IDS, resolve
 from dlm_trl.notes import DlmError
 
@@ -89,12 +90,17 @@ def load_adapted(
 
 
 def adapter_base(folder: Path) -> str:
-    """The base of the adapter in this folder, named as a document would. Raises DlmError (AdapterError)."""
+    """The base of the adapter in this folder, named as a document would.
+
+    Raises DlmError (AdapterError, LineageError).
+    """
     if not (folder / "adapter_config.json").is_file():
         raise DlmError(
             kind="AdapterError", message="This folder holds no adapter: adapter_config.json is missing.", path=folder
         )
-    return document_name(PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    # PEFT records where the base was loaded from, which for the embedded one is a folder of this machine alone.
+    trained = lineage.last(lineage.read(folder), "train")
+    return document_name(trained["base"] if trained else PeftConfig.from_pretrained(folder).base_model_name_or_path)
 
 
 def document_name(recorded: str) -> str:

@@ -1,0 +1,139 @@
+"""The numbers of a hop against its limits: what was found before and after it, and whether that is good enough."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy
+
+from dlm_trl.evaluation.report import markdown_table
+from dlm_trl.export.limits import LIMITS
+from dlm_trl.export.observe import Answer, Observation
+
+RESAMPLES = 10_000  # of the bootstrap
+LogProbs = Sequence[tuple[float, int]]  # of each piece: summed negative log-probability in nats, tokens
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table. `value` is what the limit is about; limit "" where a number is only told."""
+
+    name: str
+    value: float | None
+    limit: str = ""
+    passed: bool = True
+    before: float | None = None
+    after: float | None = None
+    rounding: float | None = None
+    failing: str = ""
+
+
+def check(limit: str, value: float, name: str | None = None, **shown: float) -> Check:
+    """A value against the limit of this name; `name` is how the row is called, the limit's own by default."""
+    said, passed = LIMITS[limit], LIMITS[limit].holds(value)
+    return Check(name or limit, value, str(said), passed, failing="" if passed else said.failing, **shown)
+
+
+def table(checks: Sequence[Check]) -> str:
+    """As Markdown, lined up so that it reads well in a terminal too."""
+    columns = [name for name in ("before", "rounding", "after") if any(getattr(c, name) is not None for c in checks)]
+    rows = [
+        (
+            c.name,
+            *(_number(getattr(c, name)) for name in columns),
+            _number(c.value),
+            c.limit,
+            "" if not c.limit else "ok" if c.passed else f"FAILED: {c.failing}",
+        )
+        for c in checks
+    ]
+    return markdown_table(("check", *columns, "value", "limit", ""), rows, numbers_from=1)
+
+
+def logit_checks(before: Observation, after: Observation, stored: str) -> list[Check]:
+    """Differences over all positions and the whole vocabulary; `stored` is the merged weights' dtype."""
+    kind = "float32" if stored == "float32" else "16 bit"
+    mean, largest, same = differences(before, after)
+    return [
+        check(f"logit difference, mean, {kind}", mean),
+        check(f"logit difference, largest, {kind}", largest),
+        check("same most likely token", same),
+    ]
+
+
+def differences(before: Observation, after: Observation) -> tuple[float, float, float]:
+    """Mean and largest difference of the logits, and the share of positions with the same most likely token.
+
+    A vocabulary that was padded is compared where both have one. NaN where a logit is none.
+    """
+    total = largest = same = count = positions = 0.0
+    for one, other in zip(before.logits(), after.logits(), strict=True):
+        width = min(one.shape[1], other.shape[1])
+        apart = numpy.abs(one[:, :width].astype(numpy.float64) - other[:, :width])
+        total, count, largest = total + apart.sum(), count + apart.size, numpy.maximum(largest, apart.max())
+        same += (one[:, :width].argmax(1) == other[:, :width].argmax(1)).sum()
+        positions += len(one)
+    return float(total / count), float(largest), float(same / positions)
+
+
+def answer_checks(before: Sequence[Answer], after: Sequence[Answer], greedy: bool) -> list[Check]:
+    """Whether answers still end, and, where greedy, whether they are the same."""
+    ended = [sum(answer.ended for answer in answers) / len(answers) for answers in (before, after)]
+    kept = check("answers that end, kept", ended[1] / ended[0] if ended[0] else 1.0, before=ended[0], after=ended[1])
+    if not greedy:
+        return [kept]
+    same = sum(a.text == b.text for a, b in zip(before, after, strict=True)) / len(before)
+    return [check("same greedy answers", same), kept]
+
+
+def metric_checks(before: Mapping[str, float], after: Mapping[str, float]) -> list[Check]:
+    """Each metric; one that was 0 before can lose nothing and is only shown."""
+    return [
+        check("metric kept", after[name] / value, name, before=value, after=after[name])
+        if value
+        else Check(name, None, before=value, after=after[name])
+        for name, value in before.items()
+    ]
+
+
+def perplexity_checks(
+    before: Mapping[str, LogProbs], rounded: Mapping[str, LogProbs], after: Mapping[str, LogProbs]
+) -> list[Check]:
+    """For each text: perplexity in 16 bit, rounded, and quantised; what must not be above 1 is the lower end of the
+    interval of the last two's ratio.
+    """
+    return [
+        check(
+            "perplexity, AWQ to rounding",
+            interval(after[name], rounded[name])[0],
+            f"perplexity, {name}",
+            before=perplexity(pieces),
+            rounding=perplexity(rounded[name]),
+            after=perplexity(after[name]),
+        )
+        for name, pieces in before.items()
+        if pieces
+    ]
+
+
+def perplexity(pieces: LogProbs) -> float:
+    """Per token, over all pieces together."""
+    nats, tokens = numpy.array(pieces).sum(0)
+    return float(numpy.exp(nats / tokens))
+
+
+def interval(one: LogProbs, other: LogProbs, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of perplexity(one) / perplexity(other), over other pieces of the same kind.
+
+    Paired percentile bootstrap (Efron and Tibshirani 1993, chapter 13): whole pieces are drawn again, with both models'
+    numbers of a piece together.
+    """
+    nats = numpy.array([a - b for (a, _), (b, _) in zip(one, other, strict=True)])
+    tokens = numpy.array([count for _, count in one])
+    drawn = numpy.random.default_rng(seed).integers(len(nats), size=(RESAMPLES, len(nats)))
+    ratios = numpy.exp(nats[drawn].sum(1) / tokens[drawn].sum(1))
+    low, high = numpy.quantile(ratios, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

@@ -1,0 +1,168 @@
+"""What one model does with fixed inputs, seen by a process of its own that reloads it from the disk.
+
+    plan = Plan(chats=[[{"role": "user", "content": "What is kneading?"}]], texts=[[5, 8, 13]])
+    before = observe(plan, "runs/notes", scratch / "before")
+    after = observe(plan, "runs/merged", scratch / "after")
+    after.logits()[0] - before.logits()[0]
+
+The model is loaded by plain transformers (peft for an adapter, gptqmodel under it for AWQ), as its users will do.
+"""
+
+import json
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy
+import torch
+from peft import PeftModel
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm_trl.evaluation.mcsb import Asked, binding
+from dlm_trl.evaluation.recall import Question, answer_recall
+from dlm_trl.evaluation.suite import open_model
+from dlm_trl.export.child import run
+from dlm_trl.export.rtn import round_to_nearest
+from dlm_trl.models.score import log_probs
+from dlm_trl.notes import DlmError
+
+Model = PreTrainedModel | PeftModel
+Chat = list[dict[str, str]] | str  # messages, or the beginning of a text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The inputs. chats are answered greedily; of texts (token ids) the logits are kept, of scored pieces their
+    log-probability; questions and sets are what the run was examined with.
+    """
+
+    chats: Sequence[Chat] = ()
+    new_tokens: int = 64
+    texts: Sequence[Sequence[int]] = ()
+    scored: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    questions: Mapping[str, Sequence[Question]] = field(default_factory=dict)
+    sets: Mapping[str, Sequence[Asked]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer; ended: by a stop token of the model's generation_config, not by the number of tokens."""
+
+    text: str
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the model did. nll: for each name, of each piece the summed negative log-probability in nats and how many
+    tokens that is of. metrics have the names that they have in the report of a run.
+    """
+
+    folder: Path
+    answers: Sequence[Answer]
+    nll: Mapping[str, Sequence[tuple[float, int]]]
+    metrics: Mapping[str, float]
+
+    def logits(self) -> list[numpy.ndarray]:
+        """Of each text, (tokens, vocabulary), float32, mapped from the disk."""
+        return [numpy.load(file, mmap_mode="r") for file in sorted(self.folder.glob("logits-*.npy"))]
+
+
+def observe(
+    plan: Plan, model: str, scratch: Path, quantization: str | None = None, round_to: int | None = None
+) -> Observation:
+    """Have a new process load the model and go through the plan; what it found lies in `scratch` until that is removed.
+
+    model: a folder (model, adapter or AWQ) or the name of a base. quantization: how an adapter's base is loaded.
+    round_to: first round the weights to 4 bits in groups of so many. Raises DlmError (StepError).
+    """
+    scratch.mkdir(parents=True)
+    job = {"model": model, "quantization": quantization, "round_to": round_to}
+    (scratch / "job.pickle").write_bytes(pickle.dumps((plan, job)))
+    with Console(stderr=True).status(f"loading {model} and asking it …"):
+        run("dlm_trl.export.observe", str(scratch))
+    found = json.loads((scratch / "found.json").read_text(encoding="utf-8"))
+    answers = [Answer(**answer) for answer in found.pop("answers")]
+    return Observation(folder=scratch, answers=answers, **found)
+
+
+def main(scratch: Path) -> None:
+    """The new process."""
+    plan, job = pickle.loads((scratch / "job.pickle").read_bytes())
+    model, tokenizer = _load(**job)
+    with torch.inference_mode():
+        for number, text in enumerate(plan.texts):
+            logits = model(input_ids=torch.tensor([list(text)], device=model.device), use_cache=False).logits[0]
+            numpy.save(scratch / f"logits-{number:05}.npy", logits.float().cpu().numpy())
+    found = {
+        "answers": _answers(model, tokenizer, plan, Path(job["model"])),
+        "nll": {name: _nll(model, tokenizer, pieces) for name, pieces in plan.scored.items()},
+        "metrics": _metrics(model, tokenizer, plan),
+    }
+    (scratch / "found.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def render(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
+    """The token ids of a prompt."""
+    if isinstance(chat, str):
+        return tokenizer(chat)["input_ids"]
+    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether the weights of this folder are stored quantised."""
+    config = folder / "config.json"
+    return config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def _load(model: str, quantization: str | None, round_to: int | None) -> tuple[Model, PreTrainedTokenizerBase]:
+    if is_quantized(Path(model)):
+        dtype = "auto" if torch.cuda.is_available() else "float32"  # float16 is slow on a CPU
+        return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval(), AutoTokenizer.from_pretrained(model)
+    loaded, tokenizer = open_model(model, quantization)
+    if round_to is not None:
+        round_to_nearest(loaded, round_to)
+    return loaded, tokenizer
+
+
+def _answers(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: Plan,
+    folder: Path,
+) -> list[dict[str, str | bool]]:
+    """One by one, by generate() alone; with the generation_config beside an adapter, which peft does not load."""
+    beside = (folder / "adapter_config.json").is_file() and (folder / "generation_config.json").is_file()
+    config = GenerationConfig.from_pretrained(folder) if beside else model.generation_config
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    answers = []
+    for prompt in (render(tokenizer, chat) for chat in plan.chats):
+        ids = torch.tensor([prompt], device=model.device)
+        limits = {"generation_config": config, "max_new_tokens": plan.new_tokens, "do_sample": False}
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **limits)[0, len(prompt) :].tolist()
+        answers.append({"text": tokenizer.decode(out, skip_special_tokens=True).strip(), "ended": out[-1] in ends})
+    return answers
+
+
+def _nll(model: Model, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
+    scores = log_probs(model, tokenizer, [piece[:1] for piece in pieces], [piece[1:] for piece in pieces])
+    return [(-score.total, score.tokens) for score in scores]
+
+
+def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> dict[str, float]:
+    recalls = {group: answer_recall(model, tokenizer, asked) for group, asked in plan.questions.items()}
+    return {
+        **{f"exact recall, {group}": recall.exact for group, recall in recalls.items()},
+        **{f"fuzzy recall, {group}": recall.fuzzy for group, recall in recalls.items()},
+        **{f"mcsb/{name}/accuracy": binding(model, tokenizer, asked).accuracy for name, asked in plan.sets.items()},
+    }
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except DlmError as error:
+        sys.exit(str(error))

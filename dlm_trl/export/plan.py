@@ -1,0 +1,107 @@
+"""What both models of a hop are asked: the questions of the run, texts whose logits are compared, texts to read."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from dlm_trl.evaluation.exam import Exam
+from dlm_trl.evaluation.mcsb import Asked
+from dlm_trl.evaluation.perplexity import general_text
+from dlm_trl.evaluation.recall import Question
+from dlm_trl.evaluation.suite import open_model
+from dlm_trl.export.calibration import read_calibration
+from dlm_trl.export.observe import Chat, Plan
+from dlm_trl.models.lineage import Hop, last
+from dlm_trl.models.load import document_name
+
+LOGITS = 2**27  # at most so many numbers are compared
+GENERAL_TEXTS, GENERAL_TOKENS = 16, 128
+WORDS_ASKED, WORDS_ANSWERED = 20, 40  # of a general text that stands in for a question
+
+
+def make_plan(exam: Exam, hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBase, prompts: int) -> Plan:
+    """hops lead to the later model; the tokenizer is the earlier one's. Loads the base where it has to describe words.
+
+    Raises DlmError for a document or calibration data that cannot be read.
+    """
+    questions = exam.recall_questions(*exam.pairs())
+    chats = _chats(questions, tokenizer, prompts)
+    return Plan(
+        chats=[chat for chat, _ in chats],
+        texts=_texts(chats, tokenizer),
+        scored=_pieces(hops, tokenizer) if hops[-1]["hop"] == "awq" else {},
+        questions=questions if tokenizer.chat_template else {},
+        sets=_sets(exam, hops),
+    )
+
+
+def find_exam(hops: Sequence[Hop], notes: Path | None) -> tuple[Exam, list[str]]:
+    """What the run was examined with, and what of it is not to be found any more."""
+    trained = last(hops, "train")
+    exam = Exam(**trained["exam"]) if trained else Exam()
+    said = []
+    if notes is not None:
+        exam = replace(exam, notes=str(notes))
+    for name, what in (("notes", "--notes names it"), ("questions", "not asked"), ("glosses", "not asked")):
+        file = getattr(exam, name)
+        if file and not Path(file).is_file() and not (name == "notes" and notes is not None):
+            exam = replace(exam, **{name: None})
+            said.append(f"{file} is not here any more, so its questions are left out ({what}).")
+    return exam, said
+
+
+def _chats(
+    questions: dict[str, list[Question]], tokenizer: PreTrainedTokenizerBase, count: int
+) -> list[tuple[Chat, str]]:
+    """Prompts with the answers of the notes, evenly from all groups. Beginnings of general texts where there are no
+    notes, or no chat template to ask with.
+    """
+    every = [question for group in questions.values() for question in group]
+    if not (every and tokenizer.chat_template):
+        words = (text.split() for text in general_text().split("\n\n"))
+        whole = (text for text in words if len(text) >= WORDS_ASKED + WORDS_ANSWERED)
+        cut = (([*text[:WORDS_ASKED]], text[WORDS_ASKED:][:WORDS_ANSWERED]) for text in islice(whole, count))
+        return [(" ".join(asked), " " + " ".join(answered)) for asked, answered in cut]
+    step = max(1.0, len(every) / count)
+    chosen = [every[int(k * step)] for k in range(min(count, len(every)))]
+    return [
+        ([*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}], answer)
+        for question, answer, system in chosen
+    ]
+
+
+def _texts(chats: Sequence[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of the prompts with their answers, and of pieces of general text; so many that the logits have room."""
+    texts = [
+        tokenizer(chat + answer)["input_ids"]
+        if isinstance(chat, str)
+        else tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": answer}], return_dict=False)
+        for chat, answer in chats
+    ]
+    ids = tokenizer(general_text()[: GENERAL_TEXTS * GENERAL_TOKENS * 16], verbose=False)["input_ids"]
+    starts = range(0, min(len(ids), GENERAL_TEXTS * GENERAL_TOKENS), GENERAL_TOKENS)
+    texts += [ids[start : start + GENERAL_TOKENS] for start in starts]
+    kept, room = [], LOGITS // len(tokenizer)
+    for text in sorted(texts, key=len):
+        if len(text) <= room:
+            kept.append(text)
+            room -= len(text)
+    return kept
+
+
+def _pieces(hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
+    """What calibration held out, of the notes and of general text."""
+    said = last(hops, "awq")["calibration"]
+    data = read_calibration(Path(said["file"]), tokenizer, said["samples"], said["seed"])
+    return {"held-out notes": data.held_out_notes, "held-out general text": data.held_out_general}
+
+
+def _sets(exam: Exam, hops: Sequence[Hop]) -> dict[str, list[Asked]]:
+    """Multiple-choice questions, which the base that the run began with describes."""
+    if not exam.conditions:
+        return {}
+    base = document_name(last(hops, "train")["base"])
+    return exam.question_sets(*open_model(base))

@@ -1,0 +1,113 @@
+"""Does a running server say what the verified model said? `serve_check("http://localhost:8000/v1", Path("runs/awq"))`.
+
+verify wrote down what was asked and answered; here the same goes through the server: its chat template, its stop
+tokens, its kernels.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rapidfuzz import fuzz
+
+from dlm_trl.export.checks import Check, check
+from dlm_trl.export.verify import SMOKE
+from dlm_trl.notes import DlmError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+FUZZY_RATIO = 90.0  # of 100: other kernels round differently, which may turn a word
+
+
+@dataclass(frozen=True)
+class Served:
+    """What came back. differing: question, expected and served answer, where they are not near to each other."""
+
+    model: str
+    checks: list[Check]
+    differing: list[tuple[str, str, str]]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+def serve_check(url: str, folder: Path, model: str | None = None) -> Served:
+    """Send the chats of verify to the server, at temperature 0, and compare answers and stop reasons.
+
+    url is the address of an OpenAI-compatible API, with its /v1; model the name that it serves, the first of its list
+    unless given. Raises DlmError: ServerError where it cannot be asked, VerifyError for a folder that was not verified,
+    MissingExtraError.
+    """
+    said = _expected(folder)
+    with _client(url) as client:
+        name = model or _first(client, url)
+        replies = [_ask(client, name, row["chat"], said["new_tokens"]) for row in said["answers"]]
+    near, stops, differing = 0, 0, []
+    for row, (text, reason) in zip(said["answers"], replies, strict=True):
+        if fuzz.ratio(text, row["text"]) >= FUZZY_RATIO:
+            near += 1
+        else:
+            question = row["chat"] if isinstance(row["chat"], str) else row["chat"][-1]["content"]
+            differing.append((question, row["text"], text))
+        stops += (reason == "stop") == row["ended"]
+    count = len(replies)
+    return Served(name, [check("served answers", near / count), check("served stop reasons", stops / count)], differing)
+
+
+def _expected(folder: Path) -> dict:
+    file = folder / SMOKE
+    if not file.is_file():
+        raise DlmError(
+            kind="VerifyError",
+            message=f"There is no {SMOKE}, so it is not known what this model should say.",
+            hint="Verify it first: dlm-trl verify BEFORE_DIR AFTER_DIR.",
+            path=folder,
+        )
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _client(url: str) -> Iterator["OpenAI"]:
+    try:
+        import openai
+    except ImportError as error:
+        raise DlmError(
+            kind="MissingExtraError",
+            message="Asking a server needs the openai package.",
+            hint="Install it: pip install -c constraints.txt 'dlm-trl[openai]'.",
+        ) from error
+    try:
+        with openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none") as client:
+            yield client
+    except openai.APIConnectionError as error:
+        reason = f"It does not answer: {error.__cause__ or error}."
+        raise _server(url, reason, "Is it running, and is this its address, with /v1?") from error
+    except openai.APIStatusError as error:
+        raise _server(
+            url, f"It answers {error.status_code}: {error.message}", "Check the address and --model."
+        ) from error
+
+
+def _first(client: "OpenAI", url: str) -> str:
+    listed = [model.id for model in client.models.list()]
+    if not listed:
+        raise _server(url, "It lists no model.", "Name the model with --model.")
+    return listed[0]
+
+
+def _ask(client: "OpenAI", model: str, chat: list[dict[str, str]] | str, new_tokens: int) -> tuple[str, str]:
+    if isinstance(chat, str):
+        choice = client.completions.create(model=model, prompt=chat, max_tokens=new_tokens, temperature=0).choices[0]
+        return choice.text.strip(), choice.finish_reason
+    choice = client.chat.completions.create(model=model, messages=chat, max_tokens=new_tokens, temperature=0).choices[0]
+    return (choice.message.content or "").strip(), choice.finish_reason
+
+
+def _server(url: str, message: str, hint: str) -> DlmError:
+    return DlmError(kind="ServerError", message=f"{url}: {message}", hint=hint)

@@ -1,0 +1,137 @@
+"""The numbers of a hop: each kind of damage is seen by its check, and what is whole passes."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_trl.export.checks import (
+    Check,
+    answer_checks,
+    check,
+    differences,
+    interval,
+    logit_checks,
+    metric_checks,
+    perplexity,
+    perplexity_checks,
+    table,
+)
+from dlm_trl.export.limits import LIMITS
+from dlm_trl.export.observe import Answer, Observation
+
+RANDOM = numpy.random.default_rng(5)
+
+
+def observation(folder: Path, logits: list[numpy.ndarray]) -> Observation:
+    folder.mkdir()
+    for number, values in enumerate(logits):
+        numpy.save(folder / f"logits-{number:05}.npy", values.astype(numpy.float32))
+    return Observation(folder, [], {}, {})
+
+
+def pieces(nats_per_token: numpy.ndarray, tokens: numpy.ndarray) -> list[tuple[float, int]]:
+    return [(float(nats * count), int(count)) for nats, count in zip(nats_per_token, tokens, strict=True)]
+
+
+def test_differences_are_over_all_texts_and_see_one_changed_number(tmp_path: Path) -> None:
+    logits = [RANDOM.normal(size=(length, 50)) for length in (3, 5)]
+    other = [values.copy() for values in logits]
+    other[1][4, 7] += 2.0
+    one = observation(tmp_path / "one", logits)
+    mean, largest, same = differences(one, observation(tmp_path / "other", other))
+    assert (mean, largest) == (pytest.approx(2 / 400, rel=1e-5), pytest.approx(2, rel=1e-5))
+    assert same == (8 - (other[1][4].argmax() != logits[1][4].argmax())) / 8
+    assert differences(one, observation(tmp_path / "same", logits)) == (0, 0, 1)
+    padded = [numpy.pad(values, ((0, 0), (0, 14)), constant_values=99) for values in logits]
+    assert differences(one, observation(tmp_path / "padded", padded)) == (0, 0, 1)
+
+
+def test_a_merge_that_is_not_a_number_fails(tmp_path: Path) -> None:
+    logits = [RANDOM.normal(size=(3, 50))]
+    broken = [logits[0].copy()]
+    broken[0][1, 2] = numpy.nan
+    found = logit_checks(observation(tmp_path / "one", logits), observation(tmp_path / "other", broken), "bfloat16")
+    assert [check.passed for check in found[:2]] == [False, False]
+
+
+def test_the_limits_of_a_merge_depend_on_what_its_weights_are_stored_in(tmp_path: Path) -> None:
+    logits = [RANDOM.normal(size=(4, 50))]
+    one, other = observation(tmp_path / "one", logits), observation(tmp_path / "other", [logits[0] + 0.02])
+    assert not all(found.passed for found in logit_checks(one, other, "float32"))
+    assert all(found.passed for found in logit_checks(one, other, "bfloat16"))
+
+
+def test_answers_must_stay_the_same_and_end() -> None:
+    before = [Answer(f"{n}", ended=n < 8) for n in range(10)]
+    assert all(found.passed for found in answer_checks(before, before, greedy=True))
+    endless = [Answer(answer.text, ended=False) for answer in before]
+    assert [found.passed for found in answer_checks(before, endless, greedy=True)] == [True, False]
+    other = [Answer("other" if n < 2 else answer.text, answer.ended) for n, answer in enumerate(before)]
+    assert [found.passed for found in answer_checks(before, other, greedy=True)] == [False, True]
+    assert [found.passed for found in answer_checks(before, other, greedy=False)] == [True]
+    assert all(found.passed for found in answer_checks(endless, before, greedy=False))
+
+
+def test_each_metric_has_to_be_kept_and_one_that_was_nothing_cannot_be_lost() -> None:
+    found = metric_checks({"a": 0.8, "b": 0.8, "c": 0.0}, {"a": 0.77, "b": 0.75, "c": 0.0})
+    assert [(c.name, c.passed, bool(c.limit)) for c in found] == [
+        ("a", True, True),
+        ("b", False, True),
+        ("c", True, False),
+    ]
+
+
+@given(st.integers(0, 2**32), st.integers(8, 60))
+def test_the_interval_holds_the_ratio_itself_and_is_seeded(seed: int, count: int) -> None:
+    random = numpy.random.default_rng(seed)
+    tokens = random.integers(5, 100, count)
+    nats = random.gamma(4, 0.5, count)
+    one, other = pieces(nats, tokens), pieces(nats + random.normal(0.02, 0.05, count), tokens)
+    low, high = interval(one, other)
+    assert low <= perplexity(one) / perplexity(other) <= high
+    assert interval(one, other) == (low, high)
+    assert interval(one, one) == (1, 1)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    covered = 0
+    for trial in range(200):
+        random = numpy.random.default_rng(trial)
+        tokens = numpy.full(80, 50)
+        nats = random.gamma(4, 0.5, 80)
+        low, high = interval(pieces(nats, tokens), pieces(nats + random.normal(0.01, 0.05, 80), tokens))
+        covered += low <= numpy.exp(-0.01) <= high
+    assert 180 <= covered <= 198
+
+
+def test_a_quantiser_that_is_surely_worse_than_rounding_fails_and_one_that_may_not_be_passes() -> None:
+    tokens, nats = numpy.full(50, 40), RANDOM.gamma(4, 0.5, 50)
+    noise = RANDOM.normal(0, 0.05, 50)
+    exact, rounded = {"notes": pieces(nats, tokens)}, {"notes": pieces(nats + 0.1, tokens)}
+    (worse,) = perplexity_checks(exact, rounded, {"notes": pieces(nats + 0.15 + noise, tokens)})
+    (unsure,) = perplexity_checks(exact, rounded, {"notes": pieces(nats + 0.1 + noise, tokens)})
+    assert (worse.passed, unsure.passed) == (False, True)
+    assert worse.before < worse.rounding < worse.after
+
+
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=lambda limit: limit.name)
+def test_every_limit_has_a_side_and_nothing_is_not_enough(limit) -> None:
+    assert (limit.least is None) != (limit.most is None)
+    edge, beyond = (limit.least, limit.least - 0.01) if limit.most is None else (limit.most, limit.most + 0.01)
+    assert limit.holds(edge)
+    assert not limit.holds(beyond)
+    assert not limit.holds(float("nan"))
+    assert limit.failing
+
+
+def test_the_table_shows_what_failed_and_only_the_columns_there_are() -> None:
+    checks = [check("metric kept", 0.5, "recall", before=0.8, after=0.4), Check("told", 0.125)]
+    head, _, failed, told = table(checks).splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["check", "before", "after", "value", "limit", ""]
+    assert "FAILED: what the run taught was lost" in failed
+    assert "0.125" in told
+    assert [Check(**asdict(found)) for found in checks] == checks
