@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from datasets import Dataset, Features, List, Value, load_dataset
+from pyarrow.compute import list_value_length
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.notes import DlmError
@@ -234,7 +235,7 @@ def finish(folder: Path, settings: Settings) -> None:
 
 
 def load_rows(folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The rows to train on, as `input_ids` and `labels`, in the order in which an online run has them.
+    """The rows to train on, as `input_ids` and `labels`, in the order in which an online run trains them.
 
     tokenizer: the one of the base that is trained on them. Raises DlmError: SettingsError for a folder that holds no
     rows or not all of them yet, TokenizerError for rows of another vocabulary, NoRowsError where all were rejected.
@@ -264,8 +265,10 @@ def load_rows(folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase
             path=folder,
         )
     files = [str(_files(folder, settings, shard)[0]) for shard in range(settings.shards)]
-    rows = load_dataset("json", data_files=files, split="train").select_columns([*_FEATURES])
-    return rows.cast(_FEATURES)
+    rows = load_dataset("json", data_files=files, split="train")
+    lengths = list_value_length(rows.data["input_ids"]).to_pylist()
+    order = sorted(zip(rows["step"], lengths, rows["index"], range(len(rows)), strict=True))
+    return rows.select([row for *_, row in order]).select_columns([*_FEATURES]).cast(_FEATURES)
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
