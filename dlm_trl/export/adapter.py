@@ -89,7 +89,7 @@ class Adapter:
     def check_finite(self) -> None:
         """Raises DlmError (AdapterError) naming the first tensor that holds a NaN or an infinite number."""
         for name in self.shapes:
-            if not torch.isfinite(self.read(name)).all():
+            if not is_finite(self.read(name)):
                 raise adapter_error(
                     f"{name} holds numbers that are not finite: the training diverged.",
                     "Train again, with a lower learning rate.",
@@ -121,6 +121,11 @@ def open_adapter(folder: Path) -> Adapter:
     except (OSError, SafetensorError) as error:
         raise adapter_error(f"It is not a whole safetensors file: {error}", "Copy or save it again.", file) from error
     return Adapter(folder, config, shapes)
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are; the smallest and the largest say it without a mask as large as the tensor."""
+    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def adapter_error(message: str, hint: str | None, path: Path) -> DlmError:

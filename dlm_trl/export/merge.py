@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter, adapter_error, open_adapter
+from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter, adapter_error, is_finite, open_adapter
 from dlm_trl.export.companions import (
     GENERATION,
     generation_config,
@@ -250,13 +250,12 @@ def _write_shard(prepared: Merge, file: Path, names: list[str], bar: Progress, t
 def _merged(name: str, job: Job, prepared: Merge) -> torch.Tensor:
     weight = prepared.weights.read(job.source)
     if job.delta is None:
-        # Under two names, as tied embeddings that part: the file wants two.
         result = weight.to(job.shape.dtype)
-        finite = weight.dtype == result.dtype or _finite(result) or not _finite(weight)
+        sound = weight.dtype == result.dtype or is_finite(result) or not is_finite(weight)
     else:
         result = job.delta.merged(weight, prepared.adapter.read, job.shape.dtype)
-        finite = _finite(result)
-    if not finite:
+        sound = is_finite(result)
+    if not sound:
         overflow = job.shape.dtype == torch.float16
         raise DlmError(
             kind="MergeError",
@@ -265,11 +264,6 @@ def _merged(name: str, job: Job, prepared: Merge) -> torch.Tensor:
             hint="Take --dtype bfloat16." if overflow else "Check the base, and the adapter's learning rate.",
         )
     return result
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are; smallest and largest say it without a mask as large as the tensor."""
-    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _hop(prepared: Merge) -> lineage.Hop:
