@@ -181,6 +181,7 @@ def _conversation(messages: Any) -> list[dict[str, str]]:
 def _string(value: Any) -> str:
     if not (isinstance(value, str) and value.strip()):
         raise TypeError(f"{value!r:.60} is not a text")
+    value.encode()  # JSON can say half a character, which no tokenizer takes
     return value
 
 

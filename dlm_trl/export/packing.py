@@ -26,7 +26,7 @@ _IN_A_LAYER = re.compile(r"model\.layers\.\d+\..+\.weight")
 
 @dataclass(frozen=True)
 class Groups:
-    """values (outputs, inputs), zeros and scales (outputs, inputs / group_size); integers, but for the float16 scales."""
+    """values (outputs, inputs) and zeros (outputs, inputs / group_size), int32; scales, as many as zeros, float16."""
 
     values: Tensor
     zeros: Tensor
