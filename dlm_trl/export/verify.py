@@ -58,6 +58,7 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
     hop = hop_between(before, after)
     hops = lineage.read(after)
     exam, said = find_exam(hops, notes)
+    (after / SMOKE).unlink(missing_ok=True)
     tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (before, after)]
     plan = make_plan(exam, hops, tokenizers[0], prompts)
     checks = [_same_prompts(plan.chats, *tokenizers), _stop_tokens(after, tokenizers[1])]

@@ -1,0 +1,148 @@
+"""From a trained adapter to a served model: each hop is checked, and what was damaged on the way is found out."""
+
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
+from typer.testing import CliRunner, Result
+
+from dlm_trl.cli import app
+from dlm_trl.evaluation.exam import Exam
+from dlm_trl.export import verify as verify_module
+from dlm_trl.export.merge import merge
+from dlm_trl.models import lineage
+from dlm_trl.models.load import load_base, load_tokenizer
+from dlm_trl.notes import DlmError
+from tests.teachers.servers import free_port, launched
+
+HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n---\n"
+PAIR = "::instruction::\n### Q\nWhat is bread of kind {n}?\n### A\nA bread of flour {n}.\n"
+
+
+def dlm_trl(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of random numbers for the embedded base, with all that training leaves beside one."""
+    folder = tmp_path_factory.mktemp("adapter")
+    notes = folder.with_suffix(".dlm")
+    notes.write_text(HEAD + "Bread is baked.\n" + "".join(PAIR.format(n=n) for n in range(20)))
+    torch.manual_seed(0)
+    model = get_peft_model(load_base("tiny"), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.002)
+    model.save_pretrained(folder)
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.save_pretrained(folder)
+    GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    hop = {
+        "hop": "train",
+        "document": "01K9BREADW1THS0VRD0VGH2T3R",
+        "rows": {"human": 20},
+        "task": None,
+        "base": "tiny",
+    }
+    hop |= {"adapter": {"type": "lora", "rank": 4}, "quantization": None, "seed": 0}
+    exam = Exam(str(notes), conditions=["3:upper"], condition_questions=2)
+    lineage.write(folder, [hop | {"exam": asdict(exam), "base_fingerprint": lineage.fingerprint("tiny")}])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def merged(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return merge(adapter, tmp_path_factory.mktemp("out") / "merged")
+
+
+@pytest.fixture(scope="module")
+def verified(adapter: Path, merged: Path) -> Result:
+    return dlm_trl("verify", adapter, merged, "--prompts", 4, "--json")
+
+
+@pytest.fixture
+def damaged(merged: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(merged, tmp_path / "damaged"))
+
+
+def test_a_whole_merge_keeps_every_limit_and_its_numbers_are_written_down(merged: Path, verified: Result) -> None:
+    assert verified.exit_code == 0, verified.output
+    found = json.loads(verified.stdout)
+    assert found["passed"] and found["notes"] == []
+    names = {check["name"] for check in found["checks"]}
+    assert {
+        "same prompts",
+        "stop tokens",
+        "same greedy answers",
+        "exact recall, seen",
+        "mcsb/3:upper/accuracy",
+    } <= names
+    assert lineage.read(merged)[-1]["checks"] == found["checks"]
+    card = (merged / "README.md").read_text()
+    assert found["serve"] in card and "| same greedy answers" in card
+    smoke = json.loads((merged / verify_module.SMOKE).read_text())
+    assert len(smoke["answers"]) == 4 and all(row["text"] for row in smoke["answers"])
+
+
+def test_a_lost_template_and_a_wrong_stop_token_are_found_before_a_model_is_loaded(
+    adapter: Path, damaged: Path
+) -> None:
+    (damaged / "chat_template.jinja").unlink()
+    config = json.loads((damaged / "generation_config.json").read_text())
+    (damaged / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": [config["pad_token_id"]]}))
+    found = dlm_trl("verify", adapter, damaged)
+    assert found.exit_code == 1
+    assert "merge failed its check: same prompts: the chat template or the tokenizer was lost" in found.stderr
+    assert "stop tokens: answers never end" in found.stderr
+    assert not (damaged / verify_module.SMOKE).exists()
+
+
+def test_a_matrix_that_was_left_out_is_found(adapter: Path, damaged: Path) -> None:
+    name = "model.layers.3.mlp.down_proj.weight"
+    tensors = load_file(damaged / "model.safetensors")
+    assert not torch.equal(tensors[name], load_base("tiny").state_dict()[name])
+    tensors[name] = load_base("tiny").state_dict()[name].clone()
+    save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
+    found = dlm_trl("verify", adapter, damaged, "--prompts", 2)
+    assert found.exit_code == 1
+    assert "merge failed its check: logit difference, mean, float32: merged wrongly" in found.stderr
+    assert not all(check["passed"] for check in lineage.read(damaged)[-1]["checks"])
+
+
+def test_two_folders_that_are_no_hop_are_refused(adapter: Path, merged: Path, tmp_path: Path) -> None:
+    no_model, no_hop = "There is no model here", "This is no hop"
+    for before, after, said in ((merged, merged, no_hop), (adapter, tmp_path, no_model), (merged, adapter, no_hop)):
+        with pytest.raises(DlmError, match=said):
+            verify_module.verify(before, after)
+
+
+def test_a_server_that_serves_it_is_recognised_and_another_model_is_not(
+    merged: Path, verified: Result, damaged: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "hub").mkdir()  # the list of models is what lies here: nothing
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(merged), "--device", "cpu"]
+    address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    with launched([*command, *address], port, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1"):
+        url = f"http://127.0.0.1:{port}/v1"
+        found = dlm_trl("serve-check", url, merged, "--model", merged)
+        assert found.exit_code == 0, found.output
+        smoke = json.loads((merged / verify_module.SMOKE).read_text())
+        for row in smoke["answers"]:
+            row |= {"text": "Something else entirely.", "ended": not row["ended"]}
+        (damaged / verify_module.SMOKE).write_text(json.dumps(smoke))
+        other = dlm_trl("serve-check", url, damaged, "--model", merged)
+        assert other.exit_code == 1
+        assert "FAILED: the server has another model" in other.output
+        assert "FAILED: the server stops elsewhere" in other.output
+    gone = dlm_trl("serve-check", url, merged, "--model", merged)
+    assert gone.exit_code == 1
+    assert "does not answer" in str(gone.exception)
