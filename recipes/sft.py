@@ -23,6 +23,7 @@ from peft import prepare_model_for_kbit_training
 from trl import SFTTrainer
 
 from dlm_trl.evaluation import report
+from dlm_trl.export import child, ship
 from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
 from dlm_trl.online.callback import placeholder
@@ -49,6 +50,8 @@ def main(argv: list[str]) -> None:
         tokens = tokenize_rows(prepared.rows, prepared.tokenizer, configuration)
         written = configuration.task.task_rows and load_rows(configuration.task.task_rows, prepared.tokenizer)
         train_rows = tokens.train or written or placeholder(args)
+        if notes.export:
+            ship.check(adapter.base_model, Path(args.output_dir), notes.export)
     if args.process_index == 0:
         print_settings(configuration)
         print(*prepared.notes, sep="\n")
@@ -113,6 +116,21 @@ def main(argv: list[str]) -> None:
     folder = save(trainer, configuration, prepared.rows, rows)
     accelerator.print(f"adapter: {args.output_dir} and {folder}")
     accelerator.end_training()
+
+    # 5. To a model that can be served, by a process of its own: this one's libraries are set up for several.
+    if notes.export and accelerator.is_main_process:
+        source = str(calibration(configuration))
+        arguments = (str(folder), args.output_dir, "--to", notes.export, "--calibration", source)
+        child.run("dlm_trl.export.ship", *arguments, show=True)
+
+
+def calibration(configuration) -> Path:
+    """What a quantiser looks at: the document, or the rows that a task wrote."""
+    if configuration.notes.notes:
+        return Path(configuration.notes.notes)
+    if configuration.task.task_rows:
+        return min(Path(configuration.task.task_rows).glob("data/*.jsonl"))
+    return Path(configuration.training.output_dir) / "online_rows-0.jsonl"
 
 
 def base_dtype(args) -> str:

@@ -33,7 +33,7 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text:
     context = model.config.get_text_config().max_position_embeddings
     if not 2 <= window <= context:
         raise ValueError(f"a window of {window} tokens does not fit: 2 to {context} is what this model can read")
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # longer than the context: meant
     if tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id, *ids]
     if len(ids) < 2:

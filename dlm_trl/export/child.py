@@ -21,13 +21,13 @@ _SHARED = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED", "ACCELERATE_USE_F
 def run(module: str, *arguments: str, show: bool = False) -> None:
     """Run the module to its end.
 
-    show: what it writes to stderr is seen while it goes on; else it is kept back, for a library's warnings about its
+    show: what it writes is seen while it goes on; else it is kept back, for a library's warnings about its
     own loading help nobody. Raises DlmError (StepError) when it fails: with its last line where that is an error of
     ours, with its last lines where it was an exception or a signal.
     """
     command = [sys.executable, "-m", module, *arguments]
     said: deque[str] = deque(maxlen=LAST_LINES)
-    with Popen(command, env=alone(), stdout=DEVNULL, stderr=PIPE) as process:
+    with Popen(command, env=alone(), stdout=None if show else DEVNULL, stderr=PIPE) as process:
         assert process.stderr is not None
         try:
             # A progress bar ends its lines with \r; newline="" takes that for an end, too, and keeps it.

@@ -42,6 +42,10 @@ class NotesArguments:
     )
     max_questions: int = _setting(100, "At most so many questions of each kind are asked before and after training.")
     measure: bool = _setting(True, "Measure validation loss, answer recall and perplexity before and after training.")
+    export: Literal["merged", "awq"] | None = _setting(
+        None,
+        "When trained: merge the adapter into its base; awq: quantise that, too (extra quant). Each hop is checked.",
+    )
     world_size: int | None = _setting(None, "Stop unless the run has exactly so many processes.")
     overwrite: bool = _setting(False, "Remove the checkpoints of an earlier run in output_dir and start over.")
 

@@ -20,6 +20,7 @@ from dlm_trl.export.merge import merge
 from dlm_trl.models import lineage
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError
+from tests.e2e.conftest import Recipe
 from tests.teachers.servers import free_port, launched
 
 HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n---\n"
@@ -146,3 +147,16 @@ def test_a_server_that_serves_it_is_recognised_and_another_model_is_not(
     gone = dlm_trl("serve-check", url, merged, "--model", merged)
     assert gone.exit_code == 1
     assert "does not answer" in str(gone.exception)
+
+
+def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
+    out = recipe("--export", "merged", "--max_steps", 1, "--measure", "false", "--lora_r", 2)
+    merged = out.with_name(f"{out.name}-merged")
+    hops = lineage.read(merged)
+    assert [hop["hop"] for hop in hops] == ["train", "merge"]
+    assert hops[0]["rows"]["human"] > 0
+    assert all(check["passed"] for check in hops[1]["checks"])
+    assert "| same greedy answers" in capfd.readouterr().out
+    with pytest.raises(DlmError, match="it is not empty and holds no lineage"):
+        (merged / lineage.FILE).unlink()
+        recipe("--export", "merged", "--overwrite", "true")
