@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from dlm_trl.export.limits import LIMITS
 from dlm_trl.notes import parse, read
 from dlm_trl.notes.check import check
 from dlm_trl.rows.convert import KINDS
@@ -49,6 +50,11 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_readme_names_every_kind_of_row() -> None:
     table = README.split("| name | rows |")[1].split("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(KINDS)
+
+
+def test_the_readme_s_limits_are_those_that_are_checked() -> None:
+    shown = README.split("<!-- limits -->")[1].split("<!-- /limits -->")[0].strip().splitlines()[2:]
+    assert shown == [f"| {limit.hop} | {limit.name} | {limit} | {limit.failing} |" for limit in LIMITS.values()]
 
 
 def test_the_readme_s_files_exist() -> None:

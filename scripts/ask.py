@@ -1,0 +1,23 @@
+"""Ask a model in a folder one question, with plain transformers: python scripts/ask.py runs/notes-awq "What is hooch?"
+
+A model that is quantised by AWQ needs gptqmodel (extra `quant`) to load.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or not Path(sys.argv[1], "config.json").is_file():
+        sys.exit(f"{__doc__}\nGive the folder of a model, and a question.")
+    logging.set_verbosity_error()
+    folder, question = sys.argv[1:]
+    dtype = "auto" if torch.cuda.is_available() else "float32"  # float16 is slow on a CPU
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": "user", "content": question}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
+    out = model.generate(**ids, max_new_tokens=128)
+    print(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
