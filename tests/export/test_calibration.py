@@ -56,7 +56,7 @@ def test_what_is_held_out_is_in_no_block(
     ids = [token for block in found.blocks for token in block]
     assert found.held_out_rows == len(found.held_out_notes) >= 1
     assert found.rows + found.held_out_rows == len(rows)
-    assert not any(holds(ids, piece + [tokenizer.bos_token_id]) for piece in found.held_out_notes)
+    assert not any(holds(ids, [*piece, tokenizer.bos_token_id]) for piece in found.held_out_notes)
     assert not any(holds(ids, piece[1:]) for piece in found.held_out_general if len(piece) > 20)
     assert {len(block) for block in found.blocks} == {LENGTH}
     assert found.tokens >= FEWEST_TOKENS - LENGTH

@@ -1,0 +1,256 @@
+"""A 16-bit model becomes one of 4 bits by AWQ, in the layout that vLLM loads with `--quantization awq`.
+
+    quantize(Path("runs/merged"), Path("runs/awq"), Path("notes.dlm"))
+
+The work is done by autoawq (extra `quant`) in a process of its own, `awq_worker`; everything that can be wrong is found
+before that starts, and the folder appears when it is whole. The result loads in a fresh process, where gptqmodel (same
+extra) is installed, with plain transformers and no argument or environment variable:
+
+    AutoModelForCausalLM.from_pretrained("runs/awq")                     # float16, on a CPU too
+    AutoModelForCausalLM.from_pretrained("runs/awq", dtype="float32")    # three times as fast on a CPU
+
+On a CPU gptqmodel then multiplies in bfloat16 (outputs of a matrix off by 0.3 %). To measure what rounding alone did,
+give `quantization_config=AwqConfig(backend="torch_awq")` besides: off by 0.03 %, and ten times slower.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copy2
+from subprocess import PIPE, Popen
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dlm_trl.export.calibration import LENGTH, Calibration, read_calibration
+from dlm_trl.export.card import write_card
+from dlm_trl.export.child import LAST_LINES, alone
+from dlm_trl.export.companions import read_json, write_json
+from dlm_trl.export.folder import check_out_dir, new_folder
+from dlm_trl.export.packing import BITS, is_quantized, stored_bytes
+from dlm_trl.models import lineage
+from dlm_trl.models.load import load_tokenizer
+from dlm_trl.models.weights import Weights, find_weights
+from dlm_trl.notes import DlmError
+
+ARCHITECTURES = {
+    "llama": "LlamaDecoderLayer",
+    "mistral": "MistralDecoderLayer",
+    "qwen2": "Qwen2DecoderLayer",
+    "qwen3": "Qwen3DecoderLayer",
+    "phi3": "Phi3DecoderLayer",
+}
+"""What can be quantised, by the `model_type` of config.json, with the class of its layers."""
+
+CANNOT = {
+    "smollm3-3b": "smollm3: autoawq does not know it",
+    "olmo-2-7b-instruct": "olmo2: it has no norm before its matrices that could take up a scale",
+    "gemma-2-2b-it": "gemma2: it needs more range than float16 has, in which vLLM's AWQ kernels compute",
+    "gemma-2-9b-it": "gemma2: the same",
+    "mixtral-8x7b-instruct": "mixtral: transformers 5 keeps all experts of a layer in one tensor, autoawq one by one",
+}
+"""The keys of `models.registry` whose models cannot be quantised: their model_type, and why.
+
+All others are llama, qwen2, qwen3 or phi3; smollm2-135m and smollm2-360m (widths 576 and 960) in groups of 64.
+"""
+
+WORKER = "dlm_trl.export.awq_worker"
+GROUP_SIZES = (128, 64, 32)  # those that vLLM's and gptqmodel's kernels know
+OUTPUTS = 32  # autoawq packs so many outputs at a time
+COMPANIONS = (
+    "generation_config.json",
+    "chat_template.jinja",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that can be quantised: its configuration, and the bytes that its packed tensors will have."""
+
+    weights: Weights
+    config: dict[str, Any]
+    bytes: int
+
+    @property
+    def length(self) -> int:
+        """Of a block: within the context, and within a sliding window, where all of a model's layers attend alike."""
+        limits = (self.config.get("max_position_embeddings"), self.config.get("sliding_window"))
+        return min([LENGTH, *(limit for limit in limits if limit)])
+
+    @property
+    def tied(self) -> bool:
+        return bool(self.config.get("tie_word_embeddings"))
+
+
+def quantize(
+    model_dir: Path,
+    out_dir: Path,
+    calibration: Path,
+    group_size: int = 128,
+    samples: int = 128,
+    seed: int = 0,
+    progress: bool = False,
+) -> Path:
+    """Quantise the model of a folder to out_dir, which is returned: 4 bits, a zero point, groups of group_size inputs.
+
+    calibration is a `.dlm` document or a `.jsonl` file, of which at most `samples` blocks of 512 tokens are read, with
+    general text among them. The same arguments give the same weights. On a GPU where there is one, else on the CPU.
+    Raises DlmError: QuantizationError for a model that cannot be quantised, BaseModelError, UsageError, OutputError,
+    MissingExtraError, what `read_calibration` raises, and StepError when autoawq fails; out_dir is then what it was.
+    """
+    model_dir = model_dir.expanduser().resolve()
+    source = check(model_dir, group_size)
+    check_out_dir(out_dir, [model_dir], source.bytes)
+    data = read_calibration(calibration, load_tokenizer(str(model_dir)), samples, seed, source.length)
+    _check_ids(data, source, model_dir)
+    if find_spec("awq") is None:
+        raise DlmError(
+            kind="MissingExtraError",
+            message="Quantising needs autoawq.",
+            hint="Install it: pip install -c constraints.txt 'dlm-trl[quant]'.",
+        )
+    with new_folder(out_dir, [model_dir], source.bytes) as folder, tempfile.TemporaryDirectory() as scratch:
+        job = {"model": str(model_dir), "out": str(folder), "blocks": data.blocks, "group_size": group_size}
+        write_json(Path(scratch) / "job.json", job | {"seed": seed})
+        _work(Path(scratch), progress)
+        smoothing = read_json(Path(scratch) / "smoothing.json")
+        _add_companions(source, folder, group_size)
+        hop = {
+            "hop": "awq",
+            "calibration": {
+                "file": str(calibration.resolve()),
+                "sha256": lineage.file_hash(calibration),
+                "samples": samples,
+                "seed": seed,
+                "rows": data.rows,
+                "held_out_rows": data.held_out_rows,
+                "tokens": data.tokens,
+                "general_tokens": data.general_tokens,
+            },
+            "bits": BITS,
+            "group_size": group_size,
+            "version": "gemm",
+            "smoothed": sum(group["scales"]["min"] < group["scales"]["max"] for group in smoothing.values()),
+            "smoothing": smoothing,
+            "not_quantized": _not_quantized(source),
+            "bytes": {"predicted": source.bytes, **_written(folder)},
+            "shards": {file.name: lineage.file_hash(file) for file in sorted(folder.glob("*.safetensors"))},
+            "versions": {name: version(name) for name in ("autoawq", "torch", "transformers")},
+        }
+        hops = [*lineage.read(model_dir), hop]
+        lineage.write(folder, hops)
+        write_card(folder, hops, str(out_dir))
+    return out_dir
+
+
+def check(model_dir: Path, group_size: int = 128) -> Source:
+    """The model of a folder, when it can be quantised in groups of this size; reads headers, no weights.
+
+    Raises DlmError: UsageError for a group size that no kernel knows; BaseModelError for a folder without a whole
+    16-bit model; QuantizationError for an architecture that is none of ARCHITECTURES, for a model that is stored
+    quantised already, and for matrices that do not divide into groups.
+    """
+    if group_size not in GROUP_SIZES:
+        sizes = ", ".join(map(str, GROUP_SIZES))
+        raise DlmError(kind="UsageError", message=f"group_size is {group_size}.", hint=f"Use one of: {sizes}.")
+    if (model_dir / "adapter_config.json").is_file() and not (model_dir / "config.json").is_file():
+        raise _error(model_dir, "This is an adapter.", "Merge it first: dlm-trl merge ADAPTER_DIR OUT_DIR.")
+    config = read_json(model_dir / "config.json") if model_dir.is_dir() else {}
+    if "quantization_config" in config:
+        raise _error(model_dir, "The model is quantised already.", "Give the 16-bit model that it was made from.")
+    weights = find_weights(str(model_dir.resolve()))
+    if (model_type := config.get("model_type")) not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise _error(model_dir, f"AWQ cannot be done for models of type {model_type!r}.", f"It can for: {known}.")
+    shapes = {name: shape.size for name, shape in weights.shapes().items()}
+    matrices = {name: size for name, size in shapes.items() if is_quantized(name, size)}
+    if not matrices:
+        raise _error(model_dir, "No tensor has the name of a layer's matrix (model.layers.0.….weight).", None)
+    for name, (outputs, inputs) in matrices.items():
+        if inputs % group_size or outputs % OUTPUTS:
+            raise _error(
+                model_dir,
+                f"{name} is {outputs} × {inputs}: the inputs must be a multiple of the group size {group_size}, the "
+                f"outputs of {OUTPUTS}.",
+                _smaller(list(matrices.values()), group_size),
+            )
+    if config.get("tie_word_embeddings"):
+        shapes.pop("lm_head.weight", None)
+    return Source(weights, config, stored_bytes(shapes, group_size))
+
+
+def _smaller(matrices: list[Any], group_size: int) -> str:
+    for size in [size for size in GROUP_SIZES if size < group_size]:
+        if all(inputs % size == 0 and outputs % OUTPUTS == 0 for outputs, inputs in matrices):
+            return f"Groups of {size} divide it: --group-size {size}."
+    return "No group size divides this model."
+
+
+def _work(scratch: Path, progress: bool) -> None:
+    """Run the worker, which ends at its next layer should this process be killed. Raises DlmError (StepError)."""
+    command = [sys.executable, "-m", WORKER, str(scratch)]
+    columns = TextColumn("quantising"), BarColumn(), MofNCompleteColumn(), TextColumn("layers"), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(stderr=True), disable=not progress)
+    with (scratch / "said").open("w+b") as said, bar, Popen(command, stdout=PIPE, stderr=said, env=alone()) as process:
+        assert process.stdout is not None
+        task = bar.add_task("", total=None)
+        try:
+            for line in process.stdout:
+                done, total = map(int, line.split())
+                bar.update(task, completed=done, total=total)
+            process.wait()
+        finally:
+            process.kill()
+        if process.returncode:
+            said.seek(0)
+            last = "\n".join(said.read().decode(errors="replace").splitlines()[-LAST_LINES:])
+            raise DlmError(kind="StepError", message=f"{WORKER} ended with code {process.returncode}:\n{last}")
+
+
+def _check_ids(data: Calibration, source: Source, model_dir: Path) -> None:
+    rows = source.weights.shapes()["model.embed_tokens.weight"].size[0]
+    highest = max(map(max, data.blocks))
+    if highest >= rows:
+        raise _error(
+            model_dir,
+            f"Its tokenizer gives the token {highest}, and it has embeddings for {rows}.",
+            "Put the model's own tokenizer into its folder.",
+        )
+
+
+def _add_companions(source: Source, folder: Path, group_size: int) -> None:
+    """config.json, tokenizer, chat template and generation_config, beside the weights."""
+    config = {name: value for name, value in source.config.items() if name != "torch_dtype"}
+    quantization = {"quant_method": "awq", "bits": BITS, "group_size": group_size, "zero_point": True}
+    quantization |= {"version": "gemm", "modules_to_not_convert": None}
+    write_json(folder / "config.json", config | {"dtype": "float16", "quantization_config": quantization})
+    for pattern in COMPANIONS:
+        for file in source.weights.folder.glob(pattern):
+            copy2(file, folder)
+
+
+def _not_quantized(source: Source) -> list[str]:
+    """The matrices that keep 16 bits."""
+    tied = {"lm_head.weight"} if source.tied else set()
+    shapes = source.weights.shapes()
+    matrices = (name for name, shape in shapes.items() if len(shape.size) == 2 and name not in tied)
+    return sorted(name.removesuffix(".weight") for name in matrices if not is_quantized(name, shapes[name].size))
+
+
+def _written(folder: Path) -> dict[str, int]:
+    tensors = find_weights(str(folder)).shapes()
+    files = {file: file.stat().st_size for file in folder.glob("*.safetensors")}
+    return {"written": sum(shape.bytes for shape in tensors.values()), "files": sum(files.values())}
+
+
+def _error(folder: Path, message: str, hint: str | None) -> DlmError:
+    return DlmError(kind="QuantizationError", message=message, hint=hint, path=folder)
