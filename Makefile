@@ -11,13 +11,14 @@ OLDEST := datasets==4.7.0
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test fuzz test-oldest lint format bench clean
+.PHONY: help install demo test fuzz test-oldest test-quant lint format bench clean
 
 help:
 	@echo "make demo         pairs from prose, a small model that learns them and recipes/notes.dlm, numbers before and after"
 	@echo "make test         all tests"
 	@echo "make fuzz         the property tests of documents and pairs on new random examples, thirty times as many"
 	@echo "make test-oldest  the dataset builder's tests against $(OLDEST)"
+	@echo "make test-quant   the tests of the export with autoawq and gptqmodel, in an environment of its own"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        the benchmarks that need no GPU; each prints its ratio"
 
@@ -60,6 +61,16 @@ $(VENV)-oldest/.installed: pyproject.toml constraints.txt
 	$(VENV)-oldest/bin/python -m pip install --quiet -c $(VENV)-oldest/constraints.txt -e '.[dev]' $(OLDEST)
 	touch $@
 
+# autoawq and gptqmodel are built from source and bring packages that the rest must not depend on.
+test-quant: $(VENV)-quant/.installed
+	$(VENV)-quant/bin/python -m pytest -q tests/export
+
+$(VENV)-quant/.installed: pyproject.toml constraints.txt
+	test -x $(VENV)-quant/bin/python || $(PYTHON) -m venv $(VENV)-quant
+	$(VENV)-quant/bin/python -m pip install --quiet $(TORCH)
+	$(VENV)-quant/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,bnb,quant]'
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -73,4 +84,4 @@ bench: install
 	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest runs
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-quant runs
