@@ -137,8 +137,8 @@ def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
 def _low_rank(adapter: Adapter, name: str, module: LoraLayer) -> tuple[LowRank, dict[str, torch.Size]]:
     """What one module's adapter does, and the shapes that its tensors must have."""
     key, base = PREFIX + name, module.get_base_layer()
-    # The classes themselves: a subclass may sum in another way.
-    if type(module) not in (Linear, SVDLinear, Embedding) or type(base) not in (nn.Linear, Conv1D, nn.Embedding):
+    # PEFT's classes themselves: a subclass may sum in another way.
+    if type(module) not in (Linear, SVDLinear, Embedding) or not isinstance(base, nn.Linear | Conv1D | nn.Embedding):
         raise adapter_error(
             f"Merging does not know adapters on {type(base).__name__} ({name}).",
             "It does Linear, Conv1D and Embedding.",
@@ -159,7 +159,7 @@ def _low_rank(adapter: Adapter, name: str, module: LoraLayer) -> tuple[LowRank, 
     if NAME in module.lora_magnitude_vector:
         magnitude = f"{key}.lora_magnitude_vector"
     shapes = {up: (outputs, rank), down: (rank, inputs), singular: (rank, 1), magnitude: (outputs,)}
-    delta = LowRank(up, down, scale, type(base) is not nn.Linear, singular, magnitude)
+    delta = LowRank(up, down, scale, not isinstance(base, nn.Linear), singular, magnitude)
     return delta, {name: torch.Size(size) for name, size in shapes.items() if name is not None}
 
 

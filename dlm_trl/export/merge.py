@@ -31,7 +31,7 @@ from dlm_trl.export.companions import (
     write_json,
 )
 from dlm_trl.export.deltas import LowRank, Replaced, empty_model, plan
-from dlm_trl.export.folder import new_folder
+from dlm_trl.export.folder import check_out_dir, new_folder
 from dlm_trl.models import lineage
 from dlm_trl.models.load import adapter_base
 from dlm_trl.models.registry import recorded_name
@@ -81,6 +81,7 @@ def merge(
     last hop of lineage.json. Raises DlmError (AdapterError, BaseModelError, TokenizerError, UsageError, OutputError,
     MergeError); out_dir is then what it was before.
     """
+    check_out_dir(out_dir, [adapter_dir])  # once more below, with the base; but that may have to be downloaded
     prepared = prepare(adapter_dir, base, shard_size, dtype)
     needed = sum(job.shape.bytes for job in prepared.jobs.values())
     inputs = [adapter_dir, prepared.weights.folder]
@@ -220,16 +221,22 @@ def _split(shapes: dict[str, Shape], shard_size: str) -> StateDictSplit:
 
 def _write_weights(prepared: Merge, folder: Path, progress: bool) -> dict[str, str]:
     """Writes all shards and their index; returns the hash of each file."""
-    split, hashes = prepared.split, {}
+    split, hashes, threads = prepared.split, {}, torch.get_num_threads()
+    # The sums wait for memory and the disk, not for the processor; and on a busy one many small parallel sums wait for
+    # each other, ten times as long as they take.
+    torch.set_num_threads(1)
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("merging"), DownloadColumn(), TimeRemainingColumn(), console=console, disable=not progress
     )
-    with bar:
-        task = bar.add_task("merging", total=sum(job.shape.bytes for job in prepared.jobs.values()))
-        for file, names in split.filename_to_tensors.items():
-            _write_shard(prepared, folder / file, names, bar, task)
-            hashes[file] = lineage.file_hash(folder / file)
+    try:
+        with bar:
+            task = bar.add_task("merging", total=sum(job.shape.bytes for job in prepared.jobs.values()))
+            for file, names in split.filename_to_tensors.items():
+                _write_shard(prepared, folder / file, names, bar, task)
+                hashes[file] = lineage.file_hash(folder / file)
+    finally:
+        torch.set_num_threads(threads)
     if split.is_sharded:
         write_json(folder / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
     return hashes

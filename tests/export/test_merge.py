@@ -44,6 +44,12 @@ def halve(model: PeftModel) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
+def train_embeddings(model: PeftModel) -> None:
+    """PEFT saves adapted embeddings themselves too, and takes them from there."""
+    embeddings = model.get_input_embeddings().base_layer.weight
+    embeddings.data = torch.randn_like(embeddings)
+
+
 CASES = {
     "lora": ("llama", LoraConfig(**LORA)),
     "rslora": ("llama", LoraConfig(**LORA, use_rslora=True)),
@@ -58,6 +64,7 @@ CASES = {
     "pruned adalora": ("llama", AdaLoraConfig(**ADALORA), prune),
     "head": ("llama", LoraConfig(**LORA | {"target_modules": ["lm_head", "q_proj"]})),
     "embeddings": ("llama", LoraConfig(**LORA | {"target_modules": ["embed_tokens", "q_proj"]})),
+    "embeddings of its own": ("llama", LoraConfig(**LORA | {"target_modules": ["embed_tokens"]}), train_embeddings),
     "dora on embeddings": ("llama", LoraConfig(**LORA | {"target_modules": ["embed_tokens"]}, use_dora=True)),
     "whole modules": ("llama", LoraConfig(**LORA, modules_to_save=["lm_head", "input_layernorm"])),
     "16-bit adapter": ("llama", LoraConfig(**LORA), halve),
