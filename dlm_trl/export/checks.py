@@ -10,6 +10,7 @@ from dlm_trl.export.limits import LIMITS
 from dlm_trl.export.observe import Answer, Observation
 
 RESAMPLES = 10_000  # of the bootstrap
+ENOUGH = 20  # right answers: with fewer, one is more than the 5 % that may be lost
 LogProbs = Sequence[tuple[float, int]]  # of each piece: summed negative log-probability in nats, tokens
 
 
@@ -85,14 +86,18 @@ def answer_checks(before: Sequence[Answer], after: Sequence[Answer], greedy: boo
     return [check("same greedy answers", same), kept]
 
 
-def metric_checks(before: Mapping[str, float], after: Mapping[str, float]) -> list[Check]:
-    """Each metric; one that was 0 before can lose nothing and is only shown."""
-    return [
-        check("metric kept", after[name] / value, name, before=value, after=after[name])
-        if value
-        else Check(name, None, before=value, after=after[name])
-        for name, value in before.items()
-    ]
+def metric_checks(before: Mapping[str, tuple[float, int]], after: Mapping[str, tuple[float, int]]) -> list[Check]:
+    """Each metric, a share of so many questions. Where few were right before, one more or less is beyond any limit, and
+    the shares are only shown.
+    """
+    checks = []
+    for name, (share, count) in before.items():
+        shown = {"before": share, "after": after[name][0]}
+        enough = share * count >= ENOUGH
+        checks.append(
+            check("metric kept", after[name][0] / share, name, **shown) if enough else Check(name, None, **shown)
+        )
+    return checks
 
 
 def perplexity_checks(

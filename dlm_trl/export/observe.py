@@ -58,13 +58,13 @@ class Answer:
 @dataclass(frozen=True)
 class Observation:
     """What the model did. nll: for each name, of each piece the summed negative log-probability in nats and how many
-    tokens that is of. metrics have the names that they have in the report of a run.
+    tokens that is of. metrics: share and how many were asked, under the names of a run's report.
     """
 
     folder: Path
     answers: Sequence[Answer]
     nll: Mapping[str, Sequence[tuple[float, int]]]
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, tuple[float, int]]
 
     def logits(self) -> list[numpy.ndarray]:
         """Of each text, (tokens, vocabulary), float32, mapped from the disk."""
@@ -152,13 +152,16 @@ def _nll(model: Model, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Sequ
     return [(-score.total, score.tokens) for score in scores]
 
 
-def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> dict[str, float]:
-    recalls = {group: answer_recall(model, tokenizer, asked) for group, asked in plan.questions.items()}
-    return {
-        **{f"exact recall, {group}": recall.exact for group, recall in recalls.items()},
-        **{f"fuzzy recall, {group}": recall.fuzzy for group, recall in recalls.items()},
-        **{f"mcsb/{name}/accuracy": binding(model, tokenizer, asked).accuracy for name, asked in plan.sets.items()},
-    }
+def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> dict[str, tuple[float, int]]:
+    metrics = {}
+    for group, asked in plan.questions.items():
+        recall = answer_recall(model, tokenizer, asked)
+        metrics[f"exact recall, {group}"] = (recall.exact, len(asked))
+        metrics[f"fuzzy recall, {group}"] = (recall.fuzzy, len(asked))
+    for name, sets in plan.sets.items():
+        found = binding(model, tokenizer, sets)
+        metrics[f"mcsb/{name}/accuracy"] = (found.accuracy, found.passes)
+    return metrics
 
 
 if __name__ == "__main__":

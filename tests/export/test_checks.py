@@ -76,13 +76,18 @@ def test_answers_must_stay_the_same_and_end() -> None:
     assert all(found.passed for found in answer_checks(endless, before, greedy=False))
 
 
-def test_each_metric_has_to_be_kept_and_one_that_was_nothing_cannot_be_lost() -> None:
-    found = metric_checks({"a": 0.8, "b": 0.8, "c": 0.0}, {"a": 0.77, "b": 0.75, "c": 0.0})
+def test_each_metric_has_to_be_kept_where_there_is_something_to_lose() -> None:
+    found = metric_checks(
+        {"a": (0.8, 50), "b": (0.8, 50), "few": (0.8, 10), "none": (0.0, 50)},
+        {"a": (0.77, 50), "b": (0.75, 50), "few": (0.1, 10), "none": (0.0, 50)},
+    )
     assert [(c.name, c.passed, bool(c.limit)) for c in found] == [
         ("a", True, True),
         ("b", False, True),
-        ("c", True, False),
+        ("few", True, False),
+        ("none", True, False),
     ]
+    assert (found[2].before, found[2].after) == (0.8, 0.1)
 
 
 @given(st.integers(0, 2**32), st.integers(8, 60))
