@@ -38,7 +38,7 @@ def load_tokenizer(adapter: Path, base: Path, rows: int) -> PreTrainedTokenizerB
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DlmError(kind="TokenizerError", message=f"It does not load: {reason}", path=folder) from error
-    highest = max(tokenizer.get_vocab().values())
+    highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
         raise DlmError(
             kind="TokenizerError",

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter, adapter_error, is_finite, open_adapter
+from dlm_trl.export.card import write_card
 from dlm_trl.export.companions import (
     GENERATION,
     generation_config,
@@ -90,7 +91,9 @@ def merge(
         write_json(folder / "config.json", prepared.config)
         write_json(folder / GENERATION, prepared.generation)
         prepared.tokenizer.save_pretrained(folder)
-        lineage.write(folder, [*prepared.hops, hop])
+        hops = [*prepared.hops, hop]
+        lineage.write(folder, hops)
+        write_card(folder, hops, str(out_dir))
     return out_dir
 
 
@@ -103,7 +106,7 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
         raise adapter_error("The adapter records no base.", "Name it with --base.", adapter_dir / CONFIG)
     name = base or adapter_base(adapter_dir)
     weights = find_weights(name, None if base else adapter.config.revision)
-    if "quantization_config" in read_json(weights.config):
+    if read_json(weights.config).get("quantization_config"):
         raise DlmError(
             kind="BaseModelError",
             message="This base is stored quantised, and an adapter is merged into 16-bit weights alone.",

@@ -72,3 +72,21 @@ def make_adapter(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def train_hop() -> Callable[[Path], dict[str, object]]:
+    """train_hop(base): what training on this base writes into the lineage."""
+    from dlm_trl.models.lineage import fingerprint
+
+    return lambda base: {
+        "hop": "train",
+        "base": str(base),
+        "base_fingerprint": fingerprint(str(base)),
+        "document": "01JZZZZZZZZZZZZZZZZZZZZZZZ",
+        "rows": {"human": 12},
+        "task": None,
+        "adapter": {"type": "lora", "rank": 4},
+        "quantization": None,
+        "seed": 42,
+    }

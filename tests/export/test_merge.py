@@ -210,10 +210,15 @@ print(json.dumps([written[0].tolist(), tokenizer.chat_template, model.generation
     assert end == tokenizer.eos_token_id
 
 
-def test_the_lineage_goes_on(make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_lineage_goes_on(
+    make_base: Callable[..., Path],
+    make_adapter: Callable[..., Path],
+    train_hop: Callable[[Path], dict[str, object]],
+    tmp_path: Path,
+) -> None:
     base = make_base("llama")
     adapter = make_adapter(base, AdaLoraConfig(**ADALORA), prune)
-    train = {"hop": "train", "base": str(base), "base_fingerprint": lineage.fingerprint(str(base))}
+    train = train_hop(base)
     lineage.write(adapter, [train])
     merged = merge(adapter, tmp_path / "merged", shard_size="100KB")
     first, hop = lineage.read(merged)
@@ -226,6 +231,7 @@ def test_the_lineage_goes_on(make_base: Callable[..., Path], make_adapter: Calla
     }
     assert (hop["base"], hop["base_revision"], hop["dtype"]) == (str(base), None, "float32")
     assert len(hop["merged"]) == 14
+    assert first["document"] in (merged / "README.md").read_text()
     assert hop["shards"] == {file.name: lineage.file_hash(file) for file in merged.glob("*.safetensors")}
 
 
