@@ -11,10 +11,11 @@ OLDEST := datasets==4.7.0
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test fuzz test-oldest test-quant lint format bench clean
+.PHONY: help install demo ship test fuzz test-oldest test-quant lint format bench clean
 
 help:
-	@echo "make demo         pairs from prose, a small model that learns them and recipes/notes.dlm, numbers before and after"
+	@echo "make demo         pairs from prose, a small model that learns them and recipes/notes.dlm, numbers before and after; merged"
+	@echo "make ship         the demo, and its model in 4 bits: quantised, checked, asked a question"
 	@echo "make test         all tests"
 	@echo "make fuzz         the property tests of documents and pairs on new random examples, thirty times as many"
 	@echo "make test-oldest  the dataset builder's tests against $(OLDEST)"
@@ -44,6 +45,15 @@ demo: install
 	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/sft.py --config recipes/notes.yaml --notes $(NOTES)
 	$(BIN)/dlm-trl synth revert $(NOTES)
 	cmp recipes/notes.dlm $(NOTES) && echo "The notes are what they were, to the byte."
+	$(BIN)/dlm-trl merge runs/notes runs/notes-merged
+	$(BIN)/dlm-trl verify runs/notes runs/notes-merged
+
+# From the demo's model to one of 4 bits. What loads it at the end is a fresh process and nothing of ours.
+ship: export DLM_HOME := $(CURDIR)/runs/dlm_home
+ship: demo $(VENV)-quant/.installed
+	$(VENV)-quant/bin/dlm-trl quantize runs/notes-merged runs/notes-awq --calibration runs/demo/notes.dlm
+	$(VENV)-quant/bin/dlm-trl verify runs/notes-merged runs/notes-awq
+	$(VENV)-quant/bin/python scripts/ask.py runs/notes-awq "What is hooch?"
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q
@@ -81,7 +91,7 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install
-	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+	set -e; for file in $(filter-out benchmarks/awq.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-quant runs
