@@ -131,6 +131,7 @@ def quantize(
                 "sha256": lineage.file_hash(calibration),
                 "samples": samples,
                 "seed": seed,
+                "length": source.length,
                 "rows": data.rows,
                 "held_out_rows": data.held_out_rows,
                 "tokens": data.tokens,

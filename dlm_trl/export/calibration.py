@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from dlm_trl.rows.tokenize import windows
 LENGTH = 512  # tokens of a block
 GENERAL_SHARE = 0.25  # of the tokens to calibrate with
 FEWEST_TOKENS = 4096  # where the notes have fewer, general text makes up for it
-HELD_OUT_ROWS, MOST_HELD_OUT_ROWS = 0.2, 256
+HELD_OUT_ROWS, MOST_HELD_OUT = 0.2, 256  # of the groups of rows
 HELD_OUT_GENERAL = 0.5
 GENERAL_WINDOW = (
     128  # tokens of a held-out piece of general text: many short ones make a better test than few long ones
@@ -78,20 +77,19 @@ def read_calibration(
 ) -> Calibration:
     """Blocks of `length` tokens, at most `samples`, from the rows of a `.dlm` document or a `.jsonl` file.
 
-    A line of the file is an object with `messages`, or `prompt` and `completion` (conversations or strings), or
-    `text`. Of few rows all are used; where there is but one, none is held out. Raises DlmError: what reading the
-    document raises; CalibrationError with the line for a broken row, and for a file without rows; ChatTemplateError;
-    UsageError for samples below 1.
+    length is at most what the model can read; pieces that are held out are no longer either. A line of the file is an
+    object with `messages`, or `prompt` and `completion` (conversations or strings), or `text`. Of few rows all are
+    used; where there is but one, none is held out. Raises DlmError: what reading the document raises; CalibrationError
+    with the line for a broken row, and for a file without rows; ChatTemplateError; UsageError for samples below 1.
     """
     if samples < 1:
         raise DlmError(kind="UsageError", message=f"samples is {samples}.", hint="Calibrate with at least one.")
-    rows = read_rows(source)
-    groups = _shuffled({row.group for row in rows}, seed)
-    held_out_groups = groups[: min(MOST_HELD_OUT_ROWS, _share(len(groups), HELD_OUT_ROWS))]
-    parts = {group: [row for row in rows if row.group == group] for group in held_out_groups}
-    held_out = [row for group in held_out_groups for row in parts[group]]
-    order = {group: place for place, group in enumerate(groups)}
-    kept = sorted((row for row in rows if row.group not in parts), key=lambda row: order[row.group])
+    by_group: dict[str, list[Row]] = {}
+    for row in read_rows(source):
+        by_group.setdefault(row.group, []).append(row)
+    groups = _shuffled(by_group, seed)
+    count = min(MOST_HELD_OUT, _share(len(groups), HELD_OUT_ROWS))
+    held_out, kept = ([row for group in part for row in by_group[group]] for part in (groups[:count], groups[count:]))
 
     budget = samples * length
     notes, used = _take((_encode(row, tokenizer) for row in kept), round(budget * (1 - GENERAL_SHARE)) or 1)
@@ -100,13 +98,13 @@ def read_calibration(
     wanted = max(round(len(notes) * GENERAL_SHARE / (1 - GENERAL_SHARE)), FEWEST_TOKENS - len(notes))
     general = _text("\n\n".join(paragraphs[apart:]), tokenizer)[: max(0, min(wanted, budget - len(notes)))]
 
+    pieces = [piece for row in held_out for piece in windows(_encode(row, tokenizer), length)]
     ids = notes + general
     length = min(length, len(ids))
     blocks = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
-    pieces = chain.from_iterable(windows(_encode(row, tokenizer), LENGTH) for row in held_out)
     return Calibration(
         blocks=blocks,
-        held_out_notes=list(pieces),
+        held_out_notes=pieces,
         held_out_general=list(windows(_text("\n\n".join(paragraphs[:apart]), tokenizer), GENERAL_WINDOW)),
         rows=used,
         held_out_rows=len(held_out),
@@ -215,7 +213,7 @@ def _take(rows: Iterable[Sequence[int]], tokens: int) -> tuple[list[int], int]:
         used += 1
         if len(ids) >= tokens:
             break
-    return list(islice(ids, tokens)), used
+    return ids[:tokens], used
 
 
 def _shuffled(texts: Iterable[str], seed: int) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -359,16 +359,21 @@ def test_the_embedded_base_reads_as_well_as_before_and_says_the_same(quantized: 
 
 
 @needs_extra
-def test_when_autoawq_fails_its_words_are_shown_and_nothing_is_left(
-    make_model: Callable[..., Path], rows: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("tensor", "value", "said"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", float("nan"), "AssertionError"),  # autoawq's
+        ("model.embed_tokens.weight", 1e5, "ValueError: not finite in float16: model.embed_tokens.weight"),
+    ],
+)
+def test_when_the_work_fails_its_last_words_are_shown_and_nothing_is_left(
+    make_model: Callable[..., Path], rows: Path, tmp_path: Path, tensor: str, value: float, said: str
 ) -> None:
-    from safetensors.torch import save_file
-
     folder = Path(shutil.copytree(make_model("llama"), tmp_path / "model"))
     tensors = load_file(folder / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
+    tensors[tensor][0, 0] = value
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DlmError, match=r"(?s)ended with code 1:.*Error") as caught:
+    with pytest.raises(DlmError, match=rf"(?s)ended with code 1:.*{said}") as caught:
         awq.quantize(folder, tmp_path / "out", rows, samples=8)
     assert caught.value.kind == "StepError"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

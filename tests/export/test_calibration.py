@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
@@ -43,9 +43,10 @@ def pairs(count: int) -> list[dict[str, Any]]:
 
 
 def holds(ids: list[int], part: list[int]) -> bool:
-    return any(ids[start : start + len(part)] == part for start in range(len(ids) - len(part) + 1))
+    return f" {' '.join(map(str, part))} " in f" {' '.join(map(str, ids))} "
 
 
+@settings(max_examples=25)  # each one tokenises the general text
 @given(st.sets(st.lists(st.sampled_from(WORDS), min_size=3, max_size=9).map(tuple), min_size=2, max_size=12), st.data())
 def test_what_is_held_out_is_in_no_block(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, texts: set[tuple[str, ...]], data: st.DataObject
@@ -57,7 +58,7 @@ def test_what_is_held_out_is_in_no_block(
     assert found.held_out_rows == len(found.held_out_notes) >= 1
     assert found.rows + found.held_out_rows == len(rows)
     assert not any(holds(ids, [*piece, tokenizer.bos_token_id]) for piece in found.held_out_notes)
-    assert not any(holds(ids, piece[1:]) for piece in found.held_out_general if len(piece) > 20)
+    assert not any(holds(ids, piece[-20:]) for piece in found.held_out_general)
     assert {len(block) for block in found.blocks} == {LENGTH}
     assert found.tokens >= FEWEST_TOKENS - LENGTH
 
