@@ -28,7 +28,7 @@ def merge(
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Instead of the base's own.")
     ] = None,
     push_to_hub: Annotated[
-        str | None, typer.Option(metavar="ID", help="Upload the result to this repository of the Hub.")
+        str | None, typer.Option(metavar="ID", help="Upload the result to this repository of the Hub; private if new.")
     ] = None,
 ) -> None:
     """Merge an adapter into its base: weights that need no PEFT, on a CPU, with the memory of one file of them.
@@ -38,14 +38,15 @@ def merge(
     misuse.
     """
     _quiet()
-    from dlm_trl.export import merge as step
+    from dlm_trl.export import hub
+    from dlm_trl.export.merge import merge as write
 
     if push_to_hub:
-        step.check_hub(push_to_hub)
-    step.merge(adapter_dir, out_dir, base, shard_size, dtype, progress=True)
+        hub.check_hub(push_to_hub)
+    write(adapter_dir, out_dir, base, shard_size, dtype, progress=True)
     typer.echo(f"merged: {out_dir}")
     if push_to_hub:
-        typer.echo(step.push_to_hub(out_dir, push_to_hub))
+        typer.echo(hub.push_to_hub(out_dir, push_to_hub))
 
 
 @misuse_exits_with_2

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from dlm_trl.export.verify import SMOKE
 from dlm_trl.notes import DlmError
 
 
@@ -37,7 +38,7 @@ def check_hub(repo_id: str) -> str:
 
 
 def push_to_hub(folder: Path, repo_id: str, private: bool = True) -> str:
-    """Upload all files of the folder, README included; returns the commit's address.
+    """Upload all files of the folder but the questions and answers of the notes; returns the commit's address.
 
     A repository that does not exist is made, private unless said otherwise; one that exists stays as visible as it is.
     Raises DlmError (HubError); the folder stays whole, so the upload can be tried again.
@@ -46,7 +47,9 @@ def push_to_hub(folder: Path, repo_id: str, private: bool = True) -> str:
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
-        return api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload the merged model").commit_url
+        return api.upload_folder(
+            repo_id=name, folder_path=folder, ignore_patterns=SMOKE, commit_message="Upload the merged model"
+        ).commit_url
     except (HTTPError, OSError, ValueError) as error:
         raise _error(name, f"the upload failed: {_line(error)}", f"The result is in {folder}; try again.") from error
 

@@ -104,8 +104,10 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
     adapter = open_adapter(adapter_dir)
     if not (base or adapter.config.base_model_name_or_path):
         raise adapter_error("The adapter records no base.", "Name it with --base.", adapter_dir / CONFIG)
+    hops = lineage.read(adapter_dir)
     name = base or adapter_base(adapter_dir)
-    weights = find_weights(name, None if base else adapter.config.revision)
+    trained = lineage.last(hops, "train") or {}
+    weights = find_weights(name, None if base else trained.get("base_revision") or adapter.config.revision)
     if read_json(weights.config).get("quantization_config"):
         raise DlmError(
             kind="BaseModelError",
@@ -113,8 +115,7 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
             hint="Name the model that it was quantised from, with --base.",
             path=weights.config,
         )
-    hops = lineage.read(adapter_dir)
-    _check_base(name, hops)
+    _check_base(name, weights, trained.get("base_fingerprint"))
     try:
         config = AutoConfig.from_pretrained(weights.folder)
         model = empty_model(config)
@@ -151,12 +152,11 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
     )
 
 
-def _check_base(base: str, hops: list[lineage.Hop]) -> None:
+def _check_base(base: str, weights: Weights, recorded: dict[str, Any] | None) -> None:
     """The base must be the one that the training wrote down, where it did."""
-    recorded = (lineage.last(hops, "train") or {}).get("base_fingerprint")
     if recorded is None:
         return
-    found = lineage.fingerprint(base)
+    found = lineage.fingerprint(weights)
     differing = [] if found["config"] == recorded["config"] else ["config.json"]
     names = recorded["tensors"].keys() | found["tensors"].keys()
     differing += sorted(name for name in names if recorded["tensors"].get(name) != found["tensors"].get(name))

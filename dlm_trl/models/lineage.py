@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from dlm_trl.models.weights import find_weights
+from dlm_trl.models.weights import Weights
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.files import replace_file
 
@@ -53,13 +53,11 @@ def last(hops: Sequence[Hop], name: str) -> Hop | None:
     return next((hop for hop in reversed(hops) if hop["hop"] == name), None)
 
 
-def fingerprint(base_model: str) -> dict[str, Any]:
+def fingerprint(weights: Weights) -> dict[str, Any]:
     """SHA-256 of the base's configuration, and of the first rows of some of its matrices, by tensor name.
 
-    Merging compares it, so that an adapter is never added to weights that it was not trained on. Raises DlmError
-    (BaseModelError) where the weights are not safetensors.
+    Merging compares it, so that an adapter is never added to weights that it was not trained on.
     """
-    weights = find_weights(base_model)
     config = json.loads(weights.config.read_text(encoding="utf-8"))
     said = json.dumps({key: value for key, value in config.items() if key not in VOLATILE}, sort_keys=True)
     matrices = sorted(name for name, shape in weights.shapes().items() if len(shape.size) > 1)

@@ -92,10 +92,8 @@ def train_hop(configuration: Configuration, rows: Rows, measures: Sequence[Measu
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
     try:
-        found = {
-            "base_revision": find_weights(adapter.base_model).revision,
-            "base_fingerprint": lineage.fingerprint(adapter.base_model),
-        }
+        weights = find_weights(adapter.base_model)
+        found = {"base_revision": weights.revision, "base_fingerprint": lineage.fingerprint(weights)}
     except DlmError:
         found = {"base_revision": None, "base_fingerprint": None}
     return hop | found

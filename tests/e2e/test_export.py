@@ -19,6 +19,7 @@ from dlm_trl.export import verify as verify_module
 from dlm_trl.export.merge import merge
 from dlm_trl.models import lineage
 from dlm_trl.models.load import load_base, load_tokenizer
+from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError
 from tests.e2e.conftest import Recipe
 from tests.teachers.servers import free_port, launched
@@ -55,7 +56,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     hop |= {"adapter": {"type": "lora", "rank": 4}, "quantization": None, "seed": 0}
     exam = Exam(str(notes), conditions=["3:upper"], condition_questions=2)
-    lineage.write(folder, [hop | {"exam": asdict(exam), "base_fingerprint": lineage.fingerprint("tiny")}])
+    lineage.write(folder, [hop | {"exam": asdict(exam), "base_fingerprint": lineage.fingerprint(find_weights("tiny"))}])
     return folder
 
 

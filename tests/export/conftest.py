@@ -78,11 +78,12 @@ def make_adapter(tmp_path: Path) -> Callable[..., Path]:
 def train_hop() -> Callable[[Path], dict[str, object]]:
     """train_hop(base): what training on this base writes into the lineage."""
     from dlm_trl.models.lineage import fingerprint
+    from dlm_trl.models.weights import find_weights
 
     return lambda base: {
         "hop": "train",
         "base": str(base),
-        "base_fingerprint": fingerprint(str(base)),
+        "base_fingerprint": fingerprint(find_weights(str(base))),
         "document": "01JZZZZZZZZZZZZZZZZZZZZZZZ",
         "rows": {"human": 12},
         "task": None,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dlm_trl.export.hub import check_hub
+from dlm_trl.export.verify import SMOKE
 from dlm_trl.notes import DlmError
 
 PUSH = """
@@ -81,11 +82,12 @@ def hub() -> Iterator[ThreadingHTTPServer]:
         server.server_close()
 
 
-def test_a_folder_arrives_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_arrives_without_what_the_notes_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "merged"
     folder.mkdir()
     (folder / "README.md").write_text("# A model")
     (folder / "model.safetensors").write_bytes(bytes(range(256)))
+    (folder / SMOKE).write_text("{}")
     monkeypatch.setenv("HF_TOKEN", "hf_baker")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     with hub() as server:
@@ -93,6 +95,7 @@ def test_a_folder_arrives_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         run = subprocess.run([sys.executable, "-c", PUSH, str(folder), "notes"], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         assert run.stdout.split()[-1] == f"{server.address}/baker/notes/commit/c0ffee"
+        (folder / SMOKE).unlink()
         assert server.files == {file.name: file.read_bytes() for file in folder.iterdir()}
         assert server.made == [("baker", "notes", "private")]
 

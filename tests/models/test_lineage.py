@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from dlm_trl import tiny
 from dlm_trl.models import lineage
+from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError
 
 
@@ -34,22 +35,24 @@ def test_what_is_no_lineage_is_said_to_be_none(tmp_path: Path, text: str) -> Non
 
 
 def test_a_copy_has_the_same_fingerprint_wherever_it_lies_and_whoever_saved_it(base: Path) -> None:
-    found = lineage.fingerprint("tiny")
+    found = lineage.fingerprint(find_weights("tiny"))
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"transformers_version": "9.9", "use_cache": False}))
-    assert lineage.fingerprint(str(base)) == found
+    assert lineage.fingerprint(find_weights(str(base))) == found
     assert 4 <= len(found["tensors"]) <= lineage.TENSORS
 
 
 def test_other_weights_or_another_configuration_have_another_fingerprint(base: Path) -> None:
-    found = lineage.fingerprint(str(base))
+    found = lineage.fingerprint(find_weights(str(base)))
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
-    changed = lineage.fingerprint(str(base))
+    changed = lineage.fingerprint(find_weights(str(base)))
     assert changed["config"] != found["config"]
     assert changed["tensors"] == found["tensors"]
     tensors = load_file(base / "model.safetensors")
     for name in found["tensors"]:
         tensors[name][0, 0] += 1e-3
     save_file(tensors, base / "model.safetensors")
-    assert all(lineage.fingerprint(str(base))["tensors"][name] != old for name, old in found["tensors"].items())
+    assert all(
+        lineage.fingerprint(find_weights(str(base)))["tensors"][name] != old for name, old in found["tensors"].items()
+    )
