@@ -343,19 +343,46 @@ def test_the_same_seed_gives_the_same_file(
     assert (other / "model.safetensors").read_bytes() != (quantized("llama") / "model.safetensors").read_bytes()
 
 
-@needs_extra
-def test_the_embedded_base_reads_as_well_as_before_and_says_the_same(quantized: Callable[[str], Path]) -> None:
-    folder = quantized("base")
+ANSWER = """
+import json, sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from dlm_trl.evaluation.perplexity import general_text, perplexity
+found = []
+for folder in sys.argv[1:3]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    source = AutoModelForCausalLM.from_pretrained(tiny.path()).eval()
+    answers = []
+    for question in sys.argv[3:]:
+        chat = [{"role": "user", "content": question}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = model.generate(**ids, max_new_tokens=32, do_sample=False)[0, ids["input_ids"].shape[1]:]
+        answers.append(tokenizer.decode(out))
+    found.append((perplexity(model, tokenizer, general_text(), 512), answers))
+print("found:" + json.dumps(found))
+"""
+
+
+@needs_extra
+def test_the_embedded_base_reads_as_well_as_before_and_still_answers(quantized: Callable[[str], Path]) -> None:
+    folder = quantized("base")
+    questions = [
+        "What is discard?",
+        "What is a starter?",
+        "What lifts the dough?",
+        "What is feeding?",
+        "What is hooch?",
+    ]
+    questions += ["How long does a new starter need?", "What gives sourdough its sour taste?"]
+    said = python(ANSWER, str(tiny.path()), str(folder), *questions).split("found:")[1]
+    (source, answers), (reloaded, answers_of_awq) = json.loads(said)
     rounded = AutoModelForCausalLM.from_pretrained(tiny.path()).eval()
     round_to_nearest(rounded)
-    found = {
-        name: perplexity(model, tokenizer, general_text(), 512)
-        for name, model in (("16 bit", source), ("rounded", rounded), ("awq", unpacked(folder, tiny.path())))
-    }
-    assert found["awq"] < found["rounded"] < 1.1 * found["16 bit"], found
-    assert found["awq"] < 1.03 * found["16 bit"], found
+    plain = perplexity(rounded, AutoTokenizer.from_pretrained(folder), general_text(), 512)
+    assert source < plain < 1.1 * source
+    assert reloaded < plain and reloaded < 1.03 * source
+    # An untrained base has little to say of bread, so some answers are a toss-up.
+    assert sum(map(str.__eq__, answers, answers_of_awq)) >= 3, answers_of_awq
+    assert sum(answer.endswith("<|im_end|>") for answer in answers_of_awq) >= 5, answers_of_awq
 
 
 @needs_extra
