@@ -78,9 +78,10 @@ def read_calibration(
     """Blocks of `length` tokens, at most `samples`, from the rows of a `.dlm` document or a `.jsonl` file.
 
     length is at most what the model can read; pieces that are held out are no longer either. A line of the file is an
-    object with `messages`, or `prompt` and `completion` (conversations or strings), or `text`. Of few rows all are
-    used; where there is but one, none is held out. Raises DlmError: what reading the document raises; CalibrationError
-    with the line for a broken row, and for a file without rows; ChatTemplateError; UsageError for samples below 1.
+    object with `messages`, or `prompt` and `completion` (conversations or strings), or `text`, or is a row of a task,
+    as the log of an online run has them. Of few rows all are used; where there is but one, none is held out. Raises
+    DlmError: what reading the document raises; CalibrationError with the line for a broken row, and for a file without
+    rows; ChatTemplateError; UsageError for samples below 1.
     """
     if samples < 1:
         raise DlmError(kind="UsageError", message=f"samples is {samples}.", hint="Calibrate with at least one.")
@@ -146,9 +147,13 @@ def _file_rows(source: Path) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line.decode())
+                if not isinstance(row, dict):
+                    raise TypeError(f"{row!r:.60} is no object")
+                if "target" in row and row.get("rejected"):  # a draft that a task refused, in the log of an online run
+                    continue
                 content = _content(row)
                 group = str(row.get("source_group", json.dumps(content, sort_keys=True)))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise DlmError(
                     kind="CalibrationError",
                     message=f"This line is no row: {_said(error)}.",
@@ -164,7 +169,10 @@ def _content(row: Any) -> str | list[dict[str, str]]:
         return _conversation(row["messages"])
     if "text" in row:
         return _string(row["text"])
-    prompt, completion = row["prompt"], row["completion"]
+    prompt = row["prompt"]
+    if "target" in row and not isinstance(prompt, str):  # a row of a task: what the assistant says
+        return _conversation([*prompt, {"role": "assistant", "content": row["target"]}])
+    completion = row["target" if "target" in row else "completion"]
     if isinstance(prompt, str):
         return _string(prompt + completion)
     return _conversation(prompt + completion)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.export.calibration import FEWEST_TOKENS, LENGTH, read_calibration
+from dlm_trl.export.calibration import FEWEST_TOKENS, LENGTH, read_calibration, read_rows
 from dlm_trl.notes import DlmError
 
 WORDS = ["dough", "starter", "yeast", "flour", "water", "salt", "gluten", "crumb", "crust", "oven"]
@@ -135,14 +135,26 @@ def test_a_document_gives_pairs_and_prose(tokenizer: PreTrainedTokenizerBase, tm
     assert holds(ids, tokenizer("A starter is a mix of flour and water.", add_special_tokens=False)["input_ids"])
 
 
+def test_the_log_of_an_online_run_is_rows_but_for_what_was_rejected(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Which? ", "target": "A", "rejected": None},
+        {"prompt": None, "target": None, "rejected": "empty"},
+        {"prompt": [{"role": "user", "content": "Which?"}], "target": "B"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read_rows(tmp_path / "rows.jsonl")
+    assert [row.content for row in found] == ["Which? A", [*rows[2]["prompt"], {"role": "assistant", "content": "B"}]]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("{", "Expecting"),
-        ("[1]", "list indices"),
-        ("7", "not iterable"),
+        ("[1]", "[1] is no object"),
+        ("7", "7 is no object"),
         ('{"question": "?"}', "'prompt' is missing"),
         ('{"prompt": "a"}', "'completion' is missing"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c"}', "'completion' is missing"),
         ('{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}', "concatenate"),
         ('{"messages": []}', "[] is not a conversation"),
         ('{"messages": [{"role": "user"}]}', "'content' is missing"),
