@@ -86,16 +86,17 @@ def answer_checks(before: Sequence[Answer], after: Sequence[Answer], greedy: boo
     return [check("same greedy answers", same), kept]
 
 
-def metric_checks(before: Mapping[str, tuple[float, int]], after: Mapping[str, tuple[float, int]]) -> list[Check]:
-    """Each metric, a share of so many questions. Where few were right before, one more or less is beyond any limit, and
-    the shares are only shown.
+def metric_checks(before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]) -> list[Check]:
+    """Each metric: a share, and how many answers that is beyond guessing. Where those are few, one more or less is
+    beyond any limit, and the shares are only shown.
     """
     checks = []
-    for name, (share, count) in before.items():
+    for name, (share, right) in before.items():
         shown = {"before": share, "after": after[name][0]}
-        enough = share * count >= ENOUGH
         checks.append(
-            check("metric kept", after[name][0] / share, name, **shown) if enough else Check(name, None, **shown)
+            check("metric kept", after[name][0] / share, name, **shown)
+            if right >= ENOUGH
+            else Check(name, None, **shown)
         )
     return checks
 

@@ -58,13 +58,14 @@ class Answer:
 @dataclass(frozen=True)
 class Observation:
     """What the model did. nll: for each name, of each piece the summed negative log-probability in nats and how many
-    tokens that is of. metrics: share and how many were asked, under the names of a run's report.
+    tokens that is of. metrics: under the names of a run's report, the share and how many answers were right
+    beyond guessing.
     """
 
     folder: Path
     answers: Sequence[Answer]
     nll: Mapping[str, Sequence[tuple[float, int]]]
-    metrics: Mapping[str, tuple[float, int]]
+    metrics: Mapping[str, tuple[float, float]]
 
     def logits(self) -> list[numpy.ndarray]:
         """Of each text, (tokens, vocabulary), float32, mapped from the disk."""
@@ -152,15 +153,15 @@ def _nll(model: Model, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Sequ
     return [(-score.total, score.tokens) for score in scores]
 
 
-def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> dict[str, tuple[float, int]]:
+def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> dict[str, tuple[float, float]]:
     metrics = {}
     for group, asked in plan.questions.items():
         recall = answer_recall(model, tokenizer, asked)
-        metrics[f"exact recall, {group}"] = (recall.exact, len(asked))
-        metrics[f"fuzzy recall, {group}"] = (recall.fuzzy, len(asked))
+        metrics[f"exact recall, {group}"] = (recall.exact, recall.exact * len(asked))
+        metrics[f"fuzzy recall, {group}"] = (recall.fuzzy, recall.fuzzy * len(asked))
     for name, sets in plan.sets.items():
         found = binding(model, tokenizer, sets)
-        metrics[f"mcsb/{name}/accuracy"] = (found.accuracy, found.passes)
+        metrics[f"mcsb/{name}/accuracy"] = (found.accuracy, (found.accuracy - found.chance) * found.questions)
     return metrics
 
 

@@ -95,7 +95,7 @@ def _texts(chats: Sequence[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase
 def _pieces(hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
     """What calibration held out, of the notes and of general text."""
     said = last(hops, "awq")["calibration"]
-    data = read_calibration(Path(said["file"]), tokenizer, said["samples"], said["seed"])
+    data = read_calibration(Path(said["file"]), tokenizer, said["samples"], said["seed"], said["length"])
     return {"held-out notes": data.held_out_notes, "held-out general text": data.held_out_general}
 
 
