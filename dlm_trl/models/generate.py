@@ -186,7 +186,7 @@ class _Writer:
 
     def _config(self) -> GenerationConfig:
         return GenerationConfig(
-            do_sample=False,  # sampling is noise on the scores
+            do_sample=False,  # a sample is made of the scores
             num_beams=1,
             use_cache=True,
             eos_token_id=self.ends or None,
@@ -198,7 +198,7 @@ class _Writer:
         if not self.temperature:
             return LogitsProcessorList()
         top_p = [TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []
-        return LogitsProcessorList([TemperatureLogitsWarper(self.temperature), *top_p, _GumbelNoise(seeds, width)])
+        return LogitsProcessorList([TemperatureLogitsWarper(self.temperature), *top_p, _Drawn(seeds, width)])
 
     def _stopping(self) -> StoppingCriteriaList:
         strings = [_stop_strings(self.tokenizer, tuple(self.stop))] if self.stop else []
@@ -206,11 +206,11 @@ class _Writer:
         return StoppingCriteriaList([*strings, *some])
 
 
-class _GumbelNoise(LogitsProcessor):
-    """Makes the likeliest token a sample, by Gumbel noise on the scores (rows, vocabulary).
+class _Drawn(LogitsProcessor):
+    """Leaves of the scores (rows, vocabulary) one token each, drawn by their probability.
 
-    The Gumbel-max trick: the argmax of log-probabilities plus Gumbel noise is a draw from them (Maddison et al. 2014).
-    A row's noise is a function of its seed and of how many tokens it has beyond `width`, the prompts' length.
+    By inversion: the first token at which the cumulative probability passes a uniform number. A row's number is a hash
+    of its seed and of how many tokens it has beyond `width`, the prompts' length.
     """
 
     def __init__(self, seeds: Sequence[int], width: int) -> None:
@@ -218,12 +218,12 @@ class _GumbelNoise(LogitsProcessor):
         self.width = width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        noise = torch.empty_like(scores)
-        generator = torch.Generator(scores.device)
-        for row, seed in zip(noise, self.seeds, strict=True):
-            row.exponential_(generator=generator.manual_seed(row_seed(seed, input_ids.shape[1] - self.width)))
-        # Minus the logarithm of an exponential variable is Gumbel; a zero would let a token win that top_p took out.
-        return scores - noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_()
+        position = input_ids.shape[1] - self.width
+        # In float64, and a hair below 1: the last token that top_p left has its share, and none behind it.
+        uniform = [(row_seed(seed, position) >> 24) / 2**40 for seed in self.seeds]
+        passed = scores.double().softmax(-1).cumsum(-1)
+        at = passed[:, -1:] * torch.tensor(uniform, dtype=passed.dtype, device=scores.device)[:, None]
+        return torch.full_like(scores, -torch.inf).scatter_(-1, torch.searchsorted(passed, at, right=True), 0.0)
 
 
 class _SomeHaveEnded(StoppingCriteria):

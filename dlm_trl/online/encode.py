@@ -89,9 +89,11 @@ def _chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_gen
 
 
 def _choices(example: Example, tokenizer: PreTrainedTokenizerBase, target: list[int]) -> tuple[int, ...]:
-    tokens = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in example.choices]
+    if not example.choices:
+        return ()
+    tokens = tokenizer(list(example.choices), add_special_tokens=False)["input_ids"]
     ids = tuple(t[0] for t in tokens if len(t) == 1)
-    whole = len(set(ids)) == len(example.choices) and bool(ids)
+    whole = len(set(ids)) == len(example.choices)
     if whole and target[0] == ids[example.choices.index(example.target)]:
         return ids
     if example.loss == "labels":
