@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from dlm_trl.notes import DlmError
 
 LINEAGE = "lineage.json"  # in every folder that this package made
+ADAPTER = "adapter_config.json"  # in those that took a training, which no second call brings back
 SPARE = 2**26  # bytes that stay free beside what is written
 
 
@@ -25,11 +26,12 @@ def new_folder(out_dir: Path, inputs: Sequence[Path] = (), needed: int = 0) -> I
 
     A process that is killed leaves the old out_dir whole, and a folder `.NAME.partial` beside it, which the next call
     removes. inputs are folders that out_dir must not be, hold or lie in; needed the bytes that the block will write.
-    Raises DlmError (OutputError), before the block, for those, for an out_dir that is a file or a non-empty folder
-    that this package did not make, for a read-only place, too little free disk, and another process at the same work.
+    Raises DlmError (OutputError), before the block, for those, for an out_dir that is a file, a trained adapter or a
+    non-empty folder that this package did not make, for a read-only place, too little free disk, and another process
+    at the same work.
     """
+    check_out_dir(out_dir, inputs, needed)
     target = out_dir.expanduser().resolve()
-    check_out_dir(target, inputs, needed)
     temporary, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,17 +60,28 @@ def new_folder(out_dir: Path, inputs: Sequence[Path] = (), needed: int = 0) -> I
 
 def check_out_dir(out_dir: Path, inputs: Sequence[Path] = (), needed: int = 0) -> None:
     """Raises the DlmError (OutputError) that `new_folder` would, before any work is done; writes nothing."""
+    try:
+        _check(out_dir, inputs, needed)
+    except (OSError, RuntimeError) as error:  # a name too long; a link to itself
+        raise _unwritable(out_dir, error) from error
+
+
+def _check(out_dir: Path, inputs: Sequence[Path], needed: int) -> None:
     target = out_dir.expanduser().resolve()
     for folder in (path.expanduser().resolve() for path in inputs):
         if target == folder or target in folder.parents or folder in target.parents:
             raise _error(out_dir, f"it is, holds or lies in {folder}, which is read", "Choose another folder.")
     if target.exists() and not target.is_dir():
         raise _error(out_dir, "it is a file", "Choose another folder.")
+    if (target / ADAPTER).exists():
+        raise _error(out_dir, "it holds an adapter, which would be lost", "Choose another folder.")
     if target.is_dir() and any(target.iterdir()) and not (target / LINEAGE).is_file():
         raise _error(
             out_dir, f"it is not empty and holds no {LINEAGE}, so it is no earlier result", "Choose another folder."
         )
     existing = next(parent for parent in target.parents if parent.exists())
+    if not existing.is_dir():
+        raise _error(out_dir, f"{existing} is a file", "Choose another folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise _error(out_dir, f"{existing} is read-only", "Choose another folder.")
     free = shutil.disk_usage(existing).free
@@ -119,8 +132,8 @@ def _sync_entry(folder: Path) -> None:
             os.close(handle)
 
 
-def _unwritable(out_dir: Path, error: OSError) -> DlmError:
-    return _error(out_dir, error.strerror or str(error), "Check the disk and the permissions; nothing was changed.")
+def _unwritable(out_dir: Path, error: OSError | RuntimeError) -> DlmError:
+    return _error(out_dir, getattr(error, "strerror", None) or str(error), "Check the disk and the permissions; nothing was changed.")
 
 
 def _error(out_dir: Path, why: str, hint: str) -> DlmError:

@@ -79,6 +79,13 @@ def test_nobody_elses_files_are_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "…"
 
 
+def test_a_trained_adapter_is_no_earlier_result(tmp_path: Path) -> None:
+    fill(tmp_path, "trained")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    refused(tmp_path, "it holds an adapter")
+    assert read(tmp_path) == whole("trained") | {"adapter_config.json": "{}"}
+
+
 def test_an_input_is_never_the_output(tmp_path: Path) -> None:
     source = tmp_path / "runs" / "adapter"
     source.mkdir(parents=True)
@@ -95,7 +102,10 @@ def test_a_place_that_takes_nothing_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "out", "GB are free", needed=10**18)
     refused(Path("/proc/dlm/out"), "cannot be put here")  # where even root writes nothing
     (tmp_path / "file").write_text("")
-    refused(tmp_path / "file" / "out", "cannot be put here")
+    refused(tmp_path / "file" / "out", "file is a file")
+    refused(tmp_path / ("x" * 300), "name too long")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused(tmp_path / "loop", "loop")
 
 
 WRITER = """
