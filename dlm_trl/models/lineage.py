@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -21,6 +22,12 @@ from dlm_trl.notes.files import replace_file
 FILE = "lineage.json"
 Hop = dict[str, Any]
 
+# What later steps read of a hop, by name: a file that somebody wrote by hand may lack it.
+FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "train": {"base": str, "rows": dict, "adapter": dict, "base_fingerprint": (dict, NoneType)},
+    "merge": {"base": str, "adapter": dict, "dtype": str, "shards": dict},
+    "awq": {"calibration": dict, "bits": int, "group_size": int, "smoothed": int, "bytes": dict, "shards": dict},
+}
 TENSORS, ROWS = 8, 64  # what of a base is hashed: so many matrices, spread over the model, so many rows of each
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache"}  # a copy of the same weights may differ in these
 
@@ -32,14 +39,11 @@ def read(folder: Path) -> list[Hop]:
         return []
     try:
         hops = json.loads(file.read_text(encoding="utf-8"))["hops"]
-        return [{"hop": hop["hop"], **hop} for hop in hops]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DlmError(
-            kind="LineageError",
-            message=f"This is no lineage: {error!r}.",
-            hint="Remove the file, or make the folder again from the step before.",
-            path=file,
-        ) from error
+        json.dumps(hops, ensure_ascii=False).encode()  # JSON can say half a character, which no file takes
+        return [_checked(hop) for hop in hops]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise lineage_error(file, why) from error
 
 
 def write(folder: Path, hops: Sequence[Mapping[str, Any]]) -> None:
@@ -51,6 +55,16 @@ def write(folder: Path, hops: Sequence[Mapping[str, Any]]) -> None:
 def last(hops: Sequence[Hop], name: str) -> Hop | None:
     """The last hop of this name, None where there is none."""
     return next((hop for hop in reversed(hops) if hop["hop"] == name), None)
+
+
+def lineage_error(file: Path, why: str) -> DlmError:
+    """A DlmError (LineageError) about this file."""
+    return DlmError(
+        kind="LineageError",
+        message=f"This is no lineage: {why}.",
+        hint="Make the folder again from the step before; the file beside an adapter may also be removed.",
+        path=file,
+    )
 
 
 def fingerprint(weights: Weights) -> dict[str, Any]:
@@ -72,6 +86,15 @@ def file_hash(file: Path) -> str:
     """SHA-256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _checked(hop: Hop) -> Hop:
+    if not isinstance(hop["hop"], str):
+        raise TypeError(f"{hop['hop']!r} is no name of a step")
+    for name, kind in FIELDS.get(hop["hop"], {}).items():
+        if not isinstance(hop[name], kind):
+            raise TypeError(f"{name} of {hop['hop']} is {hop[name]!r:.60}")
+    return hop
 
 
 def _rows_hash(file: Path, name: str) -> str:
