@@ -153,7 +153,7 @@ def _file_rows(source: Path) -> Iterator[Row]:
                     continue
                 content = _content(row)
                 group = str(row.get("source_group", json.dumps(content, sort_keys=True)))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DlmError(
                     kind="CalibrationError",
                     message=f"This line is no row: {_said(error)}.",
@@ -173,6 +173,8 @@ def _content(row: Any) -> str | list[dict[str, str]]:
     if "target" in row and not isinstance(prompt, str):  # a row of a task: what the assistant says
         return _conversation([*prompt, {"role": "assistant", "content": row["target"]}])
     completion = row["target" if "target" in row else "completion"]
+    if type(prompt) is not type(completion):
+        raise TypeError("prompt and completion are not both texts or both messages")
     if isinstance(prompt, str):
         return _string(prompt + completion)
     return _conversation(prompt + completion)

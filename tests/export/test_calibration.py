@@ -155,7 +155,7 @@ def test_the_log_of_an_online_run_is_rows_but_for_what_was_rejected(tmp_path: Pa
         ('{"question": "?"}', "'prompt' is missing"),
         ('{"prompt": "a"}', "'completion' is missing"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c"}', "'completion' is missing"),
-        ('{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}', "concatenate"),
+        ('{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}', "not both texts"),
         ('{"messages": []}', "[] is not a conversation"),
         ('{"messages": [{"role": "user"}]}', "'content' is missing"),
         ('{"messages": [{"role": "user", "content": null}]}', "None is not a text"),
