@@ -133,7 +133,11 @@ def _sync_entry(folder: Path) -> None:
 
 
 def _unwritable(out_dir: Path, error: OSError | RuntimeError) -> DlmError:
-    return _error(out_dir, getattr(error, "strerror", None) or str(error), "Check the disk and the permissions; nothing was changed.")
+    return _error(
+        out_dir,
+        getattr(error, "strerror", None) or str(error),
+        "Check the disk and the permissions; nothing was changed.",
+    )
 
 
 def _error(out_dir: Path, why: str, hint: str) -> DlmError:
