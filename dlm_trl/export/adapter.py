@@ -119,7 +119,7 @@ def open_adapter(folder: Path) -> Adapter:
         with safe_open(file, framework="pt") as opened:
             shapes = {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise adapter_error(f"It is not a whole safetensors file: {error}", "Copy or save it again.", file) from error
+        raise adapter_error(f"It is not a whole safetensors file: {error}.", "Copy or save it again.", file) from error
     return Adapter(folder, config, shapes)
 
 

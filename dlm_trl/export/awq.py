@@ -15,6 +15,7 @@ give `quantization_config=AwqConfig(backend="torch_awq")` besides: off by 0.03 %
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,15 +26,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import AutoConfig
 
 from dlm_trl.export.calibration import LENGTH, Calibration, read_calibration
 from dlm_trl.export.card import write_card
 from dlm_trl.export.child import LAST_LINES, alone
-from dlm_trl.export.companions import read_json, write_json
+from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, write_json
+from dlm_trl.export.deltas import empty_model
 from dlm_trl.export.folder import check_out_dir, new_folder
 from dlm_trl.export.packing import BITS, is_quantized, stored_bytes
 from dlm_trl.models import lineage
-from dlm_trl.models.load import load_tokenizer
 from dlm_trl.models.weights import Weights, find_weights
 from dlm_trl.notes import DlmError
 
@@ -110,7 +112,10 @@ def quantize(
     model_dir = model_dir.expanduser().resolve()
     source = check(model_dir, group_size)
     check_out_dir(out_dir, [model_dir], source.bytes)
-    data = read_calibration(calibration, load_tokenizer(str(model_dir)), samples, seed, source.length)
+    hops = lineage.read(model_dir)
+    if (model_dir / GENERATION).is_file():
+        read_json(model_dir / GENERATION)
+    data = read_calibration(calibration, open_tokenizer(model_dir), samples, seed, source.length)
     _check_ids(data, source, model_dir)
     if find_spec("awq") is None:
         raise DlmError(
@@ -147,7 +152,7 @@ def quantize(
             "shards": {file.name: lineage.file_hash(file) for file in sorted(folder.glob("*.safetensors"))},
             "versions": {name: version(name) for name in ("autoawq", "torch", "transformers")},
         }
-        hops = [*lineage.read(model_dir), hop]
+        hops.append(hop)
         lineage.write(folder, hops)
         write_card(folder, hops, str(out_dir))
     return out_dir
@@ -176,6 +181,7 @@ def check(model_dir: Path, group_size: int = 128) -> Source:
     matrices = {name: size for name, size in shapes.items() if is_quantized(name, size)}
     if not matrices:
         raise _error(model_dir, "No tensor has the name of a layer's matrix (model.layers.0.….weight).", None)
+    _check_shapes(model_dir, shapes)
     for name, (outputs, inputs) in matrices.items():
         if inputs % group_size or outputs % OUTPUTS:
             raise _error(
@@ -187,6 +193,24 @@ def check(model_dir: Path, group_size: int = 128) -> Source:
     if config.get("tie_word_embeddings"):
         shapes.pop("lm_head.weight", None)
     return Source(weights, config, stored_bytes(shapes, group_size))
+
+
+def _check_shapes(model_dir: Path, shapes: Mapping[str, Any]) -> None:
+    """The files must have what config.json says: transformers would draw at random what they lack."""
+    try:
+        model = empty_model(AutoConfig.from_pretrained(model_dir))
+    except Exception as error:  # of any kind: each model looks at its own settings
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise _error(model_dir, f"transformers makes no model of its config.json: {reason}.", None) from error
+    tied = set(model.all_tied_weights_keys)
+    sizes = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
+    if wrong := [name for name, size in sizes.items() if shapes.get(name) != size]:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise _error(
+            model_dir,
+            f"Its files do not fit its config.json: {', '.join(wrong[:3])}{more}.",
+            "Make the folder again from the step before.",
+        )
 
 
 def _smaller(matrices: list[Any], group_size: int) -> str:

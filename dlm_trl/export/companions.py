@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dlm_trl.notes import DlmError
@@ -32,12 +33,8 @@ def load_tokenizer(adapter: Path, base: Path, rows: int) -> PreTrainedTokenizerB
     rows is how many tokens the merged model has an embedding for. Raises DlmError (TokenizerError) for a tokenizer
     that does not load or has a token beyond them.
     """
-    folder = adapter if (adapter / "tokenizer_config.json").is_file() else base
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DlmError(kind="TokenizerError", message=f"It does not load: {reason}", path=folder) from error
+    folder = tokenizer_folder(adapter, base)
+    tokenizer = open_tokenizer(folder)
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
         raise DlmError(
@@ -47,6 +44,40 @@ def load_tokenizer(adapter: Path, base: Path, rows: int) -> PreTrainedTokenizerB
             hint="Give the base that was resized for this tokenizer, or the tokenizer of this base.",
             path=folder,
         )
+    return tokenizer
+
+
+def tokenizer_folder(adapter: Path, base: Path) -> Path:
+    """Where an adapter's tokenizer lies: beside it, else with its base."""
+    return adapter if (adapter / "tokenizer_config.json").is_file() else base
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder. Raises DlmError: TokenizerError for one that does not load, ChatTemplateError for a
+    chat template that is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # of any kind: what a file is not is found out where it is used
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise DlmError(
+            kind="TokenizerError",
+            message=f"The tokenizer does not load: {reason}.",
+            hint="Put tokenizer.json and tokenizer_config.json of the model, whole, into the folder.",
+            path=folder,
+        ) from error
+    if tokenizer.chat_template:
+        try:
+            tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+        except TemplateSyntaxError as error:
+            raise DlmError(
+                kind="ChatTemplateError",
+                message=f"The chat template cannot be read: line {error.lineno}: {error.message}",
+                hint="Put the chat template that the model was trained with into the folder.",
+                path=folder,
+            ) from error
+        except TemplateError:  # it may refuse this conversation
+            pass
     return tokenizer
 
 
@@ -85,8 +116,10 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON file that holds one object. Raises DlmError (BaseModelError) naming it."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DlmError(kind="BaseModelError", message=f"It is not JSON: {error}", path=file) from error
+    except OSError as error:
+        raise DlmError(kind="BaseModelError", message=f"It cannot be read: {error.strerror}.", path=file) from error
+    except (ValueError, RecursionError) as error:
+        raise DlmError(kind="BaseModelError", message=f"It is not JSON: {error}.", path=file) from error
     if not isinstance(content, dict):
         raise DlmError(kind="BaseModelError", message="It is not a JSON object.", path=file)
     return content

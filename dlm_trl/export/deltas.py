@@ -110,9 +110,13 @@ def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's about tied weights and fan_in_fan_out: both are seen to
             adapted = get_peft_model(model, config, low_cpu_mem_usage=True).base_model.model
-    except (ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise adapter_error(f"It does not fit the base: {reason}", "Name its own base.", adapter.folder) from error
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise adapter_error(
+            f"It does not fit the base: {reason}.",
+            f"Check {CONFIG}, or name the base that it was trained on, with --base.",
+            adapter.folder,
+        ) from error
     deltas: Deltas = {}
     expected: dict[str, torch.Size] = {}
     for name, module in adapted.named_modules():

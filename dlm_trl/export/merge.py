@@ -8,6 +8,7 @@ written, and the folder appears when it is whole. Merged is always into the weig
 the adapter was trained on a quantised copy of them: 4-bit weights have no room for what the adapter adds.
 """
 
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,7 @@ from dlm_trl.models.registry import recorded_name
 from dlm_trl.models.weights import INDEX, Shape, Weights, find_weights
 from dlm_trl.notes import DlmError
 
+SIZE = re.compile(r"(?=.*[1-9])\d+(\.\d+)? ?[KMGT]B", re.IGNORECASE)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -119,10 +121,12 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
     try:
         config = AutoConfig.from_pretrained(weights.folder)
         model = empty_model(config)
-    except (KeyError, ValueError, OSError) as error:
+    except Exception as error:  # of any kind: each model looks at its own settings
+        reason = "" if isinstance(error, KeyError) else f": {' '.join(str(error).split())[:200].rstrip('.')}"
         raise DlmError(
             kind="BaseModelError",
-            message="This is no causal language model that transformers knows.",
+            message=f"This is no causal language model that transformers knows{reason}.",
+            hint="Download the base again, or name another one with --base.",
             path=weights.config,
         ) from error
     jobs, untie = _jobs(adapter, weights, model, DTYPES[dtype] if dtype else None)
@@ -211,15 +215,14 @@ def _jobs(
 
 
 def _split(shapes: dict[str, Shape], shard_size: str) -> StateDictSplit:
-    try:
-        return split_state_dict_into_shards_factory(
-            shapes,
-            get_storage_size=lambda shape: shape.bytes,
-            filename_pattern="model{suffix}.safetensors",
-            max_shard_size=shard_size,
-        )
-    except ValueError as error:
-        raise _usage(f"shard_size is {shard_size!r}.", "Write a number and KB, MB, GB or TB, such as 4GB.") from error
+    if not SIZE.fullmatch(shard_size):
+        raise _usage(f"shard_size is {shard_size!r}.", "Write a number and KB, MB, GB or TB, such as 4GB.")
+    return split_state_dict_into_shards_factory(
+        shapes,
+        get_storage_size=lambda shape: shape.bytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_size,
+    )
 
 
 def _write_weights(prepared: Merge, folder: Path, progress: bool) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +26,9 @@ from dlm_trl.evaluation.mcsb import Asked, binding
 from dlm_trl.evaluation.recall import Question, answer_recall
 from dlm_trl.evaluation.suite import open_model
 from dlm_trl.export.child import run
+from dlm_trl.export.companions import open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.export.rtn import round_to_nearest
+from dlm_trl.models.load import load_base
 from dlm_trl.models.score import log_probs
 from dlm_trl.notes import DlmError
 
@@ -73,15 +76,20 @@ class Observation:
 
 
 def observe(
-    plan: Plan, model: str, scratch: Path, quantization: str | None = None, round_to: int | None = None
+    plan: Plan,
+    model: str,
+    scratch: Path,
+    base: Path | None = None,
+    quantization: str | None = None,
+    round_to: int | None = None,
 ) -> Observation:
     """Have a new process load the model and go through the plan; what it found lies in `scratch` until that is removed.
 
-    model: a folder (model, adapter or AWQ) or the name of a base. quantization: how an adapter's base is loaded.
+    model: a folder (model, adapter or AWQ). base: the folder of an adapter's base; quantization: how that is loaded.
     round_to: first round the weights to 4 bits in groups of so many. Raises DlmError (StepError).
     """
     scratch.mkdir(parents=True)
-    job = {"model": model, "quantization": quantization, "round_to": round_to}
+    job = {"model": model, "base": base, "quantization": quantization, "round_to": round_to}
     (scratch / "job.pickle").write_bytes(pickle.dumps((plan, job)))
     with Console(stderr=True).status(f"loading {model} and asking it …"):
         run("dlm_trl.export.observe", str(scratch))
@@ -109,21 +117,28 @@ def main(scratch: Path) -> None:
 def render(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
     """The token ids of a prompt."""
     if isinstance(chat, str):
-        return tokenizer(chat)["input_ids"]
+        return tokenizer(chat, verbose=False)["input_ids"]
     return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
 
 
 def is_quantized(folder: Path) -> bool:
     """Whether the weights of this folder are stored quantised."""
     config = folder / "config.json"
-    return config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
+    return config.is_file() and "quantization_config" in read_json(config)
 
 
-def _load(model: str, quantization: str | None, round_to: int | None) -> tuple[Model, PreTrainedTokenizerBase]:
+def _load(
+    model: str, base: Path | None, quantization: str | None, round_to: int | None
+) -> tuple[Model, PreTrainedTokenizerBase]:
+    if base is not None:
+        loaded = load_base(str(base), "bfloat16" if torch.cuda.is_available() else "float32", quantization)
+        loaded = loaded if quantization else loaded.to(PartialState().device)
+        tokenizer = open_tokenizer(tokenizer_folder(Path(model), base))
+        return PeftModel.from_pretrained(loaded, model).eval(), tokenizer
     if is_quantized(Path(model)):
         dtype = "auto" if torch.cuda.is_available() else "float32"  # float16 is slow on a CPU
         return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval(), AutoTokenizer.from_pretrained(model)
-    loaded, tokenizer = open_model(model, quantization)
+    loaded, tokenizer = open_model(model)
     if round_to is not None:
         round_to_nearest(loaded, round_to)
     return loaded, tokenizer

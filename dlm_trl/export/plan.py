@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,7 +15,7 @@ from dlm_trl.evaluation.recall import Question
 from dlm_trl.evaluation.suite import open_model
 from dlm_trl.export.calibration import read_calibration
 from dlm_trl.export.observe import Chat, Plan
-from dlm_trl.models.lineage import Hop, last
+from dlm_trl.models.lineage import FILE, Hop, last, lineage_error
 from dlm_trl.models.load import document_name
 
 LOGITS = 2**27  # at most so many numbers are compared
@@ -41,7 +42,7 @@ def make_plan(exam: Exam, hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBas
 def find_exam(hops: Sequence[Hop], notes: Path | None) -> tuple[Exam, list[str]]:
     """What the run was examined with, and what of it is not to be found any more."""
     trained = last(hops, "train")
-    exam = Exam(**trained["exam"]) if trained else Exam()
+    exam = _exam(trained["exam"]) if trained and trained.get("exam") else Exam()
     said = []
     if notes is not None:
         exam = replace(exam, notes=str(notes))
@@ -51,6 +52,13 @@ def find_exam(hops: Sequence[Hop], notes: Path | None) -> tuple[Exam, list[str]]
             exam = replace(exam, **{name: None})
             said.append(f"{file} is not here any more, so its questions are left out ({what}).")
     return exam, said
+
+
+def _exam(said: Any) -> Exam:
+    try:
+        return Exam(**said)
+    except TypeError as error:
+        raise lineage_error(Path(FILE), f"its exam does not fit: {error}") from error
 
 
 def _chats(

@@ -13,10 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
+from dlm_trl.evaluation.perplexity import general_text
 from dlm_trl.export import card
+from dlm_trl.export.adapter import CONFIG, TENSORS, open_adapter
 from dlm_trl.export.checks import (
     Check,
     answer_checks,
@@ -26,11 +30,15 @@ from dlm_trl.export.checks import (
     metric_checks,
     perplexity_checks,
 )
+from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.export.observe import Chat, Observation, Plan, is_quantized, observe, render
 from dlm_trl.export.plan import find_exam, make_plan
 from dlm_trl.models import lineage
+from dlm_trl.models.load import document_name
+from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError
 
+SAMPLE = 20_000  # characters of general text, which the tokenizers have to read alike
 SMOKE = "serve_check.json"  # questions and what the model says to them, for a running server
 
 
@@ -57,32 +65,45 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
     """
     hop = hop_between(before, after)
     hops = lineage.read(after)
+    if not hops or hops[-1]["hop"] != hop:
+        raise _error(after, f"Its {lineage.FILE} does not end with the step {hop}, so it is not known how it was made.")
+    find_weights(str(after.resolve())).shapes()  # each file is whole
+    base = _base(before, hops[-1]) if hop == "merge" else before
     exam, said = find_exam(hops, notes)
+    tokenizers = [open_tokenizer(folder) for folder in (tokenizer_folder(before, base), after)]
+    if hops[0]["hop"] == "train" and not tokenizers[0].chat_template and exam.pairs()[0] is not None:
+        raise _error(before, "The run learned answers by a chat template, and there is none here any more.")
+    try:
+        plan = make_plan(exam, hops, tokenizers[0], prompts)
+    except TemplateError as error:
+        raise _error(before, f"Its chat template refuses a question of the notes: {error}.") from error
+    checks = [_same_prompts(plan.chats, *tokenizers), _stop_tokens(_ends(before) or _ends(base), after, *tokenizers)]
     (after / SMOKE).unlink(missing_ok=True)
-    tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (before, after)]
-    plan = make_plan(exam, hops, tokenizers[0], prompts)
-    checks = [_same_prompts(plan.chats, *tokenizers), _stop_tokens(after, tokenizers[1])]
     if all(found.passed for found in checks):
         with tempfile.TemporaryDirectory() as scratch:
-            compare = _merge_checks if hop == "merge" else _awq_checks
-            found, last = compare(plan, before, after, hops, Path(scratch))
+            found, last = (
+                _merge_checks(plan, before, base, after, hops, Path(scratch))
+                if hop == "merge"
+                else _awq_checks(plan, before, after, hops, Path(scratch))
+            )
             checks += found
             smoke = [{"chat": chat, **asdict(answer)} for chat, answer in zip(plan.chats, last.answers, strict=True)]
         text = json.dumps({"new_tokens": plan.new_tokens, "answers": smoke}, ensure_ascii=False, indent=2)
         (after / SMOKE).write_text(f"{text}\n", encoding="utf-8")
     serve = card.serve_line(after, str(after))
-    _write_down(after, hops, hop, checks, serve)
+    _write_down(after, hops, checks, serve)
     return Verified(hop, checks, said, serve)
 
 
 def hop_between(before: Path, after: Path) -> str:
     """ "merge" or "awq". Raises DlmError (VerifyError) for two folders that are neither."""
     for folder in (before, after):
-        if not ((folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()):
+        if not ((folder / "config.json").is_file() or (folder / CONFIG).is_file()):
             raise _error(folder, "There is no model here: neither config.json nor adapter_config.json.")
-    if (before / "adapter_config.json").is_file() and not is_quantized(after):
+    adapters = [(folder / CONFIG).is_file() for folder in (before, after)]
+    if adapters == [True, False] and not is_quantized(after):
         return "merge"
-    if (before / "config.json").is_file() and not is_quantized(before) and is_quantized(after):
+    if adapters == [False, False] and not is_quantized(before) and is_quantized(after):
         return "awq"
     raise _error(
         before,
@@ -90,39 +111,57 @@ def hop_between(before: Path, after: Path) -> str:
     )
 
 
+def _base(adapter: Path, merged: lineage.Hop) -> Path:
+    """The folder of the base that the adapter was merged into. Raises DlmError, also for an adapter that is not whole
+    or not the one of the merge.
+    """
+    open_adapter(adapter)
+    if lineage.file_hash(adapter / TENSORS) != merged["adapter"].get(TENSORS):
+        raise _error(adapter, f"This is not the adapter that was merged: {TENSORS} is another.")
+    return find_weights(document_name(merged["base"]), merged.get("base_revision")).folder
+
+
 def _same_prompts(chats: Sequence[Chat], before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase) -> Check:
-    if before.chat_template and not after.chat_template:
+    """Of the prompts asked, where the template and the vocabulary, of which they need only a part, are the same."""
+    if before.chat_template != after.chat_template or before.get_vocab() != after.get_vocab():
         return check("same prompts", 0.0)
-    same = sum(render(before, chat) == render(after, chat) for chat in chats) / len(chats)
-    return check("same prompts", same)
+    prompts = [*chats, general_text()[:SAMPLE]]
+    return check("same prompts", sum(render(before, chat) == render(after, chat) for chat in prompts) / len(prompts))
 
 
-def _stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Check:
-    """Whether generation_config.json ends at the tokenizer's end token, at tokens that exist, and not at padding."""
-    if not (folder / "generation_config.json").is_file():
-        return check("stop tokens", 0.0)
-    ends = GenerationConfig.from_pretrained(folder).eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    pad_is_end = tokenizer.pad_token_id == tokenizer.eos_token_id  # the only way that padding may be an end
-    right = tokenizer.eos_token_id in ends and (pad_is_end or tokenizer.pad_token_id not in ends)
-    return check("stop tokens", float(right and all(isinstance(i, int) and 0 <= i < len(tokenizer) for i in ends)))
+def _stop_tokens(
+    expected: Sequence[Any], folder: Path, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase
+) -> Check:
+    """Whether generation_config.json ends at the tokenizer's end token, at none that was not expected or that does not
+    exist, and not at padding.
+    """
+    ends = _ends(folder)
+    pad_is_end = after.pad_token_id == after.eos_token_id  # the only way that padding may be an end
+    right = after.eos_token_id == before.eos_token_id and after.eos_token_id in ends
+    right = right and (pad_is_end or after.pad_token_id not in ends) and {*ends} <= {*expected, after.eos_token_id}
+    return check("stop tokens", float(right and all(isinstance(i, int) and 0 <= i < len(after) for i in ends)))
+
+
+def _ends(folder: Path) -> list[Any]:
+    file = folder / GENERATION
+    ends = read_json(file).get("eos_token_id") if file.is_file() else None
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def _merge_checks(
-    plan: Plan, before: Path, after: Path, hops: Sequence[lineage.Hop], scratch: Path
+    plan: Plan, before: Path, base: Path, after: Path, hops: Sequence[lineage.Hop], scratch: Path
 ) -> tuple[list[Check], Observation]:
     trained = lineage.last(hops, "train")
-    adapter = observe(plan, str(before), scratch / "before")
+    adapter = observe(plan, str(before), scratch / "before", base)
     merged = observe(plan, str(after), scratch / "after")
-    stored = str(AutoConfig.from_pretrained(after).dtype).removeprefix("torch.")
     checks = [
-        *logit_checks(adapter, merged, stored),
+        *logit_checks(adapter, merged, hops[-1]["dtype"]),
         *answer_checks(adapter.answers, merged.answers, greedy=True),
         *metric_checks(adapter.metrics, merged.metrics),
     ]
-    if trained and trained["quantization"]:
-        as_trained = observe(plan, str(before), scratch / "quantized", quantization=trained["quantization"])
-        name = f"logit difference to the base in {trained['quantization']}"
+    if trained and (quantization := trained.get("quantization")):
+        as_trained = observe(plan, str(before), scratch / "quantized", base, quantization)
+        name = f"logit difference to the base in {quantization}"
         told = zip(("mean", "largest"), differences(as_trained, merged), strict=False)
         checks += [Check(f"{name}, {which}", value) for which, value in told]
         shutil.rmtree(as_trained.folder)
@@ -152,9 +191,7 @@ def _awq_checks(
     return checks, quantized
 
 
-def _write_down(after: Path, hops: list[lineage.Hop], hop: str, checks: Sequence[Check], serve: str) -> None:
-    if lineage.last(hops, hop) is not hops[-1]:
-        raise _error(after, f"The last step of its lineage.json is no {hop}.")
+def _write_down(after: Path, hops: list[lineage.Hop], checks: Sequence[Check], serve: str) -> None:
     hops[-1] |= {"checks": [asdict(found) for found in checks], "serve": serve}
     lineage.write(after, hops)
     card.write_card(after, hops, str(after))

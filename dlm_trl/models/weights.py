@@ -105,6 +105,8 @@ def find_weights(base_model: str, revision: str | None = None) -> Weights:
     reference = resolve(base_model)
     folder = Path(reference)
     commit = None
+    if folder.is_absolute() and not folder.is_dir():
+        raise _error("The folder of the base model is not here.", "Name the base, with --base.", folder)
     if not folder.is_dir():
         folder = _download(base_model, reference, revision)
         commit = folder.name
@@ -148,7 +150,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _damaged(file: Path, error: Exception) -> DlmError:
-    return _error(f"It is not a whole safetensors file: {error}", "Download or save the model again.", file)
+    return _error(f"It is not a whole safetensors file: {error}.", "Download or save the model again.", file)
 
 
 def _error(message: str, hint: str | None = None, path: Path | None = None) -> DlmError:

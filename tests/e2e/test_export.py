@@ -121,9 +121,78 @@ def test_a_matrix_that_was_left_out_is_found(adapter: Path, damaged: Path) -> No
 
 def test_two_folders_that_are_no_hop_are_refused(adapter: Path, merged: Path, tmp_path: Path) -> None:
     no_model, no_hop = "There is no model here", "This is no hop"
-    for before, after, said in ((merged, merged, no_hop), (adapter, tmp_path, no_model), (merged, adapter, no_hop)):
+    for before, after, said in (
+        (merged, merged, no_hop),
+        (adapter, adapter, no_hop),
+        (adapter, tmp_path, no_model),
+        (merged, adapter, no_hop),
+    ):
         with pytest.raises(DlmError, match=said):
             verify_module.verify(before, after)
+
+
+def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
+    adapter: Path, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(verify_module, "observe")
+
+    def refused(said: str, before: Path = adapter) -> None:
+        with pytest.raises(DlmError, match=said) as caught:
+            verify_module.verify(before, damaged)
+        assert "\n" not in str(caught.value)
+
+    other = Path(shutil.copytree(adapter, tmp_path / "other"))
+    (other / "chat_template.jinja").unlink()
+    refused("learned answers by a chat template", other)
+    tensors = load_file(other / "adapter_model.safetensors")
+    tensors.popitem()[1].add_(1)
+    save_file(tensors, other / "adapter_model.safetensors")
+    refused("not the adapter that was merged", other)
+    for file, said in (
+        ("generation_config.json", "not a JSON object"),
+        ("tokenizer.json", "tokenizer does not load"),
+        ("model.safetensors", "not a whole safetensors file"),
+        ("config.json", "not a JSON object"),
+        ("lineage.json", "no lineage"),
+    ):
+        whole = (damaged / file).read_bytes()
+        (damaged / file).write_text("[]")
+        refused(said)
+        (damaged / file).write_bytes(whole)
+    (damaged / "lineage.json").unlink()
+    refused("not known how it was made")
+
+
+def test_any_change_of_tokenizer_template_or_stop_tokens_is_found(adapter: Path, damaged: Path) -> None:
+    def failed() -> list[str]:
+        return [check.name for check in verify_module.verify(adapter, damaged).checks if not check.passed]
+
+    whole = {file: (damaged / file).read_text() for file in ("chat_template.jinja", "generation_config.json")}
+    (damaged / "chat_template.jinja").write_text(
+        whole["chat_template.jinja"] + "{% if messages|length > 9 %}x{% endif %}"
+    )
+    assert failed() == ["same prompts"]
+    (damaged / "chat_template.jinja").write_text(whole["chat_template.jinja"])
+    config = json.loads(whole["generation_config.json"])
+    for ends in ([config["eos_token_id"], 300], "x", None, [[1]], 10**6):
+        (damaged / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": ends}))
+        assert failed() == ["stop tokens"]
+    (damaged / "generation_config.json").write_text(whole["generation_config.json"])
+    tokenizer = load_tokenizer(str(damaged))
+    tokenizer.add_tokens(["<a new one>"])
+    tokenizer.save_pretrained(damaged)
+    assert failed() == ["same prompts"]
+
+
+def test_an_adapter_alone_is_verified_with_the_base_that_it_was_merged_into(adapter: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, alone)
+    config = json.loads((alone / "adapter_config.json").read_text())
+    (alone / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/no/such/base"}))
+    out = merge(alone, tmp_path / "merged", "tiny")
+    assert verify_module.verify(alone, out, prompts=2).passed
 
 
 def test_a_server_that_serves_it_is_recognised_and_another_model_is_not(

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.export.companions import generation_config, model_config
+from dlm_trl.export.companions import generation_config, model_config, open_tokenizer
+from dlm_trl.notes import DlmError
 
 ROWS = 400
 IDS = st.one_of(st.none(), st.integers(-2, 6), st.integers(ROWS - 2, ROWS + 2))
@@ -52,6 +53,34 @@ def test_the_adapters_file_counts_before_the_bases(tmp_path: Path, tokenizer: Pr
     (base / "generation_config.json").unlink()
     (adapter / "generation_config.json").unlink()
     assert generation_config(adapter, base, tokenizer, ROWS)[0]["eos_token_id"] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "kind"),
+    [
+        ("tokenizer.json", "[]", "TokenizerError"),
+        ("tokenizer.json", "null", "TokenizerError"),
+        ("tokenizer.json", "{}", "TokenizerError"),
+        ("tokenizer_config.json", "[]", "TokenizerError"),
+        ("tokenizer_config.json", "{", "TokenizerError"),
+        ("chat_template.jinja", "{% for message in messages %}", "ChatTemplateError"),
+    ],
+)
+def test_what_is_no_tokenizer_is_said_to_be_none(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, file: str, text: str, kind: str
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    assert open_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DlmError) as caught:
+        open_tokenizer(tmp_path)
+    assert (caught.value.kind, caught.value.path) == (kind, tmp_path)
+
+
+def test_a_template_that_refuses_a_conversation_is_one(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('a system message, please') }}")
+    assert open_tokenizer(tmp_path).chat_template
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,16 @@ def test_a_quantised_base_is_refused_with_the_way_out(adapter: Path, make_base: 
     assert "--base" in str(refused(adapter, "BaseModelError", "stored quantised", base=str(base)))
 
 
+@pytest.mark.parametrize("wrong", [{"num_attention_heads": "x"}, {"num_attention_heads": 0}, {"model_type": "nope"}])
+def test_a_base_whose_config_is_wrong_is_refused(
+    adapter: Path, make_base: Callable[..., Path], wrong: dict[str, Any]
+) -> None:
+    base = adapter.parent / "base"
+    shutil.copytree(make_base("llama"), base)
+    change_json(base / "config.json", **wrong)
+    refused(adapter, "BaseModelError", "config.json: This is no causal language model", base=str(base))
+
+
 def test_a_base_whose_files_lack_a_tensor_is_refused(adapter: Path, make_base: Callable[..., Path]) -> None:
     base = adapter.parent / "base"
     shutil.copytree(make_base("llama"), base)
@@ -166,9 +176,14 @@ def test_a_base_whose_files_lack_a_tensor_is_refused(adapter: Path, make_base: C
 def test_settings_and_files_that_are_wrong(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused(adapter, "UsageError", "dtype is 'int4'", dtype="int4")
-    refused(adapter, "UsageError", "shard_size is '4 parsecs'", shard_size="4 parsecs")
+    for size in ("4 parsecs", "4", "", "-4GB", "0GB", "infGB"):
+        refused(adapter, "UsageError", f"shard_size is '{size}'", shard_size=size)
     change_json(adapter / "adapter_config.json", base_model_name_or_path="no-such-base")
     refused(adapter, "BaseModelError", "cannot be had")
+    change_json(adapter / "adapter_config.json", base_model_name_or_path="/no/such/base")
+    assert "--base" in str(refused(adapter, "BaseModelError", "folder of the base model is not here"))
+    change_json(adapter / "adapter_config.json", bias="weird")
+    refused(adapter, "AdapterError", "does not fit the base: .*weird", base="tiny")
     change_json(adapter / "adapter_config.json", base_model_name_or_path=None)
     refused(adapter, "AdapterError", "records no base")
     file = adapter / "adapter_model.safetensors"

@@ -86,7 +86,7 @@ def test_nonsense_is_said_to_be_nonsense(server: HTTPServer, folder: Path, nonse
     assert caught.value.kind == "ServerError" and "\n" not in str(caught.value)
     if nonsense in ("<html>", '"x"', "[]", "{", "404"):
         server.models = nonsense
-        with pytest.raises(DlmError, match="answers otherwise|refuses"):
+        with pytest.raises(DlmError, match=r"answers otherwise|refuses"):
             serve_check(url(server), folder)
 
 
@@ -107,6 +107,6 @@ def test_what_is_no_address_is_misuse(folder: Path, address: str) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"new_tokens": 8, "answers": []}', '{"answers": [5]}', '"x"'])
 def test_a_damaged_list_of_answers_is_asked_for_again(folder: Path, text: str) -> None:
     (folder / SMOKE).write_text(text)
-    with pytest.raises(DlmError, match="not what verify writes.*Verify again") as caught:
+    with pytest.raises(DlmError, match=r"not what verify writes.*Verify again") as caught:
         serve_check("http://127.0.0.1:9/v1", folder)
     assert caught.value.kind == "VerifyError"
