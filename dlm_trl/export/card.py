@@ -1,11 +1,13 @@
 """The README.md of a merged or quantised model: where it comes from, what was checked, and the line that serves it."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from dlm_trl.export.checks import Check, table
 from dlm_trl.models.lineage import Hop, last
+from dlm_trl.notes.files import replace_file
 
 
 def write_card(folder: Path, hops: Sequence[Hop], name: str | None = None) -> None:
@@ -13,7 +15,7 @@ def write_card(folder: Path, hops: Sequence[Hop], name: str | None = None) -> No
 
     The folder holds config.json already.
     """
-    (folder / "README.md").write_text(model_card(folder, hops, name or str(folder)), encoding="utf-8")
+    replace_file(folder / "README.md", model_card(folder, hops, name or str(folder)).encode())
 
 
 def model_card(folder: Path, hops: Sequence[Hop], name: str) -> str:
@@ -25,7 +27,7 @@ def model_card(folder: Path, hops: Sequence[Hop], name: str) -> str:
     kind = "4-bit AWQ" if quantized else "16-bit safetensors"
     parts = [
         "---\n" + "\n".join([*head, f"tags: [{tags}]"]) + "\n---",
-        f"# {Path(name).name}",
+        f"# {Path(name).resolve().name}",
         f"{kind}, made from {f'`{base}`' if base else 'a base model'} by the steps below; `lineage.json` has it all.",
         "## Lineage",
         "\n".join(f"{number}. {_step(hop)}" for number, hop in enumerate(hops, start=1)),
@@ -43,12 +45,12 @@ def serve_line(folder: Path, name: str) -> str:
     and the stop tokens are taken from the folder.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    words = ["vllm", "serve", name, "--served-model-name", Path(name).name]
+    words = ["vllm", "serve", name, "--served-model-name", Path(name).resolve().name]
     if config.get("quantization_config", {}).get("quant_method") == "awq":
         words += ["--quantization", "awq", "--dtype", "float16"]
     if context := config.get("max_position_embeddings"):
         words += ["--max-model-len", str(context)]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _step(hop: Hop) -> str:

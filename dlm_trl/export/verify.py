@@ -37,6 +37,7 @@ from dlm_trl.models import lineage
 from dlm_trl.models.load import document_name
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError
+from dlm_trl.notes.files import replace_file
 
 SAMPLE = 20_000  # characters of general text, which the tokenizers have to read alike
 SMOKE = "serve_check.json"  # questions and what the model says to them, for a running server
@@ -68,6 +69,9 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
     if not hops or hops[-1]["hop"] != hop:
         raise _error(after, f"Its {lineage.FILE} does not end with the step {hop}, so it is not known how it was made.")
     find_weights(str(after.resolve())).shapes()  # each file is whole
+    if hop == "awq":  # its numbers are statistics, which a small damage does not move far
+        for folder, step in zip((after, before), reversed(hops), strict=False):
+            _check_files(folder, step)
     base = _base(before, hops[-1]) if hop == "merge" else before
     exam, said = find_exam(hops, notes)
     tokenizers = [open_tokenizer(folder) for folder in (tokenizer_folder(before, base), after)]
@@ -78,7 +82,10 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
     except TemplateError as error:
         raise _error(before, f"Its chat template refuses a question of the notes: {error}.") from error
     checks = [_same_prompts(plan.chats, *tokenizers), _stop_tokens(_ends(before) or _ends(base), after, *tokenizers)]
-    (after / SMOKE).unlink(missing_ok=True)
+    try:
+        (after / SMOKE).unlink(missing_ok=True)
+    except OSError as error:
+        raise _error(after, f"The numbers cannot be written here: {error.strerror}.") from error
     if all(found.passed for found in checks):
         with tempfile.TemporaryDirectory() as scratch:
             found, last = (
@@ -89,7 +96,7 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
             checks += found
             smoke = [{"chat": chat, **asdict(answer)} for chat, answer in zip(plan.chats, last.answers, strict=True)]
         text = json.dumps({"new_tokens": plan.new_tokens, "answers": smoke}, ensure_ascii=False, indent=2)
-        (after / SMOKE).write_text(f"{text}\n", encoding="utf-8")
+        replace_file(after / SMOKE, f"{text}\n".encode())
     serve = card.serve_line(after, str(after))
     _write_down(after, hops, checks, serve)
     return Verified(hop, checks, said, serve)
@@ -109,6 +116,14 @@ def hop_between(before: Path, after: Path) -> str:
         before,
         "This is no hop: give an adapter and the model that it was merged to, or a 16-bit model and its AWQ.",
     )
+
+
+def _check_files(folder: Path, step: lineage.Hop) -> None:
+    """The weights are those that the step wrote. Raises DlmError (VerifyError)."""
+    for name, said in step.get("shards", {}).items():
+        file = folder / name
+        if not file.is_file() or lineage.file_hash(file) != said:
+            raise _error(file, f"This is not the file that the step {step['hop']} wrote: changed, or of another run.")
 
 
 def _base(adapter: Path, merged: lineage.Hop) -> Path:

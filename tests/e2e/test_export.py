@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from dlm_trl.cli import app
 from dlm_trl.evaluation.exam import Exam
 from dlm_trl.export import verify as verify_module
+from dlm_trl.export.card import serve_line
 from dlm_trl.export.merge import merge
 from dlm_trl.models import lineage
 from dlm_trl.models.load import load_base, load_tokenizer
@@ -105,6 +106,24 @@ def test_a_lost_template_and_a_wrong_stop_token_are_found_before_a_model_is_load
     assert "merge failed its check: same prompts: the chat template or the tokenizer was lost" in found.stderr
     assert "stop tokens: answers never end" in found.stderr
     assert not (damaged / verify_module.SMOKE).exists()
+
+
+def test_awq_weights_have_to_be_those_that_were_written(merged: Path, damaged: Path) -> None:
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
+    hop = {"hop": "awq", "calibration": {}, "bits": 4, "group_size": 128, "smoothed": 1, "bytes": {}}
+    right = lineage.read(merged)[-1]["shards"]
+    for wrong, (before, after) in (("damaged", (right, {"model.safetensors": ""})), ("merged", ({"gone": ""}, right))):
+        merge_hop = lineage.read(merged)[-1] | {"shards": before}
+        lineage.write(damaged, [merge_hop, hop | {"shards": after}])
+        with pytest.raises(DlmError, match=f"{wrong}/.*not the file that the step"):
+            verify_module.verify(merged, damaged)
+
+
+def test_the_line_that_serves_it_can_be_pasted(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert serve_line(merged, "my models/it's").startswith("vllm serve 'my models/it'\"'\"'s' --served-model-name ")
+    monkeypatch.chdir(merged)
+    assert "--served-model-name merged " in serve_line(merged, ".")
 
 
 def test_a_matrix_that_was_left_out_is_found(adapter: Path, damaged: Path) -> None:
