@@ -161,7 +161,7 @@ def _check_base(base: str, weights: Weights, recorded: dict[str, Any] | None) ->
     if recorded is None:
         return
     found = lineage.fingerprint(weights)
-    differing = [] if found["config"] == recorded["config"] else ["config.json"]
+    differing = [] if found["config"] == recorded.get("config") else ["config.json"]
     names = recorded["tensors"].keys() | found["tensors"].keys()
     differing += sorted(name for name in names if recorded["tensors"].get(name) != found["tensors"].get(name))
     if differing:

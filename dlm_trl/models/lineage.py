@@ -24,7 +24,14 @@ Hop = dict[str, Any]
 
 # What later steps read of a hop, by name: a file that somebody wrote by hand may lack it.
 FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "train": {"base": str, "rows": dict, "adapter": dict, "base_fingerprint": (dict, NoneType)},
+    "train": {
+        "base": str,
+        "rows": dict,
+        "adapter": dict,
+        "seed": int,
+        "base_fingerprint": (dict, NoneType),
+        **dict.fromkeys(("document", "task", "quantization"), (str, NoneType)),
+    },
     "merge": {"base": str, "adapter": dict, "dtype": str, "shards": dict},
     "awq": {"calibration": dict, "bits": int, "group_size": int, "smoothed": int, "bytes": dict, "shards": dict},
 }
@@ -94,6 +101,9 @@ def _checked(hop: Hop) -> Hop:
     for name, kind in FIELDS.get(hop["hop"], {}).items():
         if not isinstance(hop[name], kind):
             raise TypeError(f"{name} of {hop['hop']} is {hop[name]!r:.60}")
+    found = hop.get("base_fingerprint")
+    if found is not None and not isinstance(found["tensors"], dict):
+        raise TypeError(f"base_fingerprint is {found!r:.60}")
     return hop
 
 
