@@ -27,12 +27,10 @@ from dlm_trl.rows.tokenize import windows
 
 LENGTH = 512  # tokens of a block
 GENERAL_SHARE = 0.25  # of the tokens to calibrate with
-FEWEST_TOKENS = 4096  # where the notes have fewer, general text makes up for it
+FEWEST_TOKENS = 1024  # where the notes have fewer, general text makes up for it
 HELD_OUT_ROWS, MOST_HELD_OUT = 0.2, 256  # of the groups of rows
 HELD_OUT_GENERAL = 0.5
-GENERAL_WINDOW = (
-    128  # tokens of a held-out piece of general text: many short ones make a better test than few long ones
-)
+GENERAL_WINDOW = 128  # tokens of a held-out piece of general text: many short ones test better than few long ones
 
 
 @dataclass(frozen=True)

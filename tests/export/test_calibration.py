@@ -120,7 +120,7 @@ def test_samples_limit_the_blocks_and_most_of_them_are_notes(
 def test_of_few_rows_all_are_used_and_it_says_how_many(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     found = read_calibration(write(tmp_path / "rows.jsonl", pairs(1)), tokenizer)
     assert (found.rows, found.held_out_rows, found.held_out_notes) == (1, 0, [])
-    assert str(found).startswith("1 rows, 8 blocks of 512 tokens (") and "held out: 0 rows" in str(found)
+    assert str(found).startswith("1 rows, 2 blocks of 512 tokens (") and "held out: 0 rows" in str(found)
     two = read_calibration(write(tmp_path / "rows.jsonl", pairs(2)), tokenizer)
     assert (two.rows, two.held_out_rows) == (1, 1)
 
