@@ -57,12 +57,12 @@ class Verified:
         return all(check.passed for check in self.checks)
 
 
-def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 16, seed: int = 0) -> Verified:
+def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 16) -> Verified:
     """Compare the models of two folders: an adapter and what it was merged to, or that and its AWQ.
 
     notes: the document whose questions are asked; by default the one that the run was examined with. prompts: how many
-    questions are answered greedily and compared word by word. seed: of the pieces of text. Raises DlmError: VerifyError
-    for folders that are no such hop, StepError for a model that cannot be loaded or run.
+    questions are answered greedily and compared word by word. Raises DlmError: VerifyError for folders that are no such
+    hop, StepError for a model that cannot be loaded or run.
     """
     hop = hop_between(before, after)
     hops = lineage.read(after)
