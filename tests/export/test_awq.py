@@ -380,8 +380,9 @@ def test_the_embedded_base_reads_as_well_as_before_and_still_answers(quantized: 
     plain = perplexity(rounded, AutoTokenizer.from_pretrained(folder), general_text(), 512)
     assert source < plain < 1.1 * source
     assert reloaded < plain and reloaded < 1.03 * source
-    # An untrained base has little to say of bread, so some answers are a toss-up.
-    assert sum(map(str.__eq__, answers, answers_of_awq)) >= 3, answers_of_awq
+    # An untrained base has little to say of bread, so most words of an answer are a toss-up, but not how it begins.
+    begun = [[answer.split()[:2] for answer in said] for said in (answers, answers_of_awq)]
+    assert sum(map(list.__eq__, *begun)) >= 4, (answers, answers_of_awq)
     assert sum(answer.endswith("<|im_end|>") for answer in answers_of_awq) >= 5, answers_of_awq
 
 
