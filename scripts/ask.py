@@ -3,17 +3,18 @@
 A model that is quantised by AWQ needs gptqmodel (extra `quant`) to load.
 """
 
+import logging
 import sys
 from pathlib import Path
 
+logging.disable(logging.WARNING)  # of libraries, about each other's versions
+
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or not Path(sys.argv[1], "config.json").is_file():
         sys.exit(f"{__doc__}\nGive the folder of a model, and a question.")
-    logging.set_verbosity_error()
     folder, question = sys.argv[1:]
     dtype = "auto" if torch.cuda.is_available() else "float32"  # float16 is slow on a CPU
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), AutoTokenizer.from_pretrained(folder)
