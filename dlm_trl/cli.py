@@ -17,19 +17,11 @@ from dlm_trl import cli_evaluate, cli_export, cli_synth
 from dlm_trl.notes.errors import DlmError
 
 app = typer.Typer(
-    help="Notes go in, a trained adapter comes out.",
+    help="Notes go in, a model that knows them comes out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-
-app.add_typer(cli_synth.app, name="synth", no_args_is_help=True)
-app.command()(cli_evaluate.evaluate)
-app.command()(cli_export.merge)
-app.command()(cli_export.quantize)
-app.command()(cli_export.verify)
-app.command("serve-check")(cli_export.serve_check)
 
 
 class Format(StrEnum):
@@ -92,6 +84,15 @@ def train(
     # The recipes lie inside an installed package, and beside it in a clone.
     inside, beside = (folder / "recipes" / "sft.py" for folder in Path(__file__).resolve().parents[:2])
     runpy.run_path(str(inside if inside.exists() else beside))["main"](words)
+
+
+# In the order in which they are used, behind check and train.
+app.add_typer(cli_synth.app, name="synth", no_args_is_help=True)
+app.command()(cli_evaluate.evaluate)
+app.command()(cli_export.merge)
+app.command()(cli_export.quantize)
+app.command()(cli_export.verify)
+app.command("serve-check")(cli_export.serve_check)
 
 
 def main() -> None:
