@@ -117,12 +117,7 @@ def quantize(
         read_json(model_dir / GENERATION)
     data = read_calibration(calibration, open_tokenizer(model_dir), samples, seed, source.length)
     _check_ids(data, source, model_dir)
-    if find_spec("awq") is None:
-        raise DlmError(
-            kind="MissingExtraError",
-            message="Quantising needs autoawq.",
-            hint="Install it: pip install -c constraints.txt 'dlm-trl[quant]'.",
-        )
+    check_installed()
     with new_folder(out_dir, [model_dir], source.bytes) as folder, tempfile.TemporaryDirectory() as scratch:
         job = {"model": str(model_dir), "out": str(folder), "blocks": data.blocks, "group_size": group_size}
         write_json(Path(scratch) / "job.json", job | {"seed": seed})
@@ -156,6 +151,16 @@ def quantize(
         lineage.write(folder, hops)
         write_card(folder, hops, str(out_dir))
     return out_dir
+
+
+def check_installed() -> None:
+    """Raises DlmError (MissingExtraError) where the extra is not installed."""
+    if find_spec("awq") is None:
+        raise DlmError(
+            kind="MissingExtraError",
+            message="Quantising needs autoawq.",
+            hint="Install it: pip install -c constraints.txt 'dlm-trl[quant]'.",
+        )
 
 
 def check(model_dir: Path, group_size: int = 128) -> Source:

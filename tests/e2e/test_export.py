@@ -249,3 +249,15 @@ def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: 
     with pytest.raises(DlmError, match="it is not empty and holds no lineage"):
         (merged / lineage.FILE).unlink()
         recipe("--export", "merged", "--overwrite", "true")
+
+
+def test_the_recipe_says_before_training_that_it_cannot_quantise(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dlm_trl.export.awq.find_spec", lambda name: None)
+    with pytest.raises(DlmError, match=r"Quantising needs autoawq.*dlm-trl\[quant\]"):
+        recipe("--export", "awq", "--max_steps", 1, "--measure", "false")
+    monkeypatch.setattr("dlm_trl.export.awq.find_spec", lambda name: name)
+    with pytest.raises(DlmError, match="must be a multiple of the group size 128"):  # the base is 64 wide
+        recipe("--export", "awq", "--max_steps", 1, "--measure", "false")
+    assert "trainable parameters" not in capsys.readouterr().out
