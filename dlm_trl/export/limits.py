@@ -27,7 +27,7 @@ LIMITS = {
     for limit in (
         Limit("both", "same prompts", 1, None, "the chat template or the tokenizer was lost or changed"),
         Limit("both", "stop tokens", 1, None, "answers never end, or end at the pad token and are empty"),
-        Limit("both", "answers that end, kept", 0.9, None, "the stop token is not produced any more"),
+        Limit("both", "answers that end, kept", 0.75, None, "the stop token is not produced any more"),
         Limit("both", "metric kept", 0.95, None, "what the run taught was lost on the way"),
         Limit("merge", "logit difference, mean, float32", None, 1e-4, "merged wrongly, or into other weights"),
         Limit("merge", "logit difference, largest, float32", None, 2e-3, "one matrix was left out or added twice"),
