@@ -117,8 +117,15 @@ def _clear(target: Path, temporary: Path, old: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """All files of the folder on the disk, so that the renames cannot overtake them."""
+    """All files of the folder on the disk, so that the renames cannot overtake them.
+
+    And with the rights that any new file gets here: safetensors gives its files to their owner alone, and a server is
+    often another user.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
     for file in filter(Path.is_file, folder.rglob("*")):
+        file.chmod(0o666 & ~mask)
         with open(file, "rb+") as opened:
             os.fsync(opened.fileno())
 

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dlm_trl.export.folder import new_folder
 from dlm_trl.notes import DlmError
@@ -22,6 +24,16 @@ def read(folder: Path) -> dict[str, str]:
 
 def whole(text: str) -> dict[str, str]:
     return {"lineage.json": text, str(Path("sub") / "weights"): text}
+
+
+def test_weights_can_be_read_by_whoever_may_read_new_files_here(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    with new_folder(tmp_path / "out") as temporary:
+        save_file({"weight": torch.zeros(2)}, temporary / "model.safetensors")
+        fill(temporary, "one")
+        (temporary / "sub" / "weights").chmod(0o600)  # as safetensors leaves its files
+    modes = {file.stat().st_mode for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert modes == {(tmp_path / "other").stat().st_mode}
 
 
 def test_a_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
