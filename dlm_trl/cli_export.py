@@ -94,19 +94,16 @@ def verify(
     and its card. Exit 0: all limits kept, 1: one was not, or a failure, 2: misuse.
     """
     _quiet()
-    from dlm_trl.export.checks import table
     from dlm_trl.export.verify import verify as check
 
     found = check(before, after, notes, prompts)
     if json_:
         typer.echo(json.dumps(asdict(found) | {"passed": found.passed}, ensure_ascii=False))
     else:
-        typer.echo("\n".join([*found.notes, table(found.checks)]))
-        typer.echo(f"serve it: {found.serve}")
+        typer.echo(str(found))
+    for one in found.failed:
+        typer.echo(f"{found.hop} failed its check: {one.name}: {one.failing}.", err=True)
     if not found.passed:
-        failed = [check for check in found.checks if not check.passed]
-        for one in failed:
-            typer.echo(f"{found.hop} failed its check: {one.name}: {one.failing}.", err=True)
         raise typer.Exit(1)
 
 

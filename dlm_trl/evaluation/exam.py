@@ -6,7 +6,7 @@ exam.question_sets(base, tokenizer)             # {"5:upper": […]}
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Exam:
             "held-out": _questions(held_out),
             "reworded": read_questions(self.questions, self._system_prompt()) if self.questions else [],
         }
-        return {group: _spread(asked, self.max_questions) for group, asked in groups.items() if asked}
+        return {group: spread(asked, self.max_questions) for group, asked in groups.items() if asked}
 
     def question_sets(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Asked]]:
         """The multiple-choice questions, by condition; the base writes their descriptions. Raises as the suite does."""
@@ -115,8 +115,7 @@ def _question(prompt: list[dict[str, str]], completion: list[dict[str, str]]) ->
     return prompt[-1]["content"], completion[-1]["content"], system
 
 
-def _spread(questions: Iterable[Question], limit: int) -> list[Question]:
+def spread(questions: Sequence[Question], limit: int) -> list[Question]:
     """At most `limit` of them, evenly from the whole document."""
-    everything = list(questions)
-    step = max(1.0, len(everything) / limit)
-    return [everything[int(k * step)] for k in range(min(limit, len(everything)))]
+    step = max(1.0, len(questions) / limit)
+    return [questions[int(k * step)] for k in range(min(limit, len(questions)))]

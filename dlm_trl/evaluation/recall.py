@@ -40,7 +40,10 @@ def answer_recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, qu
     """
     if not questions:
         raise ValueError("no questions to ask: a share of nothing is not a number")
-    prompts = [_prompt(tokenizer, question, system) for question, _, system in questions]
+    prompts = [
+        tokenizer.apply_chat_template(messages(question, system), add_generation_prompt=True, return_dict=False)
+        for question, _, system in questions
+    ]
     longest = max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for _, answer, _ in questions)
     said = [" ".join(text.split()) for text in generate(model, tokenizer, prompts, longest + SPARE_TOKENS)]
     pairs = [(text, " ".join(answer.split())) for text, (_, answer, _) in zip(said, questions, strict=True)]
@@ -51,8 +54,7 @@ def answer_recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, qu
     )
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, question: str, system: str | None) -> list[int]:
-    messages = [{"role": "user", "content": question}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+def messages(question: str, system: str | None) -> list[dict[str, str]]:
+    """The conversation in which a question is asked, with the system prompt in front where there is one."""
+    asked = [{"role": "user", "content": question}]
+    return asked if system is None else [{"role": "system", "content": system}, *asked]

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoConfig
 
+from dlm_trl.export.adapter import CONFIG
 from dlm_trl.export.calibration import LENGTH, Calibration, read_calibration
 from dlm_trl.export.card import write_card
 from dlm_trl.export.child import LAST_LINES, alone
@@ -173,7 +174,7 @@ def check(model_dir: Path, group_size: int = 128) -> Source:
     if group_size not in GROUP_SIZES:
         sizes = ", ".join(map(str, GROUP_SIZES))
         raise DlmError(kind="UsageError", message=f"group_size is {group_size}.", hint=f"Use one of: {sizes}.")
-    if (model_dir / "adapter_config.json").is_file() and not (model_dir / "config.json").is_file():
+    if (model_dir / CONFIG).is_file() and not (model_dir / "config.json").is_file():
         raise _error(model_dir, "This is an adapter.", "Merge it first: dlm-trl merge ADAPTER_DIR OUT_DIR.")
     config = read_json(model_dir / "config.json") if model_dir.is_dir() else {}
     if "quantization_config" in config:

@@ -5,17 +5,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlm_trl.export.adapter import TENSORS
 from dlm_trl.export.checks import Check, table
 from dlm_trl.models.lineage import Hop, last
 from dlm_trl.notes.files import replace_file
 
 
-def write_card(folder: Path, hops: Sequence[Hop], name: str | None = None) -> None:
-    """Write README.md into the folder; `name` is the path under which it will be served, the folder's own by default.
-
-    The folder holds config.json already.
-    """
-    replace_file(folder / "README.md", model_card(folder, hops, name or str(folder)).encode())
+def write_card(folder: Path, hops: Sequence[Hop], name: str) -> None:
+    """Write README.md into the folder, which holds config.json already; `name` is the path to serve it from."""
+    replace_file(folder / "README.md", model_card(folder, hops, name).encode())
 
 
 def model_card(folder: Path, hops: Sequence[Hop], name: str) -> str:
@@ -65,7 +63,7 @@ def _step(hop: Hop) -> str:
             return f"Trained: {adapter['type']}, rank {adapter['rank']}{on}, seed {hop['seed']}; {'; '.join(about)}."
         case "merge":
             revision = f" at {hop['base_revision']}" if hop.get("base_revision") else ""
-            adapter = f"sha256 of the adapter: {hop['adapter']['adapter_model.safetensors'][:16]}…"
+            adapter = f"sha256 of the adapter: {hop['adapter'][TENSORS][:16]}…"
             return f"Merged into `{hop['base']}`{revision}, in float32, stored as {hop['dtype']}; {adapter}."
         case "awq":
             data = hop["calibration"]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dlm_trl.export.adapter import CONFIG  # in a folder that took a training, which no second call brings back
+from dlm_trl.models.lineage import FILE as LINEAGE  # in every folder that this package made
 from dlm_trl.notes import DlmError
 
-LINEAGE = "lineage.json"  # in every folder that this package made
-ADAPTER = "adapter_config.json"  # in those that took a training, which no second call brings back
 SPARE = 2**26  # bytes that stay free beside what is written
 
 
@@ -73,7 +73,7 @@ def _check(out_dir: Path, inputs: Sequence[Path], needed: int) -> None:
             raise _error(out_dir, f"it is, holds or lies in {folder}, which is read", "Choose another folder.")
     if target.exists() and not target.is_dir():
         raise _error(out_dir, "it is a file", "Choose another folder.")
-    if (target / ADAPTER).exists():
+    if (target / CONFIG).exists():
         raise _error(out_dir, "it holds an adapter, which would be lost", "Choose another folder.")
     if target.is_dir() and any(target.iterdir()) and not (target / LINEAGE).is_file():
         raise _error(

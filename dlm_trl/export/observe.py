@@ -25,8 +25,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from dlm_trl.evaluation.mcsb import Asked, binding
 from dlm_trl.evaluation.recall import Question, answer_recall
 from dlm_trl.evaluation.suite import open_model
+from dlm_trl.export.adapter import CONFIG
 from dlm_trl.export.child import run
-from dlm_trl.export.companions import open_tokenizer, read_json, tokenizer_folder
+from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.export.rtn import round_to_nearest
 from dlm_trl.models.load import load_base
 from dlm_trl.models.score import log_probs
@@ -151,7 +152,7 @@ def _answers(
     folder: Path,
 ) -> list[dict[str, str | bool]]:
     """One by one, by generate() alone; with the generation_config beside an adapter, which peft does not load."""
-    beside = (folder / "adapter_config.json").is_file() and (folder / "generation_config.json").is_file()
+    beside = (folder / CONFIG).is_file() and (folder / GENERATION).is_file()
     config = GenerationConfig.from_pretrained(folder) if beside else model.generation_config
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     answers = []

@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.exam import Exam
+from dlm_trl.evaluation.exam import Exam, spread
 from dlm_trl.evaluation.mcsb import Asked
 from dlm_trl.evaluation.perplexity import general_text
-from dlm_trl.evaluation.recall import Question
+from dlm_trl.evaluation.recall import Question, messages
 from dlm_trl.evaluation.suite import open_model
 from dlm_trl.export.calibration import read_calibration
 from dlm_trl.export.observe import Chat, Plan
@@ -73,12 +73,7 @@ def _chats(
         whole = (text for text in words if len(text) >= WORDS_ASKED + WORDS_ANSWERED)
         cut = (([*text[:WORDS_ASKED]], text[WORDS_ASKED:][:WORDS_ANSWERED]) for text in islice(whole, count))
         return [(" ".join(asked), " " + " ".join(answered)) for asked, answered in cut]
-    step = max(1.0, len(every) / count)
-    chosen = [every[int(k * step)] for k in range(min(count, len(every)))]
-    return [
-        ([*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}], answer)
-        for question, answer, system in chosen
-    ]
+    return [(messages(question, system), answer) for question, answer, system in spread(every, count)]
 
 
 def _texts(chats: Sequence[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 import typer
 
 from dlm_trl.export import awq
-from dlm_trl.export.checks import table
 from dlm_trl.export.folder import check_out_dir
 from dlm_trl.export.merge import merge
 from dlm_trl.export.verify import verify
@@ -64,9 +63,9 @@ def _folders(name: Path) -> tuple[Path, Path]:
 
 def _checked(before: Path, after: Path, say: Callable[[str], None]) -> Path:
     found = verify(before, after)
-    say("\n".join([f"{before} → {after}", *found.notes, table(found.checks), f"serve it: {found.serve}"]))
-    if failed := [check for check in found.checks if not check.passed]:
-        said = "; ".join(f"{check.name}: {check.failing}" for check in failed)
+    say(f"{before} → {after}\n{found}")
+    if found.failed:
+        said = "; ".join(f"{check.name}: {check.failing}" for check in found.failed)
         raise DlmError(kind="ExportError", message=f"{found.hop} failed its check: {said}.", path=after)
     return after
 

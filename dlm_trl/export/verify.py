@@ -2,7 +2,7 @@
 
     found = verify(Path("runs/notes"), Path("runs/merged"))         # adapter → merged
     found = verify(Path("runs/merged"), Path("runs/awq"))           # merged → AWQ
-    found.passed, print(table(found.checks))
+    found.passed, print(found)
 
 The numbers are written into the later folder's lineage.json, and into its card.
 """
@@ -29,6 +29,7 @@ from dlm_trl.export.checks import (
     logit_checks,
     metric_checks,
     perplexity_checks,
+    table,
 )
 from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.export.observe import Chat, Observation, Plan, is_quantized, observe, render
@@ -53,8 +54,15 @@ class Verified:
     serve: str
 
     @property
+    def failed(self) -> list[Check]:
+        return [check for check in self.checks if not check.passed]
+
+    @property
     def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
+        return not self.failed
+
+    def __str__(self) -> str:
+        return "\n".join([*self.notes, table(self.checks), f"serve it: {self.serve}"])
 
 
 def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 16) -> Verified:
