@@ -27,6 +27,7 @@ def run(module: str, *arguments: str, show: bool = False) -> None:
     """
     command = [sys.executable, "-m", module, *arguments]
     said: deque[str] = deque(maxlen=LAST_LINES)
+    raised = False  # by the first line of a traceback, which may be more lines ago than are kept
     with Popen(command, env=alone(), stdout=None if show else DEVNULL, stderr=PIPE) as process:
         assert process.stderr is not None
         try:
@@ -35,6 +36,7 @@ def run(module: str, *arguments: str, show: bool = False) -> None:
                 if show:
                     sys.stderr.write(line)
                     sys.stderr.flush()
+                raised = raised or line.startswith("Traceback")
                 if line.strip():
                     said.append(line.rstrip())
         except BaseException:
@@ -42,7 +44,7 @@ def run(module: str, *arguments: str, show: bool = False) -> None:
             raise
     if process.returncode == 0:
         return
-    if process.returncode == 1 and said and not any(line.startswith("Traceback") for line in said):
+    if process.returncode == 1 and said and not raised:
         raise DlmError(kind="StepError", message=said[-1])
     last = "\n".join(said)
     raise DlmError(kind="StepError", message=f"{module} ended with code {process.returncode}:\n{last}")
