@@ -37,6 +37,7 @@ from dlm_trl.export.deltas import empty_model
 from dlm_trl.export.folder import check_out_dir, new_folder
 from dlm_trl.export.packing import BITS, is_quantized, stored_bytes
 from dlm_trl.models import lineage
+from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.weights import Weights, find_weights
 from dlm_trl.notes import DlmError
 
@@ -64,15 +65,6 @@ All others are llama, qwen2, qwen3 or phi3; smollm2-135m and smollm2-360m (width
 WORKER = "dlm_trl.export.awq_worker"
 GROUP_SIZES = (128, 64, 32)  # those that vLLM's and gptqmodel's kernels know
 OUTPUTS = 32  # autoawq packs so many outputs at a time
-COMPANIONS = (
-    "generation_config.json",
-    "chat_template.jinja",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-)
 
 
 @dataclass(frozen=True)
@@ -264,7 +256,7 @@ def _add_companions(source: Source, folder: Path, group_size: int) -> None:
     quantization = {"quant_method": "awq", "bits": BITS, "group_size": group_size, "zero_point": True}
     quantization |= {"version": "gemm", "modules_to_not_convert": None}
     write_json(folder / "config.json", config | {"dtype": "float16", "quantization_config": quantization})
-    for pattern in COMPANIONS:
+    for pattern in (GENERATION, *TOKENIZER_FILES):
         for file in source.weights.folder.glob(pattern):
             copy2(file, folder)
 

@@ -29,6 +29,15 @@ from dlm_trl.models.registry import HUB_IDS, resolve
 from dlm_trl.notes import DlmError
 
 Quantization = Literal["4bit", "8bit"]
+# What a tokenizer is saved as, beside the weights.
+TOKENIZER_FILES = (
+    "chat_template.jinja",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
 
 
 def load_config(base_model: str) -> PretrainedConfig:

@@ -14,6 +14,7 @@ from trl import SFTTrainer
 from dlm_trl.evaluation.report import Measure, measures_table
 from dlm_trl.models import lineage
 from dlm_trl.models.generate import end_token_ids
+from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.registry import recorded_name
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
@@ -54,8 +55,8 @@ def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, measures
 
 def adapter_files(output_dir: Path) -> list[Path]:
     """The files of an output_dir that belong to the adapter, without checkpoints, reports and the trainer's state."""
-    names = ("adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "generation_config.json")
-    patterns = (*names, lineage.FILE, "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "README.md")
+    names = ("adapter_config.json", "adapter_model.safetensors", "generation_config.json", lineage.FILE, "README.md")
+    patterns = (*names, *TOKENIZER_FILES)
     return sorted(file for pattern in patterns for file in output_dir.glob(pattern))
 
 
