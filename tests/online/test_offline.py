@@ -118,7 +118,7 @@ def test_two_processes_write_what_one_does_and_a_killed_run_goes_on(
         "import os, pathlib, runpy\n"
         f"pathlib.Path({str(tmp_path)!r}, 'pid-' + os.environ['RANK']).write_text(str(os.getpid()))\n"
         f"main = runpy.run_path({str(RECIPE)!r})['main']\n"
-        f"main({[*common, '30', '--out', str(both)]})\nmain({[*common, '162', '--out', str(killed)]})\n"
+        f"main({[*common, '30', '--out', str(both)]})\nmain({[*common, '322', '--out', str(killed)]})\n"
     )
     shape = ROOT / "accelerate_configs" / "cpu_2proc.yaml"
     command = [
@@ -151,20 +151,20 @@ def test_two_processes_write_what_one_does_and_a_killed_run_goes_on(
     assert offline.load_rows(both, tokenizer).to_list() == offline.load_rows(alone, tokenizer).to_list()
 
     # The second one was killed; also between rows and progress, and in the middle of a line. One process goes on.
-    assert 2 <= sum(len(file.read_bytes().splitlines()) for file in progress) < 41
-    with pytest.raises(DlmError, match=r"Only \d+ of 41 steps"):
+    assert 2 <= sum(len(file.read_bytes().splitlines()) for file in progress) < 81
+    with pytest.raises(DlmError, match=r"Only \d+ of 81 steps"):
         offline.load_rows(killed, tokenizer)
     for file, torn in ((killed / "data" / "rows-00001-of-00002.jsonl", b'{"step": 9}\n{"st'), (progress[0], b'{"st')):
         with file.open("ab") as stream:
             stream.write(torn)
-    recipe(*settings, "162", out="killed")
-    whole = recipe(*settings, "162", out="whole")
+    recipe(*settings, "322", out="killed")
+    whole = recipe(*settings, "322", out="whole")
     assert b"".join(file.read_bytes() for file in sorted(killed.glob("data/*.jsonl"))) == b"".join(
         file.read_bytes() for file in whole.glob("data/*.jsonl")
     )
     assert (killed / "README.md").read_bytes() == (whole / "README.md").read_bytes()
     before = contents(killed)
-    recipe(*settings, "162", out="killed")  # nothing is left to do
+    recipe(*settings, "322", out="killed")  # nothing is left to do
     assert contents(killed) == before
 
 

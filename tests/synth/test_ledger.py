@@ -267,7 +267,7 @@ def hold(seconds: float, ready: str) -> None:
 @posix
 def test_a_second_run_waits_for_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ready = tmp_path / "ready"
-    first = started(hold, 0.4, str(ready))
+    first = started(hold, 1.5, str(ready))
     while not ready.exists():
         time.sleep(0.01)
     with run_lock(ID, seconds=30):

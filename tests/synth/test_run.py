@@ -21,6 +21,7 @@ from dlm_trl.notes import DlmError, read, store
 from dlm_trl.synth import Settings, synthesize, synthesize_all
 from dlm_trl.synth.budget import bound_of
 from dlm_trl.synth.dry_run import estimate
+from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.plan import plan
 from dlm_trl.synth.staging import Staged, staged
 from dlm_trl.teachers.openai import OpenAITeacher
@@ -99,10 +100,11 @@ def test_killed_and_repeated_asks_nothing_twice_and_ends_the_same(
     app.attempts.clear()
     app.calls.clear()
     dice = random.Random()
-    app.rule = lambda call: Answer(wait=dice.random() / 20)
     command = [sys.executable, "-m", "dlm_trl", *RUN, "--concurrency", "2"]
     finished: Counter[str] = Counter()
     for until in (3, 6, 9, None):
+        # The server answers so many requests and leaves the next one waiting, so that no run ends before it is killed.
+        app.rule = lambda call, until=until: Answer(wait=60 if until and len(app.calls) > until else dice.random() / 20)
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             while until and len(app.calls) < until and process.poll() is None:
                 time.sleep(dice.random() / 100)
@@ -111,8 +113,8 @@ def test_killed_and_repeated_asks_nothing_twice_and_ends_the_same(
             output = process.communicate()[0].decode()
         assert process.returncode == (-signal.SIGKILL if until else 0), output
         assert {p: app.attempts[p] for p in finished} == finished
-        lines = (dlm_home / "store" / "01JTRX0000000000000000000A" / "synth" / "ledger.jsonl").read_bytes().split(b"\n")
-        asked_for = [json.loads(line)["messages"][-1]["content"] for line in lines[1:-1]]
+        # A run that was killed before it wrote its first reply down leaves no ledger.
+        asked_for = [entry["messages"][-1]["content"] for entry in Ledger(read(path)).entries()]
         assert len(asked_for) == len(set(asked_for))
         finished = Counter({p: app.attempts[p] for p in asked_for})
     assert len(finished) == 12 and timeless(path) == uninterrupted

@@ -74,7 +74,7 @@ def test_a_rate_limit_is_waited_out_as_the_server_says() -> None:
 @pytest.mark.parametrize("fault", [Answer(500, {}), Answer(body=completion("x" * 5000), cut=True), Answer(wait=30)])
 def test_a_fault_that_passes_is_survived(fault: Answer) -> None:
     app = App(once(fault))
-    replies = ask(app, "a", "b", timeout=0.5)
+    replies = ask(app, "a", "b", timeout=2.0)
     assert {p: r.text for p, r in replies.items()} == {"a": "re: a", "b": "re: b"}
     assert len(app.calls) == 4
 
@@ -96,7 +96,7 @@ def test_a_fault_that_passes_is_survived(fault: Answer) -> None:
 def test_a_fault_that_stays_is_one_reply_with_an_error(fault: Answer, said: str) -> None:
     app = App(lambda call: fault if call.prompt == "bad" else None)
     with serve(app) as url:
-        teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, timeout=0.5, max_retries=1)
+        teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, timeout=1.0, max_retries=1)
         assert [r.text for r in teacher.generate(requests("good"))] == ["re: good"]
         replies = {r.key.removeprefix("key "): r for r in teacher.generate(requests("bad", "good", "fine"))}
     assert replies["good"].text == "re: good" and replies["fine"].text == "re: fine"

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import sys
-from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
@@ -77,17 +76,16 @@ def test_requests_are_balanced_and_each_server_has_its_bound() -> None:
 
 def test_a_killed_server_is_left_out_and_its_requests_go_to_the_others(caplog: pytest.LogCaptureFixture) -> None:
     with (
-        process("--name", "a", "--wait", "0.1") as (one, child),
+        process("--name", "a", "--wait", "30") as (one, child),
         process("--name", "b", "--wait", "0.02") as (two, _),
     ):
         teacher = VllmTeacher([one, two], concurrency=4, **QUICK)
         replies = teacher.generate(requests(60))
         first = next(replies)
-        child.kill()
+        child.kill()  # it has requests, and has answered none
         rest = list(replies)
     assert sorted(int(r.key) for r in [first, *rest]) == list(range(60))
-    assert all(r.error is None for r in rest)
-    assert Counter(r.text for r in rest)["b"] >= 50
+    assert {r.text for r in [first, *rest]} == {"b"}
     (said,) = warnings(caplog)
     assert one in said and "left out" in said
 
@@ -144,7 +142,7 @@ def test_a_request_that_fails_on_a_healthy_server_is_its_own_fault(caplog: pytes
         return faults[int(call.prompt)] if int(call.prompt) < len(faults) else None
 
     with serve(App(rule)) as one, serve(App(rule)) as two:
-        replies = list(VllmTeacher([one, two], timeout=0.5, max_retries=0).generate(requests(12)))
+        replies = list(VllmTeacher([one, two], timeout=2.0, max_retries=0).generate(requests(12)))
     assert {r.key for r in replies if r.error} == {"0", "1", "2", "3"}
     assert len([r for r in replies if r.text]) == 8
     assert warnings(caplog) == []
