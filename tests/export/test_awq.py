@@ -178,6 +178,27 @@ def test_calibration_is_read_before_anything_is_written(
     refused(other, tmp_path / "out", rows, "QuantizationError", "gives the token .* embeddings for 384")
 
 
+@pytest.mark.parametrize(
+    ("file", "changed", "said"),
+    [
+        ("config.json", {"num_hidden_layers": 3}, r"do not fit its config\.json: model\.layers\.2.* and \d+ more"),
+        ("config.json", {"vocab_size": 1000}, r"do not fit its config\.json: model\.embed_tokens\.weight"),
+        ("config.json", {"num_attention_heads": "many"}, r"makes no model of its config\.json"),
+        ("config.json", None, r"config\.json"),
+        ("generation_config.json", None, r"generation_config\.json"),
+    ],
+)
+def test_a_damaged_folder_is_refused_before_the_work(
+    make_model: Callable[..., Path], rows: Path, tmp_path: Path, file: str, changed: dict[str, Any] | None, said: str
+) -> None:
+    folder = Path(shutil.copytree(make_model("llama"), tmp_path / "model"))
+    text = (folder / file).read_text()
+    (folder / file).write_text(json.dumps(json.loads(text) | changed) if changed else text[: len(text) // 2])
+    with pytest.raises(DlmError, match=said):
+        awq.quantize(folder, tmp_path / "out", rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
 def test_without_the_extra_it_says_how_to_install_it(
     make_model: Callable[..., Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
