@@ -35,6 +35,7 @@ from dlm_trl.notes import DlmError, Document, read
 from dlm_trl.online import offline
 from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
 from dlm_trl.online.card import counts
+from dlm_trl.online.folder import Settings, claim, digest, progress, vocabulary
 from dlm_trl.online.open import open_tasks, read_stages
 from dlm_trl.online.rows import ATTEMPTS
 from dlm_trl.online.task import Task
@@ -96,13 +97,13 @@ def main(argv: list[str]) -> None:
     settings = settings_of(said, documents, tokenizer)
     for task in tasks:
         offline.check_task(task, settings, tokenizer)
-    (settings,) = share([settings], lambda new: [offline.claim(folder, one) for one in new])  # one process does it
+    (settings,) = share([settings], lambda new: [claim(folder, one) for one in new])  # one process does it
     if is_main():
         print(f"{settings.n:,} rows of {settings.task} for {settings.base_model}, written by {settings.teacher}")
 
     # 2. Each process writes its shard; a run that goes on with fewer or more of them has as many shards as before.
     def write(shards: Sequence[int]) -> list[None]:
-        done = sum(offline.progress(folder, settings, shard).steps for shard in shards)
+        done = sum(progress(folder, settings, shard).steps for shard in shards)
         steps = sum(len(settings.steps_of(shard)) for shard in shards)
         if done < steps:
             author, tasks = open_author(said, settings, documents, tokenizer)
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> None:
     # 3. What came out.
     if is_main():
         offline.finish(folder, settings)
-        done = offline.progress(folder, settings)
+        done = progress(folder, settings)
         print(f"{folder}: {done.rows:,} rows of {settings.n:,}, {done.tokens:,} tokens, {done.bytes / 2**20:.1f} MiB")
         print(f"rejected drafts: {counts(done.rejected)}")
 
@@ -137,7 +138,7 @@ def read_arguments(argv: list[str]) -> Arguments:
     return said
 
 
-def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> offline.Settings:
+def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> Settings:
     """All that decides the rows. Raises DlmError for a base or teacher that cannot be had."""
     config = load_config(said.base_model)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)  # recurrent models have none
@@ -146,7 +147,7 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
     read_too = {Path(file).name: Path(file).read_bytes() for file in files}
     if said.chat_template_path:
         read_too["chat template"] = tokenizer.chat_template.encode()
-    settings = offline.Settings(
+    settings = Settings(
         task=said.task,
         stages=read_stages(said.stages),
         n=said.n,
@@ -156,12 +157,12 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
         max_length=min(said.max_length, context or said.max_length),
         base_model=said.base_model,
         base_revision=fingerprint(Path(source)) if Path(source).is_dir() else config._commit_hash or "",
-        vocabulary=offline.vocabulary(tokenizer),
+        vocabulary=vocabulary(tokenizer),
         dtype="bfloat16" if torch.cuda.is_available() else "float32",
         quantization=said.quantization,
         teacher=said.teacher,
         teacher_revision="" if said.teacher == "base" else survey(said.teacher, first(documents)).revision,
-        files=[f"{name} ({offline.digest(data)})" for name, data in read_too.items()],
+        files=[f"{name} ({digest(data)})" for name, data in read_too.items()],
         shards=int(os.environ.get("WORLD_SIZE", "1")),
     )
     if settings.steps < len(settings.stages):
@@ -174,7 +175,7 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
 
 
 def open_author(
-    said: Arguments, settings: offline.Settings, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
+    said: Arguments, settings: Settings, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Author, list[Task]]:
     """Who writes, and the task of each stage; near distractors need the base's embeddings whoever writes."""
     base = embeddings = None

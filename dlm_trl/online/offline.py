@@ -6,12 +6,7 @@
     rows, settings = load_rows(folder, tokenizer), read_settings(folder)
 
 `recipes/synthesize_task.py` does so. Row number i is the one that an online run of the same seed has at step
-i // rows_per_step, index i % rows_per_step; one that every attempt failed at is missing. The folder holds
-
-    settings.json                          what decides the rows
-    data/rows-00000-of-00002.jsonl         the rows of each shard, in the order of the steps
-    progress-00000-of-00002.jsonl          the finished steps of each shard, and how far its rows reached then
-    README.md                              the dataset card
+i // rows_per_step, index i % rows_per_step; one that every attempt failed at is missing. `folder` says what lies where.
 """
 
 from __future__ import annotations
@@ -21,127 +16,26 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from datasets import Dataset, Features, List, Value, load_dataset
 from pyarrow.compute import list_value_length
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.notes import DlmError
-from dlm_trl.notes.files import locked, replace_file, write_error
+from dlm_trl.notes.files import locked, replace_file
 from dlm_trl.online.authors import Author
 from dlm_trl.online.card import card, counts
 from dlm_trl.online.encode import Encoded, encode
+from dlm_trl.online.folder import Settings, progress, read_settings, shard_files, vocabulary, whole_lines
 from dlm_trl.online.rows import Draft, write_rows
 from dlm_trl.online.task import CheckedTask, Example, Reject, Task
 from dlm_trl.teachers.local import require_chat_template
 
 _FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
-_SETTINGS = "settings.json"
 _MADE_UP = "What is it?"  # in place of what a base writes, where nobody is asked yet
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What decides the rows, and over how many shards they are spread.
-
-    stages: the task's options; each stage gets as many steps as the others, in this order, for what an online run's
-    curriculum goes by is not known here. vocabulary: of the base's tokenizer, see `vocabulary`. teacher: "base" or a
-    reference, as `teachers.open` takes it. files: name and digest of what else was read, such as notes.
-    """
-
-    task: str
-    stages: list[dict[str, Any]]
-    n: int
-    rows_per_step: int
-    seed: int
-    attempts: int
-    max_length: int
-    base_model: str
-    base_revision: str
-    vocabulary: str
-    dtype: str
-    quantization: str | None
-    teacher: str
-    teacher_revision: str
-    files: list[str]
-    shards: int
-
-    @property
-    def steps(self) -> int:
-        return -(-self.n // self.rows_per_step)
-
-    def indices(self, step: int) -> range:
-        """The rows of a step; the last one may have fewer."""
-        return range(min(self.rows_per_step, self.n - step * self.rows_per_step))
-
-    def stage(self, step: int) -> int:
-        return step * len(self.stages) // self.steps
-
-    def steps_of(self, shard: int) -> range:
-        """Whole steps, and neighbours: all shards one behind the other are what a single one would be."""
-        return range(self.steps * shard // self.shards, self.steps * (shard + 1) // self.shards)
-
-
-class Progress(NamedTuple):
-    """What has been written so far. tokens: of the rows; new_tokens: that the author wrote, for rejected drafts too."""
-
-    steps: int
-    rows: int
-    tokens: int
-    new_tokens: int
-    rejected: Counter[str]
-    bytes: int
-
-
-def claim(folder: Path, settings: Settings) -> Settings:
-    """Make this a folder for rows of these settings, where it is none yet; gives the settings, with its own `shards`.
-
-    Raises DlmError: SettingsError for a folder of other settings or with other files, DlmWriteError.
-    """
-    if (folder / _SETTINGS).exists():
-        there = read_settings(folder)
-        now = replace(settings, shards=there.shards)  # as many as the run that began it had processes
-        pairs = {name: (getattr(there, name), getattr(now, name)) for name in asdict(now)}
-        if other := [f"{name} is {a!r} there and {b!r} now" for name, (a, b) in pairs.items() if a != b]:
-            raise DlmError(
-                kind="SettingsError",
-                message=f"This folder was begun with other settings: {', '.join(other)}.",
-                hint="Go on with the same settings, or choose another folder.",
-                path=folder,
-            )
-        return now
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error.strerror or str(error), "Choose another folder.") from None
-    if any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise DlmError(
-            kind="SettingsError",
-            message="This folder holds other files already.",
-            hint="Choose an empty or a new folder.",
-            path=folder,
-        )
-    replace_file(folder / _SETTINGS, (json.dumps(asdict(settings), indent=1) + "\n").encode())
-    return settings
-
-
-def read_settings(folder: str | os.PathLike[str]) -> Settings:
-    """What the rows of a folder are. Raises DlmError (SettingsError) for one that holds no such rows."""
-    file = Path(folder) / _SETTINGS
-    try:
-        return Settings(**json.loads(file.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise DlmError(
-            kind="SettingsError",
-            message="This folder holds no rows of a task: there is no settings.json that says how they were written.",
-            hint="Write them with recipes/synthesize_task.py.",
-            path=Path(folder),
-        ) from None
 
 
 def check_task(task: Task, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -186,10 +80,10 @@ def write_shard(
     Raises DlmError: TeacherError where the author failed (the step is asked for again by the next run), DlmWriteError
     where another process is writing this shard.
     """
-    rows_file, progress_file = _files(folder, settings, shard)
+    rows_file, progress_file = shard_files(folder, settings, shard)
     rows_file.parent.mkdir(exist_ok=True)
     with locked(rows_file, seconds=0):
-        lines = _lines(progress_file)
+        lines = whole_lines(progress_file)
         reached = json.loads(lines[-1])["bytes"] if lines else 0
         with _cut(rows_file, reached) as rows, _cut(progress_file, sum(map(len, lines))) as progress:
             for step in settings.steps_of(shard)[len(lines) :]:
@@ -219,17 +113,11 @@ def write_shard(
                 on_step(line)
 
 
-def progress(folder: Path, settings: Settings, shard: int | None = None) -> Progress:
-    """What has been written so far, of one shard or of all."""
-    shards = range(settings.shards) if shard is None else [shard]
-    return _progress([_files(folder, settings, shard)[1] for shard in shards])
-
-
 def finish(folder: Path, settings: Settings) -> None:
     """Write the dataset card, unless there is one; all rows have been written."""
     path = folder / "README.md"
     if not path.exists():
-        files = [_files(folder, settings, shard)[0] for shard in range(settings.shards)]
+        files = [shard_files(folder, settings, shard)[0] for shard in range(settings.shards)]
         first = next((json.loads(line) for file in files for line in _first_lines(file)), None)
         replace_file(path, card(settings, progress(folder, settings), first).encode())
 
@@ -264,20 +152,11 @@ def load_rows(folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase
             hint="Use another teacher, or mend the task.",
             path=folder,
         )
-    files = [str(_files(folder, settings, shard)[0]) for shard in range(settings.shards)]
+    files = [str(shard_files(folder, settings, shard)[0]) for shard in range(settings.shards)]
     rows = load_dataset("json", data_files=files, split="train")
     lengths = list_value_length(rows.data["input_ids"]).to_pylist()
     order = sorted(zip(rows["step"], lengths, rows["index"], range(len(rows)), strict=True))
     return rows.select([row for *_, row in order]).select_columns([*_FEATURES]).cast(_FEATURES)
-
-
-def vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
-    """16 hex digits that change with the tokens that ids stand for."""
-    return digest(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
-
-
-def digest(data: bytes) -> str:
-    return blake2b(data, digest_size=8).hexdigest()
 
 
 def _encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded | Reject:
@@ -328,26 +207,6 @@ def _cut(file: Path, length: int) -> BinaryIO:
     return stream
 
 
-def _progress(files: Sequence[Path]) -> Progress:
-    shards = [[json.loads(line) for line in _lines(file)] for file in files]
-    lines = [line for shard in shards for line in shard]
-    rejected = sum((Counter(line["rejected"]) for line in lines), Counter())
-    sums = [sum(line[name] for line in lines) for name in ("rows", "tokens", "new_tokens")]
-    return Progress(len(lines), *sums, rejected, sum(shard[-1]["bytes"] for shard in shards if shard))
-
-
-def _lines(file: Path) -> list[bytes]:
-    """The whole lines of a file, with their ends."""
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
-
-
 def _first_lines(file: Path) -> list[bytes]:
     with file.open("rb") as stream:
         return [line] if (line := stream.readline()) else []
-
-
-def _files(folder: Path, settings: Settings, shard: int) -> tuple[Path, Path]:
-    """A shard's rows, and its progress."""
-    name = f"{shard:05d}-of-{settings.shards:05d}.jsonl"
-    return folder / "data" / f"rows-{name}", folder / f"progress-{name}"

@@ -23,8 +23,9 @@ from dlm_trl.evaluation.suite import CONDITIONS, condition_tasks, read_glosses
 from dlm_trl.notes import DlmError
 from dlm_trl.online.callback import OnlineSynthesisCallback
 from dlm_trl.online.curriculum import Curriculum
+from dlm_trl.online.folder import read_settings
 from dlm_trl.online.mcsb import HELD_OUT
-from dlm_trl.online.offline import load_rows, read_settings
+from dlm_trl.online.offline import load_rows
 from dlm_trl.online.open import open_tasks, read_stages
 from dlm_trl.teachers.open import open_teacher, survey
 from dlm_trl.train.config import Configuration

@@ -23,6 +23,7 @@ from dlm_trl.notes import DlmError
 from dlm_trl.online import offline
 from dlm_trl.online.authors import FrozenBase
 from dlm_trl.online.callback import OnlineSynthesisCallback, placeholder
+from dlm_trl.online.folder import claim, progress, read_settings
 from dlm_trl.online.mcsb import Mcsb
 from tests.online.letters import Letters
 from tests.online.test_callback import arguments, kept, logged, trainer
@@ -129,11 +130,11 @@ def test_two_processes_write_what_one_does_and_a_killed_run_goes_on(
         str(shape),
         str(tmp_path / "runs.py"),
     ]
-    progress = [killed / f"progress-0000{shard}-of-00002.jsonl" for shard in range(2)]
+    reached = [killed / f"progress-0000{shard}-of-00002.jsonl" for shard in range(2)]
     with (tmp_path / "out").open("w") as out:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
         with subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT) as launcher:
-            while launcher.poll() is None and not all(f.exists() and b"\n" in f.read_bytes() for f in progress):
+            while launcher.poll() is None and not all(f.exists() and b"\n" in f.read_bytes() for f in reached):
                 time.sleep(0.01)
             assert launcher.poll() is None, (tmp_path / "out").read_text()[-3000:]
             for rank in range(2):
@@ -151,10 +152,10 @@ def test_two_processes_write_what_one_does_and_a_killed_run_goes_on(
     assert offline.load_rows(both, tokenizer).to_list() == offline.load_rows(alone, tokenizer).to_list()
 
     # The second one was killed; also between rows and progress, and in the middle of a line. One process goes on.
-    assert 2 <= sum(len(file.read_bytes().splitlines()) for file in progress) < 81
+    assert 2 <= sum(len(file.read_bytes().splitlines()) for file in reached) < 81
     with pytest.raises(DlmError, match=r"Only \d+ of 81 steps"):
         offline.load_rows(killed, tokenizer)
-    for file, torn in ((killed / "data" / "rows-00001-of-00002.jsonl", b'{"step": 9}\n{"st'), (progress[0], b'{"st')):
+    for file, torn in ((killed / "data" / "rows-00001-of-00002.jsonl", b'{"step": 9}\n{"st'), (reached[0], b'{"st')):
         with file.open("ab") as stream:
             stream.write(torn)
     recipe(*settings, "322", out="killed")
@@ -191,7 +192,7 @@ def test_what_cannot_be_trained_on_is_said(recipe: Recipe, tokenizer, tmp_path: 
     nothing = recipe("--n", 4, "--stages", '[{"rejecting": "all"}]', out="nothing")
     with pytest.raises(DlmError, match=r"all were rejected \(odd: 16\)"):
         offline.load_rows(nothing, tokenizer)
-    assert offline.read_settings(nothing).stages == [{"rejecting": "all"}]
+    assert read_settings(nothing).stages == [{"rejecting": "all"}]
 
 
 def test_a_teacher_that_does_not_answer_ends_the_run_and_nothing_is_lost(
@@ -209,12 +210,12 @@ def test_a_teacher_that_does_not_answer_ends_the_run_and_nothing_is_lost(
             answered, self.left = texts[: self.left], max(0, self.left - len(texts))
             return [*answered, *[None] * (len(texts) - len(answered))]
 
-    settings = replace(offline.read_settings(folder), teacher="vllm-server:http://gone")
+    settings = replace(read_settings(folder), teacher="vllm-server:http://gone")
     again = tmp_path / "again"
-    offline.claim(again, settings)
+    claim(again, settings)
     with pytest.raises(DlmError, match="no reply for 2 rows of step 1, asked 4 times each"):
         offline.write_shard(again, settings, 0, [Letters()], Fading(model, tokenizer), tokenizer)
-    assert offline.progress(again, settings).steps == 1
+    assert progress(again, settings).steps == 1
     offline.write_shard(again, settings, 0, [Letters()], FrozenBase(model, tokenizer), tokenizer)
     assert rows(again) == rows(folder)
 
