@@ -48,7 +48,9 @@ def main(argv: list[str]) -> None:
     with args.main_process_first(desc="reading the document"):
         prepared = prepare(configuration)
         tokens = tokenize_rows(prepared.rows, prepared.tokenizer, configuration)
-        written = configuration.task.task_rows and load_rows(configuration.task.task_rows, prepared.tokenizer)
+        written = configuration.task.task_rows and load_rows(
+            configuration.task.task_rows, prepared.tokenizer, args.max_length
+        )
         train_rows = tokens.train or written or placeholder(args)
         if notes.export:
             ship.check(adapter.base_model, Path(args.output_dir), notes.export)
@@ -67,7 +69,7 @@ def main(argv: list[str]) -> None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
     if tokens.validation is None:
         args.eval_strategy = "no"
-    if not args.packing:
+    if not args.packing or not (tokens.train or written):  # a placeholder is not to be packed
         args.dataset_kwargs = {"skip_prepare_dataset": True}  # the rows are tokenised and nothing is too long
     trainer = SFTTrainer(
         model=model,
@@ -90,7 +92,7 @@ def main(argv: list[str]) -> None:
     if notes.measure:
         trainer.add_callback(before)
     if adapter.adapter == "adalora":
-        trainer.add_callback(ShrinkRanks(adapter.adalora_warmup, adapter.adalora_final))
+        trainer.add_callback(ShrinkRanks(adapter.adalora_warmup, adapter.adalora_final, prepared.checkpoint))
     stop = install(trainer)
     with scored_where_labelled():
         trainer.train(resume_from_checkpoint=prepared.checkpoint)

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 STATE = "online_synthesis"  # the curriculum's key in the TrainerState
 _PLACES = "online_places"  # of a batch's rows, beside its tensors
-_WIDE = 2**20  # more rows than a packed batch has
 
 
 class _Step(NamedTuple):
@@ -60,6 +59,7 @@ class _Step(NamedTuple):
 def placeholder(args: TrainingArguments) -> Dataset:
     """A dataset for a run on synthetic rows alone: as many rows as the run has, none of which is ever looked at.
 
+    With packing the trainer would make one row of many: give SFTConfig `dataset_kwargs={"skip_prepare_dataset": True}`.
     Raises DlmError (UsageError) where `max_steps` is not set.
     """
     if args.max_steps <= 0:
@@ -171,16 +171,14 @@ class OnlineSynthesisCallback(TrainerCallback):
         trainer, args = self._trainer, self._trainer.args
         self._began = time.perf_counter()
         own: list[list[dict[str, list[int]] | None]]  # of each batch, the rows that are there or None for a free place
+        wide = args.train_batch_size
         if self.fraction == 1:
-            own, wide = [[None] * args.train_batch_size for _ in range(num_batches)], args.train_batch_size
-        else:
+            own = [[None] * wide for _ in range(num_batches)]
+            sizes = [[wide] * num_batches] * args.world_size
+        else:  # packed or balanced batches differ in their numbers of rows
             own = [rows_of(batch) for batch in self._fetch(epoch_iterator, num_batches, device)[0]]
-            wide = _WIDE if trainer.args.packing else args.train_batch_size
-        # A row's index in the global batch: as the trainer deals batches out, to one process after the other.
-        places = [
-            [(k * args.world_size + args.process_index) * wide + row for row in range(len(rows))]
-            for k, rows in enumerate(own)
-        ]
+            sizes = gather_object([[len(rows) for rows in own]])
+        places = _places(sizes, args.process_index)
         step = trainer.state.global_step
         asking = time.perf_counter()
         drafts, self._new_tokens = self._written(step, [index for batch in places for index in batch])
@@ -273,6 +271,18 @@ class OnlineSynthesisCallback(TrainerCallback):
             for draft in self.samples:
                 logger.info("row %d: %s → %s", draft.index, draft.outcome.prompt, draft.outcome.target)
         self._log(logs, *args, **kwargs)
+
+
+def _places(sizes: Sequence[Sequence[int]], process: int) -> list[list[int]]:
+    """The rows' indices in the global batch, of each batch of this process.
+
+    sizes: of each process, how many rows its batches have. The trainer deals batches out to one process after the other.
+    """
+    dealt = [(k, rank) for k in range(max(map(len, sizes))) for rank in range(len(sizes)) if k < len(sizes[rank])]
+    ends = list(accumulate(sizes[rank][k] for k, rank in dealt))
+    return [
+        list(range(end - sizes[rank][k], end)) for (k, rank), end in zip(dealt, ends, strict=True) if rank == process
+    ]
 
 
 def _length(draft: Draft) -> tuple[int, int]:

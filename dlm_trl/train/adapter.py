@@ -1,7 +1,8 @@
 """The adapter: LoRA, DoRA or AdaLoRA as a PEFT configuration, its size, and AdaLoRA's pruning during the run."""
 
-import logging
+from pathlib import Path
 
+import torch
 from accelerate import init_empty_weights
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, get_peft_model
 from transformers import (
@@ -16,7 +17,8 @@ from transformers import (
 from dlm_trl.models.registry import recorded_name
 from dlm_trl.train.arguments import AdapterArguments
 
-logger = logging.getLogger(__name__)
+RANKS = "adalora_ranks.pt"  # in a checkpoint
+MEANS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # that PEFT's RankAllocator keeps in memory
 
 
 def peft_config(arguments: AdapterArguments) -> PeftConfig:
@@ -52,13 +54,17 @@ def adapter_parameters(base: PretrainedConfig, adapter: PeftConfig) -> int:
 class ShrinkRanks(TrainerCallback):
     """Calls AdaLoRA's `update_and_allocate` in every step, which neither TRL nor transformers does.
 
-    Before `warmup` (a share of all steps) nothing is pruned, in the last `final` share nothing more. The importance
-    of each rank is a running mean that PEFT keeps in memory, so a resumed run gathers it anew.
+    Before `warmup` (a share of all steps) nothing is pruned, in the last `final` share nothing more. PEFT saves only
+    the ranks that its configuration says are kept, and cannot load those into an adapter of full width; so the
+    configuration says it once training is over, and not in checkpoints. Beside a checkpoint lie the kept ranks and
+    the running means of their importance, and a run resumed from that `checkpoint` goes on with them.
     """
 
-    def __init__(self, warmup: float, final: float) -> None:
+    def __init__(self, warmup: float, final: float, checkpoint: str | None = None) -> None:
         self.warmup = warmup
         self.final = final
+        self.checkpoint = checkpoint
+        self.kept: dict[str, list[bool]] | None = None  # of each module's ranks
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
@@ -67,16 +73,31 @@ class ShrinkRanks(TrainerCallback):
         config.total_step = state.max_steps
         config.tinit = int(self.warmup * state.max_steps)
         config.tfinal = int(self.final * state.max_steps)
+        if self.checkpoint:
+            saved = torch.load(Path(self.checkpoint) / RANKS, map_location=model.device, weights_only=True)
+            self.kept = saved.pop("kept")
+            vars(model.base_model.rankallocator).update(saved)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
     ) -> None:
         # After the optimizer's step and before the gradients are cleared: the importance is weight × gradient.
+        config = model.peft_config["default"]
+        config.rank_pattern = self.kept
         model.base_model.update_and_allocate(state.global_step)
+        self.kept, config.rank_pattern = config.rank_pattern, None
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
+    ) -> None:
+        if state.is_world_process_zero:
+            means = {name: vars(model.base_model.rankallocator)[name] for name in MEANS}
+            torch.save({"kept": self.kept, **means}, Path(args.output_dir, f"checkpoint-{state.global_step}", RANKS))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
     ) -> None:
-        if state.is_world_process_zero and (pattern := model.peft_config["default"].rank_pattern):
-            ranks = {name: sum(kept) for name, kept in pattern.items()}
+        model.peft_config["default"].rank_pattern = self.kept
+        if state.is_world_process_zero and self.kept:
+            ranks = {name: sum(kept) for name, kept in self.kept.items()}
             print(f"AdaLoRA ranks: {sum(ranks.values()) / len(ranks):.1f} on average; {ranks}")

@@ -102,6 +102,22 @@ def test_a_resumed_run_equals_the_uninterrupted_one(recipe: Recipe, packing: str
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
 
 
+def test_a_resumed_adalora_run_prunes_as_the_uninterrupted_one(recipe: Recipe) -> None:
+    settings = (*QUIET, "--adapter", "adalora", "--num_train_epochs", 6, "--learning_rate", 0.02)
+    settings += ("--save_strategy", "steps", "--save_steps", 1, "--save_total_limit", 20)
+    whole = recipe(*settings, output="whole")
+    for reached in (6, 10):  # in the middle of pruning, and behind it
+        shutil.copytree(whole, out := whole.with_name(f"resumed-{reached}"))
+        for step in range(reached + 1, max(losses(whole)) + 1):
+            shutil.rmtree(out / f"checkpoint-{step}")
+        recipe(*settings, "--resume_from_checkpoint", "true", output=out.name)
+        assert losses(out) == pytest.approx(losses(whole), abs=1e-5)
+        patterns = [json.loads((run / "adapter_config.json").read_text())["rank_pattern"] for run in (whole, out)]
+        assert patterns[0] == patterns[1]
+        a, b = (load_file(run / "adapter_model.safetensors") for run in (whole, out))
+        assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
 def test_measuring_changes_nothing_in_the_run(recipe: Recipe) -> None:
     measured = losses(recipe("--max_questions", 2, output="measured"))
     assert losses(recipe(*QUIET, output="not")) == measured

@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 from dlm_trl.models.load import load_base
 from dlm_trl.models.score import log_probs
 from dlm_trl.notes import DlmError
-from dlm_trl.online.callback import OnlineSynthesisCallback, placeholder
+from dlm_trl.online.callback import OnlineSynthesisCallback, _places, placeholder
 from dlm_trl.online.curriculum import Curriculum
 from dlm_trl.online.task import Task
 from dlm_trl.teachers.local import LocalTeacher
@@ -219,6 +219,33 @@ def test_synthetic_rows_among_documents(model, tokenizer, tmp_path: Path, fracti
     assert all(tuple(ids) in own for ids, is_synthetic in zip(seen, synthetic, strict=True) if not is_synthetic)
     for step in range(5):
         assert abs(sum(synthetic[6 * step : 6 * step + 6]) - 6 * fraction) < 1
+
+
+def test_batches_of_different_sizes_share_a_step(model, tokenizer, tmp_path: Path) -> None:
+    """As the recipe's sampler deals rows out: long ones in small batches."""
+    lengths = [3 if k % 4 else 60 for k in range(96)]
+    rows = [{"input_ids": [300 + k % 40] * n, "labels": [300 + k % 40] * n} for k, n in enumerate(lengths)]
+    args = arguments(tmp_path, per_device_train_batch_size=4, train_sampling_strategy="batch_rebalance", max_steps=6)
+    run = online(model, tokenizer, args, Letters(), dataset=Dataset.from_list(rows), synthetic_fraction=0.5)
+    sizes: list[int] = []
+    compute_loss = run.compute_loss
+
+    def watched(model, inputs, *args, **kwargs):
+        sizes.append(len(inputs["input_ids"]))
+        return compute_loss(model, inputs, *args, **kwargs)
+
+    run.compute_loss = watched
+    run.train()
+    assert len(set(sizes)) > 1
+    for step in range(6):
+        indices = [row["index"] for row in kept(tmp_path) if row["step"] == step]
+        assert len(indices) == len(set(indices)) == 4 and max(indices) < 8
+
+
+def test_the_rows_of_a_step_are_numbered_over_all_processes() -> None:
+    assert _places([[3, 1], [2, 4]], 0) == [[0, 1, 2], [5]]
+    assert _places([[3, 1], [2, 4]], 1) == [[3, 4], [6, 7, 8, 9]]
+    assert _places([[3, 1], [2]], 0) == [[0, 1, 2], [5]]
 
 
 def test_a_place_without_a_row_keeps_its_document(model, tokenizer, tmp_path: Path) -> None:
