@@ -1,7 +1,7 @@
 """The settings of the recipe that are ours; all others are those of SFTConfig. `recipes/sft.py --help` has both."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 def _setting(default: object, help: str) -> object:
@@ -47,7 +47,11 @@ class NotesArguments:
         "When trained: merge the adapter into its base; awq: quantise that, too (extra quant). Each hop is checked.",
     )
     world_size: int | None = _setting(None, "Stop unless the run has exactly so many processes.")
-    overwrite: bool = _setting(False, "Remove the checkpoints of an earlier run in output_dir and start over.")
+    overwrite: bool = _setting(
+        False,
+        "Remove the checkpoints of an earlier run in output_dir and start over. With resume_from_checkpoint nothing is "
+        "removed.",
+    )
 
 
 @dataclass
@@ -57,7 +61,8 @@ class TaskArguments:
     task: str | None = _setting(
         None, "mcsb, arithmetic, prose_qa (questions about the document's prose), or FILE.py:NAME for your own task."
     )
-    stages: str | None = _setting(
+    # str comes second: that is the one which the parser takes for the command line.
+    stages: list[Any] | str | dict[str, Any] | None = _setting(
         None,
         "The task's options, as a list of mappings (on the command line as JSON): one for each stage of a curriculum, "
         "from easy to hard. Unset: one stage with the task's defaults.",

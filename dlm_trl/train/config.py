@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -36,6 +36,8 @@ FLAT_KEYS = {
     "warmup_ratio": "warmup_steps",  # a number below 1 is a share of all steps
     "seed": "seed",
 }
+BATCHES = ("per_device_train_batch_size", "gradient_accumulation_steps")  # numbers, or "auto"
+ABOVE_0 = (*BATCHES, "per_device_eval_batch_size", "max_length", "max_questions", "condition_questions", "eval_steps")
 ADAPTER_KEYS = ("adapter", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "learning_rate")
 
 
@@ -67,6 +69,8 @@ class Configuration:
 
 
 ARGUMENTS = (NotesArguments, AdapterArguments, TaskArguments, SFTConfig)
+HINTS = {name: hint for part in ARGUMENTS for name, hint in get_type_hints(part).items()}
+SECRET = "hub_token"
 
 
 class _Parser(TrlParser):
@@ -79,10 +83,11 @@ class _Parser(TrlParser):
 def read_configuration(argv: Sequence[str]) -> Configuration:
     """The configuration for a command line (without the program's name). Raises DlmError, one line for each problem."""
     parser = _Parser(ARGUMENTS, allow_abbrev=False)
-    known = {action.dest: action for action in parser._actions}
+    # The first of a name's actions takes its value; the other is the --no_… of a setting that is true by default.
+    known = {action.dest: action for action in reversed(parser._actions) if action.dest in HINTS}
     config_path, argv = _split_config(argv)
     command_line = _explicit(argv, known)
-    from_yaml = _read_yaml(config_path, known) if config_path else {}
+    from_yaml = _read_yaml(config_path, parser, known) if config_path else {}
     said = from_yaml | command_line
     if not (said.get("notes") or said.get("task") or said.get("task_rows")):
         raise DlmError(
@@ -106,9 +111,9 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     )
     for source, values in layers:
         settings |= {key: Setting(value, source) for key, value in values.items()}
-    batches = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    sizes = auto_batches(*(settings[key].value for key in batches), int(os.environ.get("WORLD_SIZE", "1")))
-    settings |= {key: replace(settings[key], value=size) for key, size in zip(batches, sizes, strict=True)}
+    _check_numbers(settings)
+    sizes = auto_batches(*(settings[key].value for key in BATCHES), int(os.environ.get("WORLD_SIZE", "1")))
+    settings |= {key: replace(settings[key], value=size) for key, size in zip(BATCHES, sizes, strict=True)}
     notes, adapter, task, training = _build(parser, {key: setting.value for key, setting in settings.items()})
     if adapter.adapter == "qlora" and adapter.quantization is None:
         adapter.quantization = "4bit"
@@ -123,7 +128,7 @@ def print_settings(configuration: Configuration) -> None:
     """The table of each setting, its value and where it came from; SFTConfig's untouched defaults are left out."""
     table = Table("setting", "value", "source", title="Settings", title_justify="left")
     for name, setting in sorted(configuration.settings.items()):
-        table.add_row(name, str(setting.value), setting.source)
+        table.add_row(name, "(not shown)" if name == SECRET else str(setting.value), setting.source)
     # As wide as its content: a file that a run's output goes to has no width of its own.
     Console(width=160, soft_wrap=True).print(table)
 
@@ -236,11 +241,13 @@ def _explicit(argv: list[str], known: Mapping[str, argparse.Action]) -> dict[str
     return vars(found)
 
 
-def _read_yaml(path: Path, known: Mapping[str, argparse.Action]) -> dict[str, Any]:
+def _read_yaml(path: Path, parser: _Parser, known: Mapping[str, argparse.Action]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise DlmError(kind="ConfigError", message=f"It cannot be read: {error.strerror}.", path=path) from error
+    except UnicodeDecodeError as error:
+        raise DlmError(kind="ConfigError", message="It is not UTF-8.", path=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise DlmError(
@@ -252,11 +259,43 @@ def _read_yaml(path: Path, known: Mapping[str, argparse.Action]) -> dict[str, An
         ) from error
     if not isinstance(content, dict):
         raise DlmError(kind="ConfigError", message="It must be a mapping of settings to values.", path=path)
-    for name, value in (content.pop("env", None) or {}).items():
-        os.environ[name] = str(value)
+    environment = content.pop("env", None) or {}
+    if not isinstance(environment, dict):
+        raise DlmError(kind="ConfigError", message="env must be a mapping of names to values.", path=path)
+    for name, value in environment.items():
+        os.environ[str(name)] = str(value)
     if unknown := [str(key) for key in content if key not in known]:
         raise _unknown(unknown, known, str(path))
-    return content
+    typed, problems = {}, []
+    for name, value in content.items():
+        try:
+            typed[name] = value if name in BATCHES and value == "auto" else _typed(parser, known[name], value)
+        except argparse.ArgumentError as error:
+            problems.append(f"{path}: {name}: {error.message.rstrip('.')}.")
+    if problems:
+        raise DlmError(kind="ConfigError", message="\n".join(problems))
+    return typed
+
+
+def _typed(parser: _Parser, action: argparse.Action, value: Any) -> Any:
+    """A YAML value as its setting takes it: as it is, or as the same text on the command line would be read.
+
+    Raises argparse.ArgumentError for a text that the command line would refuse.
+    """
+    if action.nargs == "+" and isinstance(value, list):
+        return [parser._get_value(action, str(word)) for word in value]
+    if type(value) in {get_origin(kind) or kind for kind in get_args(HINTS[action.dest])}:
+        return value
+    word = parser._get_value(action, str(value))
+    return [word] if action.nargs == "+" else word
+
+
+def _check_numbers(settings: Mapping[str, Setting]) -> None:
+    said = {name: settings[name] for name in ABOVE_0 if name in settings and settings[name].value != "auto"}
+    wrong = {name: setting for name, setting in said.items() if setting.value is None or not setting.value > 0}
+    lines = [f"{setting.source}: {name} is {setting.value}; it is a number above 0." for name, setting in wrong.items()]
+    if lines:
+        raise DlmError(kind="UsageError", message="\n".join(lines))
 
 
 def _unknown(names: list[str], known: Mapping[str, argparse.Action], where: str) -> DlmError:

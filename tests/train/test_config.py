@@ -18,7 +18,8 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def read(training: str = "", config: str = "", *argv: str) -> Configuration:
         lines = "".join(f"  {line}\n" for line in training.splitlines())
         (tmp_path / "notes.dlm").write_text(HEAD.format(training=f"training:\n{lines}" if training else ""))
-        (tmp_path / "run.yaml").write_text(f"notes: {tmp_path / 'notes.dlm'}\noutput_dir: {tmp_path / 'o'}\n{config}")
+        settings = f"notes: {tmp_path / 'notes.dlm'}\noutput_dir: {tmp_path / 'o'}\n{config}"
+        (tmp_path / "run.yaml").write_text(settings, encoding="latin-1")
         return read_configuration(["--config", str(tmp_path / "run.yaml"), *argv])
 
     return read
@@ -94,7 +95,18 @@ def test_a_named_adapter_brings_its_own_settings(read) -> None:
         ("", ["--lora_rr=2"], ["'lora_rr'. Did you mean 'lora_r'"]),
         ("", ["stray"], ["'stray' stands alone"]),
         ("adapter: lara\n", [], ["adapter is 'lara'", "dora"]),
-        ("lora_r: many\n", [], ["lora_r", "many"]),
+        ("lora_r: many\n", [], ["run.yaml", "lora_r", "many"]),
+        ("lora_r: 8.5\n", [], ["lora_r", "'8.5'"]),
+        ("lora_r: [8]\n", [], ["lora_r", "'[8]'"]),
+        ("prose: 7.5\n", [], ["prose", "7.5"]),
+        ("per_device_train_batch_size: four\n", [], ["per_device_train_batch_size", "four"]),
+        ("per_device_train_batch_size: 0\n", [], ["run.yaml", "per_device_train_batch_size is 0", "above 0"]),
+        ("", ["--gradient_accumulation_steps", "0"], ["command line", "gradient_accumulation_steps is 0"]),
+        ("", ["--max_questions", "0"], ["max_questions is 0"]),
+        ("", ["--eval_steps", "0"], ["eval_steps is 0"]),
+        ("max_length: null\n", [], ["max_length is None"]),
+        ("env: [A]\n", [], ["env must be a mapping", "run.yaml"]),
+        ("task: sch\xf6n\n", [], ["not UTF-8", "run.yaml"]),
         ("lora_r: [\n", [], ["not YAML", "run.yaml:"]),
         ("save_strategy: sometimes\n", [], ["sometimes"]),
     ],
@@ -106,6 +118,26 @@ def test_what_is_wrong_is_said_in_a_line_each(read, config: str, argv: list[str]
     assert len(lines) == (2 if "lora: 2" in config else 1)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_value_in_the_yaml_is_read_as_on_the_command_line_or_as_the_mapping_that_it_is(read) -> None:
+    found = read(
+        "",
+        "resume_from_checkpoint: true\ntarget_modules: auto\nconditions: [5]\nlearning_rate: 1e-3\nprose: off\n"
+        "stages: [{choices: 5}]\nreport_to: [tensorboard]\nlr_scheduler_kwargs: {a: 1}\ndata_seed: null\n"
+        "per_device_train_batch_size: auto\nlabel_names: x\n",
+    )
+    training = found.training
+    assert (training.resume_from_checkpoint, training.learning_rate, training.label_names) == ("True", 1e-3, ["x"])
+    assert (training.report_to, training.lr_scheduler_kwargs, training.data_seed) == (["tensorboard"], {"a": 1}, None)
+    assert (found.adapter.target_modules, found.notes.prose) == (None, False)
+    assert (found.task.conditions, found.task.stages) == (["5"], [{"choices": 5}])
+
+
+def test_a_secret_is_not_in_the_table(read, capsys: pytest.CaptureFixture[str]) -> None:
+    print_settings(read("", "hub_token: hf_abc\n"))
+    assert "hub_token" in (printed := capsys.readouterr().out)
+    assert "hf_abc" not in printed
 
 
 def test_every_setting_has_help_and_a_place_in_the_table(read, capsys: pytest.CaptureFixture[str]) -> None:
