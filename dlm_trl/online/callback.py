@@ -276,7 +276,7 @@ class OnlineSynthesisCallback(TrainerCallback):
 def _places(sizes: Sequence[Sequence[int]], process: int) -> list[list[int]]:
     """The rows' indices in the global batch, of each batch of this process.
 
-    sizes: of each process, how many rows its batches have. The trainer deals batches out to one process after the other.
+    sizes: of each process, how many rows its batches have. The trainer deals batches out to one process after another.
     """
     dealt = [(k, rank) for k in range(max(map(len, sizes))) for rank in range(len(sizes)) if k < len(sizes[rank])]
     ends = list(accumulate(sizes[rank][k] for k, rank in dealt))

@@ -7,11 +7,13 @@ measures = skill_measures(trainer.state.log_history)
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
@@ -20,13 +22,16 @@ from dlm_trl.evaluation.during import MeasureDuring
 from dlm_trl.evaluation.exam import Exam
 from dlm_trl.evaluation.report import Measure
 from dlm_trl.evaluation.suite import CONDITIONS, condition_tasks, read_glosses
-from dlm_trl.notes import DlmError
+from dlm_trl.notes import DlmError, Document
 from dlm_trl.online.callback import OnlineSynthesisCallback
 from dlm_trl.online.curriculum import Curriculum
 from dlm_trl.online.folder import read_settings
 from dlm_trl.online.mcsb import HELD_OUT
 from dlm_trl.online.offline import load_rows
 from dlm_trl.online.open import open_tasks, read_stages
+from dlm_trl.rows.convert import convert
+from dlm_trl.rows.load import load_dlm
+from dlm_trl.rows.split import split
 from dlm_trl.teachers.open import open_teacher, survey
 from dlm_trl.train.config import Configuration
 
@@ -61,6 +66,11 @@ def check(configuration: Configuration, tokenizer: PreTrainedTokenizerBase, has_
                 problems.append("task_teacher is self, the adapter of a document, and there is no document.")
             elif said.task_teacher != "base":
                 survey(said.task_teacher, configuration.document)
+        name, stages = learned(configuration)
+        if name == "mcsb" and len({stage.get("held_out", HELD_OUT) for stage in stages}) > 1:
+            problems.append("The stages differ in held_out, so that one would train the words that another holds out.")
+        if name == "mcsb" and any(stage.get("split") == "held_out" for stage in stages):
+            problems.append("split held_out are the words that are asked about; a run trains the others. Leave it out.")
         if names := conditions(configuration):
             condition_tasks(tokenizer, names, held_out=held_out(configuration))
         if said.glosses:
@@ -77,10 +87,31 @@ def open_curriculum(
 ) -> Curriculum:
     """The task's stages. Raises DlmError for what cannot be."""
     said = configuration.task
-    documents = [configuration.document] if configuration.document else []
+    documents = [_asked_about(configuration)] if said.task == "prose_qa" and configuration.document else []
     stages = read_stages(said.stages)
     tasks = open_tasks(said.task, stages, tokenizer=tokenizer, documents=documents, embeddings=embeddings)
     return Curriculum(tasks, said.stage_accuracy, said.stage_window)
+
+
+def _asked_about(configuration: Configuration) -> Document:
+    """The document with the prose that its adapter learns, and without what is held out, where prose is."""
+    document = configuration.document
+    if configuration.notes.prose:
+        rows = prose(configuration)[0] or ()
+    else:
+        rows = convert(document, "prose", configuration.notes.adapter_name)
+    ids = {row["section_id"] for row in rows}
+    return replace(document, sections=tuple(section for section in document.sections if section.section_id in ids))
+
+
+def prose(configuration: Configuration) -> tuple[Dataset | None, Dataset | None]:
+    """The document's prose that is learned and that is held out; None where there is none of a kind."""
+    notes, seed = configuration.notes, configuration.training.seed
+    every = load_dlm(
+        notes.notes, "prose", split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources
+    )
+    parts = split(every, notes.validation_fraction, seed, notes.split_method)
+    return parts["train"] or None, parts["validation"] or None
 
 
 def learned(configuration: Configuration) -> tuple[str | None, Sequence[Mapping[str, Any]]]:
@@ -149,7 +180,8 @@ def skill_measures(history: Sequence[Mapping[str, Any]]) -> list[Measure]:
         return []
     first, last = lines[0], lines[-1]
     return [
-        Measure(name.removeprefix("eval_"), "share", first[name] if first["step"] == 0 else None, last[name])
+        # A resumed run may measure what the first one did not.
+        Measure(name.removeprefix("eval_"), "share", first.get(name) if first["step"] == 0 else None, last[name])
         for name in last
         if name.startswith("eval_mcsb/") and name.endswith(SHOWN)
     ]

@@ -1,0 +1,66 @@
+"""A task in the run: what it may be asked about, and what would spoil its measurement."""
+
+from pathlib import Path
+
+import pytest
+
+from dlm_trl.models.load import load_tokenizer
+from dlm_trl.train.config import Configuration, read_configuration
+from dlm_trl.train.skill import check, open_curriculum, prose, skill_measures
+
+HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n"
+ADAPTERS = "training:\n  adapters:\n    one: {}\n    two: {}\n"
+
+
+def configured(path: Path, text: str, *more: str) -> Configuration:
+    path.write_text(text, encoding="utf-8")
+    settings = ["--task", "prose_qa", "--rows", "none", "--max_steps", "2", "--output_dir", str(path.parent / "out")]
+    return read_configuration(["--notes", str(path), *settings, *more])
+
+
+def asked_about(configuration: Configuration) -> set[str]:
+    (task,) = open_curriculum(configuration, load_tokenizer("tiny")).stages
+    return {span.passage for span in task.spans}
+
+
+def test_prose_of_another_adapter_is_not_asked_about(tmp_path: Path) -> None:
+    text = f"{HEAD}{ADAPTERS}---\nA loaf is a piece of bread.\n"
+    text += "\n::prose#one::\nA crumb is a small piece.\n\n::prose#two::\nA crust is a hard shell.\n"
+    for name, own in (("one", "A crumb is a small piece."), ("two", "A crust is a hard shell.")):
+        for learned in ("true", "false"):
+            more = ("--adapter_name", name, "--prose", learned, "--validation_fraction", "0")
+            found = asked_about(configured(tmp_path / "notes.dlm", text, *more))
+            assert found == {"A loaf is a piece of bread.", own}
+
+
+def test_prose_that_is_held_out_is_not_asked_about(tmp_path: Path) -> None:
+    text = f"{HEAD}---\n" + "".join(f"\n::prose::\nThe number of day {n} is {n} loaves.\n" for n in range(20))
+    more = ("--validation_fraction", "0.3", "--synthetic_fraction", "0.5")
+    configuration = configured(tmp_path / "notes.dlm", text, *more)
+    learned, held_out = prose(configuration)
+    assert len(held_out) > 2
+    assert asked_about(configuration) == {row["text"].strip() for row in learned}
+    every = asked_about(configured(tmp_path / "notes.dlm", text, *more, "--prose", "false"))
+    assert len(every) == 20
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ('[{"choices": 3, "held_out": 0.3}, {"choices": 5}]', "differ in held_out"),
+        ('[{"split": "held_out"}]', "the words that are asked about"),
+        ("[{}]", None),
+    ],
+)
+def test_words_that_are_held_out_are_never_trained(tmp_path: Path, stages: str, said: str | None) -> None:
+    settings = ["--base_model", "tiny", "--max_steps", "2", "--output_dir", str(tmp_path / "out")]
+    configuration = read_configuration(["--task", "mcsb", "--stages", stages, *settings])
+    problems = check(configuration, load_tokenizer("tiny"), has_rows=False)
+    assert [said in problem for problem in problems] == ([True] if said else [])
+
+
+def test_what_a_resumed_run_measures_for_the_first_time_has_no_number_before() -> None:
+    first = {"step": 0, "eval_mcsb/5:upper/accuracy": 0.2}
+    last = {"step": 9, "eval_mcsb/5:upper/accuracy": 0.9, "eval_mcsb/glosses/accuracy": 0.8}
+    found = {measure.name: (measure.before, measure.after) for measure in skill_measures([first, last])}
+    assert found == {"mcsb/5:upper/accuracy": (0.2, 0.9), "mcsb/glosses/accuracy": (None, 0.8)}
