@@ -6,7 +6,8 @@
 
 The teacher `base` is the base itself and writes what the frozen base of an online run with the same seed writes; any
 other teacher is asked as in such a run. Under `accelerate launch` the steps are shared out: each process writes a
-shard. A run that was stopped, or killed, goes on when it is started again with the same settings.
+shard, as long as there are steps. A run that was stopped, or killed, goes on when it is started again with the same
+settings.
 
 The folder is a dataset: load_dataset("runs/mcsb_rows", split="train"). Every setting: --help.
 """
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -144,9 +145,9 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
     context = getattr(config.get_text_config(), "max_position_embeddings", None)  # recurrent models have none
     source = resolve(said.base_model)
     files = [*said.notes, *([said.task.rpartition(":")[0]] if ":" in said.task else [])]
-    read_too = {Path(file).name: Path(file).read_bytes() for file in files}
+    read_too = [(Path(file).name, Path(file).read_bytes()) for file in files]
     if said.chat_template_path:
-        read_too["chat template"] = tokenizer.chat_template.encode()
+        read_too.append(("chat template", tokenizer.chat_template.encode()))
     settings = Settings(
         task=said.task,
         stages=read_stages(said.stages),
@@ -162,9 +163,10 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
         quantization=said.quantization,
         teacher=said.teacher,
         teacher_revision="" if said.teacher == "base" else survey(said.teacher, first(documents)).revision,
-        files=[f"{name} ({digest(data)})" for name, data in read_too.items()],
+        files=[f"{name} ({digest(data)})" for name, data in read_too],
         shards=int(os.environ.get("WORLD_SIZE", "1")),
     )
+    settings = replace(settings, shards=min(settings.shards, settings.steps))  # none without a step
     if settings.steps < len(settings.stages):
         raise DlmError(
             kind="UsageError",

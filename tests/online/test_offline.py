@@ -114,11 +114,12 @@ def test_two_processes_write_what_one_does_and_a_killed_run_goes_on(
 ) -> None:
     settings = ["--stages", '[{"rejecting": "few"}, {"choices": false}]', "--rows_per_step", "4", "--n"]
     common = ["--task", LETTERS, "--base_model", str(random_base), *settings]
-    both, killed = tmp_path / "both", tmp_path / "killed"
+    few, both, killed = tmp_path / "few", tmp_path / "both", tmp_path / "killed"
     (tmp_path / "runs.py").write_text(
         "import os, pathlib, runpy\n"
         f"pathlib.Path({str(tmp_path)!r}, 'pid-' + os.environ['RANK']).write_text(str(os.getpid()))\n"
         f"main = runpy.run_path({str(RECIPE)!r})['main']\n"
+        f"main({[*common[:4], '--n', '3', '--out', str(few)]})\n"
         f"main({[*common, '30', '--out', str(both)]})\nmain({[*common, '322', '--out', str(killed)]})\n"
     )
     shape = ROOT / "accelerate_configs" / "cpu_2proc.yaml"
@@ -140,18 +141,21 @@ def test_two_processes_write_what_one_does_and_a_killed_run_goes_on(
             for rank in range(2):
                 os.kill(int((tmp_path / f"pid-{rank}").read_text()), signal.SIGKILL)
 
-    # The first run came to its end. Of two stages of four steps, each process wrote one.
+    # The first run came to its end. It has one step, and the second process had nothing to write.
+    assert contents(few) == contents(recipe("--n", 3, out="few_alone"))
+
+    # So did the second run. Of two stages of four steps, each process wrote one.
     alone = recipe(*settings, "30", out="alone")
     assert [len(file.read_bytes()) > 0 for file in sorted((both / "data").glob("rows-*.jsonl"))] == [True, True]
     assert rows(both) == rows(alone)
     assert (both / "README.md").read_bytes() == (alone / "README.md").read_bytes()
-    assert (tmp_path / "out").read_text().count("rejected drafts") == 1
+    assert (tmp_path / "out").read_text().count("rejected drafts") == 2
     assert {row["step"] for row in rows(both) if row["choices"]} == {0, 1, 2, 3}
     assert {row["step"] for row in rows(both) if not row["choices"]} == {4, 5, 6, 7}
     tokenizer = load_tokenizer(str(random_base))
     assert offline.load_rows(both, tokenizer).to_list() == offline.load_rows(alone, tokenizer).to_list()
 
-    # The second one was killed; also between rows and progress, and in the middle of a line. One process goes on.
+    # The third one was killed; also between rows and progress, and in the middle of a line. One process goes on.
     assert 2 <= sum(len(file.read_bytes().splitlines()) for file in reached) < 81
     with pytest.raises(DlmError, match=r"Only \d+ of 81 steps"):
         offline.load_rows(killed, tokenizer)
@@ -181,6 +185,17 @@ def test_a_folder_of_other_settings_is_left_alone(recipe: Recipe, tmp_path: Path
     with pytest.raises(DlmError, match="holds other files"):
         recipe("--n", 8, out="taken")
     assert sorted(path.name for path in (tmp_path / "taken").iterdir()) == ["thesis.md"]
+
+
+def test_notes_of_one_name_are_told_apart(recipe: Recipe, tmp_path: Path) -> None:
+    notes = [tmp_path / folder / "notes.dlm" for folder in "ab"]
+    for letter, file in zip("AB", notes, strict=True):
+        file.parent.mkdir()
+        file.write_text(f"---\ndlm_id: 01JTRX0000000000000000000{letter}\nbase_model: tiny\n---\nFlour.\n")
+    recipe("--n", 4, "--notes", *notes)
+    notes[0].write_text(notes[0].read_text() + "Water.\n")
+    with pytest.raises(DlmError, match="files is"):
+        recipe("--n", 4, "--notes", *notes)
 
 
 def test_what_cannot_be_trained_on_is_said(recipe: Recipe, tokenizer, tmp_path: Path) -> None:
