@@ -15,7 +15,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,7 +34,7 @@ from dlm_trl.online.rows import Draft, write_rows
 from dlm_trl.online.task import CheckedTask, Example, Reject, Task
 from dlm_trl.teachers.local import require_chat_template
 
-_FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+_TRAINED = ["input_ids", "labels"]
 _MADE_UP = "What is it?"  # in place of what a base writes, where nobody is asked yet
 
 
@@ -117,16 +117,18 @@ def finish(folder: Path, settings: Settings) -> None:
     """Write the dataset card, unless there is one; all rows have been written."""
     path = folder / "README.md"
     if not path.exists():
-        files = [shard_files(folder, settings, shard)[0] for shard in range(settings.shards)]
-        first = next((json.loads(line) for file in files for line in _first_lines(file)), None)
+        first = next(_first_rows(_rows_files(folder, settings)), None)
         replace_file(path, card(settings, progress(folder, settings), first).encode())
 
 
-def load_rows(folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def load_rows(
+    folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> Dataset:
     """The rows to train on, as `input_ids` and `labels`, in the order in which an online run trains them.
 
-    tokenizer: the one of the base that is trained on them. Raises DlmError: SettingsError for a folder that holds no
-    rows or not all of them yet, TokenizerError for rows of another vocabulary, NoRowsError where all were rejected.
+    tokenizer: the one of the base that is trained on them. max_length: of the training, in tokens. Raises DlmError:
+    SettingsError for a folder that holds no rows or not all of them yet, or longer ones than max_length, TokenizerError
+    for rows of another vocabulary, NoRowsError where all were rejected.
     """
     folder = Path(folder)
     settings = read_settings(folder)
@@ -152,11 +154,20 @@ def load_rows(folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase
             hint="Use another teacher, or mend the task.",
             path=folder,
         )
-    files = [str(shard_files(folder, settings, shard)[0]) for shard in range(settings.shards)]
-    rows = load_dataset("json", data_files=files, split="train")
+    files = _rows_files(folder, settings)
+    features = _features(next(_first_rows(files)))
+    rows = load_dataset("json", data_files=[str(file) for file in files], features=features, split="train")
     lengths = list_value_length(rows.data["input_ids"]).to_pylist()
+    longer = 0 if max_length is None else sum(length > max_length for length in lengths)
+    if longer:
+        raise DlmError(
+            kind="SettingsError",
+            message=f"{longer:,} of {len(rows):,} rows are longer than max_length, {max_length} tokens.",
+            hint=f"Train with a max_length of {max(lengths)}, or write rows anew with --max_length {max_length}.",
+            path=folder,
+        )
     order = sorted(zip(rows["step"], lengths, rows["index"], range(len(rows)), strict=True))
-    return rows.select([row for *_, row in order]).select_columns([*_FEATURES]).cast(_FEATURES)
+    return rows.select([row for *_, row in order]).select_columns(_TRAINED)
 
 
 def _encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded | Reject:
@@ -207,6 +218,25 @@ def _cut(file: Path, length: int) -> BinaryIO:
     return stream
 
 
-def _first_lines(file: Path) -> list[bytes]:
-    with file.open("rb") as stream:
-        return [line] if (line := stream.readline()) else []
+def _rows_files(folder: Path, settings: Settings) -> list[Path]:
+    return [shard_files(folder, settings, shard)[0] for shard in range(settings.shards)]
+
+
+def _first_rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """The first row of each file that has any."""
+    for file in files:
+        with file.open("rb") as stream:
+            if line := stream.readline():
+                yield json.loads(line)
+
+
+def _features(row: Mapping[str, Any]) -> Features:
+    """Of a file's columns, as in the card: where the first rows have no choices, nothing tells that they are texts."""
+    text, ids = Value("string"), List(Value("int32"))
+    said = not isinstance(row["prompt"], str)
+    return Features(
+        dict.fromkeys(("step", "index", "attempt"), Value("int32"))
+        | dict.fromkeys(("task", "generated", "target", "loss", "facts"), text)
+        | {"prompt": List({"role": text, "content": text}) if said else text, "choices": List(text)}
+        | dict.fromkeys(_TRAINED, ids)
+    )

@@ -173,6 +173,20 @@ def test_two_processes_write_what_one_does_and_a_killed_run_goes_on(
     assert contents(killed) == before
 
 
+def test_files_may_be_without_choices_and_without_rows(recipe: Recipe, model, tokenizer, tmp_path: Path) -> None:
+    stages = [{"rejecting": "all"}, {"choices": False}, {"choices": True}]
+    alone = recipe("--stages", json.dumps(stages), "--n", 9, "--rows_per_step", 3)
+    settings = replace(read_settings(alone), shards=3)
+    claim(tmp_path / "three", settings)
+    for shard in range(3):
+        tasks = [Letters(**stage) for stage in stages]
+        offline.write_shard(tmp_path / "three", settings, shard, tasks, FrozenBase(model, tokenizer), tokenizer)
+    assert rows(tmp_path / "three") == rows(alone)
+    trained = offline.load_rows(tmp_path / "three", tokenizer)
+    assert trained.to_list() == offline.load_rows(alone, tokenizer).to_list()
+    assert len(trained) == 6
+
+
 def test_a_folder_of_other_settings_is_left_alone(recipe: Recipe, tmp_path: Path) -> None:
     folder = recipe("--n", 8)
     before = contents(folder)
@@ -196,6 +210,23 @@ def test_notes_of_one_name_are_told_apart(recipe: Recipe, tmp_path: Path) -> Non
     notes[0].write_text(notes[0].read_text() + "Water.\n")
     with pytest.raises(DlmError, match="files is"):
         recipe("--n", 4, "--notes", *notes)
+
+
+def test_rows_that_are_too_long_for_the_training_are_refused(
+    recipe: Recipe, tokenizer, random_base: Path, tmp_path: Path
+) -> None:
+    folder = recipe("--n", 12)
+    lengths = sorted(len(row["input_ids"]) for row in rows(folder))
+    assert len(offline.load_rows(folder, tokenizer, lengths[-1])) == 12
+    longer = sum(length > lengths[0] for length in lengths)
+    assert longer
+    said = f"{longer} of 12 rows are longer than max_length, {lengths[0]} tokens. Train with .* {lengths[-1]}"
+    with pytest.raises(DlmError, match=said):
+        offline.load_rows(folder, tokenizer, lengths[0])
+    train = runpy.run_path(str(ROOT / "recipes" / "sft.py"))["main"]
+    words = ["--task_rows", folder, "--base_model", random_base, "--output_dir", tmp_path / "run", "--max_steps", 1]
+    with pytest.raises(DlmError, match=said):
+        train([str(word) for word in [*words, "--max_length", lengths[0]]])
 
 
 def test_what_cannot_be_trained_on_is_said(recipe: Recipe, tokenizer, tmp_path: Path) -> None:
