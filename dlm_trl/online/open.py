@@ -11,7 +11,9 @@ import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from dlm_trl.notes import DlmError, Document
 from dlm_trl.online.arithmetic import Arithmetic
@@ -55,12 +57,8 @@ def open_tasks(
     tasks = []
     for options in stages:
         said = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-        if name in TASKS and (unknown := said.keys() - set(known := option_names(name))):
-            raise DlmError(
-                kind="UsageError",
-                message=f"The task {name} has no option {', '.join(sorted(unknown))}.",
-                hint=f"It has: {', '.join(known)}.",
-            )
+        if name in TASKS:
+            _check_options(name, said)
         try:
             tasks.append(make(**said | given))
         except (TypeError, ValueError) as error:
@@ -85,6 +83,27 @@ def read_stages(said: str | Sequence[Mapping[str, Any]] | None) -> list[Mapping[
 def option_names(name: str) -> list[str]:
     """What can be said of one of our own tasks."""
     return [f.name for f in fields(TASKS[name]) if f.init and f.name not in _NOT_SAID]
+
+
+def _check_options(name: str, said: Mapping[str, Any]) -> None:
+    """Raises DlmError (UsageError) for options that one of our own tasks does not have, and values they cannot have."""
+    if unknown := said.keys() - set(known := option_names(name)):
+        raise DlmError(
+            kind="UsageError",
+            message=f"The task {name} has no option {', '.join(sorted(unknown))}.",
+            hint=f"It has: {', '.join(known)}.",
+        )
+    # What is imported for the type checker alone is no option's.
+    kinds = get_type_hints(TASKS[name], localns=dict.fromkeys(("Tensor", "PreTrainedTokenizerBase"), Any))
+    for option, value in said.items():
+        try:
+            TypeAdapter(kinds[option]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise DlmError(
+                kind="UsageError",
+                message=f"The task {name} cannot have {option}={value!r}.",
+                hint=f"{' or '.join(problem['msg'] for problem in error.errors())}.",
+            ) from None
 
 
 def _own(name: str) -> Callable[..., Task]:
