@@ -97,8 +97,17 @@ def _adapter(model: str) -> str:
     from dlm_trl.notes import read
     from dlm_trl.notes.store import current_adapter
 
-    folder = current_adapter(read(model).frontmatter.dlm_id)
+    head = read(model).frontmatter
+    folder = current_adapter(head.dlm_id)
     if folder is None:
+        named = {name: current_adapter(head.dlm_id, name) for name in head.training.adapters or ()}
+        if trained := [f"{name} ({one})" for name, one in named.items() if one]:
+            raise DlmError(
+                kind="AdapterError",
+                message="The adapters of this document have names.",
+                hint=f"Give the folder of one in place of the document: {', '.join(trained)}.",
+                path=Path(model),
+            )
         raise DlmError(
             kind="AdapterError",
             message="No adapter of this document was trained yet.",

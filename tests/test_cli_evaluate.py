@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from dlm_trl import tiny
 from dlm_trl.cli_evaluate import evaluate
-from dlm_trl.notes import DlmError
+from dlm_trl.notes import DlmError, store
 from tests.online.tokenizers import gpt2_style
 
 NOTES = Path(__file__).parent.parent / "recipes" / "notes.dlm"
@@ -66,6 +66,19 @@ def test_what_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     error = run(NOTES).exception
     assert isinstance(error, DlmError)
     assert "dlm-trl train" in str(error)
+
+
+def test_a_document_whose_adapters_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLM_HOME", str(tmp_path))
+    notes, identity = tmp_path / "notes.dlm", "01JTRX0000000000000000000A"
+    adapters = "training:\n  adapters:\n    crust: {}\n    crumb: {}\n"
+    notes.write_text(f"---\ndlm_id: {identity}\nbase_model: tiny\n{adapters}---\nFlour.\n")
+    assert "No adapter" in str(run(notes).exception)
+    trained = store.next_version(identity, "crust")
+    trained.mkdir(parents=True)
+    store.set_current_adapter(identity, trained, "crust")
+    error = str(run(notes).exception)
+    assert f"in place of the document: crust ({trained.resolve()})." in error and "crumb" not in error
 
 
 def test_a_base_without_the_words(random_base: Path) -> None:
