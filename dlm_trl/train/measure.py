@@ -19,13 +19,13 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class Numbers:
-    """One measurement. Shares by group of questions; answers in the order of the group's questions."""
+    """One measurement. Shares by group of questions; answers by group and question."""
 
     validation_loss: float | None
     exact: dict[str, float]
     fuzzy: dict[str, float]
     perplexity: float
-    answers: dict[str, list[str]]
+    answers: dict[str, dict[str, str]]
 
 
 def measure(trainer: SFTTrainer, questions: dict[str, list[Question]]) -> Numbers:
@@ -35,14 +35,18 @@ def measure(trainer: SFTTrainer, questions: dict[str, list[Question]]) -> Number
     with torch.random.fork_rng():
         loss = trainer.evaluate()["eval_loss"] if trainer.eval_dataset is not None else None
         recalls = {group: answer_recall(model, tokenizer, asked) for group, asked in questions.items()}
-        window = min(WINDOW, model.config.get_text_config().max_position_embeddings)
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # recurrent models have none
+        window = min(WINDOW, context or WINDOW)
         general = perplexity(model, tokenizer, general_text(), window)
     return Numbers(
         validation_loss=loss,
         exact={group: recall.exact for group, recall in recalls.items()},
         fuzzy={group: recall.fuzzy for group, recall in recalls.items()},
         perplexity=general,
-        answers={group: list(recall.answers) for group, recall in recalls.items()},
+        answers={
+            group: dict(zip((question for question, *_ in questions[group]), recall.answers, strict=True))
+            for group, recall in recalls.items()
+        },
     )
 
 
@@ -65,19 +69,26 @@ class MeasureBefore(TrainerCallback):
 
 
 def measures(before: Numbers | None, after: Numbers) -> list[Measure]:
-    """The rows of the before/after table."""
+    """The rows of the before/after table.
+
+    Where a resumed run asks other questions than it began with, a group has no number before: it would be a share of
+    something else.
+    """
+    same = {g for g, said in after.answers.items() if before and before.answers.get(g, {}).keys() == said.keys()}
     rows = [Measure("validation loss", "nats per token", before and before.validation_loss, after.validation_loss)]
     for name in ("exact", "fuzzy"):
         for group, share in getattr(after, name).items():
-            rows.append(Measure(f"{name} recall, {group}", "share", before and getattr(before, name)[group], share))
+            was = getattr(before, name)[group] if group in same else None
+            rows.append(Measure(f"{name} recall, {group}", "share", was, share))
     rows.append(Measure("perplexity, general text", "per token", before and before.perplexity, after.perplexity))
     return rows
 
 
 def samples(questions: dict[str, list[Question]], before: Numbers | None, after: Numbers) -> list[Sample]:
-    """Some answers side by side, of each group of questions."""
+    """Some answers side by side, of each group of questions; a dash for a question that was not asked before."""
+    was = before.answers if before else {}
     return [
-        Sample(group, question, answer, before.answers[group][k] if before else "–", after.answers[group][k])
+        Sample(group, question, answer, was.get(group, {}).get(question, "–"), after.answers[group][question])
         for group, asked in questions.items()
-        for k, (question, answer, _) in enumerate(asked[:SAMPLES])
+        for question, answer, _ in asked[:SAMPLES]
     ]
