@@ -137,9 +137,10 @@ def _accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     if any("eval_perplexity" in line for line in history):
         second = axes.twinx()
         _curve(second, history, "eval_perplexity", "perplexity, general text", "--", color="#888888")
-        first = second.lines[0].get_ydata()[0]
-        # From nothing to twice what it was: a few per cent look like a few per cent.
-        second.set(ylabel="perplexity, general text", ylim=(0, max(2 * first, 1.05 * max(second.lines[0].get_ydata()))))
+        second.set(ylabel="perplexity, general text")
+        # From nothing to twice what it was: a few per cent look like a few per cent. A run that diverged has none.
+        if finite := [value for value in second.lines[0].get_ydata() if math.isfinite(value)]:
+            second.set_ylim(0, max(2 * finite[0], 1.05 * max(finite)))
         second.spines[["top"]].set_visible(False)
     lines = [line for each in axes.figure.axes if each.bbox.bounds == axes.bbox.bounds for line in each.lines]
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3, "fontsize": 8}

@@ -104,3 +104,12 @@ def test_a_task_s_accuracy_is_drawn_next_to_chance_and_to_what_is_forgotten() ->
     assert list(forgotten.get_ydata()) == [400.0, 410.0]
     assert second.get_ylim() == (0, 800), "a few per cent look like a few per cent"
     assert {text.get_text() for text in first.get_legend().get_texts()} == {*drawn, forgotten.get_label()}
+
+
+@pytest.mark.parametrize("found", [(400.0, float("inf")), (float("inf"), 400.0), (float("nan"),)])
+def test_a_task_s_run_that_diverged_can_be_drawn(tmp_path: Path, found: tuple[float, ...]) -> None:
+    history = [
+        {"step": step, "eval_mcsb/5:upper/accuracy": 0.2, "eval_perplexity": value} for step, value in enumerate(found)
+    ]
+    write(tmp_path, Report({}, [], history=history))
+    assert (tmp_path / "report.png").stat().st_size > 0
