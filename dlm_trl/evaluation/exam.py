@@ -86,8 +86,12 @@ def read_questions(path: str, system_prompt: str | None) -> list[Question]:
     file = Path(path)
     if not file.is_file():
         raise DlmError(kind="QuestionsError", message="There is no such file of questions.", path=file)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DlmError(kind="QuestionsError", message="The file of questions is not UTF-8.", path=file) from error
     questions = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             questions.append((row["reworded"], row["answer"], system_prompt))

@@ -48,6 +48,9 @@ def test_a_limit_takes_questions_from_the_whole_document_and_reworded_ones_are_r
     (tmp_path / "reworded.jsonl").write_text(lines[0] + '\n{"question": "no answer"}\n')
     with pytest.raises(DlmError, match=r"reworded\.jsonl:2: This line is no question"):
         exam.recall_questions(*exam.pairs())
+    (tmp_path / "reworded.jsonl").write_text('{"reworded": "Ä?", "answer": "Ä"}', encoding="latin-1")
+    with pytest.raises(DlmError, match=r"reworded\.jsonl: The file of questions is not UTF-8"):
+        exam.recall_questions(*exam.pairs())
 
 
 def test_multiple_choice_is_asked_only_where_conditions_say_so(tmp_path: Path) -> None:
