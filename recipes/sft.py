@@ -34,7 +34,7 @@ from dlm_trl.train.config import print_settings, read_configuration
 from dlm_trl.train.data import tokenize_rows
 from dlm_trl.train.loss import scored_where_labelled
 from dlm_trl.train.measure import MeasureBefore, measure, measures, samples
-from dlm_trl.train.preflight import prepare
+from dlm_trl.train.preflight import checkpoints, prepare
 from dlm_trl.train.rehearsal import Rehearsal, pieces
 from dlm_trl.train.save import save
 from dlm_trl.train.skill import attach, skill_measures
@@ -59,8 +59,8 @@ def main(argv: list[str]) -> None:
         print(*prepared.notes, sep="\n")
         for kind, token_report in tokens.reports.items():
             print(f"{kind}: {token_report} ({tokens.shares()[kind]:.1%} of the loss)")
-        if notes.overwrite:
-            for checkpoint in Path(args.output_dir).glob("checkpoint-*"):
+        if notes.overwrite and not prepared.checkpoint:
+            for checkpoint in checkpoints(args.output_dir):
                 shutil.rmtree(checkpoint)
 
     # 2. Base model, quantised where asked; the trainer puts the adapter on it.
@@ -101,21 +101,21 @@ def main(argv: list[str]) -> None:
         accelerator.end_training()
         sys.exit(128 + stop.signal)
 
-    # 4. Measure again, write it down, keep the adapter.
+    # 4. Measure again, keep the adapter, write it all down.
     rows = []
     if notes.measure:
         after = measure(trainer, prepared.rows.questions)
         rows = skill_measures(trainer.state.log_history) + measures(before.numbers, after)
-        if accelerator.is_main_process:
-            shown = samples(prepared.rows.questions, before.numbers, after)
-            facts = run_facts(configuration, prepared, tokens, accelerator)
-            fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
-            report.write(args.output_dir, report.Report(facts, rows, shown, trainer.state.log_history, fresh))
-            print(
-                report.measures_table(rows),
-                f"\nreport: {args.output_dir}/report.md, picture: {args.output_dir}/report.png",
-            )
     folder = save(trainer, configuration, prepared.rows, rows)
+    if notes.measure and accelerator.is_main_process:
+        shown = samples(prepared.rows.questions, before.numbers, after)
+        facts = run_facts(configuration, prepared, tokens, accelerator)
+        fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
+        report.write(args.output_dir, report.Report(facts, rows, shown, trainer.state.log_history, fresh))
+        print(
+            report.measures_table(rows),
+            f"\nreport: {args.output_dir}/report.md, picture: {args.output_dir}/report.png",
+        )
     accelerator.print(f"adapter: {args.output_dir} and {folder}")
     accelerator.end_training()
 

@@ -62,10 +62,12 @@ class TaskArguments:
         None, "mcsb, arithmetic, prose_qa (questions about the document's prose), or FILE.py:NAME for your own task."
     )
     # str comes second: that is the one which the parser takes for the command line.
-    stages: list[Any] | str | dict[str, Any] | None = _setting(
-        None,
-        "The task's options, as a list of mappings (on the command line as JSON): one for each stage of a curriculum, "
-        "from easy to hard. Unset: one stage with the task's defaults.",
+    stages: list[Any] | str | dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "The task's options, as a list of mappings (on the command line as JSON): one for each stage of a "
+            "curriculum, from easy to hard. Unset: one stage with the task's defaults."
+        },
     )
     stage_accuracy: float = _setting(0.9, "The next stage begins when the rows of a step are answered so well …")
     stage_window: int = _setting(10, "… over so many steps, on average.")

@@ -3,6 +3,7 @@
 `prepare(configuration)` gives what the checks had to load anyway, or raises one DlmError with a line for each problem.
 """
 
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 
 from peft import PeftConfig
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
 
 from dlm_trl.models.load import load_config, load_tokenizer
 from dlm_trl.notes import DlmError
@@ -85,17 +85,22 @@ def bytes_needed(trainable: int, configuration: Configuration) -> int:
     return trainable * 4 * (3 * (kept + 1) + 2) + 20 * 2**20
 
 
+def checkpoints(output_dir: str) -> list[Path]:
+    """The checkpoints in a run's folder, whole or not; a folder that somebody called checkpoint-best is none."""
+    return [c for c in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", c.name) and c.is_dir()]
+
+
 def last_checkpoint(output_dir: str) -> str | None:
     """The newest whole checkpoint in a run's folder; one that was cut off while it was written does not count."""
-    whole = [c for c in Path(output_dir).glob("checkpoint-*") if not (c / INCOMPLETE).exists()]
+    whole = [c for c in checkpoints(output_dir) if not (c / INCOMPLETE).exists()]
     return str(max(whole, key=lambda c: int(c.name.split("-")[1]))) if whole else None
 
 
 def _fit(configuration: Configuration, base: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Lower what the base cannot do and give the tokenizer a pad token; returns what was done."""
     notes = []
-    context = base.get_text_config().max_position_embeddings
-    if configuration.training.max_length > context:
+    context = getattr(base.get_text_config(), "max_position_embeddings", None)  # Bloom and recurrent models have none
+    if context and configuration.training.max_length > context:
         configuration.change("max_length", context, f"lowered to the {context} positions that the base has")
         notes.append(f"max_length is lowered to the {context} positions that the base has.")
     token, note = tokenize.pad_token(tokenizer)
@@ -132,6 +137,8 @@ def _combinations(configuration: Configuration) -> list[str]:
         problems.append(f"rehearsal is {notes.rehearsal}; it is a weight, 0 for none.")
     if notes.rehearsal_text and not notes.rehearsal:
         problems.append("rehearsal_text is set, and rehearsal, its weight, is 0: nothing would be rehearsed.")
+    if notes.questions and not notes.notes:
+        problems.append("questions are asked about a document, and no notes are set.")
     if notes.world_size is not None and notes.world_size != training.world_size:
         problems.append(f"The run has {training.world_size} processes, and world_size asks for {notes.world_size}.")
     return problems
@@ -164,7 +171,7 @@ def _folder(configuration: Configuration, needed: int) -> tuple[str | None, list
         if not (Path(asked) / "trainer_state.json").is_file():
             problems.append(f"{asked}: this is no checkpoint (trainer_state.json is missing).")
         return asked, problems
-    if get_last_checkpoint(training.output_dir) and not configuration.notes.overwrite:
+    if checkpoints(training.output_dir) and not configuration.notes.overwrite:
         problems.append(
             f"{folder}: it holds checkpoints of an earlier run. Go on with it (resume_from_checkpoint=true), start "
             "over (overwrite=true), or choose another output_dir."

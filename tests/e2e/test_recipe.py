@@ -123,11 +123,22 @@ def test_measuring_changes_nothing_in_the_run(recipe: Recipe) -> None:
     assert losses(recipe(*QUIET, output="not")) == measured
 
 
+def test_the_adapter_is_kept_before_the_report_is_drawn(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlm_trl.evaluation.report.draw", None)
+    with pytest.raises(TypeError):
+        recipe("--max_steps", 1, "--max_questions", 1, "--save_strategy", "no", "--eval_strategy", "no")
+    assert (store.current_adapter(DLM_ID) / "adapter_model.safetensors").is_file()
+
+
 def test_a_run_does_not_write_over_another_ones_checkpoints(recipe: Recipe) -> None:
-    recipe(*QUIET)
+    out = recipe(*QUIET)
     with pytest.raises(DlmError, match="holds checkpoints of an earlier run"):
         recipe(*QUIET)
-    recipe(*QUIET, "--overwrite", "true")
+    (out / "checkpoint-best").mkdir()
+    recipe(*QUIET, "--overwrite", "true", "--max_steps", 1, "--save_strategy", "steps", "--save_steps", 1)
+    assert {folder.name for folder in out.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-best"}
+    recipe(*QUIET, "--overwrite", "true", "--resume_from_checkpoint", "true", "--max_steps", 2)
+    assert (out / "checkpoint-1").is_dir(), "who goes on does not start over"
 
 
 @pytest.fixture

@@ -1,0 +1,70 @@
+"""What is found before a weight is loaded: checkpoints to go on from, a base's limits, settings that need others."""
+
+from pathlib import Path
+
+import pytest
+from transformers import BloomConfig, PreTrainedTokenizerBase
+
+from dlm_trl.notes import DlmError
+from dlm_trl.train.config import read_configuration
+from dlm_trl.train.preflight import Prepared, prepare
+
+NOTES = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n---\nProse.\n"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def check(tmp_path: Path, out: Path):
+    """check("--lora_r", "2", …, config=YAML text) → what the run would start from."""
+
+    def check(*argv: str, config: str = "") -> Prepared:
+        (tmp_path / "notes.dlm").write_text(NOTES)
+        (tmp_path / "run.yaml").write_text(f"output_dir: {out}\nvalidation_fraction: 0\n{config}")
+        notes = [] if "--task" in argv else ["--notes", str(tmp_path / "notes.dlm")]
+        return prepare(read_configuration(["--config", str(tmp_path / "run.yaml"), *notes, *argv]))
+
+    return check
+
+
+@pytest.mark.parametrize("overwrite", ["false", "true"])
+def test_the_yaml_may_ask_for_the_last_whole_checkpoint(check, out: Path, overwrite: str) -> None:
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-11"):
+        (out / name).mkdir(parents=True)
+    (out / "checkpoint-11" / "checkpoint-is-incomplete.txt").touch()
+    found = check("--overwrite", overwrite, config="resume_from_checkpoint: true\n")
+    assert found.checkpoint == str(out / "checkpoint-10")
+
+
+def test_only_numbered_folders_are_checkpoints_of_an_earlier_run(check, out: Path) -> None:
+    (out / "checkpoint-best").mkdir(parents=True)
+    (out / "checkpoint-7").touch()
+    assert check().checkpoint is None
+    with pytest.raises(DlmError, match="no checkpoint to resume from"):
+        check("--resume_from_checkpoint", "true")
+    (out / "checkpoint-8").mkdir()
+    with pytest.raises(DlmError, match="holds checkpoints of an earlier run"):
+        check()
+    assert check("--overwrite", "true").checkpoint is None
+
+
+def test_a_base_without_a_last_position_takes_rows_of_any_length(
+    check, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "bloom")
+    config = BloomConfig(
+        vocab_size=len(tokenizer), hidden_size=8, n_layer=1, n_head=2, eos_token_id=tokenizer.eos_token_id
+    )
+    config.save_pretrained(tmp_path / "bloom")
+    assert not any("lowered" in note for note in check("--base_model", str(tmp_path / "bloom")).notes)
+    assert any("lowered" in note for note in check("--max_length", "999999").notes)
+
+
+def test_questions_need_a_document(check, tmp_path: Path) -> None:
+    task = ("--task", "arithmetic", "--max_steps", "1", "--base_model", "tiny")
+    with pytest.raises(DlmError, match="questions are asked about a document, and no notes are set"):
+        check(*task, "--questions", str(tmp_path / "missing.jsonl"))
+    check(*task)
