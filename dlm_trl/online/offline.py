@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -31,34 +30,19 @@ from dlm_trl.online.card import card, counts
 from dlm_trl.online.encode import Encoded, encode
 from dlm_trl.online.folder import Settings, progress, read_settings, shard_files, vocabulary, whole_lines
 from dlm_trl.online.rows import Draft, write_rows
-from dlm_trl.online.task import CheckedTask, Example, Reject, Task
+from dlm_trl.online.task import Example, Reject, Task, try_out
 from dlm_trl.teachers.local import require_chat_template
 
 _TRAINED = ["input_ids", "labels"]
-_MADE_UP = "What is it?"  # in place of what a base writes, where nobody is asked yet
 
 
 def check_task(task: Task, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Go through the task with a made-up text, before any weight is loaded.
+    """Try the task out, before any weight is loaded.
 
     Raises DlmError: TaskError for whatever a user's own task raises, UsageError and ChatTemplateError for rows that
     cannot be made with this tokenizer.
     """
-    generated = [_MADE_UP if task.max_new_tokens else ""]
-    try:
-        items = task.draw(random.Random(settings.seed), 1)
-        asked = task.prompts(items)
-        if isinstance(task, CheckedTask):
-            asked = [*asked, *task.check_prompts(items, generated)]
-        examples = [example for example in task.examples(items, generated) if isinstance(example, Example)]
-    except DlmError:
-        raise
-    except Exception as error:  # whatever a user's own code raises
-        raise DlmError(
-            kind="TaskError",
-            message=f"The task {settings.task} fails: {type(error).__name__}: {' '.join(str(error).split())}",
-            hint="Mend the task or its options.",
-        ) from error
+    asked, examples = try_out(task, settings.task, settings.seed)
     if settings.teacher == "base" and not all(isinstance(prompt, str) for prompt in asked):
         require_chat_template(tokenizer, "of the base")
     for example in examples:

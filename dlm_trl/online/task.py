@@ -16,8 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from dlm_trl.notes import DlmError
+
 Messages = Sequence[Mapping[str, str]]
 Item = Any  # whatever a task draws; only the task itself looks into it
+_MADE_UP = "What is it?"  # in place of what a base writes, where nobody is asked yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,30 @@ class CheckedTask(Protocol):
 
     def confirms(self, example: Example, reply: str) -> bool:
         """Whether the base's reply gives the target back; the row is rejected if not."""
+
+
+def try_out(task: Task, name: str, seed: int) -> tuple[list[str | Messages], list[Example]]:
+    """Go through a task once with a made-up text in place of the base's: its prompts and rows.
+
+    Raises DlmError: TaskError for whatever a user's own task raises, and what the task itself refuses.
+    """
+    generated = [_MADE_UP if task.max_new_tokens else ""]
+    try:
+        items = task.draw(random.Random(seed), 1)
+        asked = [*task.prompts(items)]
+        if isinstance(task, CheckedTask):
+            asked += task.check_prompts(items, generated)
+        examples = [example for example in task.examples(items, generated) if isinstance(example, Example)]
+        task.metrics(examples, [example.target for example in examples])
+    except DlmError:
+        raise
+    except Exception as error:  # whatever a user's own code raises
+        raise DlmError(
+            kind="TaskError",
+            message=f"The task {name} fails: {type(error).__name__}: {' '.join(str(error).split())}",
+            hint="Mend the task or its options.",
+        ) from error
+    return asked, examples
 
 
 def accuracy(examples: Sequence[Example], predictions: Sequence[str]) -> dict[str, float]:

@@ -29,6 +29,7 @@ from dlm_trl.online.folder import read_settings
 from dlm_trl.online.mcsb import HELD_OUT
 from dlm_trl.online.offline import load_rows
 from dlm_trl.online.open import open_tasks, read_stages
+from dlm_trl.online.task import try_out
 from dlm_trl.rows.convert import convert
 from dlm_trl.rows.load import load_dlm
 from dlm_trl.rows.split import split
@@ -59,9 +60,10 @@ def check(configuration: Configuration, tokenizer: PreTrainedTokenizerBase, has_
         problems.append("A task has no end of its own: set max_steps.")
     try:
         if said.task_rows:
-            load_rows(said.task_rows, tokenizer)
+            load_rows(said.task_rows, tokenizer, configuration.training.max_length)
         if said.task:
-            open_curriculum(configuration, tokenizer)
+            for task in open_curriculum(configuration, tokenizer).stages:
+                try_out(task, said.task, configuration.training.seed)
             if said.task_teacher == "self" and configuration.document is None:
                 problems.append("task_teacher is self, the adapter of a document, and there is no document.")
             elif said.task_teacher != "base":

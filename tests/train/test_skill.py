@@ -59,6 +59,17 @@ def test_words_that_are_held_out_are_never_trained(tmp_path: Path, stages: str, 
     assert [said in problem for problem in problems] == ([True] if said else [])
 
 
+def test_a_task_that_raises_is_found_before_a_weight_is_loaded(tmp_path: Path) -> None:
+    own = (Path(__file__).parents[2] / "recipes" / "naming.py").read_text(encoding="utf-8")
+    settings = ["--base_model", "tiny", "--max_steps", "2", "--output_dir", str(tmp_path / "out")]
+    for broken in ("def draw(self, rng, n):", "def prompts(self, items):", "def metrics(self, examples, predictions):"):
+        assert broken in own
+        (tmp_path / "own.py").write_text(own.replace(broken, f"{broken}\n        return nothing"), encoding="utf-8")
+        configuration = read_configuration(["--task", f"{tmp_path / 'own.py'}:Naming", *settings])
+        (problem,) = check(configuration, load_tokenizer("tiny"), has_rows=False)
+        assert "own.py:Naming fails: NameError: name 'nothing' is not defined" in problem
+
+
 def test_what_a_resumed_run_measures_for_the_first_time_has_no_number_before() -> None:
     first = {"step": 0, "eval_mcsb/5:upper/accuracy": 0.2}
     last = {"step": 9, "eval_mcsb/5:upper/accuracy": 0.9, "eval_mcsb/glosses/accuracy": 0.8}
