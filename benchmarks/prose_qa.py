@@ -5,7 +5,6 @@ and number of tokens that are trained on:
 
     questions    recipes/notes_online.yaml: the frozen base asks about spans of the prose, the answer is learned
     prose        the prose alone, as the next token
-    both         half of a step's rows are questions, half of them prose
 
 The document is made of passages that the embedded base never saw, each with its pairs, or is `--notes FILE`. Prints a
 line of JSON for each run: recall of the authored answers, exact and fuzzy, their loss in nats per token, the perplexity
@@ -80,9 +79,7 @@ def compare(folder: Path, notes: Path, seed: int, options: argparse.Namespace) -
     told |= {"warmup_steps": 5, "logging_steps": 5, "per_device_train_batch_size": 4, **common}
     told |= {"rehearsal": 1, "rehearsal_text": ROOT / "recipes" / "rehearsal.txt"}
     runs = {"questions": run(folder / "questions", max_steps=options.steps, **asked)}
-    wanted = runs["questions"][1]["tokens"]
-    runs["prose"] = matched(folder / "prose", wanted, **told)
-    runs["both"] = matched(folder / "both", wanted, synthetic_fraction=0.5, prose=True, **asked)
+    runs["prose"] = matched(folder / "prose", runs["questions"][1]["tokens"], **told)
     return runs
 
 

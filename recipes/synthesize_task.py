@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
-from dlm_trl.models.load import load_base, load_config, load_tokenizer
+from dlm_trl.models.load import context_length, load_base, load_config, load_tokenizer
 from dlm_trl.models.registry import resolve
 from dlm_trl.models.share import is_main, share
 from dlm_trl.notes import DlmError, Document, read
@@ -142,7 +142,7 @@ def read_arguments(argv: list[str]) -> Arguments:
 def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> Settings:
     """All that decides the rows. Raises DlmError for a base or teacher that cannot be had."""
     config = load_config(said.base_model)
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)  # recurrent models have none
+    context = context_length(config)
     source = resolve(said.base_model)
     files = [*said.notes, *([said.task.rpartition(":")[0]] if ":" in said.task else [])]
     read_too = [(Path(file).name, Path(file).read_bytes()) for file in files]

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.batching import evaluating
+from dlm_trl.models.load import context_length
 
 LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; a large vocabulary gets smaller batches
 
@@ -30,7 +31,7 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text:
     The text's first token is scored after the tokenizer's BOS token, and not scored where it has none. Raises
     ValueError for a window beyond the model's context and for a text of fewer than two tokens.
     """
-    context = model.config.get_text_config().max_position_embeddings
+    context = context_length(model.config) or window
     if not 2 <= window <= context:
         raise ValueError(f"a window of {window} tokens does not fit: 2 to {context} is what this model can read")
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # longer than the context: meant

@@ -25,7 +25,7 @@ from dlm_trl.evaluation.cloze import Cloze, cloze
 from dlm_trl.evaluation.mcsb import Asked, Binding, binding, described, glossed
 from dlm_trl.evaluation.perplexity import general_text, perplexity
 from dlm_trl.models.generate import row_seed
-from dlm_trl.models.load import Quantization, load_adapted, load_base, load_tokenizer
+from dlm_trl.models.load import Quantization, context_length, load_adapted, load_base, load_tokenizer
 from dlm_trl.notes import DlmError
 from dlm_trl.online.mcsb import HELD_OUT, Mcsb, Split, contains_word
 
@@ -150,7 +150,7 @@ def measure(
 
     Cloze costs more than the rest. Raises ValueError for a set without questions.
     """
-    window = min(WINDOW, model.config.get_text_config().max_position_embeddings)
+    window = min(WINDOW, context_length(model.config) or WINDOW)
     return Evaluation(
         mcsb={name: binding(model, tokenizer, asked) for name, asked in sets.items()},
         cloze=cloze(model, tokenizer, next(iter(sets.values()))) if with_cloze else None,

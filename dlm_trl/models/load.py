@@ -52,6 +52,11 @@ def load_config(base_model: str) -> PretrainedConfig:
         raise _not_found(base_model, reference, error) from error
 
 
+def context_length(config: PretrainedConfig) -> int | None:
+    """How many tokens a model can read at once; None where nothing limits it: Bloom, recurrent models."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def load_tokenizer(base_model: str, chat_template_path: str | None = None) -> PreTrainedTokenizerBase:
     """The base's tokenizer, with the chat template of a Jinja file or of another model's folder where one is given.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -104,13 +105,14 @@ class Judge:
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        from dlm_trl.models.load import context_length
         from dlm_trl.teachers.local import require_chat_template
 
         require_chat_template(tokenizer, f"The judge {name}", _OTHERWISE)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
-        self.context: int = model.config.get_text_config().max_position_embeddings
+        self.context: int = context_length(model.config) or sys.maxsize
 
     def score(self, candidates: Sequence[Candidate]) -> list[Scores]:
         """The scores of each candidate, in their order, computed in batches.

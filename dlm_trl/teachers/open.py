@@ -17,7 +17,7 @@ from dlm_trl.notes.store import current_adapter
 from dlm_trl.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from dlm_trl.models.load import Quantization
     from dlm_trl.teachers.local import LocalTeacher
@@ -116,22 +116,22 @@ def fingerprint(folder: Path) -> str:
 def _survey_adapter(document: Document, quantization: Quantization | None) -> Survey:
     from transformers import AutoTokenizer
 
-    from dlm_trl.models.load import adapter_base, load_config
+    from dlm_trl.models.load import adapter_base, context_length, load_config
 
     folder = _adapter(document)
-    context = _context(load_config(adapter_base(folder)))
+    context = context_length(load_config(adapter_base(folder)))
     revision = f"{folder.name}-{fingerprint(folder)}{f'-{quantization}' if quantization else ''}"
     return Survey("self", revision, AutoTokenizer.from_pretrained(folder), context)
 
 
 def _survey_base(name: str, quantization: Quantization | None) -> Survey:
-    from dlm_trl.models.load import document_name, load_config, load_tokenizer
+    from dlm_trl.models.load import context_length, document_name, load_config, load_tokenizer
     from dlm_trl.models.registry import resolve
     from dlm_trl.teachers.local import require_chat_template
 
     reference, base = f"hf:{name}", document_name(name)
     # First the configuration, one small file: looking for a tokenizer where there is no network takes twice as long.
-    context, source = _context(load_config(base)), resolve(base)
+    context, source = context_length(load_config(base)), resolve(base)
     tokenizer = load_tokenizer(base)
     require_chat_template(tokenizer, f"The teacher {reference}")
     revision = fingerprint(Path(source)) if Path(source).is_dir() else _commit(source)
@@ -163,12 +163,6 @@ def _adapter(document: Document) -> Path:
             path=document.path,
         )
     return folder
-
-
-def _context(config: PretrainedConfig) -> int | None:
-    # Not every model has a longest text: recurrent ones do not.
-    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return length
 
 
 def _commit(hub_id: str) -> str:

@@ -152,8 +152,9 @@ def _defaults(document: Document | None, said: Mapping[str, Any]) -> dict[str, A
         "fp16": gpu and not bf16,
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
-        # The same rows in every step as a random order gives, dealt into batches of like length: little padding.
-        "train_sampling_strategy": "batch_rebalance",
+        # The same rows in every step as a random order gives, dealt into batches of like length: little padding. Rows
+        # of a task lie in the order of its stages, and of lengths already.
+        "train_sampling_strategy": "sequential" if said.get("task_rows") else "batch_rebalance",
         "gradient_checkpointing": False,
         "logging_steps": 5,
         "eval_strategy": "epoch",

@@ -8,11 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.recall import Question
 from dlm_trl.notes import DlmError
-from dlm_trl.rows.load import load_dlm
-from dlm_trl.rows.split import split
 from dlm_trl.rows.tokenize import TokenReport, tokenize
 from dlm_trl.train.config import Configuration
-from dlm_trl.train.skill import exam
+from dlm_trl.train.skill import exam, learned_prose
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def load_rows(configuration: Configuration) -> Rows:
     asked = exam(configuration)
     pairs, held_out_pairs = asked.pairs()
     if notes.prose and ("prose" in kinds or has_sources):
-        prose, held_out_prose = _prose(configuration)
+        prose, held_out_prose = learned_prose(configuration)
     if pairs is None and prose is None and not (configuration.task.task or configuration.task.task_rows):
         raise DlmError(
             kind="NoRowsError",
@@ -97,12 +95,3 @@ def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration:
     held_out = rows.held_out_prose if rows.pairs is None and rows.held_out_pairs is None else rows.held_out_pairs
     validation = tokenize(held_out, tokenizer, training.max_length)[0] if held_out else None
     return Tokens(train, validation, {kind: report for kind, (_, report) in made.items()})
-
-
-def _prose(configuration: Configuration) -> tuple[Dataset | None, Dataset | None]:
-    notes, training = configuration.notes, configuration.training
-    every = load_dlm(
-        notes.notes, "prose", split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources
-    )
-    parts = split(every, notes.validation_fraction, training.seed, notes.split_method)
-    return parts["train"] or None, parts["validation"] or None

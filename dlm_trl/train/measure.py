@@ -11,6 +11,7 @@ from trl import SFTTrainer
 from dlm_trl.evaluation.perplexity import general_text, perplexity
 from dlm_trl.evaluation.recall import Question, answer_recall
 from dlm_trl.evaluation.report import Measure, Sample
+from dlm_trl.models.load import context_length
 
 FILE = "before.json"  # in output_dir, so that a resumed run reports what the untrained model could do
 SAMPLES = 5  # questions of each group that the report shows side by side
@@ -35,8 +36,7 @@ def measure(trainer: SFTTrainer, questions: dict[str, list[Question]]) -> Number
     with torch.random.fork_rng():
         loss = trainer.evaluate()["eval_loss"] if trainer.eval_dataset is not None else None
         recalls = {group: answer_recall(model, tokenizer, asked) for group, asked in questions.items()}
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # recurrent models have none
-        window = min(WINDOW, context or WINDOW)
+        window = min(WINDOW, context_length(model.config) or WINDOW)
         general = perplexity(model, tokenizer, general_text(), window)
     return Numbers(
         validation_loss=loss,

@@ -13,7 +13,7 @@ from pathlib import Path
 from peft import PeftConfig
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from dlm_trl.models.load import load_config, load_tokenizer
+from dlm_trl.models.load import context_length, load_config, load_tokenizer
 from dlm_trl.notes import DlmError
 from dlm_trl.rows import tokenize
 from dlm_trl.train.adapter import adapter_parameters, peft_config
@@ -79,10 +79,11 @@ def prepare(configuration: Configuration) -> Prepared:
 def bytes_needed(trainable: int, configuration: Configuration) -> int:
     """Room for the checkpoints that are kept at once, one being written, and the adapter itself, all in float32.
 
-    A checkpoint holds the adapter and Adam's two moments of it.
+    A checkpoint holds the adapter and Adam's two moments of it, with AdaLoRA three means of its importance besides.
     """
     kept = configuration.training.save_total_limit or 1
-    return trainable * 4 * (3 * (kept + 1) + 2) + 20 * 2**20
+    each = 6 if configuration.adapter.adapter == "adalora" else 3
+    return trainable * 4 * (each * (kept + 1) + 2) + 20 * 2**20
 
 
 def checkpoints(output_dir: str) -> list[Path]:
@@ -99,7 +100,7 @@ def last_checkpoint(output_dir: str) -> str | None:
 def _fit(configuration: Configuration, base: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Lower what the base cannot do and give the tokenizer a pad token; returns what was done."""
     notes = []
-    context = getattr(base.get_text_config(), "max_position_embeddings", None)  # Bloom and recurrent models have none
+    context = context_length(base)
     if context and configuration.training.max_length > context:
         configuration.change("max_length", context, f"lowered to the {context} positions that the base has")
         notes.append(f"max_length is lowered to the {context} positions that the base has.")

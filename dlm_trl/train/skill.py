@@ -99,14 +99,14 @@ def _asked_about(configuration: Configuration) -> Document:
     """The document with the prose that its adapter learns, and without what is held out, where prose is."""
     document = configuration.document
     if configuration.notes.prose:
-        rows = prose(configuration)[0] or ()
+        rows = learned_prose(configuration)[0] or ()
     else:
         rows = convert(document, "prose", configuration.notes.adapter_name)
     ids = {row["section_id"] for row in rows}
     return replace(document, sections=tuple(section for section in document.sections if section.section_id in ids))
 
 
-def prose(configuration: Configuration) -> tuple[Dataset | None, Dataset | None]:
+def learned_prose(configuration: Configuration) -> tuple[Dataset | None, Dataset | None]:
     """The document's prose that is learned and that is held out; None where there is none of a kind."""
     notes, seed = configuration.notes, configuration.training.seed
     every = load_dlm(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation import perplexity as module
 from dlm_trl.evaluation.perplexity import general_text, perplexity
@@ -31,6 +31,15 @@ def test_equals_the_definition(model: PreTrainedModel, tokenizer: PreTrainedToke
     for window in (2, 7, 16, len(ids) - 1, len(ids), len(ids) + 1, 200):
         expected = one_token_at_a_time(model, ids, window)
         assert perplexity(model, tokenizer, TEXT, window) == pytest.approx(expected, rel=1e-4), window
+
+
+@torch.no_grad()
+def test_a_model_without_a_last_position_reads_any_window(tokenizer: PreTrainedTokenizerBase) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "n_layer": 1, "n_head": 2}
+    bloom = BloomForCausalLM(BloomConfig(**sizes)).eval()
+    ids = [tokenizer.bos_token_id, *tokenizer(TEXT, add_special_tokens=False)["input_ids"]]
+    assert perplexity(bloom, tokenizer, TEXT, 16) == pytest.approx(one_token_at_a_time(bloom, ids, 16), rel=1e-4)
 
 
 @given(text=st.text(min_size=1, max_size=300), window=st.integers(2, 256))

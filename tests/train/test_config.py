@@ -63,6 +63,12 @@ def test_what_the_format_says_of_keys_left_out(read) -> None:
     assert (found.adapter.lora_r, found.adapter.lora_alpha, found.adapter.lora_dropout) == (8, 16, 0.05)
 
 
+def test_rows_that_a_task_wrote_before_keep_their_order(read) -> None:
+    found = read("", "rows: none\nprose: false\ntask_rows: runs/rows\n")
+    assert found.training.train_sampling_strategy == "sequential"
+    assert read().training.train_sampling_strategy == "batch_rebalance"
+
+
 @pytest.mark.parametrize("world", [1, 2, 4, 16, 32])
 def test_auto_batches_make_the_same_step_for_any_number_of_processes(world: int) -> None:
     micro, steps = auto_batches("auto", "auto", world)

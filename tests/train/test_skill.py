@@ -6,7 +6,7 @@ import pytest
 
 from dlm_trl.models.load import load_tokenizer
 from dlm_trl.train.config import Configuration, read_configuration
-from dlm_trl.train.skill import check, open_curriculum, prose, skill_measures
+from dlm_trl.train.skill import check, learned_prose, open_curriculum, skill_measures
 
 HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n"
 ADAPTERS = "training:\n  adapters:\n    one: {}\n    two: {}\n"
@@ -37,7 +37,7 @@ def test_prose_that_is_held_out_is_not_asked_about(tmp_path: Path) -> None:
     text = f"{HEAD}---\n" + "".join(f"\n::prose::\nThe number of day {n} is {n} loaves.\n" for n in range(20))
     more = ("--validation_fraction", "0.3", "--synthetic_fraction", "0.5")
     configuration = configured(tmp_path / "notes.dlm", text, *more)
-    learned, held_out = prose(configuration)
+    learned, held_out = learned_prose(configuration)
     assert len(held_out) > 2
     assert asked_about(configuration) == {row["text"].strip() for row in learned}
     every = asked_about(configured(tmp_path / "notes.dlm", text, *more, "--prose", "false"))
