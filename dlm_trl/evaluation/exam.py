@@ -87,7 +87,8 @@ def read_questions(path: str, system_prompt: str | None) -> list[Question]:
     if not file.is_file():
         raise DlmError(kind="QuestionsError", message="There is no such file of questions.", path=file)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        with file.open(encoding="utf-8") as stream:
+            lines = list(stream)
     except UnicodeDecodeError as error:
         raise DlmError(kind="QuestionsError", message="The file of questions is not UTF-8.", path=file) from error
     questions = []

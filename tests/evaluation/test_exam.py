@@ -39,13 +39,15 @@ def test_without_learned_rows_all_pairs_are_held_out_and_without_notes_there_are
 
 
 def test_a_limit_takes_questions_from_the_whole_document_and_reworded_ones_are_read(notes: str, tmp_path: Path) -> None:
-    lines = [json.dumps({"reworded": f"Which is {n}?", "answer": f"{n}"}) for n in range(9)]
-    (tmp_path / "reworded.jsonl").write_text("\n".join(lines))
+    # U+2028 ends a line in a text, and none in a file of JSON lines.
+    row = '{{"reworded": "Which\u2028is {n}?", "answer": "{n}"}}'
+    lines = [row.format(n=n) for n in range(9)]
+    (tmp_path / "reworded.jsonl").write_text("\n".join(lines), encoding="utf-8")
     exam = Exam(notes, validation_fraction=0, questions=str(tmp_path / "reworded.jsonl"), max_questions=4)
     groups = exam.recall_questions(*exam.pairs())
     assert [question for question, *_ in groups["seen"]] == [f"What is {n} of forty?" for n in (0, 10, 20, 30)]
-    assert groups["reworded"][1] == ("Which is 2?", "2", "Be brief.")
-    (tmp_path / "reworded.jsonl").write_text(lines[0] + '\n{"question": "no answer"}\n')
+    assert groups["reworded"][1] == ("Which\u2028is 2?", "2", "Be brief.")
+    (tmp_path / "reworded.jsonl").write_text(lines[0] + '\n{"question": "no answer"}\n', encoding="utf-8")
     with pytest.raises(DlmError, match=r"reworded\.jsonl:2: This line is no question"):
         exam.recall_questions(*exam.pairs())
     (tmp_path / "reworded.jsonl").write_text('{"reworded": "Ä?", "answer": "Ä"}', encoding="latin-1")
