@@ -18,6 +18,8 @@ if __name__ == "__main__":
     folder, question = sys.argv[1:]
     dtype = "auto" if torch.cuda.is_available() else "float32"  # float16 is slow on a CPU
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template:
+        sys.exit(f"{folder}: its tokenizer has no chat template to ask with.")
     chat = [{"role": "user", "content": question}]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
     out = model.generate(**ids, max_new_tokens=128)

@@ -21,7 +21,8 @@ def model_card(folder: Path, hops: Sequence[Hop], name: str) -> str:
     base = hops[-1].get("base") or next((hop["base"] for hop in reversed(hops) if hop.get("base")), None)
     quantized = last(hops, "awq") is not None
     tags = ", ".join(["dlm", "trl", "sft", *(["awq", "4-bit"] if quantized else [])])
-    head = [*([f"base_model: {base}"] if base else []), "library_name: transformers", "pipeline_tag: text-generation"]
+    head = [f"base_model: {json.dumps(base, ensure_ascii=False)}"] if base else []
+    head += ["library_name: transformers", "pipeline_tag: text-generation"]
     kind = "4-bit AWQ" if quantized else "16-bit safetensors"
     parts = [
         "---\n" + "\n".join([*head, f"tags: [{tags}]"]) + "\n---",

@@ -11,6 +11,7 @@ from dlm_trl.export.observe import Answer, Observation
 
 RESAMPLES = 10_000  # of the bootstrap
 ENOUGH = 20  # right answers: with fewer, one is more than the 5 % that may be lost
+ENOUGH_PIECES = 6  # texts: of fewer, all may be worse by chance in more than 5 % of all cases (a sign test)
 LogProbs = Sequence[tuple[float, int]]  # of each piece: summed negative log-probability in nats, tokens
 
 
@@ -105,20 +106,21 @@ def perplexity_checks(
     before: Mapping[str, LogProbs], rounded: Mapping[str, LogProbs], after: Mapping[str, LogProbs]
 ) -> list[Check]:
     """For each text: perplexity in 16 bit, rounded, and quantised; what must not be above 1 is the lower end of the
-    interval of the last two's ratio.
+    interval of the last two's ratio. Of few pieces an interval is none, and the perplexities are only shown.
     """
-    return [
-        check(
-            "perplexity, AWQ to rounding",
-            interval(after[name], rounded[name])[0],
-            f"perplexity, {name}",
-            before=perplexity(pieces),
-            rounding=perplexity(rounded[name]),
-            after=perplexity(after[name]),
-        )
-        for name, pieces in before.items()
-        if pieces
-    ]
+    checks = []
+    for name, pieces in before.items():
+        if not pieces:
+            continue
+        every = (pieces, rounded[name], after[name])
+        shown = dict(zip(("before", "rounding", "after"), map(perplexity, every), strict=True))
+        said = f"perplexity, {name}"
+        if len(pieces) < ENOUGH_PIECES:
+            checks.append(Check(said, None, **shown))
+        else:
+            low, _ = interval(after[name], rounded[name])
+            checks.append(check("perplexity, AWQ to rounding", low, said, **shown))
+    return checks
 
 
 def perplexity(pieces: LogProbs) -> float:

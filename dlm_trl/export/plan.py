@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.exam import Exam, spread
@@ -15,16 +16,20 @@ from dlm_trl.evaluation.recall import Question, messages
 from dlm_trl.evaluation.suite import open_model
 from dlm_trl.export.calibration import read_calibration
 from dlm_trl.export.observe import Chat, Plan
-from dlm_trl.models.lineage import FILE, Hop, last, lineage_error
+from dlm_trl.models.lineage import FILE, Hop, file_hash, last, lineage_error
 from dlm_trl.models.load import document_name
+from dlm_trl.notes import DlmError
 
 LOGITS = 2**27  # at most so many numbers are compared
 GENERAL_TEXTS, GENERAL_TOKENS = 16, 128
 WORDS_ASKED, WORDS_ANSWERED = 20, 40  # of a general text that stands in for a question
 
 
-def make_plan(exam: Exam, hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBase, prompts: int) -> Plan:
-    """hops lead to the later model; the tokenizer is the earlier one's. Loads the base where it has to describe words.
+def make_plan(
+    exam: Exam, hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBase, prompts: int, notes: Path | None = None
+) -> Plan:
+    """hops lead to the later model; the tokenizer is the earlier one's; notes is where the document lies now, if it was
+    moved. Loads the base where it has to describe words.
 
     Raises DlmError for a document or calibration data that cannot be read.
     """
@@ -33,7 +38,7 @@ def make_plan(exam: Exam, hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBas
     return Plan(
         chats=[chat for chat, _ in chats],
         texts=_texts(chats, tokenizer),
-        scored=_pieces(hops, tokenizer) if hops[-1]["hop"] == "awq" else {},
+        scored=_pieces(hops, tokenizer, notes) if hops[-1]["hop"] == "awq" else {},
         questions=questions if tokenizer.chat_template else {},
         sets=_sets(exam, hops),
     )
@@ -56,8 +61,9 @@ def find_exam(hops: Sequence[Hop], notes: Path | None) -> tuple[Exam, list[str]]
 
 def _exam(said: Any) -> Exam:
     try:
+        TypeAdapter(Exam).validate_python(said)
         return Exam(**said)
-    except TypeError as error:
+    except (TypeError, ValidationError) as error:
         raise lineage_error(Path(FILE), f"its exam does not fit: {error}") from error
 
 
@@ -95,10 +101,22 @@ def _texts(chats: Sequence[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase
     return kept
 
 
-def _pieces(hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
-    """What calibration held out, of the notes and of general text."""
+def _pieces(hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBase, notes: Path | None) -> dict[str, list[list[int]]]:
+    """What calibration held out, of the notes and of general text.
+
+    Of a file that has changed since, other rows may be held out than were; so it has to be the same.
+    """
     said = last(hops, "awq")["calibration"]
-    data = read_calibration(Path(said["file"]), tokenizer, said["samples"], said["seed"], said["length"])
+    files = [file for file in (Path(said["file"]), notes) if file and file.is_file()]
+    same = next((file for file in files if file_hash(file) == said["sha256"]), None)
+    if same is None:
+        raise DlmError(
+            kind="VerifyError",
+            message="The rows of the calibration are not here any more, or have changed since.",
+            hint="Name the same file where it lies now (--notes), or quantise again.",
+            path=Path(said["file"]),
+        )
+    data = read_calibration(same, tokenizer, said["samples"], said["seed"], said["length"])
     return {"held-out notes": data.held_out_notes, "held-out general text": data.held_out_general}
 
 
@@ -106,5 +124,6 @@ def _sets(exam: Exam, hops: Sequence[Hop]) -> dict[str, list[Asked]]:
     """Multiple-choice questions, which the base that the run began with describes."""
     if not exam.conditions:
         return {}
-    base = document_name(last(hops, "train")["base"])
+    # The merge's, which is the same one and may have been named anew.
+    base = document_name((last(hops, "merge") or last(hops, "train"))["base"])
     return exam.question_sets(*open_model(base))

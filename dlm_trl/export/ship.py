@@ -58,7 +58,8 @@ def check(base_model: str, name: Path, to: Target) -> None:
 
 
 def _folders(name: Path) -> tuple[Path, Path]:
-    return name.with_name(f"{name.name}-merged"), name.with_name(f"{name.name}-awq")
+    folder = name.expanduser().resolve()  # "." has a name, too
+    return folder.with_name(f"{folder.name}-merged"), folder.with_name(f"{folder.name}-awq")
 
 
 def _checked(before: Path, after: Path, say: Callable[[str], None]) -> Path:

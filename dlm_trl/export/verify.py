@@ -86,7 +86,7 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
     if hops[0]["hop"] == "train" and not tokenizers[0].chat_template and exam.pairs()[0] is not None:
         raise _error(before, "The run learned answers by a chat template, and there is none here any more.")
     try:
-        plan = make_plan(exam, hops, tokenizers[0], prompts)
+        plan = make_plan(exam, hops, tokenizers[0], prompts, notes)
     except TemplateError as error:
         raise _error(before, f"Its chat template refuses a question of the notes: {error}.") from error
     checks = [_same_prompts(plan.chats, *tokenizers), _stop_tokens(_ends(before) or _ends(base), after, *tokenizers)]

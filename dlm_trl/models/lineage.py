@@ -23,17 +23,22 @@ FILE = "lineage.json"
 Hop = dict[str, Any]
 
 # What later steps read of a hop, by name: a file that somebody wrote by hand may lack it.
-FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+FIELDS: dict[str, dict[str, Any]] = {
     "train": {
         "base": str,
         "rows": dict,
-        "adapter": dict,
+        "adapter": {"type": str, "rank": int},
         "seed": int,
         "base_fingerprint": (dict, NoneType),
         **dict.fromkeys(("document", "task", "quantization"), (str, NoneType)),
     },
-    "merge": {"base": str, "adapter": dict, "dtype": str, "shards": dict},
-    "awq": {"calibration": dict, "bits": int, "group_size": int, "smoothed": int, "bytes": dict, "shards": dict},
+    "merge": {"base": str, "adapter": {"adapter_model.safetensors": str}, "dtype": str, "shards": dict},
+    "awq": {
+        "calibration": {"file": str, "sha256": str, **dict.fromkeys(("samples", "seed", "length", "tokens"), int)},
+        "bytes": {"written": int, "predicted": int},
+        "shards": dict,
+        **dict.fromkeys(("bits", "group_size", "smoothed"), int),
+    },
 }
 TENSORS, ROWS = 8, 64  # what of a base is hashed: so many matrices, spread over the model, so many rows of each
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache"}  # a copy of the same weights may differ in these
@@ -98,13 +103,19 @@ def file_hash(file: Path) -> str:
 def _checked(hop: Hop) -> Hop:
     if not isinstance(hop["hop"], str):
         raise TypeError(f"{hop['hop']!r} is no name of a step")
-    for name, kind in FIELDS.get(hop["hop"], {}).items():
-        if not isinstance(hop[name], kind):
-            raise TypeError(f"{name} of {hop['hop']} is {hop[name]!r:.60}")
+    _check_fields(hop, FIELDS.get(hop["hop"], {}), hop["hop"])
     found = hop.get("base_fingerprint")
     if found is not None and not isinstance(found["tensors"], dict):
         raise TypeError(f"base_fingerprint is {found!r:.60}")
     return hop
+
+
+def _check_fields(said: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> None:
+    for name, kind in fields.items():
+        if not isinstance(said[name], dict if isinstance(kind, dict) else kind):
+            raise TypeError(f"{name} of {where} is {said[name]!r:.60}")
+        if isinstance(kind, dict):
+            _check_fields(said[name], kind, f"{where}'s {name}")
 
 
 def _rows_hash(file: Path, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from accelerate import PartialState
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -86,7 +87,7 @@ def load_base(
         arguments |= {"quantization_config": _quantization_config(quantization), "device_map": {"": _device()}}
     try:
         return AutoModelForCausalLM.from_pretrained(reference, **arguments)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _not_found(base_model, reference, error) from error
 
 

@@ -105,7 +105,7 @@ def model_card(configuration: Configuration, rows: Rows, table: str) -> str:
     adapter, training = configuration.adapter, configuration.training
     data = "\n\n".join(filter(None, (task_data(configuration), document_data(configuration, rows))))
     return f"""---
-base_model: {adapter.base_model.removeprefix("hf:")}
+base_model: {json.dumps(adapter.base_model.removeprefix("hf:"), ensure_ascii=False)}
 library_name: peft
 pipeline_tag: text-generation
 tags: [dlm, trl, sft, {adapter.adapter}]

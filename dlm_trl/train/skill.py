@@ -139,19 +139,24 @@ def exam(configuration: Configuration) -> Exam:
     """What the run is examined with: questions about the document, and those about a skill."""
     notes, task = configuration.notes, configuration.task
     return Exam(
-        notes=notes.notes,
+        notes=_anywhere(notes.notes),
         rows=notes.rows,
         adapter_name=notes.adapter_name,
         validation_fraction=notes.validation_fraction,
         split_method=notes.split_method,
         seed=configuration.training.seed,
-        questions=notes.questions,
+        questions=_anywhere(notes.questions),
         max_questions=notes.max_questions,
         conditions=conditions(configuration),
         condition_questions=task.condition_questions,
         held_out=held_out(configuration),
-        glosses=task.glosses,
+        glosses=_anywhere(task.glosses),
     )
+
+
+def _anywhere(file: str | None) -> str | None:
+    """The path as any folder has it: a later step may be taken in another one."""
+    return file and str(Path(file).expanduser().resolve())
 
 
 def attach(trainer: SFTTrainer, configuration: Configuration) -> OnlineSynthesisCallback | None:

@@ -121,6 +121,9 @@ def test_a_quantiser_that_is_surely_worse_than_rounding_fails_and_one_that_may_n
     (unsure,) = perplexity_checks(exact, rounded, {"notes": pieces(nats + 0.1 + noise, tokens)})
     assert (worse.passed, unsure.passed) == (False, True)
     assert worse.before < worse.rounding < worse.after
+    few = {"notes": pieces(nats[:5] + 0.15, tokens[:5])}
+    (told,) = perplexity_checks({"notes": exact["notes"][:5]}, {"notes": rounded["notes"][:5]}, few)
+    assert told.passed and told.limit == "" and told.before < told.rounding < told.after
 
 
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=lambda limit: limit.name)

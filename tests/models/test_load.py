@@ -1,5 +1,6 @@
 """Loading: whole, quantised, with an adapter; what cannot be loaded says so in one line."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,12 @@ def test_a_chat_template_comes_from_a_file_or_a_tokenizer(random_base: Path, tmp
     assert load_tokenizer(str(random_base), str(random_base)).chat_template == own
     with pytest.raises(DlmError, match="no chat template"):
         load_tokenizer(str(random_base), str(tmp_path / "missing.jinja"))
+
+
+def test_a_file_of_weights_that_was_cut_off_is_said(random_base: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(random_base, tmp_path / "base"))
+    weights = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(DlmError, match="cannot be loaded") as caught:
+        load_base(str(base))
+    assert caught.value.kind == "BaseModelError"
