@@ -111,7 +111,9 @@ def test_a_lost_template_and_a_wrong_stop_token_are_found_before_a_model_is_load
 def test_awq_weights_have_to_be_those_that_were_written(merged: Path, damaged: Path) -> None:
     config = json.loads((damaged / "config.json").read_text())
     (damaged / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
-    hop = {"hop": "awq", "calibration": {}, "bits": 4, "group_size": 128, "smoothed": 1, "bytes": {}}
+    calibration = {"file": "notes.dlm", "sha256": "", "samples": 8, "seed": 0, "length": 512, "tokens": 9}
+    hop = {"hop": "awq", "calibration": calibration, "bits": 4, "group_size": 128, "smoothed": 1}
+    hop |= {"bytes": {"written": 1, "predicted": 1}}
     right = lineage.read(merged)[-1]["shards"]
     for wrong, (before, after) in (("damaged", (right, {"model.safetensors": ""})), ("merged", ({"gone": ""}, right))):
         merge_hop = lineage.read(merged)[-1] | {"shards": before}
