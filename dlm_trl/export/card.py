@@ -8,6 +8,7 @@ from pathlib import Path
 from dlm_trl.export.adapter import TENSORS
 from dlm_trl.export.checks import Check, table
 from dlm_trl.models.lineage import Hop, last
+from dlm_trl.models.registry import hub_id
 from dlm_trl.notes.files import replace_file
 
 
@@ -21,7 +22,8 @@ def model_card(folder: Path, hops: Sequence[Hop], name: str) -> str:
     base = hops[-1].get("base") or next((hop["base"] for hop in reversed(hops) if hop.get("base")), None)
     quantized = last(hops, "awq") is not None
     tags = ", ".join(["dlm", "trl", "sft", *(["awq", "4-bit"] if quantized else [])])
-    head = [f"base_model: {json.dumps(base, ensure_ascii=False)}"] if base else []
+    # The Hub takes ids of its own alone, and refuses a card that names a folder.
+    head = [f"base_model: {json.dumps(published)}"] if base and (published := hub_id(base)) else []
     head += ["library_name: transformers", "pipeline_tag: text-generation"]
     kind = "4-bit AWQ" if quantized else "16-bit safetensors"
     parts = [

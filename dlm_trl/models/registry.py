@@ -73,6 +73,11 @@ def recorded_name(base_model: str) -> str:
     return base_model if base_model == "tiny" else resolve(base_model)
 
 
+def hub_id(recorded: str) -> str | None:
+    """The id of a base on the Hub, of the names that `recorded_name` gives; None for `tiny` and for a local folder."""
+    return None if recorded == "tiny" or Path(recorded).is_absolute() else recorded
+
+
 def _suggestion(name: str) -> str:
     if "/" in name:
         return f"For a model of the Hub write hf:{name}; a local folder must exist."

@@ -15,7 +15,7 @@ from dlm_trl.evaluation.report import Measure, measures_table
 from dlm_trl.models import lineage
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.models.load import TOKENIZER_FILES
-from dlm_trl.models.registry import recorded_name
+from dlm_trl.models.registry import hub_id, recorded_name
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
 from dlm_trl.online.open import read_stages
@@ -104,9 +104,10 @@ def model_card(configuration: Configuration, rows: Rows, table: str) -> str:
     """A model card: what it was trained on, by whom that was written, how, and what it did."""
     adapter, training = configuration.adapter, configuration.training
     data = "\n\n".join(filter(None, (task_data(configuration), document_data(configuration, rows))))
+    published = hub_id(recorded_name(adapter.base_model))
+    base = f"base_model: {json.dumps(published)}\n" if published else ""  # the Hub takes ids of its own alone
     return f"""---
-base_model: {json.dumps(adapter.base_model.removeprefix("hf:"), ensure_ascii=False)}
-library_name: peft
+{base}library_name: peft
 pipeline_tag: text-generation
 tags: [dlm, trl, sft, {adapter.adapter}]
 ---
