@@ -15,7 +15,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from dlm_trl.train.distributed import prepare_deepspeed
+from dlm_trl.train.distributed import leave, prepare_deepspeed
 
 prepare_deepspeed()  # before TRL is imported, which imports DeepSpeed
 
@@ -157,5 +157,6 @@ def run_facts(configuration, prepared, tokens, accelerator) -> dict[str, object]
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
+        leave()
     except DlmError as error:
         sys.exit(str(error) if os.environ.get("RANK", "0") == "0" else 1)

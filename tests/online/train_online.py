@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_trl.train.distributed import prepare_deepspeed
+from dlm_trl.train.distributed import leave, prepare_deepspeed
 from tests.online.letters import CheckedLetters, Letters
 
 if TYPE_CHECKING:
@@ -75,4 +75,5 @@ def train(
 if __name__ == "__main__":
     for run in json.loads(sys.argv[1]):
         accelerator = train(**run)
-    accelerator.end_training()  # the threads of a process group that is left standing can abort the process at its end
+    accelerator.end_training()
+    leave()
