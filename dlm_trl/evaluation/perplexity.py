@@ -15,12 +15,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm_trl.models.batching import evaluating
 from dlm_trl.models.load import context_length
 
+WINDOW = 512  # tokens
 LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; a large vocabulary gets smaller batches
 
 
 def general_text() -> str:
     """About 50 kB of public-domain English (`general.txt`) that neither the embedded base nor any recipe trains on."""
     return files("dlm_trl.evaluation").joinpath("general.txt").read_text(encoding="utf-8")
+
+
+def general_perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
+    """That of the general text, in windows of WINDOW tokens, or of the whole context of a model with a shorter one."""
+    window = min(WINDOW, context_length(model.config) or WINDOW)
+    return perplexity(model, tokenizer, general_text(), window)
 
 
 @torch.no_grad()

@@ -23,14 +23,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.cloze import Cloze, cloze
 from dlm_trl.evaluation.mcsb import Asked, Binding, binding, described, glossed
-from dlm_trl.evaluation.perplexity import general_text, perplexity
+from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.models.generate import row_seed
-from dlm_trl.models.load import Quantization, context_length, load_adapted, load_base, load_tokenizer
+from dlm_trl.models.load import Quantization, load_adapted, load_base, load_tokenizer
 from dlm_trl.notes import DlmError
 from dlm_trl.online.mcsb import HELD_OUT, Mcsb, Split, contains_word
 
 CONDITIONS = ("5:upper", "6-9:upper", "5:lower", "5:digits")
-WINDOW = 512  # of perplexity; a model with a shorter context gets its whole context
 
 QuestionSets = Mapping[str, Sequence[Asked]]
 
@@ -150,11 +149,10 @@ def measure(
 
     Cloze costs more than the rest. Raises ValueError for a set without questions.
     """
-    window = min(WINDOW, context_length(model.config) or WINDOW)
     return Evaluation(
         mcsb={name: binding(model, tokenizer, asked) for name, asked in sets.items()},
         cloze=cloze(model, tokenizer, next(iter(sets.values()))) if with_cloze else None,
-        perplexity=perplexity(model, tokenizer, general_text(), window),
+        perplexity=general_perplexity(model, tokenizer),
     )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from datasets import Features, List, Value
+
 from dlm_trl.online.folder import Progress, Settings
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -38,7 +40,7 @@ _MESSAGES = """
 
 def card(settings: Settings, progress: Progress, first: Mapping[str, Any] | None) -> str:
     """first: any of the rows, None where there is none; whether prompts are texts or messages is read from it."""
-    said = bool(first) and not isinstance(first["prompt"], str)
+    said = first is not None and _are_messages(first)
     size = next((name for limit, name in _SIZES if progress.rows < limit), "10M<n<100M")
     base = f"`{settings.base_model}`" + (f" ({settings.base_revision})" if settings.base_revision else "")
     teacher = "the base itself, without an adapter"
@@ -101,6 +103,21 @@ or, with any trainer of TRL, `load_dataset("FOLDER", split="train").select_colum
 def counts(rejected: Counter[str]) -> str:
     """Reasons with their numbers, the most frequent first."""
     return ", ".join(f"{reason}: {number:,}" for reason, number in rejected.most_common()) or "none"
+
+
+def features(row: Mapping[str, Any]) -> Features:
+    """Of the columns, as the card says them: where the first rows have no choices, nothing else tells their type."""
+    kinds = {name: kind for name, (kind, _) in _COLUMNS.items() if kind}
+    text = Value("string")
+    prompt = List({"role": text, "content": text}) if _are_messages(row) else text
+    return Features(
+        {name: List(Value(kind[1:-1])) if kind.startswith("[") else Value(kind) for name, kind in kinds.items()}
+        | {"prompt": prompt}
+    )
+
+
+def _are_messages(row: Mapping[str, Any]) -> bool:
+    return not isinstance(row["prompt"], str)
 
 
 def _feature(name: str, kind: str, said: bool) -> str:

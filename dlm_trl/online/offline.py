@@ -19,14 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Dataset, load_dataset
 from pyarrow.compute import list_value_length
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.files import locked, replace_file
 from dlm_trl.online.authors import Author
-from dlm_trl.online.card import card, counts
+from dlm_trl.online.card import card, counts, features
 from dlm_trl.online.encode import Encoded, encode
 from dlm_trl.online.folder import Settings, progress, read_settings, shard_files, vocabulary, whole_lines
 from dlm_trl.online.rows import Draft, write_rows
@@ -139,8 +139,8 @@ def load_rows(
             path=folder,
         )
     files = _rows_files(folder, settings)
-    features = _features(next(_first_rows(files)))
-    rows = load_dataset("json", data_files=[str(file) for file in files], features=features, split="train")
+    columns = features(next(_first_rows(files)))
+    rows = load_dataset("json", data_files=[str(file) for file in files], features=columns, split="train")
     lengths = list_value_length(rows.data["input_ids"]).to_pylist()
     longer = 0 if max_length is None else sum(length > max_length for length in lengths)
     if longer:
@@ -212,15 +212,3 @@ def _first_rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
         with file.open("rb") as stream:
             if line := stream.readline():
                 yield json.loads(line)
-
-
-def _features(row: Mapping[str, Any]) -> Features:
-    """Of a file's columns, as in the card: where the first rows have no choices, nothing tells that they are texts."""
-    text, ids = Value("string"), List(Value("int32"))
-    said = not isinstance(row["prompt"], str)
-    return Features(
-        dict.fromkeys(("step", "index", "attempt"), Value("int32"))
-        | dict.fromkeys(("task", "generated", "target", "loss", "facts"), text)
-        | {"prompt": List({"role": text, "content": text}) if said else text, "choices": List(text)}
-        | dict.fromkeys(_TRAINED, ids)
-    )

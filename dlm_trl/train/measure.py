@@ -8,14 +8,12 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from dlm_trl.evaluation.perplexity import general_text, perplexity
+from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.evaluation.recall import Question, answer_recall
 from dlm_trl.evaluation.report import Measure, Sample
-from dlm_trl.models.load import context_length
 
 FILE = "before.json"  # in output_dir, so that a resumed run reports what the untrained model could do
 SAMPLES = 5  # questions of each group that the report shows side by side
-WINDOW = 512
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,7 @@ def measure(trainer: SFTTrainer, questions: dict[str, list[Question]]) -> Number
     with torch.random.fork_rng():
         loss = trainer.evaluate()["eval_loss"] if trainer.eval_dataset is not None else None
         recalls = {group: answer_recall(model, tokenizer, asked) for group, asked in questions.items()}
-        window = min(WINDOW, context_length(model.config) or WINDOW)
-        general = perplexity(model, tokenizer, general_text(), window)
+        general = general_perplexity(model, tokenizer)
     return Numbers(
         validation_loss=loss,
         exact={group: recall.exact for group, recall in recalls.items()},
