@@ -74,7 +74,7 @@ def _is_damage(character: str) -> bool:
 
 def _safe_text(text: str) -> str:
     # Pairs are read with the line ends of str.splitlines, so no others may remain.
-    lines = _closed("\n".join(text.splitlines()).strip().split("\n"))
+    lines = "\n".join(_closed("\n".join(text.splitlines()).strip().split("\n"))).strip().split("\n")
     blocks, delimiters = markdown_blocks(lines)
     safe = []
     for i, (line, opener) in enumerate(zip(lines, blocks, strict=True)):

@@ -54,6 +54,7 @@ def test_any_two_strings_are_refused_or_read_back_exactly(question: str, answer:
 
 @given(st.lists(LINES.filter(lambda line: line.isprintable()), min_size=1, max_size=9).map("\n".join))
 @example("Dew")
+@example("::prose:: \n```")
 def test_lines_of_printable_text_are_made_safe_not_refused(text: str) -> None:
     found = make_safe(Pair("What is it?", f"It is:\n{text}"))
     assert isinstance(found, Pair)
