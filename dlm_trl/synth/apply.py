@@ -12,13 +12,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import cast
 
 from dlm_trl.notes import DlmError, Document, Section, edit, read
+from dlm_trl.notes.document import section_id
 from dlm_trl.rows.convert import bare_id
 from dlm_trl.synth.guard import make_safe, synth_section
 from dlm_trl.synth.prompts import Strategy
-from dlm_trl.synth.staging import Staged, drop, resolve_ids, staged
+from dlm_trl.synth.staging import Staged, drop, line_behind, resolve_ids, staged
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def apply(path: str | os.PathLike[str], ids: Sequence[str] | None = None) -> App
     if ids is not None:
         wanted = set(resolve_ids(ids, [item.section_id for item in items]))
         items = [item for item in items if item.section_id in wanted]
-    held = {section.section_id for section in document.sections}
+    held = {bare_id(section) for section in document.sections}
     present = [item for item in items if item.section_id in held]
     # Another program may have staged the same pair twice.
     pairs = list({item.section_id: item for item in items if item.section_id not in held}.values())
@@ -74,15 +76,24 @@ def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teach
     """Removes the document's synthesised pairs and nothing else: those of these ids (beginnings suffice) and of this
     teacher, where they are given.
 
-    Raises DlmError as `resolve_ids` and `edit.remove` do. The document is untouched then.
+    Raises DlmError: as `resolve_ids` and `edit.remove` do, and RevertError where somebody's own text stands in a
+    pair's section. The document is untouched then.
     """
     document = read(path)
     sections = [section for section in document.sections if section.auto_synth]
     if ids is not None:
-        wanted = set(resolve_ids(ids, [section.section_id for section in sections]))
-        sections = [section for section in sections if section.section_id in wanted]
+        wanted = set(resolve_ids(ids, [bare_id(section) for section in sections]))
+        sections = [section for section in sections if bare_id(section) in wanted]
     if teacher is not None:
         sections = [section for section in sections if section.provenance["synth_teacher"] == teacher]
+    if line := line_behind(document, sections):
+        raise DlmError(
+            kind="RevertError",
+            message="This text stands behind a synthesised answer, in its section, and would be removed with it.",
+            hint="To keep it, put a line `::prose::` in front of it; else delete it. Then revert again.",
+            path=document.path,
+            line=line,
+        )
     lines = {section.start_line for section in sections}
     return Reverted(edit.remove(document, lambda section: section.start_line in lines), sections)
 
@@ -90,12 +101,14 @@ def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teach
 def resolve_source(document: Document, source_section_id: str) -> Section | None:
     """The prose section that a pair was made from, None where it is no longer there or was changed.
 
-    An id changes when a blank line grows at a section's end, so ids without trailing newlines count too.
+    Blank lines at a section's end are part of its id, and come and go as others write there: with none or with one
+    it is the same section.
     """
     prose = [section for section in document.sections if section.kind == "prose"]
     exact = [section for section in prose if section.section_id == source_section_id]
-    bare = [section for section in prose if bare_id(section) == source_section_id]
-    return next(iter(exact + bare), None)
+    ends = ((section, section.content.rstrip("\n") + end) for section in prose for end in ("", "\n"))
+    near = (section for section, text in ends if section_id("prose", text) == source_section_id)
+    return next(chain(exact, near), None)
 
 
 def _text(document: Document, item: Staged) -> str:

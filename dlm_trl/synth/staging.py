@@ -22,12 +22,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from dlm_trl.notes import DlmError, Document
+from dlm_trl.notes import DlmError, Document, Section
 from dlm_trl.notes.blocks import read_pairs
 from dlm_trl.notes.document import section_id
 from dlm_trl.notes.files import locked, replace_file, write_error
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.store import synth_dir
+from dlm_trl.rows.convert import bare_id
 from dlm_trl.synth.ledger import check_owner, make_folder, now, source_path
 from dlm_trl.synth.pairs import Candidate, Pair, Scores
 
@@ -115,7 +116,7 @@ def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) ->
     """
     with _locked(document):
         plan, origins = _load(document)
-        known = {section.section_id for section in document.sections}
+        known = {bare_id(section) for section in document.sections}
         known |= {item.section_id for item in _staged(document, plan, origins)}
         added: _Origins = {}
         for candidate in candidates:
@@ -163,11 +164,30 @@ def applied(document: Document) -> list[Staged]:
     """
     origins = _read(_origins_path(document), _ORIGINS) or {}
     return [
-        _item(section.section_id, Pair(pair.question, pair.answer), section.provenance, origins)
+        # Blank lines behind a pair come and go as others write there.
+        _item(bare_id(section), Pair(pair.question, pair.answer), section.provenance, origins)
         for section in document.sections
         if section.auto_synth
         for pair in section.pairs()
     ]
+
+
+def line_behind(document: Document, sections: Sequence[Section]) -> int | None:
+    """The first line of the file, in one of these sections, that somebody wrote behind a pair staged here before.
+
+    A section runs to the next fence, so what is added at a file's end belongs to the pair in front of it. None where
+    there is no such line; a pair that was itself changed, or comes from elsewhere, is not known. Raises DlmError
+    (StagingError).
+    """
+    origins = _read(_origins_path(document), _ORIGINS) or {}
+    for section in sections:
+        lines = [] if bare_id(section) in origins else section.content.split("\n")
+        for i in range(len(lines)):
+            if section_id("instruction", "\n".join(lines[:i])) in origins:
+                if behind := [k for k in range(i, len(lines)) if lines[k].strip()]:
+                    return section.content_line + behind[0]
+                break
+    return None
 
 
 def resolve_ids(ids: Sequence[str], known: Sequence[str]) -> list[str]:

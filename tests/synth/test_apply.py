@@ -124,6 +124,42 @@ def test_revert_takes_only_what_teachers_wrote_all_or_chosen(notes: Path) -> Non
             revert(notes, ids)
 
 
+def test_a_pair_stays_known_when_a_blank_line_grows_behind_it(notes: Path) -> None:
+    before = notes.read_bytes()
+    items = stage_numbers(notes, 1, 2)
+    apply(notes)
+    notes.write_text(f"{notes.read_text()}\n\n::prose::\nMore.\n")
+    assert applied(read(notes)) == items
+    assert stage_numbers(notes, 1, 2) == [] and apply(notes).count == 0
+    assert revert(notes, [items[1].section_id]).count == 1
+    assert questions(read(notes)) == ["What is 1?"]
+    assert revert(notes).count == 1 and notes.read_bytes() == before + b"::prose::\nMore.\n"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_text_that_somebody_wrote_behind_a_pair_is_not_removed_with_it(notes: Path, newline: str) -> None:
+    stage_numbers(notes, 1, 2)
+    apply(notes)
+    whole = notes.read_text()
+    notes.write_bytes(f"{whole} \n\nAt the end I write on.\nAnd on.\n".replace("\n", newline).encode())
+    edited = notes.read_bytes()
+    with pytest.raises(DlmError, match="would be removed with it") as caught:
+        revert(notes)
+    assert (caught.value.kind, caught.value.path) == ("RevertError", notes)
+    assert edited.decode().split(newline)[(caught.value.line or 0) - 1] == "At the end I write on."
+    assert notes.read_bytes() == edited
+    assert revert(notes, teacher="openai:x").count == 0
+    (three,) = stage_numbers(notes, 3)
+    apply(notes)
+    assert revert(notes, [three.section_id]).count == 1 and notes.read_bytes() == edited
+
+    notes.write_bytes(edited.replace(b"At the", f"::prose::{newline}At the".encode()))
+    assert revert(notes).count == 2
+    assert [section.content for section in read(notes).sections] == ["Prose one.", "At the end I write on.\nAnd on."]
+    notes.write_text(f"{whole} \n\t\n")
+    assert revert(notes).count == 2
+
+
 def test_unknown_ids_change_nothing(notes: Path) -> None:
     items = stage_numbers(notes, 1, 2)
     before = notes.read_bytes()
@@ -204,5 +240,7 @@ def test_a_pairs_source_is_found_when_blank_lines_grew_behind_it(end: str) -> No
     assert resolved("Prose one, changed.") is None
     assert resolved("::instruction::\n### Q\nProse one.\n### A\nx") is None
     assert section_id("prose", "Prose one.") == PROSE
+    less = resolve_source(parse(f"{HEAD}\nProse one.{end}"), section_id("prose", "Prose one.\n"))
+    assert less and less.content == "Prose one." + end[1:]
     exact = resolved(f"Prose one.\n{end}\n::prose::\nProse one.")
     assert exact and exact.content == "Prose one."
