@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import example, given
@@ -14,9 +15,11 @@ from dlm_trl.synth.replies import parse_reply
 DEW, HAIL = Pair("What is dew?", "Water that condenses."), Pair("What is hail?", "Frozen rain.")
 ITEMS = [pair._asdict() for pair in (DEW, HAIL)]
 LIST = json.dumps(ITEMS)
+DRAFT = json.dumps([{"question": "Draft?", "answer": "x"}])
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\b\f"))
-PAIRS = st.lists(st.builds(Pair, TEXTS, TEXTS), min_size=1, max_size=4)
+QUESTIONS = TEXTS.map(lambda text: f"Why {text}")
+PAIRS = st.lists(st.builds(Pair, QUESTIONS, TEXTS), min_size=1, max_size=4)
 PREAMBLES = st.sampled_from(
     ["", "Sure! Here it is:\n", 'A 5" {set} of "pairs", {}:\n\n', '<think>[{ "</think>', "```json\n"]
 )
@@ -34,6 +37,11 @@ CHATTER = st.sampled_from(["", "\n```", '\n\nLet me know {if} you "need more!', 
         f"<think>\nTwo pairs, like {json.dumps([{'question': 'draft', 'answer': 'x'}])}.\n</think>\n\n{LIST}",
         f"Two pairs, like {json.dumps([{'question': 'draft', 'answer': 'x'}])}.\n</think>\n\n{LIST}",
         f"<thinking>hm</thinking>{LIST}",
+        f"<think>\n\n</think>\n\n<think>\n{DRAFT}\n</think>\n{LIST}",
+        f"<reasoning>{DRAFT}</reasoning>\n{LIST}",
+        f"[THINK]{DRAFT}[/THINK]{LIST}",
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{LIST}",
+        f"analysis{DRAFT}assistantfinal{LIST}",
         json.dumps({"pairs": ITEMS, "count": 2}),
         json.dumps({"result": {"items": ITEMS}}),
         "\n".join(map(json.dumps, ITEMS)),
@@ -49,6 +57,19 @@ CHATTER = st.sampled_from(["", "\n```", '\n\nLet me know {if} you "need more!', 
         LIST.replace("question", "Q").replace("answer", "a"),
         LIST.replace("question", "Question").replace("answer", " ANSWER "),
         LIST.replace("question", "prompt").replace("answer", "response"),
+        f'The form is {{"question": "...", "answer": "..."}}.\n{LIST}',
+        f'```json\n[{{"question": "<question>", "answer": "<answer>"}}]\n```\n{LIST}',
+        f'{{"question": "string", "answer": "string"}}, {{"question": "Question 1", "answer": "Answer 1"}}\n{LIST}',
+        LIST.replace("}, {", ", "),
+        str(ITEMS),
+        str(ITEMS).replace("Water", "Water").replace("}, {", "},\n {") + "\n\nLet me know!",
+        LIST.replace('"question"', "question").replace('"answer"', "answer"),
+        json.dumps(ITEMS, indent=2).replace('"question"', "question").replace('"answer"', "answer"),
+        re.sub('"([^"]*)"', "“\\1”", LIST),
+        f"### Question 1\n{DEW.question}\n\n### Answer\n{DEW.answer}\n\n### Question 2\n{HAIL.question}\n\n"
+        f"### Answer\n{HAIL.answer}\n\nDone.",
+        f"**Question 1**\n{DEW.question}\n**Answer**\n{DEW.answer}\n\n2. **Q**\n{HAIL.question}\n**A**\n{HAIL.answer}",
+        f'- question: "{DEW.question}"\n  answer: "{DEW.answer}"\n- question: {HAIL.question}\n  answer: {HAIL.answer}',
         f"1. Q: {DEW.question}\n   A: {DEW.answer}\n2. Q: {HAIL.question}\n   A: {HAIL.answer}\n\nThat is all.",
         f"**Q1: {DEW.question}**\nA1: {DEW.answer}\n\n---\n\n**Question 2:** {HAIL.question}\n**A:** {HAIL.answer}",
         f"Q:\n{DEW.question}\nA:\n\n{DEW.answer}\n***\nq: {HAIL.question}\na: {HAIL.answer}\n---\nDone: yes",
@@ -81,6 +102,79 @@ def test_tex_and_line_breaks_within_strings_stay() -> None:
     assert parse_reply(source).pairs == [Pair(r"What is \(x\) in \frac{1}{\beta}?", 'A "half",\né\\\n')]
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (r"$\theta \times \tau$ in \text{m}", r"$\theta \times \tau$ in \text{m}"),
+        (r"$A^\top x \to 0$, $\rho \neq \nu_1$, \right)", r"$A^\top x \to 0$, $\rho \neq \nu_1$, \right)"),
+        (r"$\\theta$", r"$\theta$"),
+        (
+            r"for:\n\tprint(x)\n\to := opts\n\top.run()\r\nnot\nu = 1",
+            "for:\n\tprint(x)\n\to := opts\n\top.run()\r\nnot\nu = 1",
+        ),
+    ],
+)
+def test_a_tex_command_is_told_from_a_tab_and_a_line_end(source: str, text: str) -> None:
+    assert parse_reply(f'{{"question": "What?", "answer": "{source}"}}').pairs == [Pair("What?", text)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ('Called "frozen" rain.', 'Called "frozen" rain.'),
+        ('"Ice", they say.', '"Ice", they say.'),
+        (r'A \"b\" "c" \\ \(x\)', r'A "b" "c" \ \(x\)'),
+        ('{"a": 1} is "it"', '{"a": 1} is "it"'),
+        ('A 5" pipe', None),
+        ('Use [{"a": "b"}, {"a": "c"}] "so"', None),
+        ('Set "x", "y": "z" "in" it', None),
+        ('""Doc""', None),
+        ('print({"b"}) "now', None),
+    ],
+)
+def test_bare_quotes_in_a_text_are_read_where_its_end_is_certain(answer: str, text: str | None) -> None:
+    for rest in ("]", ', {"question": "Who is "he"?", "answer": "Him."}]', "]\n```\nThat's it {:}"):
+        pairs = parse_reply(f'[{{"question": "What?", "answer": "{answer}"}}{rest}').pairs
+        assert [pair.answer for pair in pairs if pair.question == "What?"] == ([text] if text else [])
+
+
+def test_single_quotes_may_hold_apostrophes() -> None:
+    first = r"""{'question': "What's dew?", 'answer': 'It\'s water.'"""
+    second = """'question': 'Who's "he"?', 'answer': 'Him'"""
+    pairs = [Pair("What's dew?", "It's water."), Pair('Who\'s "he"?', "Him")]
+    assert parse_reply(f"[{first}}}, {{{second}}}]").pairs == pairs
+    assert parse_reply(f"[{first}, 'level': None}}, {{{second}}}]").pairs == pairs[1:]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "These:\n\n- dew\n- hail",
+        "- dew\n\n- hail\n\n- rain",
+        "Run\n```python\nq: int = 1\n\nprint(q)\n```",
+        "This:\n\n```\nA: x\n\n---\nQ: y\n```",
+        "Two lines,\nPrompt: this\nResponse: and that.",
+    ],
+)
+def test_a_labelled_answer_is_not_cut_within_a_list_or_code(answer: str) -> None:
+    reply = f"**Q1:** What?\n**A1:** {answer}\n\n**Q2:** {HAIL.question}\n**A2:** {HAIL.answer}\n\n"
+    assert parse_reply(reply).pairs == [Pair("What?", answer), HAIL]
+    assert parse_reply(f"```\n{reply}```").pairs[1:] == [HAIL] or "```" in answer
+
+
+def test_a_question_with_two_answers_is_none() -> None:
+    options = f"Q: Which is ice?\nA: dew\nB: hail\nAnswer: B\n\nQ: {HAIL.question}\nA: {HAIL.answer}"
+    assert parse_reply(options).pairs == [HAIL]
+
+
+def test_the_last_answer_of_a_labelled_reply_that_was_cut_is_left_out() -> None:
+    reply = f"Q: {DEW.question}\nA: {DEW.answer}\nQ: {HAIL.question}\nA: Froz"
+    assert parse_reply(reply, is_cut=True).pairs == [DEW]
+    assert parse_reply(f"{reply}en rain.\n\nThis is al", is_cut=True).pairs == [DEW, HAIL]
+    assert parse_reply(reply).pairs == [DEW, Pair(HAIL.question, "Froz")]
+    assert parse_reply(LIST, is_cut=True).pairs == [DEW, HAIL]
+
+
 def test_numbers_stay_as_they_were_written() -> None:
     assert parse_reply('[{"question": "How many?", "answer": 1.50}]').pairs == [Pair("How many?", "1.50")]
 
@@ -99,7 +193,9 @@ def test_an_answer_may_speak_of_the_reasoning_tag() -> None:
         ("<think>done</think>\n", "reasoning"),
         ("I cannot help with that.", "no JSON object"),
         ('[{"question": "What is', "ends within"),
-        ('[{"question": "Who said "hi"?", "answer": "x"}]', "broken"),
+        ('[{"question": "Who?" "answer": "x"}]', "broken"),
+        ('[{"question": "...", "answer": "..."}]', "lacks"),
+        ("Q: ...\nA: ...", "no JSON object"),
         ('[{"question": "What?", "answer": null}]', "lacks"),
         ('[["What?", "That."], {"topic": "dew"}]', "lacks"),
         ('{"pairs": [{"question": What?, "answer": "x"}]}', "broken"),
@@ -122,7 +218,7 @@ def test_nothing_that_a_teacher_says_raises(text: str) -> None:
 @pytest.mark.parametrize(
     "unit",
     ["[[[[{{{{", "{", '{"', '{\\"', '{"a":', '{"a":[', '{"{', '{"a\\', '{} "', "{{}", '{"a":{"b":{"c":{"d":1}}}},',
-     "q ", "q* ", "-", "Q:", "<think>", "\\"],
+     "{q:'", "{a:'\"}", ",a:\"", "Q:a\n```\n", "Q: a\nA: b\n\n", "# ", "q ", "q* ", "-", "Q:", "<think>", "\\"],
 )  # fmt: skip
 def test_a_megabyte_of_rubbish_is_read_at_once(unit: str) -> None:
     # A quadratic reader would take hours for any of these; that this ends is the test.
