@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from stat import S_IMODE
 
 from dlm_trl.notes.document import Document, Section
 from dlm_trl.notes.errors import DlmError
@@ -145,13 +144,13 @@ def _write_locked(path: Path, new: bytes, expected: bytes) -> Document:
     document = parse(new, path)
     target = path.resolve()
     try:
-        current, mode = target.read_bytes(), S_IMODE(target.stat().st_mode)
+        current, status = target.read_bytes(), target.stat()
     except OSError as error:
         raise write_error(path, error.strerror or str(error), "Check the path.") from None
     if current != expected:
         raise write_error(path, "somebody changed it since it was read", "Read it again and repeat the edit.")
     if new != current:
-        replace_file(target.with_name(f"{target.name}.bak"), current, mode)
+        replace_file(target.with_name(f"{target.name}.bak"), current, status)
         replace_file(path, new)
     return document
 

@@ -210,6 +210,27 @@ def test_a_file_keeps_its_mode_its_link_and_one_backup(notes: Path, tmp_path: Pa
     assert {p.name for p in tmp_path.iterdir()} == {"notes.dlm", "notes.dlm.bak", ".notes.dlm.lock", "elsewhere"}
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_edits_still_belongs_to_its_owner(notes: Path) -> None:
+    os.chown(notes, 12345, 23456)
+    notes.chmod(0o2600)
+    edit.append(notes, PAIR)
+    for path in (notes, notes.with_name("notes.dlm.bak")):
+        status = path.stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, 0o2600)
+    lock = notes.with_name(".notes.dlm.lock").stat()
+    assert (lock.st_uid, lock.st_gid) == (12345, 23456)
+
+
+@posix
+def test_a_file_whose_owner_cannot_be_kept_is_edited_all_the_same(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    assert edit.append(notes, PAIR).raw == notes.read_bytes()
+
+
 def test_an_edit_that_changes_nothing_writes_nothing(notes: Path) -> None:
     before = notes.stat()
     edit.append(notes)
