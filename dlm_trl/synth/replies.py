@@ -81,8 +81,10 @@ def parse_reply(text: str, is_cut: bool = False) -> Parsed:
     problem = None
     for part in parts:
         pairs, problem = _json_pairs(part)
-        pairs = pairs or _loose_pairs(part) or _labelled_pairs(part, is_cut)
-        if pairs:
+        # An object behind a label is part of a text, and a line `question: …` behind a brace is part of an object.
+        is_labelled = any(map(_LABEL.match, part[: part.find("{")].splitlines()))
+        loose = [] if pairs or is_labelled else _loose_pairs(part)
+        if pairs := pairs or loose or _labelled_pairs(part, is_cut):
             return Parsed(pairs, None)
     return Parsed([], problem)
 

@@ -153,6 +153,7 @@ def test_single_quotes_may_hold_apostrophes() -> None:
         "- dew\n\n- hail\n\n- rain",
         "Run\n```python\nq: int = 1\n\nprint(q)\n```",
         "This:\n\n```\nA: x\n\n---\nQ: y\n```",
+        "Send {'question': 'x?', 'answer': 'y'} there.",
         "Two lines,\nPrompt: this\nResponse: and that.",
     ],
 )
