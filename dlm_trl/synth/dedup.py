@@ -14,9 +14,7 @@ meet, and the time stays linear. rapidfuzz decides.
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
-import unicodedata
 from collections import defaultdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,13 +23,11 @@ from rapidfuzz import process
 from rapidfuzz.distance import Indel, Levenshtein
 
 from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.words import Words, words
 
 if TYPE_CHECKING:
     from datasketch import MinHash
 
-Words = tuple[str, ...]
-
-_WORD = re.compile(r"\w+[+#]*")  # C++ and C# are two words
 # Fewer than the stop words of `words`: those that ask (who, when) and those that relate (not, before) tell pairs apart.
 _FILLERS = frozenset({
     "a", "also", "an", "and", "are", "be", "do", "does", "is", "it", "its", "just", "now", "please", "so", "that",
@@ -133,12 +129,6 @@ class Index:
 
     def _text(self, found: Words) -> _Text:
         return _Text(*("".join(map(self._characters.__getitem__, part)) for part in (found, content(found))))
-
-
-def words(text: str) -> Words:
-    """The text's words, alike for all ways of writing them: case, width, white space and punctuation count nothing."""
-    normal = unicodedata.normalize("NFKC", text).casefold()
-    return tuple(_WORD.findall(normal)) or (normal.strip(),)
 
 
 def content(words: Words) -> Words:

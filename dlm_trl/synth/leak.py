@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from dlm_trl.notes import Document
-from dlm_trl.synth.dedup import Words, content, words
+from dlm_trl.synth.dedup import content
+from dlm_trl.synth.words import Words, words
 
 _LEAST_BIGRAMS = 0.5
 _MOST_WORDS = 2.0  # times those of the row's question

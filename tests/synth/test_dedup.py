@@ -59,6 +59,54 @@ def test_what_only_sounds_alike_is_kept(index: Index, pair: Pair) -> None:
     assert index.nearest(pair) is None
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Pair("What does x < y mean?", "x is less."), Pair("What does x > y mean?", "x is greater.")),
+        (Pair("What is 3 + 4?", "7"), Pair("What is 3 - 4?", "-1")),
+        (Pair("What is 1/5 in percent?", "20"), Pair("What is 1.5 in percent?", "150")),
+        (Pair("What happens at -5 degrees?", "Dew freezes."), Pair("What happens at 5 degrees?", "Dew stays.")),
+        (Pair("What does && do?", "Logical and."), Pair("What does || do?", "Logical or.")),
+        (Pair("What is `!=`?", "Not equal."), Pair("What is `==`?", "Equal.")),
+        (Pair("What is [] in Python?", "A list."), Pair("What is {} in Python?", "A dict.")),
+        (Pair("What does `Map` do?", "Holds keys with values."), Pair("What does `map` do?", "Applies a function.")),
+        (Pair("How do you add two numbers?", "`a + b`"), Pair("How do you subtract two numbers?", "`a - b`")),
+        (Pair("What does 😀 mean?", "Joy."), Pair("What does 😢 mean?", "Sorrow.")),
+        (Pair("What costs $5?", "Tea."), Pair("What costs €5?", "Coffee.")),
+        (Pair("天空是蓝色的吗？", "是的。"), Pair("水是湿的吗？", "是的。")),
+        (Pair("露はいつできますか。", "夜です。"), Pair("星はいつ見えますか。", "夜です。")),
+        (Pair("ป่าคืออะไร", "ที่มีต้นไม้มาก"), Pair("ป้าคืออะไร", "พี่สาวของแม่")),
+        (Pair("दिन क्या है?", "समय का एक भाग।"), Pair("दान क्या है?", "कुछ देना।")),
+    ],
+)
+def test_symbols_code_and_the_signs_of_other_scripts_tell_pairs_apart(one: Pair, other: Pair) -> None:
+    for known, new in ((one, other), (other, one)):
+        index = Index()
+        index.add(known, "known")
+        assert index.nearest(new) is None
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        Pair("What's the well-known name of dew?", "It's water from the air, in drops."),
+        Pair("Ｗｈａｔ is the **well known** name of dew?", "It is `water` from the air, in *drops*."),
+        Pair("What is the well-known na\u00adme of dew\u200b?", "It is water from the air – in drops."),
+    ],
+)
+def test_other_ways_of_writing_a_pair_are_found(pair: Pair) -> None:
+    index = Index()
+    index.add(Pair("What is the well-known name of dew?", "It is water from the air, in drops."), "known")
+    assert index.nearest(pair) is not None
+
+
+def test_other_ways_of_writing_chinese_are_found() -> None:
+    index = Index()
+    index.add(Pair("法国的首都是哪里？", "巴黎。"), "known")
+    assert index.nearest(Pair("法国的首都是哪里?", "巴黎")).exact  # type: ignore[union-attr]
+    assert index.nearest(Pair("法国的首都在哪里？", "巴黎。")) is not None
+
+
 PADDING = " ".join(f"word{i}" for i in range(400))
 
 

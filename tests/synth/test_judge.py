@@ -229,6 +229,8 @@ def test_a_judge_that_cannot_be_loaded_or_asked_is_one_line(
 def test_content_words_of_any_script() -> None:
     assert content_words("What is THE Crème brûlée, in 9 steps?") == {"crème", "brûlée", "9", "steps"}
     assert content_words("Что такое хлеб") == {"что", "такое", "хлеб"}
+    assert content_words("दिन और `Map`") == {"दिन", "और", "map"}
+    assert content_words("露は夜 < 2") == {"露", "は", "夜", "2"}
     assert content_words("it is of the") == set()
 
 

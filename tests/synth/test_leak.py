@@ -43,6 +43,20 @@ def test_repeated_questions(question: str, row: int | None) -> None:
     assert LeakCheck(ROWS).leaks(question) == (None if row is None else ROWS[row])
 
 
+@pytest.mark.parametrize(
+    ("row", "question", "is_leak"),
+    [
+        ("法国的首都是哪里？", "请问，法国的首都是哪里？", True),
+        ("法国的首都是哪里？", "德国的首都是哪里？", False),
+        ("दिन क्या है?", "दान क्या है?", False),
+        ("What does x < y mean?", "What does x > y mean?", False),
+        ("What does `*` do?", "What does `&` do?", False),
+    ],
+)
+def test_other_scripts_and_symbols(row: str, question: str, is_leak: bool) -> None:
+    assert (LeakCheck([row]).leaks(question) is not None) == is_leak
+
+
 @given(st.lists(st.text(min_size=1)), st.text())
 def test_every_row_repeats_itself_and_nothing_raises(rows: list[str], other: str) -> None:
     check = LeakCheck(rows)
