@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.batching import evaluating, run_in_batches
 
-TOKEN_BUDGET = 8_192  # rows × longest row of one batch; the logits of a batch are kept whole
+TOKEN_BUDGET = 8_192  # rows × longest row of one batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,13 @@ def log_probs(
         # Right padding: no real token sees it, and it is left out of the sum by position.
         rows = torch.tensor([before[i] + after[i] + [0] * (width - lengths[i]) for i in batch], device=model.device)
         mask = torch.tensor([[1] * lengths[i] + [0] * (width - lengths[i]) for i in batch], device=model.device)
-        logits = model(input_ids=rows, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        chosen = logits.gather(-1, rows[:, 1:, None])[..., 0] - logits.logsumexp(-1)
+        # Only from the first completion on: the logits of a long prompt would take more memory than all weights.
+        start = min(len(before[i]) for i in batch)
+        output = model(input_ids=rows, attention_mask=mask, use_cache=False, logits_to_keep=width - start + 1)
+        logits = output.logits[:, :-1].float()
+        chosen = logits.gather(-1, rows[:, start:, None])[..., 0] - logits.logsumexp(-1)
         return [
-            Score(chosen[k, len(before[i]) - 1 : lengths[i] - 1].sum().item(), len(after[i]))
+            Score(chosen[k, len(before[i]) - start : lengths[i] - start].sum().item(), len(after[i]))
             for k, i in enumerate(batch)
         ]
 

@@ -25,6 +25,14 @@ def test_a_score_is_the_sum_of_the_completions_log_probabilities(
         assert score.mean == pytest.approx(expected / len(after), rel=1e-4)
 
 
+def test_no_logits_are_made_of_a_prompts_inside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    seen: list[int] = []
+    model.lm_head.register_forward_hook(lambda head, inputs, logits: seen.append(logits.shape[:2].numel()))
+    prompt = tokenizer(PROMPTS[0] * 30)["input_ids"]
+    (score,) = log_probs(model, tokenizer, [prompt], [COMPLETIONS[0]])
+    assert len(prompt) > 200 and seen == [score.tokens + 1]
+
+
 def test_empty_sides_and_unequal_lists_are_refused(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="row 1 has an empty completion"):
         log_probs(model, tokenizer, ["a", "b"], ["c", ""])
