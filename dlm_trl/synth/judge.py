@@ -16,8 +16,10 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from jinja2 import TemplateError
 
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.document import Document
@@ -98,10 +100,21 @@ def check_reference(reference: str | None) -> None:
         )
 
 
+class _Row(NamedTuple):
+    """What one pass of the model reads: tokens of the prompt, and of the answer behind it."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
 class Judge:
     """A model that scores pairs; name is what a report calls it.
 
-    Raises DlmError (ChatTemplateError) for a tokenizer without a chat template.
+    Raises DlmError (ChatTemplateError) for a tokenizer without a chat template, or with one that refuses a question.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -113,6 +126,7 @@ class Judge:
         self.tokenizer = tokenizer
         self.name = name
         self.context: int = context_length(model.config) or sys.maxsize
+        self._lead = self._lead_of_answers()
 
     def score(self, candidates: Sequence[Candidate]) -> list[Scores]:
         """The scores of each candidate, in their order, computed in batches.
@@ -122,59 +136,91 @@ class Judge:
         and the piece that helps most counts; an answer is never cut. Where not even a little prose fits, margin and
         grounding are -inf: no such pair passes.
         """
-        answers = [self._tokens(candidate.pair.answer) for candidate in candidates]
-        asked = [self._prompts(c, len(answer)) for c, answer in zip(candidates, answers, strict=True)]
-        rows = [(prompts, answer) for prompts, answer in zip(asked, answers, strict=True) if prompts]
-        empty = self._tokens(EMPTY_ANSWER)
-        nothing = iter(self._means([(prompts[0], empty) for prompts, _ in rows]))
-        something = iter(self._means([(prompts[0], answer) for prompts, answer in rows]))
+        asked = [self._rows(candidate) for candidate in candidates]
+        empty = [
+            self._row(candidate.pair.question, EMPTY_ANSWER)
+            for candidate, rows in zip(candidates, asked, strict=True)
+            if rows
+        ]
+        nothing = iter(self._means(empty))
+        something = iter(self._means([rows[0] for rows in asked if rows]))
         with self._base():
-            read = iter(self._means([(prompt, answer) for prompts, answer in rows for prompt in prompts]))
+            read = iter(self._means([row for rows in asked for row in rows]))
         scores = []
-        for candidate, prompts in zip(candidates, asked, strict=True):
+        for candidate, rows in zip(candidates, asked, strict=True):
             margin = grounding = -math.inf
-            if prompts:
+            if rows:
                 margin = next(something) - next(nothing)
-                closed, *opened = islice(read, len(prompts))
+                closed, *opened = islice(read, len(rows))
                 grounding = max(opened) - closed
             scores.append(Scores(margin, grounding, overlap(candidate.pair.answer, candidate.prose)))
         return scores
 
-    def _prompts(self, candidate: Candidate, answer: int) -> list[list[int]]:
-        """The question without the prose, then with each piece of it; nothing where no prose fits beside `answer`
-        tokens.
+    def _rows(self, candidate: Candidate) -> list[_Row]:
+        """The answer behind the question without the prose, then behind that with each piece of it; nothing where no
+        prose fits.
         """
-        question, prose = candidate.pair.question, candidate.prose.strip()
-        room = self.context - max(answer, len(self._tokens(EMPTY_ANSWER)))
-        if len(self._prompt(_WITH_PROSE.format(prose="", question=question))) + _LEAST_PROSE > room:
+        question, answer = candidate.pair
+
+        def opened(prose: str) -> _Row:
+            return self._row(_WITH_PROSE.format(prose=prose, question=question), answer)
+
+        if opened("").tokens + _LEAST_PROSE > self.context:
             return []
-        prompts = [self._prompt(question)]
-        waiting = [prose]
+        rows = [self._row(question, answer)]
+        waiting = [candidate.prose.strip()]
         while waiting:
             piece = waiting.pop()
-            prompt = self._prompt(_WITH_PROSE.format(prose=piece, question=question))
-            if len(prompt) <= room:
-                prompts.append(prompt)
+            row = opened(piece)
+            if row.tokens <= self.context:
+                rows.append(row)
             else:
                 waiting += _halves(piece)
-        return prompts
+        return rows
 
     def _base(self) -> AbstractContextManager[None]:
         from peft import PeftModel
 
         return self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
 
-    def _means(self, rows: list[tuple[list[int], list[int]]]) -> list[float]:
-        """Nats per token of each (prompt, completion)."""
+    def _means(self, rows: list[_Row]) -> list[float]:
+        """Nats per token of each answer."""
         from dlm_trl.models.score import log_probs
 
-        scores = log_probs(self.model, self.tokenizer, [p for p, _ in rows], [c for _, c in rows])
+        scores = log_probs(self.model, self.tokenizer, [row.prompt for row in rows], [row.answer for row in rows])
         return [score.mean for score in scores]
 
-    def _prompt(self, content: str) -> list[int]:
-        from dlm_trl.teachers.local import prompt_tokens
+    def _row(self, content: str, answer: str) -> _Row:
+        before = self._chat({"role": "user", "content": content}) + self._lead
+        prompt, both = (self._tokens(text) for text in (before, before + answer))
+        # In "Assistant: Paris." it is " Paris" that is one token, as the model has learned it.
+        border = len([*takewhile(lambda tokens: tokens[0] == tokens[1], zip(prompt, both, strict=False))])
+        return _Row(both[:border], both[border:])
 
-        return prompt_tokens(self.tokenizer, [{"role": "user", "content": content}], self.name)
+    def _lead_of_answers(self) -> str:
+        """What the chat template puts between its generation prompt and an answer, such as a blank."""
+        question, answer = {"role": "user", "content": "?"}, {"role": "assistant", "content": EMPTY_ANSWER}
+        before, chat = self._chat(question), self._chat(question, answer)
+        if not chat.startswith(before):
+            return ""
+        lead, found, _ = chat[len(before) :].partition(EMPTY_ANSWER)
+        return lead if found else ""
+
+    def _chat(self, *messages: dict[str, str]) -> str:
+        """The conversation as the model reads it, up to where it would answer a user's message."""
+        # As in `teachers.local.prompt_tokens`, which gives the tokens of the same text.
+        asks = messages[-1]["role"] == "user"
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=asks, enable_thinking=False
+            )
+        except TemplateError as error:
+            raise DlmError(
+                kind="ChatTemplateError",
+                message=f"The chat template of {self.name} refuses these messages: {' '.join(str(error).split())}.",
+                hint=_OTHERWISE,
+            ) from None
+        return text
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

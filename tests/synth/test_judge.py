@@ -115,10 +115,55 @@ def test_an_adapter_weighs_the_margin_and_its_base_the_grounding(
         assert ours.grounding == pytest.approx(bases.grounding, abs=1e-3)
 
 
-def pieces_read(judge: Judge, asked: Candidate, answer: int) -> list[str]:
-    prompts = judge._prompts(asked, answer)[1:]
-    assert all(len(prompt) + answer <= judge.context for prompt in prompts)
-    texts = (judge.tokenizer.decode(prompt, clean_up_tokenization_spaces=False) for prompt in prompts)
+@pytest.mark.parametrize("prompt_end", ["Assistant:", "Assistant: ", "Assistant:\n"])
+@pytest.mark.parametrize("answer_start", ["", " ", "\n"])
+def test_an_answer_has_the_tokens_that_the_chat_template_gives_it(
+    model: PreTrainedModel, random_base: Path, prompt_end: str, answer_start: str
+) -> None:
+    tokenizer = load_tokenizer(str(random_base))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}User: {{ m.content }}\n{% else %}"
+        + prompt_end
+        + answer_start
+        + "{{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+        + "{% if add_generation_prompt %}"
+        + prompt_end
+        + "{% endif %}"
+    )
+    judge = Judge(model, tokenizer, "base")
+    (found,) = judge.score([candidate(PAIRS[0])])
+
+    @torch.no_grad()
+    def mean(content: str, answer: str) -> float:
+        before = f"User: {content}\n{prompt_end}{answer_start}"
+        chat = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        whole = tokenizer.apply_chat_template(chat, tokenize=False)
+        tokens = tokenizer(whole, return_offsets_mapping=True)
+        # Of the answer are the tokens in which it has a character.
+        own = [i for i, (_, end) in enumerate(tokens["offset_mapping"]) if end > len(before)][:-1]
+        table = model(torch.tensor([tokens["input_ids"]])).logits[0].log_softmax(-1)
+        return sum(table[i - 1, tokens["input_ids"][i]].item() for i in own) / len(own)
+
+    alone = mean(PAIRS[0].question, PAIRS[0].answer)
+    assert found.margin == pytest.approx(alone - mean(PAIRS[0].question, "I don't know."), abs=1e-3)
+    read = mean(f"Text:\n{PROSE}\n\nQuestion: {PAIRS[0].question}", PAIRS[0].answer)
+    assert found.grounding == pytest.approx(read - alone, abs=1e-3)
+
+
+def test_a_judge_whose_chat_template_takes_no_question_is_refused_at_once(
+    model: PreTrainedModel, random_base: Path
+) -> None:
+    tokenizer = load_tokenizer(str(random_base))
+    tokenizer.chat_template = "{{ raise_exception('A system prompt\nis needed') }}"
+    with pytest.raises(DlmError, match="of base refuses these messages: A system prompt is needed") as caught:
+        Judge(model, tokenizer, "base")
+    assert caught.value.kind == "ChatTemplateError"
+
+
+def pieces_read(judge: Judge, asked: Candidate) -> list[str]:
+    rows = judge._rows(asked)[1:]
+    assert all(row.tokens <= judge.context for row in rows)
+    texts = (judge.tokenizer.decode(row.prompt, clean_up_tokenization_spaces=False) for row in rows)
     return [text.partition("Text:\n")[2].rpartition("\n\nQuestion: ")[0] for text in texts]
 
 
@@ -127,7 +172,7 @@ def test_of_long_prose_the_piece_that_helps_most_counts(
 ) -> None:
     judge = Judge(model, tokenizer, "base")
     prose = " ".join(f"loaf{k}" for k in range(400))
-    pieces = pieces_read(judge, candidate(PAIRS[0], prose), 20)
+    pieces = pieces_read(judge, candidate(PAIRS[0], prose))
     assert len(pieces) > 2
     whole, *alone = judge.score([candidate(PAIRS[0], text) for text in (prose, *pieces)])
     assert whole.margin == pytest.approx(alone[0].margin, abs=1e-3)
@@ -135,16 +180,16 @@ def test_of_long_prose_the_piece_that_helps_most_counts(
     assert whole.overlap == 0.0
 
 
-@given(st.text(max_size=30), st.integers(1, 200), st.integers(1, 400))
+@given(st.text(max_size=30), st.integers(1, 200), st.integers(1, 200))
 @settings(deadline=None, max_examples=60)
 def test_prose_of_any_length_is_read_whole(random_base: Path, text: str, times: int, answer: int) -> None:
     judge = random_judge(str(random_base))
     prose = text * times
-    pieces = pieces_read(judge, candidate(PAIRS[0], prose), answer)
+    pieces = pieces_read(judge, candidate(Pair(PAIRS[0].question, "!\n" * answer), prose))  # two tokens a line
     if pieces:
         assert Counter("".join("".join(pieces).split())) == Counter("".join(prose.split()))
     else:
-        assert answer > 350
+        assert answer > 150
 
 
 def test_what_fits_no_context_passes_no_verdict(tiny_judge: Judge) -> None:
