@@ -6,6 +6,7 @@ the judge as well. What is lost, and why, goes into the run's `Synthesis`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -74,7 +75,9 @@ class Funnel:
         return replace(candidate, pair=safe)
 
     def _is_new(self, candidate: Candidate) -> bool:
-        if (candidate.request_key, candidate.pair) in self._own:
+        own = (candidate.request_key, candidate.pair)
+        if own in self._own:
+            self._own.remove(own)  # a reply that says it twice does so in vain, as the first time
             return True
         if repeated := self._leaks.leaks(candidate.pair.question):
             self.lose("leak", candidate, f"repeats a validation row: {repeated}")
@@ -97,6 +100,10 @@ class Funnel:
                 kept.append(replace(candidate, scores=scores))
             elif reason == "grounding":
                 self.lose(reason, candidate, f"grounding {scores.grounding:.2f} of at least {least:.2f}")
-            else:
+            elif reason == "threshold":
                 self.lose(reason, candidate, f"margin {scores.margin:.2f} of at least {self._settings.threshold:.2f}")
+            elif scores.margin == -math.inf:
+                self.lose(reason, candidate, "too long for the judge to read it with any of the prose")
+            else:
+                self.lose(reason, candidate, f"margin {scores.margin:.2f}, not above 0")
         return kept

@@ -52,6 +52,14 @@ def test_every_loss_has_its_stage_and_its_reason(document: Document) -> None:
     assert twice.endswith(f"% the same as {new[0]!r} of this run")
 
 
+def test_a_reply_that_says_a_pair_twice_says_it_once_when_the_run_is_repeated(document: Document) -> None:
+    outcome = Synthesis(Path("notes.dlm"), "t", None)
+    before = Staged("ab" * 8, Pair(*pair("Yew", "origin")), "t", "extraction", "", "0" * 16, request_key="k")
+    funnel = Funnel(document, [before], Settings(filter="dedup-only"), None, outcome)
+    kept = funnel.take([(ASK, [before.pair, before.pair])])
+    assert ([candidate.index for candidate in kept], outcome.counts.duplicate) == ([0], 1)
+
+
 def test_without_a_filter_only_what_no_file_holds_is_lost(document: Document) -> None:
     same = pair("Elm", "colour")
     done = passed(document, Settings(filter="none"), same, same, ("q", ""))
@@ -68,6 +76,9 @@ def test_the_judge_has_the_last_word(document: Document) -> None:
         done = passed(document, settings, *pairs, judge=judge)
         assert (done.counts.kept, getattr(done.counts, stage)) == (0, margins.kept)
         assert " of at least 50.00" in next(loss.reason for loss in done.losses if loss.stage == stage)
+        assert all(loss.reason.endswith(", not above 0") for loss in done.losses if loss.stage == "judge")
         assert (done.counts.judge_passed, done.counts.above_threshold) == (
             margins.kept, margins.kept if stage == "grounding" else 0,
         )  # fmt: skip
+    (loss,) = passed(document, low, ("What is a yew?", "a tree " * 1000), judge=judge).losses
+    assert (loss.stage, loss.reason) == ("judge", "too long for the judge to read it with any of the prose")
