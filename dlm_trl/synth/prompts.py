@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from traceback import extract_tb
 from typing import Literal, NamedTuple
@@ -45,6 +46,7 @@ CORRECTION = (
 
 # A prompt may come from somebody else: it can read its three variables and nothing of the machine.
 _environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+_compiled = lru_cache(_environment.from_string)  # a plan renders a prompt several times for each window
 
 
 class Prompt(NamedTuple):
@@ -63,7 +65,7 @@ def pair_messages(
     """
     template = TEMPLATES[strategy] if prompt is None else prompt.template
     try:
-        content = _environment.from_string(template).render(n=n, prose=prose.strip(), strategy=strategy)
+        content = _compiled(template).render(n=n, prose=prose.strip(), strategy=strategy)
     except TemplateSyntaxError as error:
         raise _broken(error.message or "", prompt, error.lineno) from None
     except Exception as error:  # a template is a program, and may end in any of them
