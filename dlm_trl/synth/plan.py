@@ -140,9 +140,10 @@ def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: Teach
 
     None where all of this is more than the teacher reads.
     """
+    said = reply.encode(errors="replace").decode()  # half a surrogate pair comes out of JSON, but no text can send it
     messages = [
         *ask.request.messages,
-        {"role": "assistant", "content": reply},
+        {"role": "assistant", "content": said},
         {"role": "user", "content": prompts.CORRECTION.format(problem=problem)},
     ]
     if teacher.context is not None and most_tokens(messages, teacher) + settings.max_new_tokens > teacher.context:

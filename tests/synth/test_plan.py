@@ -119,6 +119,8 @@ def test_the_second_request_shows_the_reply_and_what_is_wrong() -> None:
     assert reply == {"role": "assistant", "content": "no list"}
     assert "There is no JSON object in the reply." in correction["content"]
     assert again(ask, "word " * 200, "Too long.", SHORT, Reader(200)) is None
+    half = again(ask, "half \ud83d", "There is no JSON object in the reply.", SHORT, Reader(200))
+    assert half is not None and half.request.messages[1]["content"] == "half ?", "no request can carry half a pair"
 
 
 @pytest.mark.parametrize(
