@@ -12,13 +12,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlm_trl.models.share import is_main, share
+from dlm_trl.models.share import share
 from dlm_trl.notes import Document, read
+from dlm_trl.synth import prompts
 from dlm_trl.synth.apply import apply
 from dlm_trl.synth.budget import Budget, bound_of, price_of
 from dlm_trl.synth.funnel import Funnel
@@ -27,7 +28,7 @@ from dlm_trl.synth.pairs import Candidate, Pair
 from dlm_trl.synth.plan import Ask, Settings, again, plan
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
-from dlm_trl.synth.staging import stage, staged
+from dlm_trl.synth.staging import Staged, stage, staged
 from dlm_trl.teachers.open import open_teacher, survey
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
@@ -63,21 +64,20 @@ def synthesize(
 
         judge = open_judge(document, settings.judge)
     outcome = Synthesis(Path(path), teacher.reference, judge.name if judge else None)
-    with run_lock(document.frontmatter.dlm_id) if is_main() else nullcontext():
-        document = read(path)  # once more: a run that held the lock may have applied pairs
+    with ExitStack() as held:
+        # Of several processes the first takes the lock, and the others wait: none may read before what a run that
+        # holds it is still writing.
+        share([document.frontmatter.dlm_id], lambda ids: [held.enter_context(run_lock(dlm_id)) for dlm_id in ids])
+        document = read(path)  # once more: that run may have applied pairs
         ledger = Ledger(document)
         share([None], lambda items: items)  # every process has read both before one of them writes
         asks = plan(document, settings, teacher)
         outcome.counts.sections = len({ask.section_id for ask in asks})
         run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, on_reply)
         kept = run.all_waves(asks, Funnel(document, staged(document), settings, judge, outcome))
-        if is_main():
-            outcome.staged = stage(document, _in_file_order(kept, document), now())
-            if apply_now:
-                # Also what a run that was killed had staged.
-                found = {candidate.pair for candidate in kept}
-                ids = [item.section_id for item in staged(document) if item.pair in found]
-                outcome.applied = apply(path, ids).count
+        # The first process writes, and where it cannot, all of them say so.
+        written = share([kept], lambda parts: [_written(document, part, apply_now) for part in parts])
+        ((outcome.staged, outcome.applied),) = written
     outcome.counts.kept = len(kept)
     outcome.cost = price_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
@@ -111,10 +111,13 @@ def synthesize_all(
 
 def check(document: Document, settings: Settings) -> None:
     """Raises DlmError for what a run about this document would end with before its first request, as far as that can
-    be told without weights: its ledger, its staged pairs, its own pairs, and its adapter where that is the teacher.
+    be told without weights: its ledger, its staged pairs, its own pairs, the prompt, and its adapter where that is the
+    teacher.
     """
     Ledger(document)
     staged(document)
+    if settings.prompt is not None:
+        prompts.read_prompt(Path(settings.prompt))
     if settings.filter != "none":  # then nothing is compared with them
         for section in document.sections:
             section.pairs()
@@ -245,6 +248,17 @@ class _Run:
         for _, candidate in turns[most:]:
             funnel.lose("surplus", candidate, "more than --max-pairs")
         return [candidate for _, candidate in turns[:most]]
+
+
+def _written(document: Document, kept: Sequence[Candidate], apply_now: bool) -> tuple[list[Staged], int]:
+    """Stages these pairs, and applies them where that is wanted: what is newly staged, and how many were applied."""
+    new = stage(document, _in_file_order(kept, document), now())
+    if not apply_now:
+        return new, 0
+    assert document.path is not None
+    found = {candidate.pair for candidate in kept}  # also what a run that was killed had staged
+    ids = [item.section_id for item in staged(document) if item.pair in found]
+    return new, apply(document.path, ids).count
 
 
 def _in_file_order(kept: Sequence[Candidate], document: Document) -> list[Candidate]:

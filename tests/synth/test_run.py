@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,16 @@ from dlm_trl.notes import DlmError, read, store
 from dlm_trl.synth import Settings, synthesize, synthesize_all
 from dlm_trl.synth.budget import bound_of
 from dlm_trl.synth.dry_run import estimate
-from dlm_trl.synth.ledger import Ledger
+from dlm_trl.synth.ledger import Ledger, run_lock
 from dlm_trl.synth.plan import plan
 from dlm_trl.synth.staging import Staged, staged
 from dlm_trl.teachers.openai import OpenAITeacher
+from dlm_trl.teachers.protocol import Reply, Usage
 from tests.synth.writer import TOPICS, asked, listed, notes, pair, topic_of, write, written
 from tests.teachers.servers import Answer, App, Call, completion, serve
 
 CONFIG = Path(__file__).parents[2] / "accelerate_configs" / "cpu_2proc.yaml"
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
 PLAIN = Settings(teacher="openai:m", filter="dedup-only", per_section=2)
 RUN = ["synth", "instructions", "notes.dlm", "--teacher", "openai:m", "--filter", "dedup-only", "--per-section", "2"]
 
@@ -268,6 +272,12 @@ class TestUnreadable:
         again = synthesize(path, PLAIN)
         assert len(app.calls) == 14 and (again.counts.asked, again.counts.asked_again) == (0, 0)
 
+    def test_half_a_surrogate_pair_is_asked_about_too(self, app: App, path: Path) -> None:
+        app.reply = lambda call: write_text("No \ud83d.") if "Elm" in str(call.body) else write(call)
+        for asked_now in (13, 0):
+            done = synthesize(path, PLAIN)
+            assert (done.counts.asked, done.counts.failed, done.counts.unparsed) == (asked_now, 0, 1)
+
     def test_the_second_time_it_is_counted_and_kept(self, app: App, path: Path) -> None:
         app.reply = lambda call: write_text("No.") if topic_of(call) == "Elm" else write(call)
         for asked_now in (13, 0):
@@ -334,6 +344,14 @@ class TestBeforeTheFirstRequest:
             synthesize(path, replace(PLAIN, teacher=f"vllm-server:{url}"))
         assert not app.calls
 
+    def test_so_is_a_prompt_and_before_weights_are_loaded(
+        self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dlm_trl.synth.run.open_teacher", lambda *_, **__: pytest.fail("It takes minutes."))
+        (tmp_path / "prompt.txt").write_text("Write.")
+        with pytest.raises(DlmError, match=r"prompt\.txt"):
+            list(synthesize_all([path], Settings(teacher="hf:tiny", prompt=tmp_path / "prompt.txt")))
+
     @pytest.mark.parametrize("more", ["", "::std::\n", "::instruction::\n### Q\nWho?\n"])
     def test_every_document_is_read(self, app: App, path: Path, tmp_path: Path, more: str) -> None:
         broken = notes(tmp_path / "broken.dlm", "Yew", more=more)
@@ -381,8 +399,7 @@ def test_two_processes_share_the_work_and_print_one_result(
     counts = Counter(call.prompt for call in app.calls)
     app.calls.clear()
     monkeypatch.setenv("DLM_HOME", str(tmp_path / "together"))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
-    command = [*launch, "-m", "dlm_trl", *RUN, "--max-pairs", "9", "--json"]
+    command = [*LAUNCH, "-m", "dlm_trl", *RUN, "--max-pairs", "9", "--json"]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
     )
@@ -391,6 +408,27 @@ def test_two_processes_share_the_work_and_print_one_result(
     assert outcome["counts"] == {name: getattr(alone.counts, name) for name in outcome["counts"]}
     assert timeless(path) == expected
     assert Counter(call.prompt for call in app.calls) == counts
+
+
+def test_several_processes_read_only_what_a_run_before_them_has_written(app: App, path: Path, tmp_path: Path) -> None:
+    document, errors = read(path), tmp_path / "errors.txt"
+    command = [*LAUNCH, "-m", "dlm_trl", *RUN, "--apply", "--json"]
+    # No file may grow beyond what the ledger needs, so that staging fails, in the first process alone.
+    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (14_000, 14_000))
+    with run_lock(document.frontmatter.dlm_id), open(errors, "w") as err:
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=err, preexec_fn=limited
+        )
+        while "works on this document; waiting" not in errors.read_text() and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(1)  # for the other process to be there too
+        ledger = Ledger(document)
+        for ask in plan(document, PLAIN, OpenAITeacher("m")):
+            text = listed(written(ask.prose.split()[0], 2))
+            ledger.record(ask.request, Reply(ask.request.key, text, Usage(7, 3)), section_id=ask.section_id)
+    assert process.wait() == 1 and not app.calls
+    assert errors.read_text().count("pending.json: The file cannot be written: File too large.") == 2
 
 
 class TestTinyModel:
