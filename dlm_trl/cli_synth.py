@@ -16,12 +16,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from dlm_trl.models.share import is_main
 from dlm_trl.notes.errors import DlmError
 
 app = typer.Typer(help="Write question/answer pairs from a document's prose, look at them, apply them, take them back.")
 
 FILES = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Documents, or folders of documents.")]
 FILE = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)]
+_LEAST_COLUMNS = 60  # of a terminal; in fewer a table cuts off its ids and numbers
 IDS = "Section ids, or their first digits, as `synth list` shows them."
 
 
@@ -39,6 +41,13 @@ def misuse_exits_with_2(verb: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
 
     return run
+
+
+@app.callback()
+def _once(context: typer.Context) -> None:
+    """Under `accelerate launch` only `instructions` has work for more than the first process."""
+    if context.invoked_subcommand != "instructions" and not is_main():
+        raise typer.Exit
 
 
 @app.command()
@@ -118,22 +127,23 @@ def instructions(
         found = [dry.estimate(path, settings) for path in paths]
         _print(show.as_json(found) if json_ else show.estimates(found))
         return
-    from dlm_trl.models.share import is_main
     from dlm_trl.synth import show
     from dlm_trl.synth.run import synthesize_all
-    from dlm_trl.synth.watch import watched
+    from dlm_trl.synth.watch import Watch
 
     done = []
     try:
-        with watched() as on_reply:
-            for outcome in synthesize_all(paths, settings, apply, on_reply if is_main() else None):
+        with Watch() as watch:
+            for outcome in synthesize_all(paths, settings, apply, watch if is_main() else None):
                 done.append(outcome)
-                if not json_ and is_main():
-                    _print(show.outcome(outcome, filter))
+                if not json_:
+                    with watch.hidden():
+                        _print(show.outcome(outcome, filter))
     finally:  # what was done before a failure is told as well
-        if json_ and is_main():
+        if json_:
             _print(show.as_json(done))
-    if any(outcome.counts.failed for outcome in done):
+    # Of several processes the launcher ends the others as soon as one fails, and the first may still be printing.
+    if is_main() and any(outcome.counts.failed for outcome in done):
         raise typer.Exit(1)
 
 
@@ -249,6 +259,8 @@ def _print(shown: Any) -> None:
 
     from dlm_trl.synth.show import as_lines
 
+    if not is_main():
+        return
     # Half a surrogate pair, in a teacher's words or a file's name, has no bytes; JSON reads its escape.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if isinstance(shown, str):
@@ -256,7 +268,7 @@ def _print(shown: Any) -> None:
         return
     console = Console(highlight=False, markup=False, emoji=False)
     for part in shown.renderables if isinstance(shown, Group) else [shown]:
-        if isinstance(part, Table) and not console.is_terminal:
+        if isinstance(part, Table) and not (console.is_terminal and console.width >= _LEAST_COLUMNS):
             typer.echo(as_lines(part))
         else:
             console.print(part, soft_wrap=not isinstance(part, Table))  # a command can be copied when it is one line

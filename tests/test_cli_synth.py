@@ -15,7 +15,9 @@ import pytest
 
 from dlm_trl import cli, load_dlm
 from dlm_trl.notes import read
+from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.staging import staged
+from dlm_trl.teachers.protocol import Reply, Request
 from tests.synth.writer import TOPICS, asked, listed, notes, pair, topic_of, write, written
 from tests.teachers.servers import Answer, App, Call
 
@@ -182,15 +184,50 @@ def test_what_no_terminal_should_obey_and_no_encoding_holds_is_shown_by_its_name
     assert shown.code == 0 and "A?" in shown.out
 
 
-def test_a_terminal_gets_a_table_with_a_frame(app: App, folder: Path) -> None:
+def in_a_terminal(*words: object) -> str:
+    """What the command writes to a terminal, which is its stdout and its stderr."""
     import pty
 
     parent, child = pty.openpty()
-    command = [sys.executable, "-m", "dlm_trl", "synth", "instructions", "notes.dlm", *PLAIN, "--dry-run"]
-    with open(parent, "rb", buffering=0) as terminal:
-        assert subprocess.run(command, stdout=child, stderr=subprocess.PIPE).returncode == 0
+    command = [sys.executable, "-m", "dlm_trl", "synth", *map(str, words)]
+    written = b""
+    with subprocess.Popen(command, stdout=child, stderr=child) as process:
         os.close(child)
-        assert "│ notes.dlm │ 3 " in terminal.read(100_000).decode()
+        try:
+            while part := os.read(parent, 100_000):
+                written += part
+        except OSError:  # so says Linux that nobody holds the other end
+            pass
+    os.close(parent)
+    assert process.returncode == 0, written
+    return written.decode()
+
+
+def test_a_terminal_gets_a_table_with_a_frame_if_it_is_wide_enough(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("instructions", "notes.dlm", *PLAIN, "--dry-run")
+    assert "│ notes.dlm │ 3 " in in_a_terminal(*words)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "\nnotes.dlm\t3\t3\t0\t" in in_a_terminal(*words).replace("\r", "")
+
+
+def test_in_a_terminal_a_report_does_not_begin_behind_the_bar(app: App) -> None:
+    Path("more.dlm").write_text(Path("notes.dlm").read_text().replace("0000000A", "0000000B"))
+    shown = in_a_terminal("instructions", "notes.dlm", "more.dlm", *PLAIN)
+    assert "3/3" in shown and "6/6" in shown
+    for name in ("notes", "more"):
+        before, report, _ = shown.partition(f"{name}.dlm: teacher openai:m\r\n")
+        # The bar's line was wiped, or is done.
+        assert report and before.endswith(("\x1b[2K", "\n")), before[-80:]
+
+
+def test_of_several_processes_one_speaks_and_one_works(app: App, synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
+    synth("instructions", "notes.dlm", *PLAIN)
+    original, staged_now = Path("notes.dlm").read_bytes(), ids()
+    monkeypatch.setenv("RANK", "1")
+    for words in (("list",), ("show", ids()[0]), ("apply",), ("drop", ids()[0]), ("revert",)):
+        assert synth(words[0], "notes.dlm", *words[1:]) == (0, "", "")
+    assert synth("instructions", "notes.dlm", *PLAIN, "--dry-run") == (0, "", "")
+    assert Path("notes.dlm").read_bytes() == original and ids() == staged_now
 
 
 def test_nothing_accepted_is_exit_0_with_the_reason_and_the_knob(app: App, synth: Synth) -> None:
@@ -328,6 +365,15 @@ class TestDryRun:
         assert (after["requests"], after["remembered"], after["cost"]) == (3, 3, 0.0)
         (fresh,) = json.loads(synth(*words, "--json", "--fresh").out)
         assert fresh["remembered"] == 0 and fresh["seconds"] > 0 and len(app.calls) == 3
+
+    def test_the_time_of_a_few_requests_is_that_of_one(self, app: App, synth: Synth) -> None:
+        ledger = Ledger(read("notes.dlm"))
+        for i, seconds in enumerate((1.0, 3.0)):
+            ledger.record(Request(str(i), []), Reply(str(i), "", seconds=seconds), teacher="openai:m")
+        for concurrency, expected in ((16, 2.0), (3, 2.0), (2, 4.0), (1, 6.0)):
+            words = ("instructions", "notes.dlm", *PLAIN, "--dry-run", "--json", "--concurrency", concurrency)
+            (found,) = json.loads(synth(*words).out)
+            assert found["seconds"] == expected, concurrency
 
     def test_the_tiny_models_tokens_are_counted(self, synth: Synth) -> None:
         words = ("instructions", "notes.dlm", "--teacher", "hf:tiny", "--max-new-tokens", "32", "--filter", "none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from dlm_trl.teachers.protocol import Usage
 class Estimate:
     """For one document: requests, how many of them the ledger answers, and the most that the others can use.
 
-    exact says whether the prompts were counted by the teacher's own tokenizer (else a byte counts as a token). cost is
-    None without prices, seconds None where this teacher was never measured on this document.
+    Not in it: the second request about a reply that cannot be read. A limit (pairs, tokens, cost) may end a run before
+    its last request. exact says whether the prompts were counted by the teacher's own tokenizer (else a byte counts as
+    a token). cost is None without prices, seconds None where this teacher was never measured on this document.
     """
 
     path: Path
@@ -56,5 +58,5 @@ def estimate(path: str | os.PathLike[str], settings: Settings) -> Estimate:
         most=most,
         exact=teacher.count_tokens([{"role": "user", "content": ""}]) is not None,
         cost=price_of(most, settings.price),
-        seconds=sum(measured) / len(measured) * len(new) / at_once if measured else None,
+        seconds=sum(measured) / len(measured) * math.ceil(len(new) / at_once) if measured else None,
     )

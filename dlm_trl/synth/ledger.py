@@ -183,7 +183,7 @@ def run_lock(dlm_id: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         ) from None
     except OSError as error:
         lock.release()
-        raise write_error(folder, error.strerror or str(error), "Make the folder writable.") from None
+        raise write_error(folder, error.strerror or str(error), "Check DLM_HOME, the disk, the permissions.") from None
     try:
         yield
     finally:

@@ -1,50 +1,68 @@
-"""A run's progress on stderr: a bar in a terminal, else a line every ten seconds. `with watched() as on_reply: …`."""
+"""A run's progress on stderr: a bar in a terminal, else a line every ten seconds.
+
+with Watch() as watch:
+    for outcome in synthesize_all(paths, settings, on_reply=watch):
+        with watch.hidden():
+            print(outcome)
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dlm_trl.synth.replies import parse_reply
-from dlm_trl.synth.run import OnReply
 from dlm_trl.teachers.protocol import Reply
 
 SECONDS = 10.0
 
 
-@contextmanager
-def watched() -> Iterator[OnReply]:
-    """Gives what `synthesize` calls with every reply: it counts pairs and tokens, and the requests that wait."""
-    console = Console(stderr=True)
-    started = last = time.monotonic()
-    done = pairs = tokens = 0
-    bar = Progress(
-        TextColumn("asking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rates]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("asking", total=None, rates="")
+class Watch:
+    """What `synthesize` calls with every reply: it counts pairs and tokens, and the requests that wait."""
 
-    def on_reply(reply: Reply, waiting: int) -> None:
-        nonlocal last, done, pairs, tokens
-        done += 1
-        pairs += len(parse_reply(reply.text).pairs)
-        tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._started = self._last = time.monotonic()
+        self._done = self._pairs = self._tokens = 0
+        self._bar = Progress(
+            TextColumn("asking"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("asking", total=None, rates="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """No bar meanwhile: what is printed would begin behind it, in its line."""
+        self._bar.stop()
+        yield
+        self._bar.start()
+
+    def __call__(self, reply: Reply, waiting: int) -> None:
+        self._done += 1
+        self._pairs += len(parse_reply(reply.text).pairs)
+        self._tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
         now = time.monotonic()
-        rates = f"{pairs / (now - started):.1f} pairs/s, {tokens:,} tokens"
-        bar.update(task, completed=done, total=done + waiting, rates=rates)
-        if not console.is_terminal and now - last > SECONDS:
-            last = now
-            left = (now - started) / done * waiting
-            console.print(f"asking: {done} of {done + waiting} requests, {rates}, {left:.0f} s left")
-
-    with bar:
-        yield on_reply
+        rates = f"{self._pairs / (now - self._started):.1f} pairs/s, {self._tokens:,} tokens"
+        self._bar.update(self._task, completed=self._done, total=self._done + waiting, rates=rates)
+        if not self._console.is_terminal and now - self._last > SECONDS:
+            self._last = now
+            left = (now - self._started) / self._done * waiting
+            self._console.print(f"asking: {self._done} of {self._done + waiting} requests, {rates}, {left:.0f} s left")
