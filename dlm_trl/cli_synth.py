@@ -139,6 +139,9 @@ def instructions(
                 if not json_:
                     with watch.hidden():
                         _print(show.outcome(outcome, filter))
+    except KeyboardInterrupt:
+        typer.echo("Stopped. What was answered is kept: the same command goes on from here.", err=True)
+        raise
     finally:  # what was done before a failure is told as well
         if json_:
             _print(show.as_json(done))
