@@ -367,6 +367,17 @@ class TestDryRun:
         (fresh,) = json.loads(synth(*words, "--json", "--fresh").out)
         assert fresh["remembered"] == 0 and fresh["seconds"] > 0 and len(app.calls) == 3
 
+    def test_what_the_ledger_has_of_a_server_is_known_once_its_model_is_named(
+        self, app: App, synth: Synth, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        teacher, words = f"vllm-server:{os.environ['OPENAI_BASE_URL']}", PLAIN[2:]
+        synth("instructions", "notes.dlm", "--teacher", teacher, *words)
+        for named, remembered in ((teacher, 0), (f"{teacher}#m", 3)):
+            caplog.clear()
+            done = synth("instructions", "notes.dlm", "--teacher", named, *words, "--dry-run", "--json")
+            assert json.loads(done.out)[0]["remembered"] == remembered
+            assert ("vllm-server:URL#MODEL" in caplog.text) == (not remembered)
+
     def test_the_time_of_a_few_requests_is_that_of_one(self, app: App, synth: Synth) -> None:
         ledger = Ledger(read("notes.dlm"))
         for i, seconds in enumerate((1.0, 3.0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from dlm_trl.synth.plan import Settings, plan
 from dlm_trl.synth.run import check
 from dlm_trl.teachers.open import survey
 from dlm_trl.teachers.protocol import Usage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,9 @@ def estimate(path: str | os.PathLike[str], settings: Settings) -> Estimate:
     document = read(path)
     check(document, settings)
     teacher = survey(settings.teacher, document)
+    if not teacher.revision:
+        hint = "Name it to see which requests the ledger answers: vllm-server:URL#MODEL."
+        logger.warning("Which model the server has is not known before it is asked. %s", hint)
     asks = plan(document, settings, teacher)
     ledger = Ledger(document)
     new = [ask for ask in asks if settings.fresh or ledger.get(ask.request.key) is None]

@@ -84,7 +84,7 @@ class Settings:
             if math.isnan(getattr(self, name) or 0.0):
                 raise _misuse(f"{_option(name)} is nan.", "It must be a number.")
         if self.price is not None and not all(0 <= price < math.inf for price in self.price):
-            raise _misuse(f"--price is {self.price[0]},{self.price[1]}.", "Prices must not be below 0.")
+            raise _misuse(f"--price is {self.price[0]},{self.price[1]}.", "They must be numbers of at least 0.")
         if any(c in self.teacher for c in '"\n\r'):
             raise _misuse(f"The teacher {self.teacher!r} cannot stand in a document.", "Use a name without quotes.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
