@@ -10,13 +10,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import mkdtemp
+from typing import Any, get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dlm_trl.models.load import load_tokenizer
 from dlm_trl.notes import DlmError, read, store
@@ -25,9 +29,10 @@ from dlm_trl.synth.budget import bound_of
 from dlm_trl.synth.dry_run import estimate
 from dlm_trl.synth.ledger import Ledger, run_lock
 from dlm_trl.synth.plan import plan
+from dlm_trl.synth.report import Stage
 from dlm_trl.synth.staging import Staged, staged
 from dlm_trl.teachers.openai import OpenAITeacher
-from dlm_trl.teachers.protocol import Reply, Usage
+from dlm_trl.teachers.protocol import Reply, Request, Usage
 from tests.synth.writer import TOPICS, asked, listed, notes, pair, topic_of, write, written
 from tests.teachers.servers import Answer, App, Call, completion, serve
 
@@ -374,6 +379,66 @@ class TestBeforeTheFirstRequest:
         store.set_current_adapter(read(path).frontmatter.dlm_id, version)
         with pytest.raises(DlmError, match=r"other\.dlm: .*no adapter"):
             list(synthesize_all([path, other], replace(PLAIN, teacher="self")))
+
+
+class Choosing:
+    """A teacher whose reply follows from the request's key alone; it fails where the reply is None, and ends the run
+    after `most` requests.
+    """
+
+    reference, revision, context = "openai:m", "m", None
+
+    def __init__(self, replies: list[str | None], most: int | None = None) -> None:
+        self.replies, self.most, self.asked = replies, most, 0
+
+    def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int | None:
+        return None
+
+    def generate(self, requests: Sequence[Request]) -> Generator[Reply]:
+        for request in sorted(requests, key=lambda request: request.key):
+            if self.asked == self.most:
+                raise DlmError(kind="TeacherError", message="Gone.")
+            self.asked += 1
+            text = self.replies[int(request.key, 16) % len(self.replies)]
+            yield Reply(request.key, text or "", error="refused" if text is None else None)
+
+
+SOME_PAIRS = [pair("Elm", "colour"), pair("Elm", "height"), pair("Fir", "pest"), ("A\x00?", "B."), ("Who?", "We.")]
+REPLIES = st.none() | st.just("No \ud83d.") | st.lists(st.sampled_from(SOME_PAIRS), max_size=4).map(listed)
+
+
+@given(
+    st.lists(REPLIES, min_size=1, max_size=5),
+    st.builds(
+        partial(replace, PLAIN, max_new_tokens=20),
+        filter=st.sampled_from(["none", "dedup-only"]),
+        strategy=st.sampled_from(["extraction", "both"]),
+        max_pairs=st.none() | st.integers(1, 6),
+    ),
+    st.integers(0, 6),
+)
+@settings(max_examples=40)
+def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replies: list[str | None], told: Settings, most: int
+) -> None:
+    outcomes = []
+    for parts in ([None], [most, None]):
+        monkeypatch.setenv("DLM_HOME", mkdtemp(dir=tmp_path))
+        for part in parts:
+            teacher = Choosing(replies, part)
+            with suppress(DlmError):
+                done = synthesize(path, told, teacher=teacher)
+        outcomes.append((done, timeless(path)))
+        counts, lost = done.counts, Counter(loss.stage for loss in done.losses)
+        assert all(getattr(counts, stage) == lost[stage] for stage in get_args(Stage))
+        assert counts.generated == lost.total() + counts.kept
+        assert counts.failed + counts.unparsed == len(done.failures)
+        assert counts.asked == teacher.asked and counts.replied + counts.failed == counts.asked + counts.remembered
+    (whole, pairs_of_it), (resumed, pairs_of_both) = outcomes
+    if most >= whole.counts.asked:  # then the first part was the whole
+        return
+    same = {"asked": 0, "asked_again": 0, "remembered": 0}
+    assert replace(resumed.counts, **same) == replace(whole.counts, **same) and pairs_of_both == pairs_of_it
 
 
 def test_a_key_that_is_refused_ends_the_run_and_keeps_what_came(app: App, path: Path) -> None:
