@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from dlm_trl.notes.document import Section, section_id
+from dlm_trl.notes.document import Section
 from dlm_trl.notes.findings import Finding
 
 _LABELS = {"instruction": ("Q", "A"), "preference": ("Prompt", "Chosen", "Rejected")}
@@ -42,7 +42,7 @@ def check_sections(
     sections = list(sections)
     seen: dict[tuple[str | None, ...], int] = {}
     derived = any("source_section_id" in section.provenance for section in sections)
-    known = _known_ids(sections) if derived else set()
+    known = {name for section in sections for name in section.names} if derived else set()
     for section in sections:
         if section.kind in _LABELS:
             blocks = list(_blocks(section))
@@ -58,18 +58,6 @@ def check_sections(
             why = "The source was edited or removed, so nobody can tell whether the pair still holds."
             fix = "Check the pair against the text as it is now, or remove it and synthesise it again."
             yield Finding(path, section.start_line, 0, "dangling-source", message, why, fix)
-
-
-def _known_ids(sections: Iterable[Section]) -> set[str]:
-    """The ids of all sections, and those that they would have with other blank lines at the end.
-
-    Blank lines there come and go as sections are added behind, and nobody means them.
-    """
-    ids = set()
-    for section in sections:
-        bare = section.content.rstrip("\n")
-        ids |= {section.section_id, section_id(section.kind, bare), section_id(section.kind, f"{bare}\n")}
-    return ids
 
 
 def _lines(section: Section) -> Iterator[tuple[int, str]]:

@@ -80,6 +80,20 @@ class Section(_Fields):
         """The first 16 hex digits of a SHA-256 over kind and content (kind and path for media); computed once."""
         return section_id(self.kind, self.attributes["path"] if self.kind in ("image", "audio") else self.content)
 
+    @property
+    def bare_id(self) -> str:
+        """The id that the section has without the newlines at its end: they come and go as others write behind it."""
+        bare = self.content.rstrip("\n")
+        return self.section_id if bare == self.content else section_id(self.kind, bare)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ids by which a pair may name this section as its source: as it is, and with no or one newline at its end.
+
+        So a pair still finds its prose when something was written behind that, or was taken away there.
+        """
+        return self.section_id, self.bare_id, section_id(self.kind, f"{self.content.rstrip(chr(10))}\n")
+
     def pairs(self) -> list[Pair]:
         """The question/answer pairs of an instruction section, none for another kind.
 

@@ -24,7 +24,6 @@ from typing import Any, cast
 from datasets import Features, List, Value
 
 from dlm_trl.notes import DlmError, Document, Section
-from dlm_trl.notes.document import section_id
 
 Row = dict[str, Any]
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -131,7 +130,7 @@ def _provenance(section: Section, source_file: str, groups: Mapping[str, str], w
     return {
         "source_file": source_file,
         "section_id": section.section_id,
-        "source_group": bare_id(section) if source is None else groups.get(source, source),
+        "source_group": section.bare_id if source is None else groups.get(source, source),
         "auto_synth": section.auto_synth,
         "teacher": text("synth_teacher"),
         "strategy": text("synth_strategy"),
@@ -146,23 +145,12 @@ def _prose_groups(document: Document) -> dict[str, str]:
     """Every id by which a pair may name a prose section of the document, and the group that it stands for.
 
     A section's id changes when a blank line grows at its end, which happens as soon as something is appended behind
-    it. So a pair made before then names the id without the trailing newlines; that one is the group.
+    it; so the group is the id without those.
     """
     if not any(section.auto_synth for section in document.sections):
         return {}
-    return {
-        name: group
-        for section in document.sections
-        if section.kind == "prose"
-        for group in [bare_id(section)]
-        for name in (section.section_id, group)
-    }
-
-
-def bare_id(section: Section) -> str:
-    """The id that the section has without the newlines at its end."""
-    bare = section.content.rstrip("\n")
-    return section.section_id if bare == section.content else section_id(section.kind, bare)
+    prose = [section for section in document.sections if section.kind == "prose"]
+    return {name: section.bare_id for section in prose for name in section.names}
 
 
 def _entries(mapping: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -12,12 +12,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import cast
 
 from dlm_trl.notes import DlmError, Document, Section, edit, read
-from dlm_trl.notes.document import section_id
-from dlm_trl.rows.convert import bare_id
 from dlm_trl.synth.guard import make_safe, synth_section
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.staging import Staged, drop, line_behind, resolve_ids, staged
@@ -63,7 +60,7 @@ def apply(path: str | os.PathLike[str], ids: Sequence[str] | None = None) -> App
     if ids is not None:
         wanted = set(resolve_ids(ids, [item.section_id for item in items]))
         items = [item for item in items if item.section_id in wanted]
-    held = {bare_id(section) for section in document.sections}
+    held = {section.bare_id for section in document.sections}
     present = [item for item in items if item.section_id in held]
     # Another program may have staged the same pair twice.
     pairs = list({item.section_id: item for item in items if item.section_id not in held}.values())
@@ -82,8 +79,8 @@ def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teach
     document = read(path)
     sections = [section for section in document.sections if section.auto_synth]
     if ids is not None:
-        wanted = set(resolve_ids(ids, [bare_id(section) for section in sections]))
-        sections = [section for section in sections if bare_id(section) in wanted]
+        wanted = set(resolve_ids(ids, [section.bare_id for section in sections]))
+        sections = [section for section in sections if section.bare_id in wanted]
     if teacher is not None:
         sections = [section for section in sections if section.provenance["synth_teacher"] == teacher]
     if line := line_behind(document, sections):
@@ -106,9 +103,8 @@ def resolve_source(document: Document, source_section_id: str) -> Section | None
     """
     prose = [section for section in document.sections if section.kind == "prose"]
     exact = [section for section in prose if section.section_id == source_section_id]
-    ends = ((section, section.content.rstrip("\n") + end) for section in prose for end in ("", "\n"))
-    near = (section for section, text in ends if section_id("prose", text) == source_section_id)
-    return next(chain(exact, near), None)
+    near = [section for section in prose if source_section_id in section.names]
+    return next(iter(exact + near), None)
 
 
 def _text(document: Document, item: Staged) -> str:

@@ -211,7 +211,8 @@ class _Run:
                 self.outcome.counts.failed += 1
                 self.outcome.failures.append(Failure(ask.section_id, reply.error))
                 continue
-            parsed = parse_reply(reply.text)
+            is_cut = reply.usage.completion_tokens >= ask.request.max_new_tokens
+            parsed = parse_reply(reply.text, is_cut)
             if parsed.pairs:
                 found.append((ask, parsed.pairs))
                 continue

@@ -28,7 +28,6 @@ from dlm_trl.notes.document import section_id
 from dlm_trl.notes.files import locked, replace_file, write_error
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.store import synth_dir
-from dlm_trl.rows.convert import bare_id
 from dlm_trl.synth.ledger import check_owner, make_folder, now, source_path
 from dlm_trl.synth.pairs import Candidate, Pair, Scores
 
@@ -116,7 +115,7 @@ def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) ->
     """
     with _locked(document):
         plan, origins = _load(document)
-        known = {bare_id(section) for section in document.sections}
+        known = {section.bare_id for section in document.sections}
         known |= {item.section_id for item in _staged(document, plan, origins)}
         added: _Origins = {}
         for candidate in candidates:
@@ -165,7 +164,7 @@ def applied(document: Document) -> list[Staged]:
     origins = _read(_origins_path(document), _ORIGINS) or {}
     return [
         # Blank lines behind a pair come and go as others write there.
-        _item(bare_id(section), Pair(pair.question, pair.answer), section.provenance, origins)
+        _item(section.bare_id, Pair(pair.question, pair.answer), section.provenance, origins)
         for section in document.sections
         if section.auto_synth
         for pair in section.pairs()
@@ -181,7 +180,7 @@ def line_behind(document: Document, sections: Sequence[Section]) -> int | None:
     """
     origins = _read(_origins_path(document), _ORIGINS) or {}
     for section in sections:
-        lines = [] if bare_id(section) in origins else section.content.split("\n")
+        lines = [] if section.bare_id in origins else section.content.split("\n")
         for i in range(len(lines)):
             if section_id("instruction", "\n".join(lines[:i])) in origins:
                 if behind := [k for k in range(i, len(lines)) if lines[k].strip()]:

@@ -85,6 +85,8 @@ def test_a_pair_may_name_the_prose_by_its_id_with_blank_lines(write: Write) -> N
     named = convert(read(write(body="Prose one.\n\n::instruction::\n### Q\nq\n### A\na\n")), "prose")[0]["section_id"]
     document = read(write(body="Prose one.\n\n::instruction::\n" + SYNTH.format(id=named) + "### Q\nq\n### A\na\n"))
     assert named != PROSE_ID and convert(document)[0]["source_group"] == PROSE_ID
+    closer = read(write(body="Prose one.\n::instruction::\n" + SYNTH.format(id=named) + "### Q\nq\n### A\na\n"))
+    assert convert(closer, "prose")[0]["source_group"] == convert(closer)[0]["source_group"] == PROSE_ID
 
 
 def test_text_that_was_never_a_file_has_rows_too() -> None:

@@ -83,6 +83,16 @@ def test_a_run_asks_and_stages_in_the_order_of_the_file(app: App, path: Path) ->
     assert len(app.calls) == 12 and app.most <= 16
 
 
+def test_an_answer_that_the_limit_of_tokens_cut_is_left_out(app: App, tmp_path: Path) -> None:
+    async def labelled(_: Call) -> str:
+        return "Q: What is dew?\nA: Water.\n\nQ: What is hail?\nA: Ice that fa"
+
+    app.reply = labelled
+    path = notes(tmp_path / "notes.dlm", "dew")
+    done = synthesize(path, replace(PLAIN, max_new_tokens=3))  # the server says that it wrote three
+    assert pairs(done.staged) == [("What is dew?", "Water.")]
+
+
 def test_nothing_depends_on_the_order_of_arrival(app: App, path: Path, dlm_home: Path, tmp_path: Path) -> None:
     synthesize(path, replace(PLAIN, concurrency=1))
     one_by_one = timeless(path)
