@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from dlm_trl.teachers.protocol import Reply, Request, Usage
-from dlm_trl.teachers.remote import Ask, RemoteTeacher, object_schema
+from dlm_trl.teachers.protocol import Reply, Request
+from dlm_trl.teachers.remote import NO_ROOM, Answer, Ask, RemoteTeacher, object_schema, usage_of
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -38,14 +38,14 @@ class AnthropicTeacher(RemoteTeacher):
         if not self._warned:
             self._warned = True
             logger.warning("%s takes no temperature, top_p or seed: going on without them.", self.reference)
-        async with self._sdk.AsyncAnthropic(**self._client_arguments) as client:
+        async with self._open("AsyncAnthropic") as client:
 
             async def ask(request: Request) -> Reply:
                 return await self._reply(request, lambda: self._message(client, request))
 
             yield ask
 
-    async def _message(self, client: AsyncAnthropic, request: Request) -> tuple[str, Usage]:
+    async def _message(self, client: AsyncAnthropic, request: Request) -> Answer:
         arguments: dict[str, Any] = {
             "model": self.revision,
             "max_tokens": request.max_new_tokens,
@@ -59,12 +59,11 @@ class AnthropicTeacher(RemoteTeacher):
         return _read(await self._call(client.messages.create, arguments))
 
 
-def _read(message: Message) -> tuple[str, Usage]:
+def _read(message: Message) -> Answer:
     try:
         text = "".join(block.text for block in message.content if block.type == "text")
-        usage = Usage(int(message.usage.input_tokens or 0), int(message.usage.output_tokens or 0))
+        usage = usage_of(message.usage.input_tokens, message.usage.output_tokens)
     except (AttributeError, LookupError, TypeError) as error:  # the SDK does not check the shape of what it gets
         raise ValueError(f"the server's reply is not a message: {message!r}") from error
-    if message.stop_reason == "refusal" and not text:
-        raise ValueError("the model refused to answer")
-    return text, usage
+    problems = {"refusal": "The model refused to answer.", "max_tokens": NO_ROOM}
+    return Answer(text, usage, None if text else problems.get(str(message.stop_reason)))

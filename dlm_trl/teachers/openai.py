@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from dlm_trl.teachers.protocol import Reply, Request, Usage
-from dlm_trl.teachers.remote import Ask, RemoteTeacher, object_schema
+from dlm_trl.teachers.remote import NO_ROOM, Answer, Ask, RemoteTeacher, object_schema, usage_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -35,8 +35,8 @@ class ChatTeacher(RemoteTeacher):
     optional = OPTIONAL
     renames = RENAMES
 
-    async def _complete(self, client: AsyncOpenAI, request: Request) -> tuple[str, Usage]:
-        """Text and usage of one chat completion. Raises the SDK's errors and ValueError."""
+    async def _complete(self, client: AsyncOpenAI, request: Request) -> Answer:
+        """What one chat completion holds. Raises the SDK's errors and ValueError."""
         arguments = {
             "model": self.revision,
             "messages": list(request.messages),
@@ -60,7 +60,7 @@ class OpenAITeacher(ChatTeacher):
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Ask]:
-        async with self._sdk.AsyncOpenAI(**self._client_arguments) as client:
+        async with self._open("AsyncOpenAI") as client:
 
             async def ask(request: Request) -> Reply:
                 return await self._reply(request, lambda: self._complete(client, request))
@@ -68,16 +68,21 @@ class OpenAITeacher(ChatTeacher):
             yield ask
 
 
-def _read(completion: ChatCompletion) -> tuple[str, Usage]:
+def _read(completion: ChatCompletion) -> Answer:
     try:
-        message = completion.choices[0].message
-        text, refusal = message.content or "", message.refusal
+        choice = completion.choices[0]
+        text, refusal = choice.message.content or "", choice.message.refusal
+        if isinstance(text, list):  # some servers send parts, of which others hold the model's thoughts
+            text = "".join(part["text"] for part in text if part["type"] == "text")
         counted = completion.usage
-        usage = Usage(int(counted.prompt_tokens or 0), int(counted.completion_tokens or 0)) if counted else Usage()
+        usage = usage_of(counted.prompt_tokens, counted.completion_tokens) if counted else Usage()
     except (AttributeError, LookupError, TypeError) as error:  # the SDK does not check the shape of what it gets
         raise ValueError(f"the server's reply is not a chat completion: {completion!r}") from error
     if not isinstance(text, str):
         raise ValueError(f"the server's reply holds no text: {text!r}")
-    if refusal and not text:
-        raise ValueError(f"the model refused to answer: {refusal}")
-    return text, usage
+    if text:
+        return Answer(text, usage)
+    if refusal:
+        return Answer("", usage, f"The model refused to answer: {refusal}")
+    problems = {"length": NO_ROOM, "content_filter": "The server's content filter held the reply back."}
+    return Answer("", usage, problems.get(str(choice.finish_reason)))

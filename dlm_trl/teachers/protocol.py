@@ -42,7 +42,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: text and usage, or an error in one line. seconds is the time that it took."""
+    """What came back: text, or an error in one line; and what it used, which a refusal does, too. seconds is the time
+    that it took.
+    """
 
     key: str
     text: str = ""

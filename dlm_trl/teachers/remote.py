@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import re
 import time
@@ -17,7 +18,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import urlsplit
 
 from anyio import EndOfStream, create_memory_object_stream, create_task_group
 from anyio.from_thread import start_blocking_portal
@@ -36,9 +38,20 @@ HOPELESS = {401, 402, 403, 404}
 LEAST_SECRET = 8  # characters; a shorter key is a word for a server that checks none, and stands in any text
 # How servers say that they do not take a parameter, as against a value that is out of range.
 REFUSAL = re.compile(
-    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|deprecated|not permitted|not allowed|invalid schema",
+    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|deprecated|not permitted|not allowed|invalid schema"
+    r"|unavailable|only \S+ is allowed",
     re.IGNORECASE,
 )
+
+NO_ROOM = "All the new tokens went into the model's thinking, and none is left for the reply: raise --max-new-tokens."
+
+
+class Answer(NamedTuple):
+    """What a server sent: text and usage; a problem where there is no text, though the usage is paid for."""
+
+    text: str
+    usage: Usage
+    problem: str | None = None
 
 
 class RemoteTeacher(ABC):
@@ -94,6 +107,17 @@ class RemoteTeacher(ABC):
         """Not known: the tokenizer is at the server."""
         return None
 
+    def _open(self, client: str, **others: Any) -> Any:
+        """A client of the SDK, by the name of its class. Raises DlmError (TeacherError)."""
+        try:
+            opened = getattr(self._sdk, client)(**self._client_arguments | others)
+            _ = urlsplit(str(opened.base_url)).port  # raises ValueError for one that no server can have
+        # Whatever the HTTP and TLS libraries raise about an address, a proxy or a file of certificates that is none.
+        except Exception as error:
+            hint = "Check the server's address, and the proxies and certificates that the environment names."
+            raise teacher_error(f"{self.reference} cannot be asked: {self._line(error).rstrip('.')}.", hint) from error
+        return opened
+
     async def _call(self, create: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> Any:
         """`create(**arguments)`, without the optional parameters that this model refused, now or earlier."""
         while True:
@@ -121,22 +145,23 @@ class RemoteTeacher(ABC):
                 yield self.renames[name], value
 
     def _refused_by(self, error: Any, sent: Mapping[str, Any]) -> str | None:
-        if error.status_code not in (400, 422) or not REFUSAL.search(str(error)):
+        told = self._told(error)
+        if error.status_code not in (400, 422) or not REFUSAL.search(told):
             return None
-        return next((n for n, said in self.optional.items() if n in sent and re.search(said, str(error))), None)
+        return next((n for n, said in self.optional.items() if n in sent and re.search(said, told)), None)
 
-    async def _reply(self, request: Request, exchange: Callable[[], Awaitable[tuple[str, Usage]]]) -> Reply:
+    async def _reply(self, request: Request, exchange: Callable[[], Awaitable[Answer]]) -> Reply:
         """The reply of one exchange, timed; an error of this request is told in it, one of the run is raised."""
         began = time.perf_counter()
-        text, usage, problem = "", Usage(), None
         try:
-            text, usage = await exchange()
+            answer = await exchange()
         # The SDKs let errors of decoding pass: a body that is not JSON, or not text, is a ValueError.
-        except (self._sdk.APIError, ValueError) as error:
+        except (self._sdk.APIError, ValueError, RecursionError) as error:
             if self._ends_the_run(error):
                 raise self._error(error) from error
-            problem = self._line(error)
-        return Reply(request.key, text, usage, time.perf_counter() - began, problem)
+            answer = Answer("", Usage(), self._line(error))
+        problem = answer.problem and self._short(answer.problem)
+        return Reply(request.key, answer.text, answer.usage, time.perf_counter() - began, problem)
 
     def _ends_the_run(self, error: Exception) -> bool:
         if isinstance(error, self._sdk.APIStatusError):
@@ -155,13 +180,28 @@ class RemoteTeacher(ABC):
         hint = hints.get(getattr(error, "status_code", 0), "Check the server's address and the network.")
         return teacher_error(f"{who or self.reference} cannot be asked: {self._line(error).rstrip('.')}.", hint)
 
+    def _told(self, error: Exception) -> str:
+        """What an error says, with its cause, and with the body that came where the SDK found no message in it."""
+        if isinstance(error, self._sdk.APIConnectionError) and error.__cause__:
+            return f"{error} ({error.__cause__})"
+        if (
+            isinstance(error, self._sdk.APIStatusError)
+            and error.body
+            and str(error) == f"Error code: {error.status_code}"
+        ):
+            return f"{error} - {error.body}"
+        return str(error)
+
     def _line(self, error: Exception) -> str:
-        """An error in one line of at most 300 characters, with its cause, without the key."""
-        cause = f" ({error.__cause__})" if isinstance(error, self._sdk.APIConnectionError) and error.__cause__ else ""
-        said = " ".join(f"{error}{cause}".split())
+        """An error in one short line, with its kind."""
+        return self._short(f"{type(error).__name__}: {self._told(error)}")
+
+    def _short(self, text: str) -> str:
+        """One line of at most 300 characters, without the key."""
+        said = " ".join(text.split())
         if len(self._key) >= LEAST_SECRET:
             said = said.replace(self._key, "…")
-        return f"{type(error).__name__}: {said}"[:300]
+        return said[:300]
 
 
 def stream(session: Session, requests: Sequence[Request], concurrency: int) -> Generator[Reply]:
@@ -237,6 +277,12 @@ def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     if schema.get("type") == "object":
         return dict(schema)
     return {"type": "object", "properties": {"pairs": schema}, "required": ["pairs"], "additionalProperties": False}
+
+
+def usage_of(prompt_tokens: object, completion_tokens: object) -> Usage:
+    """Usage as a server counted it; zeros where it does not tell both numbers."""
+    told = [n for n in (prompt_tokens, completion_tokens) if isinstance(n, int | float) and 0 <= n < math.inf]
+    return Usage(*map(int, told)) if len(told) == 2 else Usage()
 
 
 def teacher_error(message: str, hint: str) -> DlmError:

@@ -20,8 +20,8 @@ from anyio import Condition, create_task_group, fail_after, sleep
 
 from dlm_trl.notes import DlmError
 from dlm_trl.teachers.openai import ChatTeacher
-from dlm_trl.teachers.protocol import Reply, Request, Usage
-from dlm_trl.teachers.remote import CONNECT_SECONDS, HOPELESS, Ask, teacher_error
+from dlm_trl.teachers.protocol import Reply, Request
+from dlm_trl.teachers.remote import CONNECT_SECONDS, HOPELESS, Answer, Ask, teacher_error
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -63,7 +63,7 @@ class VllmTeacher(ChatTeacher):
         key = os.environ.get(self.key_name, "").strip() or "EMPTY"
         super().__init__(model or "", api_key=key, timeout=timeout, max_retries=max_retries)
         self.reference = f"vllm-server:{','.join(urls)}{f'#{model}' if model else ''}"
-        self._servers = [_Server(root(url)) for url in dict.fromkeys(urls)]
+        self._servers = [_Server(url) for url in dict.fromkeys(map(root, urls))]
         self._concurrency = concurrency * len(self._servers)
         self._concurrency_each = concurrency
         self._patience = patience
@@ -75,7 +75,7 @@ class VllmTeacher(ChatTeacher):
         listed: dict[str, dict[str, dict[str, Any]]] = {}
         for server in self._servers:
             quick = {"base_url": f"{server.url}/v1", "timeout": CONNECT_SECONDS, "max_retries": 1}
-            with self._sdk.OpenAI(**self._client_arguments | quick) as client:
+            with self._open("OpenAI", **quick) as client:
                 try:
                     models = client.models.list().data
                     listed[server.url] = {m.id: m.to_dict() for m in models}
@@ -105,7 +105,7 @@ class VllmTeacher(ChatTeacher):
             clients: dict[str, AsyncOpenAI] = {}
             for server in self._servers:
                 server.under_way = 0
-                client = self._sdk.AsyncOpenAI(**self._client_arguments | {"base_url": f"{server.url}/v1"})
+                client = self._open("AsyncOpenAI", base_url=f"{server.url}/v1")
                 clients[server.url] = await stack.enter_async_context(client)
 
             async def ask(request: Request) -> Reply:
@@ -116,9 +116,7 @@ class VllmTeacher(ChatTeacher):
                 yield ask
                 group.cancel_scope.cancel()
 
-    async def _exchange(
-        self, request: Request, clients: dict[str, AsyncOpenAI], changed: Condition
-    ) -> tuple[str, Usage]:
+    async def _exchange(self, request: Request, clients: dict[str, AsyncOpenAI], changed: Condition) -> Answer:
         """Asks one server after the other until one answers, or it is the request that fails and not the server."""
         while True:
             server = await self._free_server(changed)
@@ -189,8 +187,13 @@ class VllmTeacher(ChatTeacher):
 
 def root(url: str) -> str:
     """The address without a final `/v1` or slash. Raises DlmError (UsageError) for what is no address."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and not parts.query
+        _ = parts.port  # raises ValueError for one that no server can have
+    except ValueError:
+        is_one = False
+    if not is_one:
         raise DlmError(
             kind="UsageError",
             message=f"{url.rpartition('@')[2]!r} is not the address of a server.",

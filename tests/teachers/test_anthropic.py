@@ -79,7 +79,6 @@ def test_faults_that_pass_are_survived_and_the_bound_is_held() -> None:
         (Answer(body=b'{"content": [{"te'), "JSONDecodeError"),
         (Answer(body=b"[]"), "not a message"),
         (Answer(body={"error": "overloaded"}), "not a message"),
-        (Answer(body=message("", stop_reason="refusal")), "refused"),
     ],
 )
 def test_a_fault_that_stays_is_one_reply_with_an_error(fault: Answer, said: str) -> None:
@@ -93,6 +92,13 @@ def test_a_fault_that_stays_is_one_reply_with_an_error(fault: Answer, said: str)
     assert (bad.text, bad.usage) == ("", Usage())
     assert bad.error and said in bad.error
     assert "\n" not in bad.error and len(bad.error) <= 300 and KEY not in bad.error
+
+
+@pytest.mark.parametrize(("reason", "said"), [("refusal", "refused"), ("max_tokens", "--max-new-tokens")])
+def test_a_reply_without_text_says_why_and_is_counted(reason: str, said: str) -> None:
+    reply = ask(App(lambda call: Answer(body=message("", stop_reason=reason))), "a")["a"]
+    assert (reply.text, reply.usage) == ("", Usage(7, 3))
+    assert said in (reply.error or "")
 
 
 @pytest.mark.parametrize("status", [401, 404])

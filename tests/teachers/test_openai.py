@@ -87,6 +87,9 @@ def test_a_fault_that_passes_is_survived(fault: Answer) -> None:
         (Answer(body=completion("x" * 5000), cut=True), "Connection error"),
         (Answer(wait=30), "timed out"),
         (Answer(400, {"error": {"message": f"no such thing, {KEY}"}}), "no such thing, …"),
+        (Answer(400, {"error": f"too long, {KEY}"}), "too long, …"),
+        (Answer(422, {"detail": [{"loc": ["body", "messages"], "msg": "too long"}]}), "too long"),
+        (Answer(400, b"too long", {"content-type": "text/plain"}), "too long"),
         (Answer(body=b'{"choices": [{"mess'), "JSONDecodeError"),
         (Answer(body=b'"text"'), "not a chat completion"),
         (Answer(body={"error": {"message": "overloaded"}}), "overloaded"),
@@ -104,6 +107,40 @@ def test_a_fault_that_stays_is_one_reply_with_an_error(fault: Answer, said: str)
     assert (bad.text, bad.usage) == ("", Usage())
     assert bad.error and said in bad.error
     assert "\n" not in bad.error and len(bad.error) <= 300 and KEY not in bad.error
+
+
+def reply_with(said: dict[str, Any], finish_reason: str = "stop", **others: Any) -> Answer:
+    message = {"role": "assistant", **said}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": message}
+    return Answer(body=completion(None) | {"choices": [choice]} | others)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (reply_with({"content": None, "refusal": "not that"}), "refused to answer: not that"),
+        (reply_with({"content": None, "reasoning_content": "Hm"}, "length"), "--max-new-tokens"),
+        (reply_with({"content": ""}, "content_filter"), "content filter"),
+    ],
+)
+def test_a_reply_without_text_says_why_and_is_counted(answer: Answer, said: str) -> None:
+    reply = ask(App(lambda call: answer), "a")["a"]
+    assert (reply.text, reply.usage) == ("", Usage(7, 3))
+    assert said in (reply.error or "")
+
+
+def test_a_text_in_parts_is_read_without_the_thoughts() -> None:
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "on"}, {"type": "text", "text": "e"}]
+    reply = ask(App(lambda call: reply_with({"content": parts})), "a")["a"]
+    assert (reply.text, reply.usage, reply.error) == ("one", Usage(7, 3), None)
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": 5}, {"prompt_tokens": "5", "completion_tokens": "x"}, {"prompt_tokens": -1}]
+)
+def test_a_usage_that_is_not_told_whole_is_none_and_loses_no_reply(usage: Any) -> None:
+    reply = ask(App(lambda call: reply_with({"content": "one"}, usage=usage)), "a")["a"]
+    assert (reply.text, reply.usage, reply.error) == ("one", Usage(), None)
 
 
 JSON = st.recursive(
@@ -127,6 +164,10 @@ def garbage() -> Any:
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @example(body=b'{"choices": {}}')
+@example(body=b"[" * 200_000)
+@example(
+    body=b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 1e400, "completion_tokens": 1}}'
+)
 @example(body=b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "many"}}')
 @given(body=st.binary(max_size=30) | JSON.map(lambda v: json.dumps(v).encode()))
 def test_no_body_whatever_breaks_the_run(garbage: Any, body: bytes) -> None:
@@ -169,6 +210,22 @@ def test_what_a_model_refuses_is_left_out_with_one_warning(caplog: pytest.LogCap
     assert all(any(name in w for w in warnings) for name in names)
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "body"),
+    [
+        ("response_format", 400, {"error": {"message": "This response_format type is unavailable now"}}),
+        ("temperature", 400, {"error": {"message": "invalid temperature: only 1 is allowed for this model"}}),
+        ("seed", 422, {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 1}]}),
+        ("seed", 422, {"message": {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}}),
+    ],
+)
+def test_refusals_as_other_servers_say_them(name: str, status: int, body: dict[str, Any]) -> None:
+    app = App(lambda call: Answer(status, body) if name in call.body else None)
+    settings = {"top_p": 0.5, "seed": 1, "schema": {"type": "array"}}
+    assert ask(app, "a", settings=settings)["a"].text == "re: a"
+    assert app.calls[0].body.keys() - app.calls[1].body.keys() == {name}
+
+
 def test_a_value_out_of_range_is_no_refusal() -> None:
     text = "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length is 4096."
     app = App(lambda call: Answer(400, {"error": {"message": text}}))
@@ -200,6 +257,28 @@ def test_a_server_that_was_never_there_ends_the_run() -> None:
     teacher = OpenAITeacher("m", base_url=f"http://127.0.0.1:{free_port()}/v1", api_key=KEY, max_retries=0)
     with pytest.raises(DlmError, match="Connection error"):
         list(teacher.generate(requests("a", "b")))
+
+
+@pytest.mark.parametrize(
+    ("url", "variable", "value", "said"),
+    [
+        ("http://localhost:80a/v1", None, "", "Invalid port"),
+        ("http://localhost:99999/v1", None, "", "out of range"),
+        ("http://localhost/v1", "ALL_PROXY", "socks5://127.0.0.1:1", "socks"),
+        ("http://localhost/v1", "ALL_PROXY", "other://127.0.0.1:1", "Unknown scheme"),
+        ("http://localhost/v1", "SSL_CERT_FILE", "/nowhere", "No such file"),
+    ],
+)
+def test_an_address_or_environment_that_no_client_can_have_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, url: str, variable: str | None, value: str, said: str
+) -> None:
+    if variable:
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    teacher = OpenAITeacher("m", base_url=url, api_key=KEY)
+    with pytest.raises(DlmError, match=said) as caught:
+        list(teacher.generate(requests("a")))
+    assert caught.value.kind == "TeacherError" and caught.value.hint
 
 
 def test_closing_early_cancels_what_is_under_way() -> None:

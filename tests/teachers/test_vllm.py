@@ -74,6 +74,13 @@ def test_requests_are_balanced_and_each_server_has_its_bound() -> None:
     assert slow < min(fast, also_fast)
 
 
+def test_a_server_that_is_named_twice_is_one() -> None:
+    app = App(lambda call: Answer(wait=0.1))
+    with serve(app) as url:
+        assert len(list(VllmTeacher([url, f"{url}/", f"{url}/v1"], concurrency=2).generate(requests(12)))) == 12
+    assert app.most == 2
+
+
 def test_a_killed_server_is_left_out_and_its_requests_go_to_the_others(caplog: pytest.LogCaptureFixture) -> None:
     with (
         process("--name", "a", "--wait", "30") as (one, child),
@@ -166,7 +173,10 @@ def test_the_key_is_that_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [c.headers["authorization"] for c in app.calls] == ["Bearer EMPTY", "Bearer ours"]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "http://", "http://user:word@host:8000", "ftp://host", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "http://", "http://user:word@host:8000", "ftp://host", "", "http://host:80a", "http://[::1"],
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(DlmError, match="http://host:port") as caught:
         VllmTeacher([url])
