@@ -2,7 +2,8 @@
 
 Each request goes to the server with the fewest under way, at most `concurrency` to each. A server that no longer
 answers is left out, with one warning, and its requests go to the others; it is probed every few seconds and taken back
-when it answers. Only when none has answered for `patience` seconds does the run end. A server with `--api-key` gets the
+when it answers. One that has not the model, or takes not the key, is left out for good. Only when none has answered for
+`patience` seconds does the run end. A server with `--api-key` gets the
 key from VLLM_API_KEY. Any server with `/v1/models` and `/v1/chat/completions` will do.
 """
 
@@ -35,6 +36,7 @@ PROBE_SECONDS = 5.0  # how long a probe may take, and the pause between two prob
 class _Server:
     url: str  # without /v1
     alive: bool = True
+    refuses: bool = False  # it answers, but would refuse every request
     under_way: int = 0
 
 
@@ -118,28 +120,48 @@ class VllmTeacher(ChatTeacher):
 
     async def _exchange(self, request: Request, clients: dict[str, AsyncOpenAI], changed: Condition) -> Answer:
         """Asks one server after the other until one answers, or it is the request that fails and not the server."""
+        tried: set[str] = set()
         while True:
-            server = await self._free_server(changed)
+            server = await self._free_server(changed, tried)
+            tried.add(server.url)
             try:
                 return await self._complete(clients[server.url], request)
-            except (self._sdk.APIConnectionError, self._sdk.InternalServerError) as error:
-                if await self._answers(clients[server.url], server):
+            except (self._sdk.APIConnectionError, self._sdk.APIStatusError) as error:
+                if not await self._goes_on(error, clients[server.url], server, tried):
                     raise
-                self._leave_out(server, self._line(error))
             finally:
                 server.under_way -= 1
                 async with changed:
                     changed.notify_all()
 
-    async def _free_server(self, changed: Condition) -> _Server:
-        """The living server with the fewest requests under way, one more now; waits for room. Raises DlmError."""
+    async def _goes_on(self, error: Exception, client: AsyncOpenAI, server: _Server, tried: set[str]) -> bool:
+        """Whether a request that failed so may go to another server; a server that is of no use is left out."""
+        others = any(s.alive and s.url not in tried for s in self._servers)
+        status = error.status_code if isinstance(error, self._sdk.APIStatusError) else 500
+        if status in HOPELESS:
+            if others:
+                server.refuses = True
+                self._leave_out(server, self._line(error))
+            return others
+        if status < 500:
+            return False
+        if not await self._answers(client, server):
+            self._leave_out(server, self._line(error))
+            return True
+        # One that is in health and yet fails at once would draw all requests, being always the one with the fewest.
+        return others and not isinstance(error, self._sdk.APITimeoutError)
+
+    async def _free_server(self, changed: Condition, tried: set[str]) -> _Server:
+        """The living server with the fewest requests under way, one more now, of those that were not tried if there is
+        one; waits for room. Raises DlmError.
+        """
         async with changed:
             while True:
                 living = [s for s in self._servers if s.alive]
                 if not living:
                     await self._wait_for_any(changed)
                     continue
-                server = min(living, key=lambda s: s.under_way)
+                server = min([s for s in living if s.url not in tried] or living, key=lambda s: s.under_way)
                 if server.under_way < self._concurrency_each:
                     server.under_way += 1
                     return server
@@ -156,7 +178,7 @@ class VllmTeacher(ChatTeacher):
     async def _watch(self, clients: dict[str, AsyncOpenAI], changed: Condition) -> None:
         while True:
             for server in self._servers:
-                if not server.alive and await self._answers(clients[server.url], server):
+                if not (server.alive or server.refuses) and await self._answers(clients[server.url], server):
                     server.alive = True
                     logger.warning("%s answers again and is taken back.", server.url)
                     async with changed:
@@ -178,7 +200,7 @@ class VllmTeacher(ChatTeacher):
     def _leave_out(self, server: _Server, reason: str) -> None:
         if server.alive:
             server.alive = False
-            logger.warning("%s does not answer and is left out: %s", server.url, reason)
+            logger.warning("%s is left out: %s", server.url, reason)
 
     def _all_dead(self) -> DlmError:
         names = ", ".join(s.url for s in self._servers)

@@ -163,6 +163,27 @@ def test_a_server_whose_engine_died_is_left_out() -> None:
     assert len(sick.calls) <= 2
 
 
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_server_that_refuses_every_request_is_left_out_for_good(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone, well = App(lambda call: Answer(status, {"error": "no such model"})), App(lambda call: Answer(wait=0.1))
+    with serve(gone) as one, serve(well) as two:
+        replies = list(VllmTeacher([one, two], concurrency=2, **QUICK).generate(requests(20)))
+        assert {r.text for r in replies} == {f"re: {n}" for n in range(20)}
+        with pytest.raises(DlmError, match="no such model"):
+            list(VllmTeacher([one], **QUICK).generate(requests(1)))
+    (said,) = warnings(caplog)
+    assert one in said and "no such model" in said
+
+
+def test_a_server_that_fails_in_health_draws_no_requests_to_their_end() -> None:
+    sick, well = App(lambda call: Answer(500, {"error": "always"})), App(lambda call: Answer(wait=0.05))
+    with serve(sick) as one, serve(well) as two:
+        replies = list(VllmTeacher([one, two], concurrency=2, **QUICK).generate(requests(20)))
+    assert {r.text for r in replies} == {f"re: {n}" for n in range(20)}
+
+
 def test_the_key_is_that_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "not for others")
     app = App()
