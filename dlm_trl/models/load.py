@@ -87,7 +87,8 @@ def load_base(
         arguments |= {"quantization_config": _quantization_config(quantization), "device_map": {"": _device()}}
     try:
         return AutoModelForCausalLM.from_pretrained(reference, **arguments)
-    except (OSError, ValueError, SafetensorError) as error:
+    # Weights quantised by a library that is not there are an ImportError, those of other sizes a RuntimeError.
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise _not_found(base_model, reference, error) from error
 
 
@@ -100,8 +101,22 @@ def load_adapted(
     BaseModelError, MissingExtraError).
     """
     folder = Path(adapter)
-    model = load_base(adapter_base(folder), dtype, quantization)
-    return PeftModel.from_pretrained(model, folder).eval(), AutoTokenizer.from_pretrained(folder)
+    name = adapter_base(folder)
+    if not any(folder.glob("adapter_model.*")):  # PEFT would look for them on the Hub
+        raise _damaged(folder, FileNotFoundError("adapter_model.safetensors is missing"))
+    model, tokenizer = load_base(name, dtype, quantization), adapter_tokenizer(folder)
+    try:
+        return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _damaged(folder, error) from error
+
+
+def adapter_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside an adapter. Raises DlmError (AdapterError)."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, error) from error
 
 
 def adapter_base(folder: Path) -> str:
@@ -115,7 +130,10 @@ def adapter_base(folder: Path) -> str:
         )
     # PEFT records where the base was loaded from, which for the embedded one is a folder of this machine alone.
     trained = lineage.last(lineage.read(folder), "train")
-    return document_name(trained["base"] if trained else PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    try:
+        return document_name(trained["base"] if trained else PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    except (OSError, ValueError, TypeError) as error:  # no JSON, no object, or no base in it
+        raise _damaged(folder, error) from error
 
 
 def document_name(recorded: str) -> str:
@@ -162,8 +180,24 @@ def _device() -> str:
 
 def _not_found(base_model: str, reference: str, error: Exception) -> DlmError:
     reason = str(error).splitlines()[0]
+    hints = {
+        ImportError: "Install what it needs, or choose another base_model.",
+        RuntimeError: "Check that its files belong together and that the memory is enough.",
+    }
     return DlmError(
         kind="BaseModelError",
-        message=f"The base model {base_model!r} cannot be loaded from {reference}: {reason}",
-        hint="Check the name and the network, or download it once and give the folder.",
+        message=f"The base model {base_model!r} cannot be loaded from {reference}: {reason.rstrip('.')}.",
+        hint=next(
+            (hint for kind, hint in hints.items() if isinstance(error, kind)),
+            "Check the name and the network, or download it once and give the folder.",
+        ),
+    )
+
+
+def _damaged(folder: Path, error: Exception) -> DlmError:
+    return DlmError(
+        kind="AdapterError",
+        message=f"The adapter in this folder cannot be loaded: {str(error).splitlines()[0].rstrip('.')}.",
+        path=folder,
+        hint="Copy it once more, or train again.",
     )

@@ -114,14 +114,14 @@ def fingerprint(folder: Path) -> str:
 
 
 def _survey_adapter(document: Document, quantization: Quantization | None) -> Survey:
-    from transformers import AutoTokenizer
-
-    from dlm_trl.models.load import adapter_base, context_length, load_config
+    from dlm_trl.models.load import adapter_base, adapter_tokenizer, context_length, load_config
+    from dlm_trl.teachers.local import require_chat_template
 
     folder = _adapter(document)
-    context = context_length(load_config(adapter_base(folder)))
+    context, tokenizer = context_length(load_config(adapter_base(folder))), adapter_tokenizer(folder)
+    require_chat_template(tokenizer, "The teacher self", "Train on a base_model with one, or take another --teacher.")
     revision = f"{folder.name}-{fingerprint(folder)}{f'-{quantization}' if quantization else ''}"
-    return Survey("self", revision, AutoTokenizer.from_pretrained(folder), context)
+    return Survey("self", revision, tokenizer, context)
 
 
 def _survey_base(name: str, quantization: Quantization | None) -> Survey:

@@ -1,7 +1,9 @@
 """Loading: whole, quantised, with an adapter; what cannot be loaded says so in one line."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +53,43 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
         load_adapted(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("adapter_model.safetensors", None, r"adapter_model\.safetensors is missing"),
+        ("adapter_model.safetensors", b"half", "header"),
+        ("adapter_config.json", b"{", "property name"),
+        ("adapter_config.json", b"[]", "list"),
+        ("adapter_config.json", b'{"peft_type": "LORA", "base_model_name_or_path": null}', "None"),
+        ("tokenizer.json", None, "tokenizer"),
+    ],
+)
+def test_an_adapter_that_is_not_whole_is_told_with_its_folder(
+    random_base: Path, tmp_path: Path, file: str, content: bytes | None, said: str
+) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    get_peft_model(load_base(str(random_base)), config).save_pretrained(tmp_path)
+    load_tokenizer(str(random_base)).save_pretrained(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(DlmError, match=said) as caught:
+        load_adapted(tmp_path)
+    assert (caught.value.kind, caught.value.path) == ("AdapterError", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_of_another_size_is_told(random_base: Path, tmp_path: Path) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    get_peft_model(load_base(str(random_base)), config).save_pretrained(tmp_path)
+    load_tokenizer(str(random_base)).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings | {"r": 3}))
+    with pytest.raises(DlmError, match="cannot be loaded"):
+        load_adapted(tmp_path)
+
+
 def test_a_base_that_does_not_exist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
@@ -70,6 +109,25 @@ def test_a_chat_template_comes_from_a_file_or_a_tokenizer(random_base: Path, tmp
     assert load_tokenizer(str(random_base), str(random_base)).chat_template == own
     with pytest.raises(DlmError, match="no chat template"):
         load_tokenizer(str(random_base), str(tmp_path / "missing.jinja"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "hint"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}, "Install"),
+        ({"intermediate_size": 24}, "belong together"),
+    ],
+)
+def test_a_base_that_cannot_be_had_here_says_what_to_do(
+    random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], hint: str
+) -> None:
+    monkeypatch.setattr("transformers.quantizers.quantizer_gptq.is_optimum_available", lambda: False)
+    base = Path(shutil.copytree(random_base, tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(DlmError, match=hint) as caught:
+        load_base(str(base))
+    assert caught.value.kind == "BaseModelError"
 
 
 def test_a_file_of_weights_that_was_cut_off_is_said(random_base: Path, tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def test_self_is_the_documents_adapter(document: Document, random_base: Path) ->
     assert revisions[0][6:] != revisions[1][6:]
 
 
+def test_self_without_a_chat_template_is_told_before_weights_are_loaded(document: Document, random_base: Path) -> None:
+    (train(str(random_base), 1) / "chat_template.jinja").unlink()
+    with pytest.raises(DlmError, match="no chat template"):
+        survey("self", document)
+
+
 def test_self_without_an_adapter_says_how_to_get_one(document: Document) -> None:
     with pytest.raises(DlmError, match=r"no adapter.*dlm-trl train FILE.*--teacher hf:") as caught:
         open_teacher("self", document)
