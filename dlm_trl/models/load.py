@@ -136,6 +136,12 @@ def adapter_base(folder: Path) -> str:
         raise _damaged(folder, error) from error
 
 
+def adapter_quantization(folder: Path) -> Quantization | None:
+    """How the base was quantised when the adapter of this folder was trained. Raises DlmError (LineageError)."""
+    trained = lineage.last(lineage.read(folder), "train")
+    return trained["quantization"] if trained else None
+
+
 def document_name(recorded: str) -> str:
     """The name under which a document would ask for what an adapter records: a Hub id needs its `hf:`."""
     local = recorded == "tiny" or recorded in HUB_IDS or Path(recorded).expanduser().is_dir()

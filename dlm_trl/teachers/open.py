@@ -77,10 +77,10 @@ def open_teacher(
 ) -> Teacher:
     """The teacher that the user named, ready to be asked.
 
-    quantization is for local models; they are bfloat16 on a GPU and float32 on the CPU otherwise. concurrency bounds
-    the requests in flight to each server. Raises DlmError: UsageError for a name of no known form, AdapterError for
-    `self` without an adapter, StoreError, BaseModelError, ChatTemplateError, MissingExtraError, and TeacherError for a
-    server that cannot be asked.
+    quantization is for local models, that of its training for the document's adapter unless another is given; others
+    are bfloat16 on a GPU and float32 on the CPU. concurrency bounds the requests in flight to each server. Raises
+    DlmError: UsageError for a name of no known form, AdapterError for `self` without an adapter, StoreError,
+    BaseModelError, ChatTemplateError, MissingExtraError, and TeacherError for a server that cannot be asked.
     """
     known = survey(reference, document, quantization)
     kind, _, name = reference.partition(":")
@@ -114,12 +114,19 @@ def fingerprint(folder: Path) -> str:
 
 
 def _survey_adapter(document: Document, quantization: Quantization | None) -> Survey:
-    from dlm_trl.models.load import adapter_base, adapter_tokenizer, context_length, load_config
+    from dlm_trl.models.load import (
+        adapter_base,
+        adapter_quantization,
+        adapter_tokenizer,
+        context_length,
+        load_config,
+    )
     from dlm_trl.teachers.local import require_chat_template
 
     folder = _adapter(document)
     context, tokenizer = context_length(load_config(adapter_base(folder))), adapter_tokenizer(folder)
     require_chat_template(tokenizer, "The teacher self", "Train on a base_model with one, or take another --teacher.")
+    quantization = quantization or adapter_quantization(folder)
     revision = f"{folder.name}-{fingerprint(folder)}{f'-{quantization}' if quantization else ''}"
     return Survey("self", revision, tokenizer, context)
 
@@ -141,11 +148,13 @@ def _survey_base(name: str, quantization: Quantization | None) -> Survey:
 def _local(known: Survey, document: Document, quantization: Quantization | None) -> LocalTeacher:
     from accelerate import PartialState
 
-    from dlm_trl.models.load import document_name, load_adapted, load_base
+    from dlm_trl.models.load import adapter_quantization, document_name, load_adapted, load_base
     from dlm_trl.teachers.local import LocalTeacher
 
     if known.reference == "self":
-        model, _ = load_adapted(_adapter(document), _dtype(), quantization)
+        folder = _adapter(document)
+        quantization = quantization or adapter_quantization(folder)
+        model, _ = load_adapted(folder, _dtype(), quantization)
     else:
         model = load_base(document_name(known.reference.removeprefix("hf:")), _dtype(), quantization)
     if not quantization:

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from dlm_trl import tiny
+from dlm_trl.models import lineage
 from dlm_trl.models.generate import generate
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, Document, parse, store
@@ -109,6 +110,16 @@ def test_quantised(document: Document, random_base: Path, trained: bool) -> None
     assert small.revision == f"{whole.revision}-4bit"
     (reply,) = small.generate([Request("a", ASKED, 4)])
     assert reply.error is None
+
+
+def test_self_is_quantised_as_it_was_trained(document: Document, random_base: Path) -> None:
+    version = train(str(random_base), 1)
+    hop = {"hop": "train", "base": str(random_base), "rows": {}, "adapter": {"type": "lora", "rank": 8}, "seed": 0}
+    rest = {"base_fingerprint": None, "document": None, "task": None, "quantization": "4bit"}
+    lineage.write(version, [hop | rest])
+    teacher = open_teacher("self", document)
+    assert teacher.model.is_loaded_in_4bit
+    assert teacher.revision == survey("self", document).revision == f"v0001-{fingerprint(version)}-4bit"
 
 
 def test_a_model_of_the_hub_has_its_commit_as_revision(tmp_path: Path) -> None:
