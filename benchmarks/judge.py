@@ -30,7 +30,7 @@ from rapidfuzz import fuzz, process
 from sklearn.metrics import roc_auc_score
 
 from dlm_trl import tiny
-from dlm_trl.notes import Document, parse, read
+from dlm_trl.notes import DlmError, Document, parse, read
 from dlm_trl.synth.judge import Judge, open_judge, verdict
 from dlm_trl.synth.pairs import Candidate, Pair, Scores
 
@@ -49,11 +49,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write all results to this file")
     args = parser.parse_args()
-    document = read(args.notes) if args.notes else parse(NO_NOTES)
-    judge = open_judge(document, args.judge)
-    true = list(document_pairs(document) if args.notes else held_out_pairs())
+    try:
+        document = read(args.notes) if args.notes else parse(NO_NOTES)
+        true = list(document_pairs(document) if args.notes else held_out_pairs())
+        judge = open_judge(document, args.judge)
+    except DlmError as error:
+        parser.error(str(error))
     rng = random.Random(args.seed)
     answers = answers_of_each_kind(rng.sample(true, min(args.pairs or len(true), len(true))), rng)
+    if missing := [kind for kind, found in answers.items() if not found]:
+        parser.error(f"{len(true)} pairs give no {', '.join(missing)} answers: several about each of several texts do.")
     results = {"judge": judge.name, "seed": args.seed} | measure(judge, answers)
     show(results)
     if args.json:
@@ -95,7 +100,7 @@ def answers_of_each_kind(true: list[Candidate], rng: random.Random) -> dict[str,
         plausible = (true[i].pair.answer for _, _, i in near if true[i].prose != own.prose)
         words = own.pair.answer.split()
         wrong = {
-            "shuffled": rng.choice(others),
+            "shuffled": rng.choice(others) if others else None,
             "sibling": rng.choice(siblings) if siblings else None,
             "truncated": " ".join(words[: len(words) // 2]),
             "invented": next((a for a in plausible if a.lower() not in own.prose.lower()), None),

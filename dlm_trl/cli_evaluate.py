@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dlm_trl.cli_synth import misuse_exits_with_2
-from dlm_trl.notes.errors import DlmError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -95,25 +94,14 @@ def _adapter(model: str) -> str:
     if not (model.endswith(".dlm") and Path(model).is_file()):
         return model
     from dlm_trl.notes import read
-    from dlm_trl.notes.store import current_adapter
+    from dlm_trl.notes.store import current_adapter, trained_adapter
 
-    head = read(model).frontmatter
-    folder = current_adapter(head.dlm_id)
-    if folder is None:
-        named = {name: current_adapter(head.dlm_id, name) for name in head.training.adapters or ()}
-        if trained := [f"{name} ({one})" for name, one in named.items() if one]:
-            raise DlmError(
-                kind="AdapterError",
-                message="The adapters of this document have names.",
-                hint=f"Give the folder of one in place of the document: {', '.join(trained)}.",
-                path=Path(model),
-            )
-        raise DlmError(
-            kind="AdapterError",
-            message="No adapter of this document was trained yet.",
-            hint=f"Train one: dlm-trl train {model}; or name a base.",
-            path=Path(model),
-        )
+    document = read(model)
+    names = document.frontmatter.training.adapters or ()
+    found = {name: current_adapter(document.frontmatter.dlm_id, name) for name in names}
+    named = ", ".join(f"{name} ({folder})" for name, folder in found.items() if folder)
+    naming = f"Give the folder of one in place of the document: {named}."
+    folder = trained_adapter(document, None, naming, "name a base.")
     return str(folder)
 
 

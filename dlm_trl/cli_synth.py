@@ -57,11 +57,14 @@ def instructions(
     teacher: Annotated[
         str,
         typer.Option(
-            help="self (the document's trained adapter), hf:<id or folder>, hf:tiny, openai:<model>, "
-            "anthropic:<model>, vllm-server:<url>[,<url>…][#model]."
+            help="self (the document's trained adapter; self#NAME for one of several), hf:<id or folder>, hf:tiny, "
+            "openai:<model>, anthropic:<model>, vllm-server:<url>,<url>…#<model> (one address is enough; without "
+            "a model it is the first that the server lists)."
         ),
     ] = "self",
-    per_section: Annotated[int, typer.Option(help="Pairs to ask for about each prose section.")] = 3,
+    per_section: Annotated[
+        int, typer.Option(help="Pairs to ask for about each section of prose, a text between two fences.")
+    ] = 3,
     strategy: Annotated[
         Literal["extraction", "expansion", "both"],
         typer.Option(help="extraction: what the prose says; expansion: beyond it; both: half and half."),
@@ -71,7 +74,9 @@ def instructions(
         typer.Option(help="none: only what a file cannot hold is dropped; dedup-only: repeats too; sway: a judge too."),
     ] = "sway",
     threshold: Annotated[float, typer.Option(help="Least margin of the judge, in nats per token.")] = 0.1,
-    max_pairs: Annotated[int | None, typer.Option(help="Stop at so many accepted pairs, spread over the file.")] = None,
+    max_pairs: Annotated[
+        int | None, typer.Option(help="Stop at so many accepted pairs of a document, spread over it.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 512,
     temp: Annotated[float, typer.Option(help="Sampling temperature; 0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens of this mass only.")] = None,
@@ -80,13 +85,21 @@ def instructions(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be asked, and what it may cost.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask again what the ledger has an answer to.")] = False,
     concurrency: Annotated[int, typer.Option(help="Requests in flight to a server.")] = 16,
-    max_cost: Annotated[float | None, typer.Option(help="Stop before this cost is passed; needs --price.")] = None,
+    quantization: Annotated[
+        Literal["4bit", "8bit"] | None,
+        typer.Option(help="Load the weights of a local teacher and judge in 4 or 8 bit; needs the extra bnb."),
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Stop before this cost is passed, all files together; needs --price.")
+    ] = None,
     price: Annotated[
         str | None, typer.Option(metavar="IN,OUT", help="What a million tokens cost, read and written.")
     ] = None,
-    budget_tokens: Annotated[int | None, typer.Option(help="Stop before so many tokens are passed, in all.")] = None,
+    budget_tokens: Annotated[
+        int | None, typer.Option(help="Stop before so many tokens are passed, all files together.")
+    ] = None,
     judge: Annotated[
-        str | None, typer.Option(help="self, or hf:…; default: the document's adapter, else its base model.")
+        str | None, typer.Option(help="self, self#NAME, or hf:…; default: the document's adapter, else its base model.")
     ] = None,
     min_grounding: Annotated[
         float | None,
@@ -115,8 +128,8 @@ def instructions(
     settings = Settings(
         teacher=teacher, per_section=per_section, strategy=strategy, filter=filter, threshold=threshold,
         max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p, seed=seed, fresh=fresh,
-        concurrency=concurrency, max_cost=max_cost, price=_prices(price), budget_tokens=budget_tokens, judge=judge,
-        min_grounding=min_grounding, prompt=prompt,
+        concurrency=concurrency, quantization=quantization, max_cost=max_cost, price=_prices(price),
+        budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding, prompt=prompt,
     )  # fmt: skip
     paths = _documents(files)
     _quiet()
@@ -185,7 +198,10 @@ def show_(file: FILE, id: Annotated[str, typer.Argument(help=IDS)]) -> None:
 
 @app.command()
 def apply(file: FILE, ids: Annotated[list[str] | None, typer.Argument(metavar="[IDS]…", help=IDS)] = None) -> None:
-    """Write staged pairs into the file: exactly what was staged, all or these. No teacher is asked."""
+    """Write staged pairs into the file: exactly what was staged, all or these. No teacher is asked.
+
+    What the file was before is in FILE.bak.
+    """
     from dlm_trl.synth import apply as applying
 
     done = applying.apply(file, ids or None)
@@ -195,7 +211,10 @@ def apply(file: FILE, ids: Annotated[list[str] | None, typer.Argument(metavar="[
 
 @app.command()
 def drop(file: FILE, ids: Annotated[list[str], typer.Argument(metavar="IDS…", help=IDS)]) -> None:
-    """Take staged pairs out of staging; the file stays as it is."""
+    """Take staged pairs out of staging; the file stays as it is.
+
+    The ledger keeps what the teacher wrote, so the `instructions` that staged them would stage them again, free.
+    """
     from dlm_trl.notes import read
     from dlm_trl.synth import staging
 

@@ -208,6 +208,10 @@ def test_a_terminal_gets_a_table_with_a_frame_if_it_is_wide_enough(app: App, mon
     assert "│ notes.dlm │ 3 " in in_a_terminal(*words)
     monkeypatch.setenv("COLUMNS", "40")
     assert "\nnotes.dlm\t3\t3\t0\t" in in_a_terminal(*words).replace("\r", "")
+    assert in_a_terminal("instructions", "notes.dlm", *PLAIN)
+    monkeypatch.setenv("COLUMNS", "64")
+    listed = in_a_terminal("list", "notes.dlm")
+    assert all(item.section_id[:8] in listed for item in staged(read("notes.dlm")))
 
 
 def test_in_a_terminal_a_report_does_not_begin_behind_the_bar(app: App) -> None:
@@ -240,7 +244,15 @@ def test_nothing_accepted_is_exit_0_with_the_reason_and_the_knob(app: App, synth
     shown = synth("show", "notes.dlm", prose[:8])
     assert shown.code == 0 and shown.out.count("I would rather not.") == 2
     done = synth("instructions", "notes.dlm", *PLAIN, "--budget-tokens", "1", "--fresh")
-    assert done.code == 0 and "below the first request" in done.out
+    assert done.code == 0 and "more than the limit" in done.out
+
+
+def test_the_reason_is_what_stopped_the_new_pairs_and_not_the_repeats(app: App, synth: Synth) -> None:
+    synth("instructions", "notes.dlm", *PLAIN)
+    assert "repeat others" in synth("instructions", "notes.dlm", *PLAIN[:-2], "--per-section", "1").out
+    judged = ("--filter", "sway", "--threshold", "-99", "--min-grounding", "99")
+    done = synth("instructions", "notes.dlm", *PLAIN[:2], *judged, "--per-section", "3")
+    assert "duplicate 6" in done.out and "grounding 3" in done.out and "lower --min-grounding" in done.out
 
 
 async def written_nothing() -> str:

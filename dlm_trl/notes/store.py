@@ -12,6 +12,7 @@ import os
 import re
 from pathlib import Path
 
+from dlm_trl.notes.document import Document
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.files import locked, replace_file
 
@@ -64,6 +65,31 @@ def current_adapter(dlm_id: str, name: str | None = None) -> Path | None:
             path=pointer,
         )
     return adapter
+
+
+def trained_adapter(document: Document, name: str | None, naming: str, otherwise: str) -> Path:
+    """The folder of the document's live adapter, of this name where it has named ones.
+
+    naming says how the caller is told a name, otherwise what else can be done. Raises DlmError: AdapterError where
+    there is none yet, or where a name is needed or is none of the document's; StoreError.
+    """
+    dlm_id, declared = document.frontmatter.dlm_id, list(document.frontmatter.training.adapters or ())
+    if name is not None and name not in declared:
+        message = f"The document declares no adapter {name!r}; declared: {', '.join(declared) or 'none'}."
+        raise DlmError(kind="AdapterError", message=message, hint=naming, path=document.path)
+    folder = current_adapter(dlm_id, name)
+    if folder is not None:
+        return folder
+    if name is None and (trained := [each for each in declared if current_adapter(dlm_id, each)]):
+        message = f"The adapters of this document have names: {', '.join(trained)}."
+        raise DlmError(kind="AdapterError", message=message, hint=naming, path=document.path)
+    option = f" --adapter_name {name or declared[0]}" if declared else ""
+    raise DlmError(
+        kind="AdapterError",
+        message=f"No adapter{f' {name!r}' if name else ''} of this document was trained yet.",
+        hint=f"Train one: dlm-trl train {document.path or 'FILE'}{option}; or {otherwise}",
+        path=document.path,
+    )
 
 
 def set_current_adapter(dlm_id: str, adapter: Path, name: str | None = None) -> None:

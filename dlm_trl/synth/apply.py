@@ -9,6 +9,7 @@ bytes back. No teacher is asked anything.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from dlm_trl.notes import DlmError, Document, Section, edit, read
 from dlm_trl.synth.guard import make_safe, synth_section
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.staging import Staged, drop, line_behind, resolve_ids, staged
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,9 @@ def apply(path: str | os.PathLike[str], ids: Sequence[str] | None = None) -> App
     # Another program may have staged the same pair twice.
     pairs = list({item.section_id: item for item in items if item.section_id not in held}.values())
     after = edit.append(document, *(_text(document, item) for item in pairs))
+    known = {name for section in document.sections if section.kind == "prose" for name in section.names}
+    if stale := sum(item.source_section_id not in known for item in pairs):
+        logger.warning("%s: the prose of %d pairs was edited or removed; `dlm-trl check` names them.", path, stale)
     drop(after, [item.section_id for item in items])
     return Applied(after, pairs, present)
 
@@ -121,4 +127,5 @@ def _text(document: Document, item: Staged) -> str:
         strategy=cast(Strategy, item.strategy),  # the format takes any text
         synth_at=item.synth_at,
         source_section_id=item.source_section_id,
+        adapter=item.adapter,
     )

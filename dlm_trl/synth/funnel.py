@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dlm_trl.models.share import share
 from dlm_trl.notes import Document
 from dlm_trl.rows.split import VALIDATION_FRACTION
-from dlm_trl.synth.dedup import Index
+from dlm_trl.synth.dedup import Index, Match
 from dlm_trl.synth.guard import Refusal, make_safe
 from dlm_trl.synth.leak import LeakCheck, validation_questions
 from dlm_trl.synth.pairs import Candidate, Pair
@@ -24,6 +24,16 @@ from dlm_trl.synth.staging import Staged, applied
 
 if TYPE_CHECKING:
     from dlm_trl.synth.judge import Judge
+
+
+_ALIKE = {"pair": "the same as", "question": "the same question as", "words": "{:.0%} the same as"}
+
+
+class _New(NamedTuple):
+    """A pair that says something new, and its number in the index; None for one that was known by its own request."""
+
+    candidate: Candidate
+    number: int | None
 
 
 class Funnel:
@@ -48,18 +58,36 @@ class Funnel:
 
     def take(self, found: Sequence[tuple[Ask, Sequence[Pair]]]) -> list[Candidate]:
         """The pairs of these replies that pass, in their order."""
+        who = self._outcome.teacher
         candidates = [
-            Candidate(pair, ask.section_id, ask.strategy, ask.prose, ask.request.key, index, self._outcome.teacher)
+            Candidate(pair, ask.section_id, ask.strategy, ask.prose, ask.request.key, i, who, ask.adapter)
             for ask, pairs in found
-            for index, pair in enumerate(pairs)
+            for i, pair in enumerate(pairs)
         ]
         self._outcome.counts.generated += len(candidates)
-        candidates = [safe for candidate in candidates if (safe := self._guarded(candidate))]
-        if self._settings.filter != "none":
-            candidates = [candidate for candidate in candidates if self._is_new(candidate)]
-        if self._judge is not None:
-            candidates = self._judged(candidates, self._judge)
-        return candidates
+        safe = [written for candidate in candidates if (written := self._guarded(candidate))]
+        if self._settings.filter == "none":
+            return safe
+        waiting = [candidate for candidate in safe if not self._is_leak(candidate)]
+        kept: list[Candidate] = []
+        while waiting:
+            new, repeats = self._parted(waiting)
+            fallen = set()
+            for (_, number), judged in zip(new, self._judged([one.candidate for one in new]), strict=True):
+                if judged:
+                    kept.append(judged)
+                elif number is not None:
+                    self._index.discard(number)
+                    fallen.add(number)
+            waiting = []
+            for candidate, match in repeats:
+                # Where an answer was wrong, another one to the same question may be right.
+                if match.number in fallen and match.same != "pair":
+                    waiting.append(candidate)
+                else:
+                    self.lose("duplicate", candidate, f"{_ALIKE[match.same].format(match.score)} {match.name}")
+        place = {ask.request.key: i for i, (ask, _) in enumerate(found)}
+        return sorted(kept, key=lambda candidate: (place[candidate.request_key], candidate.index))
 
     def lose(self, stage: Stage, candidate: Candidate, reason: str) -> None:
         """Counts and keeps a loss."""
@@ -74,36 +102,46 @@ class Funnel:
             return None
         return replace(candidate, pair=safe)
 
-    def _is_new(self, candidate: Candidate) -> bool:
-        own = (candidate.request_key, candidate.pair)
-        if own in self._own:
-            self._own.remove(own)  # a reply that says it twice does so in vain, as the first time
-            return True
-        if repeated := self._leaks.leaks(candidate.pair.question):
+    def _is_leak(self, candidate: Candidate) -> bool:
+        repeated = None if self._is_own(candidate) else self._leaks.leaks(candidate.pair.question)
+        if repeated:
             self.lose("leak", candidate, f"repeats a validation row: {repeated}")
-            return False
-        if match := self._index.nearest(candidate.pair):
-            near = "the same as" if match.exact else f"{match.score:.0%} the same as"
-            self.lose("duplicate", candidate, f"{near} {match.name}")
-            return False
-        self._index.add(candidate.pair, f"{candidate.pair.question!r} of this run")
-        return True
+        return bool(repeated)
 
-    def _judged(self, candidates: list[Candidate], judge: Judge) -> list[Candidate]:
+    def _is_own(self, candidate: Candidate) -> bool:
+        return (candidate.request_key, candidate.pair) in self._own
+
+    def _parted(self, candidates: list[Candidate]) -> tuple[list[_New], list[tuple[Candidate, Match]]]:
+        """Those that say something new, which are known from now on, and those that repeat what is known."""
+        new, repeats = [], []
+        for candidate in candidates:
+            if self._is_own(candidate):
+                self._own.remove((candidate.request_key, candidate.pair))  # a reply says it twice in vain, as before
+                new.append(_New(candidate, None))
+            elif match := self._index.nearest(candidate.pair):
+                repeats.append((candidate, match))
+            else:
+                number = self._index.add(candidate.pair, f"{candidate.pair.question!r} of this run")
+                new.append(_New(candidate, number))
+        return new, repeats
+
+    def _judged(self, candidates: list[Candidate]) -> list[Candidate | None]:
+        """Each with its scores, None for one that falls."""
+        if self._judge is None:
+            return [*candidates]
         from dlm_trl.synth.judge import MIN_GROUNDING, verdict
 
         least = MIN_GROUNDING if self._settings.min_grounding is None else self._settings.min_grounding
-        kept = []
-        for candidate, scores in zip(candidates, share(candidates, judge.score), strict=True):
+        kept: list[Candidate | None] = []
+        for candidate, scores in zip(candidates, share(candidates, self._judge.score), strict=True):
             reason = verdict(scores, candidate.strategy, self._settings.threshold, least)
-            if reason is None:
-                kept.append(replace(candidate, scores=scores))
-            elif reason == "grounding":
+            kept.append(None if reason else replace(candidate, scores=scores))
+            if reason == "grounding":
                 self.lose(reason, candidate, f"grounding {scores.grounding:.2f} of at least {least:.2f}")
             elif reason == "threshold":
                 self.lose(reason, candidate, f"margin {scores.margin:.2f} of at least {self._settings.threshold:.2f}")
-            elif scores.margin == -math.inf:
+            elif reason and scores.margin == -math.inf:
                 self.lose(reason, candidate, "too long for the judge to read it with any of the prose")
-            else:
+            elif reason:
                 self.lose(reason, candidate, f"margin {scores.margin:.2f}, not above 0")
         return kept

@@ -47,11 +47,19 @@ def make_safe(pair: Pair) -> Pair | Refusal:
     return safe if _reads_back(safe) else Refusal("The pair cannot be written so that it reads back as it is.")
 
 
-def synth_section(pair: Pair, *, teacher: str, strategy: Strategy, synth_at: str, source_section_id: str) -> str:
+def synth_section(
+    pair: Pair,
+    *,
+    teacher: str,
+    strategy: Strategy,
+    synth_at: str,
+    source_section_id: str,
+    adapter: str | None = None,
+) -> str:
     """The text of the section that holds a pair of make_safe, for `notes.edit.append`; it ends with a newline.
 
-    synth_at is an ISO 8601 time in UTC, source_section_id the id of the prose. Raises DlmError (UsageError) for a
-    teacher whose name a marker cannot hold.
+    synth_at is an ISO 8601 time in UTC, source_section_id the id of the prose, adapter the one that the prose is for.
+    Raises DlmError (UsageError) for a teacher whose name a marker cannot hold.
     """
     if not teacher or any(c in teacher for c in '"\n\r'):
         raise DlmError(
@@ -64,7 +72,8 @@ def synth_section(pair: Pair, *, teacher: str, strategy: Strategy, synth_at: str
         f'synth_at="{synth_at}" source_section_id="{source_section_id}"'
     )
     question, answer = pair
-    return f"::instruction::\n<!-- dlm-auto-synth: {marker} -->\n### Q\n{question}\n### A\n{answer}\n"
+    fence = f"::instruction#{adapter}::" if adapter else "::instruction::"
+    return f"{fence}\n<!-- dlm-auto-synth: {marker} -->\n### Q\n{question}\n### A\n{answer}\n"
 
 
 def _is_damage(character: str) -> bool:

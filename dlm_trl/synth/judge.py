@@ -27,6 +27,7 @@ from dlm_trl.notes.store import current_adapter
 from dlm_trl.synth.pairs import Candidate, Scores
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.words import overlap
+from dlm_trl.teachers.open import is_own, own_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -47,23 +48,19 @@ _LEAST_PROSE = 64  # tokens; with less room than this, a judge reads too little 
 
 
 def open_judge(document: Document, reference: str | None = None, quantization: Quantization | None = None) -> Judge:
-    """The judge that the user named: `self` for the document's adapter, `hf:<id or folder>`, `hf:tiny`.
+    """The judge that the user named: `self` for the document's adapter (`self#NAME` for the one of this name),
+    `hf:<id or folder>`, `hf:tiny`.
 
     None stands for the document's adapter where one was trained, else for its base model. Weights are bfloat16 on a
-    GPU and float32 on the CPU; quantization is for a model without an adapter. Raises DlmError: UsageError for another
-    reference, AdapterError for `self` without an adapter, StoreError, BaseModelError, MissingExtraError,
+    GPU and float32 on the CPU, unless they are quantised: an adapter's as it was trained. Raises DlmError: UsageError
+    for another reference, AdapterError for `self` without an adapter, StoreError, BaseModelError, MissingExtraError,
     ChatTemplateError.
     """
     check_reference(reference)
-    if reference is None or reference == "self":
-        adapter = current_adapter(document.frontmatter.dlm_id)
-        if adapter is None and reference == "self":
-            raise DlmError(
-                kind="AdapterError",
-                message="The judge is to be `self`, but no adapter of this document was trained yet.",
-                hint=f"Train one: dlm-trl train {document.path}; or name no judge, then it is the base model.",
-                path=document.path,
-            )
+    if reference is None or is_own(reference):
+        otherwise = "name no judge, then it is the base model."
+        live = current_adapter(document.frontmatter.dlm_id)
+        adapter = live if reference is None else own_adapter(reference, document, otherwise)
         base = document.frontmatter.base_model
     else:
         name = reference.removeprefix("hf:")
@@ -72,13 +69,14 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     import torch
     from accelerate import PartialState
 
-    from dlm_trl.models.load import load_adapted, load_base, load_config, load_tokenizer
+    from dlm_trl.models.load import adapter_quantization, load_adapted, load_base, load_config, load_tokenizer
     from dlm_trl.teachers.local import require_chat_template
 
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     if adapter is not None:
-        model, tokenizer = load_adapted(adapter, dtype)
-        return Judge(model.to(PartialState().device), tokenizer, "self")
+        quantization = quantization or adapter_quantization(adapter)
+        model, tokenizer = load_adapted(adapter, dtype, quantization)
+        return Judge(model if quantization else model.to(PartialState().device), tokenizer, reference or "self")
     load_config(base)  # the quickest way to find out that there is no such base, or no network
     tokenizer = load_tokenizer(base)
     require_chat_template(tokenizer, f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
@@ -88,15 +86,15 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
 
 def check_reference(reference: str | None) -> None:
     """Raises DlmError (UsageError) for what names no judge; None stands for the default one."""
-    if reference in (None, "self"):
+    if reference is None or is_own(reference):
         return
     kind, _, name = reference.partition(":")
     if kind != "hf" or not name.strip():
         raise DlmError(
             kind="UsageError",
             message=f"{reference!r} is no judge.",
-            hint="A judge is `self` (the document's adapter), hf:<id or folder>, or hf:tiny; servers do not tell how "
-            "likely a given answer is.",
+            hint="A judge is `self` (the document's adapter; self#NAME for one of several), hf:<id or folder>, or "
+            "hf:tiny; servers do not tell how likely a given answer is.",
         )
 
 

@@ -125,20 +125,22 @@ class Ledger:
             "facts": facts,
         }
         # ASCII, for a reply may hold what UTF-8 cannot (half a surrogate pair) or what others take for a line's end.
-        self._append("".join(f"{json.dumps(item)}\n" for item in [*self._unwritten, line]).encode())
+        self._append([*self._unwritten, line])
         self._unwritten = []
         self._replies[request.key] = reply
 
     def sync(self) -> None:
         """Returns when all that was recorded is on the disk. Raises DlmError (DlmWriteError)."""
         if self.path.exists():
-            self._append(b"", sync=True)
+            self._append(self._unwritten, sync=True)  # after a move the ledger is this file's, whatever was asked
+            self._unwritten = []
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Every finished request as `record` wrote it, oldest first, read from the disk."""
         return (line for line in _objects(self.path) if _reply(line))
 
-    def _append(self, lines: bytes, sync: bool = False) -> None:
+    def _append(self, items: Sequence[Mapping[str, Any]], sync: bool = False) -> None:
+        lines = "".join(f"{json.dumps(item)}\n" for item in items).encode()
         make_folder(self.path.parent)
         with locked(self.path):
             try:

@@ -32,7 +32,8 @@ class Scores:
 class Candidate:
     """A pair that went through the guard: prose is the window of the section that the teacher saw.
 
-    request_key and index (the place in the reply) tell where it came from, and find it again in the ledger.
+    request_key and index (the place in the reply) tell where it came from, and find it again in the ledger. adapter is
+    the one that the section is for, None where it names none.
     """
 
     pair: Pair
@@ -42,4 +43,5 @@ class Candidate:
     request_key: str
     index: int
     teacher: str
+    adapter: str | None = None
     scores: Scores | None = None

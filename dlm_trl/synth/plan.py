@@ -6,6 +6,7 @@ section's budget of pairs is then shared among its windows.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.windows import shares, windows
 from dlm_trl.teachers.protocol import Request, TeacherFacts
+
+logger = logging.getLogger(__name__)
 
 Strategies = Literal["extraction", "expansion", "both"]
 Filter = Literal["none", "dedup-only", "sway"]
@@ -62,6 +65,7 @@ class Settings:
     seed: int | None = None
     fresh: bool = False
     concurrency: int = 16
+    quantization: Literal["4bit", "8bit"] | None = None
     max_cost: float | None = None
     price: tuple[float, float] | None = None
     budget_tokens: int | None = None
@@ -71,9 +75,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises DlmError (UsageError) for a value that no run can have."""
-        for name, choices in (("strategy", get_args(Strategies)), ("filter", get_args(Filter))):
-            if getattr(self, name) not in choices:
-                raise _misuse(f"--{name} is {getattr(self, name)!r}.", f"It must be one of {', '.join(choices)}.")
+        choices = {"strategy": get_args(Strategies), "filter": get_args(Filter), "quantization": ("4bit", "8bit", None)}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                expected = ", ".join(choice for choice in known if choice)
+                raise _misuse(f"--{name} is {getattr(self, name)!r}.", f"It must be one of {expected}.")
         check_reference(self.judge)
         positive = {"per_section": 1, "max_pairs": 1, "max_new_tokens": 1, "concurrency": 1, "temperature": 0}
         for name, least in {**positive, "max_cost": 0, "budget_tokens": 1}.items():
@@ -95,13 +101,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request and where its pairs belong: n pairs about prose, a window of the section of this id."""
+    """One request and where its pairs belong: n pairs about prose, a window of the section of this id, which trains
+    this adapter where it names one.
+    """
 
     request: Request
     section_id: str
     strategy: Strategy
     prose: str
     n: int
+    adapter: str | None = None
 
 
 def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[Ask]:
@@ -126,11 +135,18 @@ def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[
                         path=document.path,
                     )
                 pieces = windows(prose, lambda text, s=strategy: _fits(text, s, settings, teacher, prompt))
+                if budget < len(pieces):
+                    logger.warning(
+                        "%s:%d: this prose has %d parts of the length that the teacher reads, and %d %s pairs reach no "
+                        "more than %d of them. More --per-section, or `::prose::` lines within it, reach them all.",
+                        document.path, section.content_line, len(pieces), budget, strategy, budget,
+                    )  # fmt: skip
                 for piece, n in zip(pieces, shares(budget, [len(p) for p in pieces]), strict=True):
                     if n:
                         messages = prompts.pair_messages(piece, n, strategy, prompt)
                         request = _request(messages, settings, teacher)
-                        found.setdefault(request.key, Ask(request, section.section_id, strategy, piece, n))
+                        ask = Ask(request, section.section_id, strategy, piece, n, section.adapter)
+                        found.setdefault(request.key, ask)
     asks = list(found.values())
     return asks if settings.max_pairs is None else _spread(asks)
 
@@ -143,7 +159,7 @@ def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: Teach
     said = reply.encode(errors="replace").decode()  # half a surrogate pair comes out of JSON, but no text can send it
     messages = [
         *ask.request.messages,
-        {"role": "assistant", "content": said},
+        {"role": "assistant", "content": said.strip() or "[]"},  # servers refuse an empty turn
         {"role": "user", "content": prompts.CORRECTION.format(problem=problem)},
     ]
     if teacher.context is not None and most_tokens(messages, teacher) + settings.max_new_tokens > teacher.context:
@@ -152,16 +168,10 @@ def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: Teach
 
 
 def _request(messages: Sequence[Mapping[str, str]], settings: Settings, teacher: TeacherFacts) -> Request:
-    key = request_key(
-        teacher,
-        prompts.PROMPT_VERSION,
-        messages,
-        settings.max_new_tokens,
-        settings.temperature,
-        settings.top_p,
-        settings.seed,
-    )
-    return Request(key, messages, settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed, SCHEMA)
+    seed = settings.seed if settings.temperature else None  # the likeliest token needs no luck
+    sampling = settings.max_new_tokens, settings.temperature, settings.top_p, seed
+    key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling)
+    return Request(key, messages, *sampling, SCHEMA)
 
 
 def _budgets(settings: Settings) -> list[tuple[Strategy, int]]:

@@ -99,7 +99,7 @@ _ADVICE: dict[str, str] = {
     "`synth show FILE SECTION` has the replies.",
     "guard": "the pairs cannot stand in a document (the reasons are above): try another teacher or --prompt.",
     "leak": "the questions repeat held-out ones, so they would spoil the validation: write more prose.",
-    "duplicate": "the pairs are there already, staged or in the file: ask for fewer with --per-section, "
+    "duplicate": "the pairs repeat others, which the table names: ask for fewer with --per-section, "
     "or for others with --temp 0.8 --seed 1.",
     "judge": 'the judge finds the answers no likelier than "I don\'t know.": train the document first, '
     "name a better --judge, or use --filter dedup-only.",
@@ -113,8 +113,10 @@ def advice(counts: Counts) -> str:
     if not counts.sections:
         return "The document has no prose to ask about. Write some, or add a ::prose:: section."
     if not counts.asked + counts.remembered:
-        return "Nothing was asked: the limit of cost or tokens is below the first request."
-    worst = max(_ADVICE, key=lambda name: getattr(counts, name))
+        return "Nothing was asked: the first request could use more than the limit of cost or tokens has left."
+    # Where some pairs were new, it is not the repeats among them that left nothing.
+    names = [name for name in _ADVICE if name != "duplicate" or not counts.after_dedup]
+    worst = max(names, key=lambda name: getattr(counts, name))
     if not getattr(counts, worst):
         return "The teacher wrote no pairs. Try another teacher, or --prompt."
     return f"Most were lost here: {_ADVICE[worst]}"

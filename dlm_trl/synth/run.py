@@ -29,7 +29,7 @@ from dlm_trl.synth.plan import Ask, Settings, again, plan
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.staging import Staged, stage, staged
-from dlm_trl.teachers.open import open_teacher, survey
+from dlm_trl.teachers.open import is_own, open_teacher, own_adapter, survey
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def synthesize(
     settings = settings or Settings()
     document = read(path)
     started = time.monotonic()
-    teacher = teacher or open_teacher(settings.teacher, document, concurrency=settings.concurrency)
+    teacher = teacher or open_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
     if settings.filter == "sway" and judge is None:
         from dlm_trl.synth.judge import open_judge
 
-        judge = open_judge(document, settings.judge)
+        judge = open_judge(document, settings.judge, settings.quantization)
     outcome = Synthesis(Path(path), teacher.reference, judge.name if judge else None)
     with ExitStack() as held:
         # Of several processes the first takes the lock, and the others wait: none may read before what a run that
@@ -100,19 +100,19 @@ def synthesize_all(
     budget = _budget(settings)
     teacher = judge = None
     for path, document in zip(paths, documents, strict=True):
-        if settings.teacher != "self":
-            teacher = teacher or open_teacher(settings.teacher, document, concurrency=settings.concurrency)
-        if settings.filter == "sway" and settings.judge not in (None, "self"):
+        if not is_own(settings.teacher):
+            teacher = teacher or open_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
+        if settings.filter == "sway" and settings.judge is not None and not is_own(settings.judge):
             from dlm_trl.synth.judge import open_judge
 
-            judge = judge or open_judge(document, settings.judge)
+            judge = judge or open_judge(document, settings.judge, settings.quantization)
         yield synthesize(path, settings, apply_now, teacher, judge, budget, on_reply)
 
 
 def check(document: Document, settings: Settings) -> None:
     """Raises DlmError for what a run about this document would end with before its first request, as far as that can
     be told without weights: its ledger, its staged pairs, its own pairs, the prompt, and its adapter where that is the
-    teacher.
+    teacher or the judge.
     """
     Ledger(document)
     staged(document)
@@ -121,8 +121,10 @@ def check(document: Document, settings: Settings) -> None:
     if settings.filter != "none":  # then nothing is compared with them
         for section in document.sections:
             section.pairs()
-    if settings.teacher == "self":
-        survey("self", document)
+    if is_own(settings.teacher):
+        survey(settings.teacher, document, settings.quantization)
+    if settings.filter == "sway" and settings.judge is not None and is_own(settings.judge):
+        own_adapter(settings.judge, document, "name no judge, then it is the base model.")
 
 
 def _budget(settings: Settings) -> Budget:
@@ -161,6 +163,10 @@ class _Run:
                 self._spend(*answered[key])
             accepted = funnel.take(self._parsed(wave, replies))
             kept += self._wanted(accepted, wave, kept, funnel)
+        for ask in self.waiting:
+            if ask.request.key in self.second:
+                self.outcome.counts.unparsed += 1
+                self.outcome.failures.append(Failure(ask.section_id, "No pair could be read, and the run ended here."))
         return kept
 
     def _enough(self, kept: Sequence[Candidate]) -> bool:

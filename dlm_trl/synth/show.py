@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dlm_trl.notes import Document
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from dlm_trl.synth.dry_run import Estimate
 
 LOSSES_SHOWN = 30
+_AGAIN = " A reply that cannot be read is asked about once more, which is not counted here."
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def estimates(found: Sequence[Estimate]) -> RenderableType:
     """The table of a dry run."""
-    table = Table("document", "sections", "requests", "in the ledger", "prompt tokens", "new tokens", "cost", "time")
+    table = Table(
+        "document", "sections", "requests", "answered in the ledger", "prompt tokens", "new tokens", "cost", "time"
+    )
     for one in found:
         table.add_row(
             str(one.path),
@@ -41,7 +44,8 @@ def estimates(found: Sequence[Estimate]) -> RenderableType:
             "no prices" if one.cost is None else f"≤ {one.cost:.4f}",
             "not measured" if one.seconds is None else f"~{one.seconds:.0f} s",
         )
-    return Group(table, "Nothing was asked.")
+    again = "" if all(one.requests == one.remembered for one in found) else _AGAIN
+    return Group(table, f"Nothing was asked.{again}")
 
 
 def outcome(done: Synthesis, filter: str) -> RenderableType:
@@ -72,10 +76,11 @@ def outcome(done: Synthesis, filter: str) -> RenderableType:
     if not counts.kept:
         parts.append(f"No pair was accepted. {advice(counts)}")
     elif done.applied:
-        parts.append(f"Applied {done.applied} of {counts.kept} accepted pairs to {done.path}.")
+        others = "" if done.applied == counts.kept else " The others are the same as these, or were there before."
+        parts.append(f"Applied {done.applied} of {counts.kept} accepted pairs to {done.path}.{others}")
     elif done.staged:
         before = counts.kept - len(done.staged)
-        known = f", {before} were there before" if before else ""
+        known = f", {before} are the same as these or were there before" if before else ""
         parts.append(
             f"Accepted {counts.kept}, newly staged {len(done.staged)}{known}. Look: dlm-trl synth list {done.path}. "
             f"Write what is staged: dlm-trl synth apply {done.path}."
@@ -96,7 +101,8 @@ def filter_report(counts: Counts, filter: str) -> str:
 
 def pairs(staged: Sequence[Staged], applied: Sequence[Staged]) -> RenderableType:
     """The table of `synth list`."""
-    table = Table("id", "state", "teacher", "strategy", "margin", "grounding", "question")
+    own_id = Column("id", no_wrap=True, min_width=8)  # the other verbs take it
+    table = Table(own_id, "state", "teacher", "strategy", "margin", "grounding", "question")
     for state, items in (("applied", applied), ("staged", staged)):
         for item in items:
             scores = [item.scores.margin, item.scores.grounding] if item.scores else []

@@ -27,6 +27,7 @@ from dlm_trl.notes.blocks import read_pairs
 from dlm_trl.notes.document import section_id
 from dlm_trl.notes.files import locked, replace_file, write_error
 from dlm_trl.notes.parser import read_bytes
+from dlm_trl.notes.schema import AdapterName
 from dlm_trl.notes.store import synth_dir
 from dlm_trl.synth.ledger import check_owner, make_folder, now, source_path
 from dlm_trl.synth.pairs import Candidate, Pair, Scores
@@ -46,6 +47,7 @@ class Staged:
     strategy: str
     synth_at: str
     source_section_id: str
+    adapter: str | None = None
     scores: Scores | None = None
     request_key: str | None = None
     index: int | None = None
@@ -63,7 +65,7 @@ class _Entry(BaseModel):
     type: Literal["instruction"] = "instruction"
     content: Text
     start_line: int = 0
-    adapter: None = None
+    adapter: AdapterName | None = None
     tags: dict[str, str] = {}
     auto_harvest: Literal[False] = False
     harvest_source: None = None
@@ -126,7 +128,7 @@ def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) ->
         if added:
             # First this one: of a process that is killed between the two, no more than an unused origin remains.
             _write(_origins_path(document), _ORIGINS.dump_python(origins | added))
-            _save(document, plan)
+        _save(document, plan)  # where nothing is new, too: what was staged before a move is this file's from now on
         return [item for item in _staged(document, plan, origins | added) if item.section_id in added]
 
 
@@ -164,7 +166,7 @@ def applied(document: Document) -> list[Staged]:
     origins = _read(_origins_path(document), _ORIGINS) or {}
     return [
         # Blank lines behind a pair come and go as others write there.
-        _item(section.bare_id, Pair(pair.question, pair.answer), section.provenance, origins)
+        _item(section.bare_id, Pair(pair.question, pair.answer), section.provenance, section.adapter, origins)
         for section in document.sections
         if section.auto_synth
         for pair in section.pairs()
@@ -224,6 +226,7 @@ def _origin(candidate: Candidate) -> _Origin:
 def _entry(candidate: Candidate, synth_at: str) -> _Entry:
     return _Entry(
         content=_content(candidate.pair),
+        adapter=candidate.adapter,
         synth_teacher=candidate.teacher,
         synth_strategy=candidate.strategy,
         synth_at=synth_at,
@@ -241,13 +244,13 @@ def _staged(document: Document, plan: _Plan, origins: _Origins) -> list[Staged]:
         pair = Pair(question, answer)
         # Not the entry's content, which another program may have spaced otherwise: this is what gets into the file.
         own_id = section_id("instruction", _content(pair))
-        items.append(_item(own_id, pair, entry.model_dump(), origins))
+        items.append(_item(own_id, pair, entry.model_dump(), entry.adapter, origins))
     return items
 
 
-def _item(own_id: str, pair: Pair, marker: Mapping[str, Any], origins: _Origins) -> Staged:
+def _item(own_id: str, pair: Pair, marker: Mapping[str, Any], adapter: str | None, origins: _Origins) -> Staged:
     fields = (marker[key] for key in ("synth_teacher", "synth_strategy", "synth_at", "source_section_id"))
-    item = Staged(own_id, pair, *fields)
+    item = Staged(own_id, pair, *fields, adapter)
     return replace(item, **dict(origins[own_id])) if own_id in origins else item
 
 

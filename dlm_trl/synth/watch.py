@@ -29,6 +29,7 @@ class Watch:
         self._console = Console(stderr=True)
         self._started = self._last = time.monotonic()
         self._done = self._pairs = self._tokens = 0
+        self._seconds = 0.0
         self._bar = Progress(
             TextColumn("asking"),
             BarColumn(),
@@ -57,6 +58,7 @@ class Watch:
 
     def __call__(self, reply: Reply, waiting: int) -> None:
         self._done += 1
+        self._seconds += reply.seconds
         self._pairs += len(parse_reply(reply.text).pairs)
         self._tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
         now = time.monotonic()
@@ -64,5 +66,6 @@ class Watch:
         self._bar.update(self._task, completed=self._done, total=self._done + waiting, rates=rates)
         if not self._console.is_terminal and now - self._last > SECONDS:
             self._last = now
-            left = (now - self._started) / self._done * waiting
+            # The replies of a batch come together, and the seconds of each are its part of the batch's.
+            left = min(now - self._started, self._seconds) / self._done * waiting
             self._console.print(f"asking: {self._done} of {self._done + waiting} requests, {rates}, {left:.0f} s left")

@@ -1,7 +1,8 @@
 """The name that a user gives becomes a teacher: `teacher = open_teacher("hf:tiny", document)`; `survey` opens nothing.
 
-`self` is the document's trained adapter, `hf:…` a model from the Hub or a folder; `openai:…`, `anthropic:…` and
-`vllm-server:…` are servers. Torch or a server's SDK is loaded by opening a teacher that needs it, not before.
+`self` is the document's trained adapter (`self#NAME` the one of this name), `hf:…` a model from the Hub or a folder;
+`openai:…`, `anthropic:…` and `vllm-server:…` are servers. Torch or a server's SDK is loaded by opening a teacher that
+needs it, not before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_trl.notes import DlmError, Document
-from dlm_trl.notes.store import current_adapter
+from dlm_trl.notes.store import trained_adapter
 from dlm_trl.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from dlm_trl.teachers.local import LocalTeacher
 
 FORMS = (
-    "self (the document's trained adapter), hf:<id or folder>, hf:tiny (the embedded model), openai:<model>, "
-    "anthropic:<model>, vllm-server:<url>[,<url>…][#<model>]"
+    "self (the document's trained adapter; self#NAME for one of several), hf:<id or folder>, hf:tiny (the embedded "
+    "model), openai:<model>, anthropic:<model>, vllm-server:<url>[,<url>…][#<model>]"
 )
+
+_OTHERWISE = "take another teacher: --teacher hf:…."
 
 # What decides the replies of a model in a folder.
 _MODEL_FILES = (
@@ -59,8 +62,8 @@ def survey(reference: str, document: Document, quantization: Quantization | None
     DlmError as open_teacher does, but for what only weights and servers tell.
     """
     kind, _, name = reference.partition(":")
-    if reference == "self":
-        return _survey_adapter(document, quantization)
+    if is_own(reference):
+        return _survey_adapter(reference, document, quantization)
     if not name.strip():
         raise _misuse(reference)
     if kind == "hf":
@@ -113,7 +116,18 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _survey_adapter(document: Document, quantization: Quantization | None) -> Survey:
+def is_own(reference: str) -> bool:
+    """Whether this names an adapter of the document: `self`, or `self#NAME`."""
+    return reference == "self" or reference.startswith("self#")
+
+
+def own_adapter(reference: str, document: Document, otherwise: str) -> Path:
+    """The folder of the adapter that `self` or `self#NAME` stands for. Raises DlmError as `trained_adapter` does."""
+    _, _, name = reference.partition("#")
+    return trained_adapter(document, name or None, "Name one: self#NAME.", otherwise)
+
+
+def _survey_adapter(reference: str, document: Document, quantization: Quantization | None) -> Survey:
     from dlm_trl.models.load import (
         adapter_base,
         adapter_quantization,
@@ -123,12 +137,13 @@ def _survey_adapter(document: Document, quantization: Quantization | None) -> Su
     )
     from dlm_trl.teachers.local import require_chat_template
 
-    folder = _adapter(document)
+    folder = own_adapter(reference, document, _OTHERWISE)
     context, tokenizer = context_length(load_config(adapter_base(folder))), adapter_tokenizer(folder)
-    require_chat_template(tokenizer, "The teacher self", "Train on a base_model with one, or take another --teacher.")
+    hint = "Train on a base_model with one, or take another --teacher."
+    require_chat_template(tokenizer, f"The teacher {reference}", hint)
     quantization = quantization or adapter_quantization(folder)
     revision = f"{folder.name}-{fingerprint(folder)}{f'-{quantization}' if quantization else ''}"
-    return Survey("self", revision, tokenizer, context)
+    return Survey(reference, revision, tokenizer, context)
 
 
 def _survey_base(name: str, quantization: Quantization | None) -> Survey:
@@ -151,8 +166,8 @@ def _local(known: Survey, document: Document, quantization: Quantization | None)
     from dlm_trl.models.load import adapter_quantization, document_name, load_adapted, load_base
     from dlm_trl.teachers.local import LocalTeacher
 
-    if known.reference == "self":
-        folder = _adapter(document)
+    if is_own(known.reference):
+        folder = own_adapter(known.reference, document, _OTHERWISE)
         quantization = quantization or adapter_quantization(folder)
         model, _ = load_adapted(folder, _dtype(), quantization)
     else:
@@ -160,18 +175,6 @@ def _local(known: Survey, document: Document, quantization: Quantization | None)
     if not quantization:
         model = model.to(PartialState().device)
     return LocalTeacher(model, known.tokenizer, known.reference, known.revision, known.context)
-
-
-def _adapter(document: Document) -> Path:
-    folder = current_adapter(document.frontmatter.dlm_id)
-    if folder is None:
-        raise DlmError(
-            kind="AdapterError",
-            message="The teacher is to be `self`, but no adapter of this document was trained yet.",
-            hint=f"Train one: dlm-trl train {document.path or 'FILE'}; or take another teacher: --teacher hf:….",
-            path=document.path,
-        )
-    return folder
 
 
 def _commit(hub_id: str) -> str:

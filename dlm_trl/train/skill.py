@@ -33,7 +33,7 @@ from dlm_trl.online.task import try_out
 from dlm_trl.rows.convert import convert
 from dlm_trl.rows.load import load_dlm
 from dlm_trl.rows.split import split
-from dlm_trl.teachers.open import open_teacher, survey
+from dlm_trl.teachers.open import is_own, open_teacher, survey
 from dlm_trl.train.config import Configuration
 
 SHOWN = ("accuracy", "ppa")  # of each condition, in the table before and after
@@ -64,7 +64,7 @@ def check(configuration: Configuration, tokenizer: PreTrainedTokenizerBase, has_
         if said.task:
             for task in open_curriculum(configuration, tokenizer).stages:
                 try_out(task, said.task, configuration.training.seed)
-            if said.task_teacher == "self" and configuration.document is None:
+            if is_own(said.task_teacher) and configuration.document is None:
                 problems.append("task_teacher is self, the adapter of a document, and there is no document.")
             elif said.task_teacher != "base":
                 survey(said.task_teacher, configuration.document)

@@ -42,6 +42,17 @@ def stage_numbers(path: Path, *numbers: int, teacher: str = "hf:tiny") -> list[S
     return stage(read(path), found, AT)
 
 
+def test_prose_that_was_changed_since_is_told(notes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage_numbers(notes, 1, 2)
+    notes.write_text(f"{HEAD}\nProse two.\n")
+    assert apply(notes).count == 2 and "the prose of 2 pairs was edited" in caplog.text
+    revert(notes)
+    caplog.clear()
+    notes.write_text(f"{HEAD}\nProse one.\n")
+    stage_numbers(notes, 1, 2)
+    assert apply(notes).count == 2 and not caplog.text
+
+
 def questions(document: Document) -> list[str]:
     return [pair.question for section in document.sections for pair in section.pairs()]
 

@@ -40,7 +40,7 @@ def index() -> Index:
 def test_edits_of_a_known_pair_are_found(index: Index, pair: Pair, name: str, exact: bool) -> None:
     match = index.nearest(pair)
     assert match is not None
-    assert (match.name, match.exact) == (name, exact)
+    assert (match.name, match.same == "pair") == (name, exact)
     assert match.score == 1 if exact else 0 < match.score < 1
 
 
@@ -103,7 +103,7 @@ def test_other_ways_of_writing_a_pair_are_found(pair: Pair) -> None:
 def test_other_ways_of_writing_chinese_are_found() -> None:
     index = Index()
     index.add(Pair("法国的首都是哪里？", "巴黎。"), "known")
-    assert index.nearest(Pair("法国的首都是哪里?", "巴黎")).exact  # type: ignore[union-attr]
+    assert index.nearest(Pair("法国的首都是哪里?", "巴黎")).same == "pair"  # type: ignore[union-attr]
     assert index.nearest(Pair("法国的首都在哪里？", "巴黎。")) is not None
 
 
@@ -150,7 +150,7 @@ def test_any_text_will_do(pairs: list[tuple[str, str]]) -> None:
     index = Index()
     for i, pair in enumerate(pairs):
         index.add(Pair(*pair), str(i))
-        assert index.nearest(Pair(*pair)).exact  # type: ignore[union-attr]
+        assert index.nearest(Pair(*pair)).same == "pair"  # type: ignore[union-attr]
 
 
 def test_the_nearest_of_several_is_told() -> None:

@@ -49,7 +49,7 @@ def test_every_loss_has_its_stage_and_its_reason(document: Document) -> None:
     assert "empty" in empty and "U+D800" in damaged and leak == f"repeats a validation row: {hidden[0]}"
     line = next(p.line for s in document.sections for p in s.pairs() if p.question == shown[0])
     assert (known, staged) == (f"the same as line {line}", "the same as staged abababab")
-    assert twice.endswith(f"% the same as {new[0]!r} of this run")
+    assert twice == f"the same question as {new[0]!r} of this run"
 
 
 def test_a_reply_that_says_a_pair_twice_says_it_once_when_the_run_is_repeated(document: Document) -> None:
@@ -58,6 +58,15 @@ def test_a_reply_that_says_a_pair_twice_says_it_once_when_the_run_is_repeated(do
     funnel = Funnel(document, [before], Settings(filter="dedup-only"), None, outcome)
     kept = funnel.take([(ASK, [before.pair, before.pair])])
     assert ([candidate.index for candidate in kept], outcome.counts.duplicate) == ([0], 1)
+
+
+def test_a_wrong_answer_does_not_stand_in_the_way_of_a_right_one(document: Document) -> None:
+    right = pair("Yew", "origin")
+    wrong, again = (right[0], "zzxqj vvkw qqx"), (right[0], f"{right[1]} So they say.")
+    settings = Settings(threshold=-99, min_grounding=-99)
+    done = passed(document, settings, wrong, wrong, right, again, judge=open_judge(document))
+    lost = [(loss.stage, loss.pair.answer) for loss in done.losses]
+    assert lost == [("judge", wrong[1]), ("duplicate", wrong[1]), ("duplicate", again[1])] and done.counts.kept == 1
 
 
 def test_without_a_filter_only_what_no_file_holds_is_lost(document: Document) -> None:

@@ -228,7 +228,7 @@ def test_the_judge_is_the_adapter_once_there_is_one_and_the_base_before(
     asked = [candidate(pair) for pair in PAIRS]
     before = open_judge(notes)
     assert before.name == str(random_base)
-    with pytest.raises(DlmError, match=r"no adapter .* dlm-trl train notes\.dlm") as caught:
+    with pytest.raises(DlmError, match=r"No adapter .* dlm-trl train notes\.dlm") as caught:
         open_judge(notes, "self")
     assert caught.value.kind == "AdapterError"
 

@@ -79,6 +79,31 @@ def test_windows_of_long_prose_fit_and_share_the_budget() -> None:
     assert "\n\n".join(ask.prose for ask in asks if ask.strategy == "extraction") == "\n\n".join(paragraphs)
 
 
+def test_a_seed_decides_nothing_where_nothing_is_drawn() -> None:
+    def key(temperature: float, seed: int | None) -> str:
+        (ask,) = plan(document("Elm."), Settings(temperature=temperature, seed=seed), Reader())
+        return ask.request.key
+
+    assert key(0.0, 1) == key(0.0, 2) == key(0.0, None)
+    assert key(0.5, 1) != key(0.5, 2)
+
+
+def test_an_empty_reply_is_asked_about_with_a_turn_that_servers_take() -> None:
+    (ask,) = plan(document("Elm."), SHORT, Reader())
+    for reply in ("", " \n"):
+        retry = again(ask, reply, "The reply is empty.", SHORT, Reader())
+        assert retry and retry.request.messages[1] == {"role": "assistant", "content": "[]"}
+
+
+def test_parts_of_long_prose_that_no_pair_reaches_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    notes = document("Elm.", "\n\n".join(f"word{i} " * 50 for i in range(12)))
+    parts = len(plan(notes, replace(SHORT, per_section=30), Reader(200))) - 1
+    assert 3 < parts < 30 and not caplog.messages
+    plan(notes, replace(SHORT, per_section=3), Reader(200))
+    (told,) = caplog.messages
+    assert f":{notes.sections[1].content_line}: this prose has {parts} parts" in told and "3 extraction pairs" in told
+
+
 def test_long_prose_without_blanks_is_cut_too() -> None:
     class Letters(Reader):
         """A character is a token."""

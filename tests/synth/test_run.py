@@ -24,16 +24,19 @@ from hypothesis import strategies as st
 
 from dlm_trl.models.load import load_tokenizer
 from dlm_trl.notes import DlmError, read, store
+from dlm_trl.rows.convert import convert
 from dlm_trl.synth import Settings, synthesize, synthesize_all
+from dlm_trl.synth.apply import revert
 from dlm_trl.synth.budget import bound_of
 from dlm_trl.synth.dry_run import estimate
 from dlm_trl.synth.ledger import Ledger, run_lock
 from dlm_trl.synth.plan import plan
 from dlm_trl.synth.report import Stage
-from dlm_trl.synth.staging import Staged, staged
+from dlm_trl.synth.staging import Staged, applied, staged
+from dlm_trl.teachers.open import survey
 from dlm_trl.teachers.openai import OpenAITeacher
 from dlm_trl.teachers.protocol import Reply, Request, Usage
-from tests.synth.writer import TOPICS, asked, listed, notes, pair, topic_of, write, written
+from tests.synth.writer import HEAD, TOPICS, asked, listed, notes, pair, prose, topic_of, write, written
 from tests.teachers.servers import Answer, App, Call, completion, serve
 
 CONFIG = Path(__file__).parents[2] / "accelerate_configs" / "cpu_2proc.yaml"
@@ -91,6 +94,55 @@ def test_an_answer_that_the_limit_of_tokens_cut_is_left_out(app: App, tmp_path: 
     path = notes(tmp_path / "notes.dlm", "dew")
     done = synthesize(path, replace(PLAIN, max_new_tokens=3))  # the server says that it wrote three
     assert pairs(done.staged) == [("What is dew?", "Water.")]
+
+
+def test_in_a_document_with_named_adapters_a_pair_trains_that_of_its_prose(app: App, tmp_path: Path) -> None:
+    head = HEAD.replace("base_model: tiny\n", "base_model: tiny\ntraining:\n  adapters: {wax: {}, bees: {}}\n")
+    path = tmp_path / "notes.dlm"
+    path.write_text(f"{head}{prose('Elm')}\n\n::prose#bees::\n{prose('Fir')}\n")
+    before = path.read_bytes()
+    done = synthesize(path, PLAIN, apply_now=True)
+    assert [item.adapter for item in done.staged] == [None, None, "bees", "bees"] and done.applied == 4
+    assert [s.adapter for s in read(path).sections if s.auto_synth] == [None, None, "bees", "bees"]
+    of_bees = [row["prompt"][0]["content"] for row in convert(read(path), "sft", "bees")]
+    assert of_bees == [question for question, _ in written("Fir", 2)]
+    assert [item.adapter for item in applied(read(path))] == [None, None, "bees", "bees"]
+    assert revert(path).document.raw == before
+
+
+def test_who_was_moved_and_then_copied_has_one_owner(app: App, path: Path) -> None:
+    synthesize(path, PLAIN)
+    moved = path.rename(path.with_name("moved.dlm"))
+    assert synthesize(moved, PLAIN).staged == [] and len(app.calls) == 12
+    path.write_bytes(moved.read_bytes())
+    assert len(staged(read(moved))) == 24 and len(Ledger(read(moved))) == 12
+    for look in (staged, Ledger):
+        with pytest.raises(DlmError, match=r"was made for .*moved\.dlm"):
+            look(read(path))
+
+
+def test_a_reply_that_could_not_be_read_is_counted_where_the_budget_ends_first(app: App, path: Path) -> None:
+    async def chatter(_: Call) -> str:
+        return "I would rather not."
+
+    app.reply = chatter
+    done = synthesize(path, replace(PLAIN, budget_tokens=900))
+    counts = done.counts
+    assert 0 < counts.asked < 12 and counts.asked_again == 0 and done.stopped
+    assert counts.unparsed == counts.asked == len(done.failures)
+
+
+def test_a_local_teacher_can_be_quantised(path: Path) -> None:
+    settings = Settings(
+        teacher="hf:tiny", filter="none", per_section=1, max_pairs=1, max_new_tokens=4, quantization="4bit"
+    )
+    synthesize(path, settings)
+    entry = next(Ledger(read(path)).entries())
+    keys = {
+        how: {ask.request.key for ask in plan(read(path), settings, survey("hf:tiny", read(path), how))}
+        for how in (None, "4bit")
+    }
+    assert entry["key"] in keys["4bit"] - keys[None]
 
 
 def test_nothing_depends_on_the_order_of_arrival(app: App, path: Path, dlm_home: Path, tmp_path: Path) -> None:
@@ -387,7 +439,7 @@ class TestBeforeTheFirstRequest:
         )
         load_tokenizer(str(random_base)).save_pretrained(version)
         store.set_current_adapter(read(path).frontmatter.dlm_id, version)
-        with pytest.raises(DlmError, match=r"other\.dlm: .*no adapter"):
+        with pytest.raises(DlmError, match=r"other\.dlm: No adapter"):
             list(synthesize_all([path, other], replace(PLAIN, teacher="self")))
 
 

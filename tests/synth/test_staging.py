@@ -41,7 +41,8 @@ def pending() -> Path:
 
 
 def candidate(pair: Pair, scores: Scores | None = None) -> Candidate:
-    return Candidate(pair, "8a2ddcb42cabaf7d", "extraction", "Dew is water.", "ab" * 16, 1, "hf:org/model", scores)
+    origin = {"request_key": "ab" * 16, "index": 1, "teacher": "hf:org/model"}
+    return Candidate(pair, "8a2ddcb42cabaf7d", "extraction", "Dew is water.", **origin, scores=scores)
 
 
 def numbered(i: int, scores: Scores | None = None) -> Candidate:
@@ -77,6 +78,7 @@ def test_a_pair_comes_back_with_all_that_is_known_of_it(notes: Document) -> None
         "extraction",
         AT,
         "8a2ddcb42cabaf7d",
+        None,
         scores,
         "ab" * 16,
         1,
@@ -152,7 +154,7 @@ def test_fields_and_entries_of_others_stay(notes: Document, pending: Path) -> No
             lambda plan: plan["sections"][0].update(content="### Q\na\n### A\nb\n### Q\nc\n### A\nd") or plan,
             "Section 1",
         ),
-        (lambda plan: plan["sections"][0].update(adapter="a") or plan, r"sections\.0\.adapter"),
+        (lambda plan: plan["sections"][0].update(adapter="a::") or plan, r"sections\.0\.adapter"),
         (lambda plan: plan["sections"][0].update(source_section_id="X") or plan, r"sections\.0\.source_section_id"),
     ],
 )

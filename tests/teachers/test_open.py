@@ -32,14 +32,14 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Document:
     return parse(DOCUMENT)
 
 
-def train(base: str, weights: int) -> Path:
+def train(base: str, weights: int, name: str | None = None) -> Path:
     """Puts an adapter of random weights on the base into the document's store, as training does."""
     torch.manual_seed(weights)
     config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False)
-    version = store.next_version(DLM_ID)
+    version = store.next_version(DLM_ID, name)
     get_peft_model(load_base(base), config).save_pretrained(version)
     load_tokenizer(base).save_pretrained(version)
-    store.set_current_adapter(DLM_ID, version)
+    store.set_current_adapter(DLM_ID, version, name)
     return version
 
 
@@ -95,9 +95,26 @@ def test_self_without_a_chat_template_is_told_before_weights_are_loaded(document
 
 
 def test_self_without_an_adapter_says_how_to_get_one(document: Document) -> None:
-    with pytest.raises(DlmError, match=r"no adapter.*dlm-trl train FILE.*--teacher hf:") as caught:
+    with pytest.raises(DlmError, match=r"No adapter.*dlm-trl train FILE.*--teacher hf:") as caught:
         open_teacher("self", document)
     assert caught.value.kind == "AdapterError"
+
+
+def test_an_adapter_that_has_a_name_is_asked_for_by_it(random_base: Path) -> None:
+    adapters = "training:\n  adapters: {wax: {}, bees: {}}\n---\n"
+    named = parse(f"---\ndlm_id: {DLM_ID}\nbase_model: tiny\n{adapters}Prose.\n")
+    with pytest.raises(DlmError, match=r"No adapter of this document.*train FILE --adapter_name wax"):
+        open_teacher("self", named)
+    train(str(random_base), 1, "bees")
+    teacher = open_teacher("self#bees", named)
+    assert (teacher.reference, teacher.revision) == ("self#bees", survey("self#bees", named).revision)
+    for reference, problem in (
+        ("self", r"have names: bees.*self#NAME"),
+        ("self#wax", r"No adapter 'wax'.*--adapter_name wax"),
+        ("self#x", "declares no adapter 'x'; declared: wax, bees"),
+    ):
+        with pytest.raises(DlmError, match=problem):
+            open_teacher(reference, named)
 
 
 @pytest.mark.parametrize("trained", [True, False])
