@@ -10,6 +10,7 @@ Names are those of `registry.resolve`. Nothing here downloads weights before the
 import os
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import torch
 from accelerate import PartialState
@@ -30,6 +31,7 @@ from dlm_trl.models.registry import HUB_IDS, resolve
 from dlm_trl.notes import DlmError
 
 Quantization = Literal["4bit", "8bit"]
+_held: WeakValueDictionary[tuple[str, Quantization | None], torch.nn.Module] = WeakValueDictionary()
 # What a tokenizer is saved as, beside the weights.
 TOKENIZER_FILES = (
     "chat_template.jinja",
@@ -109,6 +111,32 @@ def load_adapted(
         return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from error
+
+
+def load_to_ask(source: str | Path, quantization: Quantization | None = None) -> PreTrainedModel | PeftModel:
+    """The weights of a base, by its name, or of an adapter on its base, by its folder, on this process's device.
+
+    They are bfloat16 on a GPU and float32 on the CPU, or quantised: an adapter's base as it was in training unless
+    another way is given. Whose weights somebody holds already are not loaded again, for a teacher and its judge are
+    often one model. Raises DlmError as load_base and load_adapted do.
+    """
+    if isinstance(source, Path):
+        quantization = quantization or adapter_quantization(source)
+    where = str(source.resolve()) if isinstance(source, Path) else resolve(source)
+    model = _held.get((where, quantization))
+    if model is None:
+        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        if isinstance(source, Path):
+            model, _ = load_adapted(source, dtype, quantization)
+        else:
+            model = load_base(source, dtype, quantization)
+        if not quantization:
+            try:
+                model = model.to(PartialState().device)
+            except RuntimeError as error:
+                raise _not_found(str(source), where, error) from error
+        _held[where, quantization] = model
+    return model
 
 
 def adapter_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -51,10 +51,9 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     """The judge that the user named: `self` for the document's adapter (`self#NAME` for the one of this name),
     `hf:<id or folder>`, `hf:tiny`.
 
-    None stands for the document's adapter where one was trained, else for its base model. Weights are bfloat16 on a
-    GPU and float32 on the CPU, unless they are quantised: an adapter's as it was trained. Raises DlmError: UsageError
-    for another reference, AdapterError for `self` without an adapter, StoreError, BaseModelError, MissingExtraError,
-    ChatTemplateError.
+    None stands for the document's adapter where one was trained, else for its base model. The weights are those of
+    `load_to_ask`. Raises DlmError: UsageError for another reference, AdapterError for `self` without an adapter,
+    StoreError, BaseModelError, MissingExtraError, ChatTemplateError.
     """
     check_reference(reference)
     if reference is None or is_own(reference):
@@ -66,22 +65,15 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
         name = reference.removeprefix("hf:")
         adapter, base = None, name if name == "tiny" else reference
 
-    import torch
-    from accelerate import PartialState
-
-    from dlm_trl.models.load import adapter_quantization, load_adapted, load_base, load_config, load_tokenizer
+    from dlm_trl.models.load import adapter_tokenizer, load_config, load_to_ask, load_tokenizer
     from dlm_trl.teachers.local import require_chat_template
 
-    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     if adapter is not None:
-        quantization = quantization or adapter_quantization(adapter)
-        model, tokenizer = load_adapted(adapter, dtype, quantization)
-        return Judge(model if quantization else model.to(PartialState().device), tokenizer, reference or "self")
+        return Judge(load_to_ask(adapter, quantization), adapter_tokenizer(adapter), reference or "self")
     load_config(base)  # the quickest way to find out that there is no such base, or no network
     tokenizer = load_tokenizer(base)
     require_chat_template(tokenizer, f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
-    model = load_base(base, dtype, quantization)
-    return Judge(model if quantization else model.to(PartialState().device), tokenizer, base)
+    return Judge(load_to_ask(base, quantization), tokenizer, base)
 
 
 def check_reference(reference: str | None) -> None:

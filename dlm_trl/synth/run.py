@@ -59,10 +59,8 @@ def synthesize(
     document = read(path)
     started = time.monotonic()
     teacher = teacher or open_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
-    if settings.filter == "sway" and judge is None:
-        from dlm_trl.synth.judge import open_judge
-
-        judge = open_judge(document, settings.judge, settings.quantization)
+    if settings.filter == "sway":
+        judge = judge or _judge(document, settings)
     outcome = Synthesis(Path(path), teacher.reference, judge.name if judge else None)
     with ExitStack() as held:
         # Of several processes the first takes the lock, and the others wait: none may read before what a run that
@@ -102,11 +100,11 @@ def synthesize_all(
     for path, document in zip(paths, documents, strict=True):
         if not is_own(settings.teacher):
             teacher = teacher or open_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
-        if settings.filter == "sway" and settings.judge is not None and not is_own(settings.judge):
-            from dlm_trl.synth.judge import open_judge
-
-            judge = judge or open_judge(document, settings.judge, settings.quantization)
+        if settings.filter == "sway":
+            judge = _judge(document, settings)
         yield synthesize(path, settings, apply_now, teacher, judge, budget, on_reply)
+        if judge and is_own(judge.name):
+            judge = None  # the next document has an adapter of its own; a base is held, and not loaded again
 
 
 def check(document: Document, settings: Settings) -> None:
@@ -125,6 +123,12 @@ def check(document: Document, settings: Settings) -> None:
         survey(settings.teacher, document, settings.quantization)
     if settings.filter == "sway" and settings.judge is not None and is_own(settings.judge):
         own_adapter(settings.judge, document, "name no judge, then it is the base model.")
+
+
+def _judge(document: Document, settings: Settings) -> Judge:
+    from dlm_trl.synth.judge import open_judge
+
+    return open_judge(document, settings.judge, settings.quantization)
 
 
 def _budget(settings: Settings) -> Budget:

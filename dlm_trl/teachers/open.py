@@ -161,19 +161,14 @@ def _survey_base(name: str, quantization: Quantization | None) -> Survey:
 
 
 def _local(known: Survey, document: Document, quantization: Quantization | None) -> LocalTeacher:
-    from accelerate import PartialState
-
-    from dlm_trl.models.load import adapter_quantization, document_name, load_adapted, load_base
+    from dlm_trl.models.load import document_name, load_to_ask
     from dlm_trl.teachers.local import LocalTeacher
 
     if is_own(known.reference):
-        folder = own_adapter(known.reference, document, _OTHERWISE)
-        quantization = quantization or adapter_quantization(folder)
-        model, _ = load_adapted(folder, _dtype(), quantization)
+        source: str | Path = own_adapter(known.reference, document, _OTHERWISE)
     else:
-        model = load_base(document_name(known.reference.removeprefix("hf:")), _dtype(), quantization)
-    if not quantization:
-        model = model.to(PartialState().device)
+        source = document_name(known.reference.removeprefix("hf:"))
+    model = load_to_ask(source, quantization)
     return LocalTeacher(model, known.tokenizer, known.reference, known.revision, known.context)
 
 
@@ -195,12 +190,6 @@ def _fleet(reference: str) -> tuple[list[str], str]:
     for url in urls:
         root(url)
     return urls, model
-
-
-def _dtype() -> str:
-    import torch
-
-    return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
 def _misuse(reference: str) -> DlmError:

@@ -26,9 +26,8 @@ ASKED = [{"role": "user", "content": "What is a starter?"}]
 
 
 @pytest.fixture
-def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Document:
+def document() -> Document:
     """A document about which nothing was learned yet."""
-    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
     return parse(DOCUMENT)
 
 
