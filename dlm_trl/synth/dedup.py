@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -41,10 +40,9 @@ _BANDS, _ROWS, _SHARED = 10, 2, 8
 
 
 class Match(NamedTuple):
-    """The known pair that another repeats: its number and name, how near they are (0 to 1), and what is the same but
-    for case, punctuation and white space: the pair, its question, or most words."""
+    """The known pair that another repeats: its name, how near they are (0 to 1), and what is the same but for case,
+    punctuation and white space: the pair, its question, or most words."""
 
-    number: int
     name: str
     score: float
     same: Literal["pair", "question", "words"]
@@ -75,50 +73,38 @@ class Index:
         self._empty = MinHash(num_perm=_BANDS * _ROWS)  # copied: the permutations are drawn once
         self._by_answer = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
         self._by_question_content: defaultdict[str, list[int]] = defaultdict(list)
-        self._by_question: defaultdict[str, list[int]] = defaultdict(list)
-        self._by_pair: defaultdict[tuple[_Text, ...], list[int]] = defaultdict(list)
-        self._discarded: set[int] = set()
+        self._by_question: dict[str, int] = {}
+        self._by_pair: dict[tuple[_Text, ...], int] = {}
         self._entries: list[_Entry] = []
         self._names: list[str] = []
         self._characters: defaultdict[str, str] = defaultdict(lambda: chr(len(self._characters) % sys.maxunicode))
         # Whoever asks for the nearest of a pair most often adds it next.
         self._prepared = lru_cache(maxsize=1)(self._prepare)
 
-    def add(self, pair: Pair, name: str) -> int:
-        """From now on this pair is known, by a name that says where it stands; the first of equal pairs counts.
-
-        Returns its number.
-        """
+    def add(self, pair: Pair, name: str) -> None:
+        """From now on this pair is known, by a name that says where it stands; the first of equal pairs counts."""
         entry, signature = self._prepared(pair)
         at = len(self._entries)
         self._entries.append(entry)
         self._names.append(name)
         self._by_answer.insert(at, signature, check_duplication=False)
         self._by_question_content[entry.question.content].append(at)
-        self._by_question[entry.question.words].append(at)
-        self._by_pair[entry[1:]].append(at)
-        return at
-
-    def discard(self, number: int) -> None:
-        """From now on the pair of this number is not known."""
-        self._discarded.add(number)
+        self._by_question.setdefault(entry.question.words, at)
+        self._by_pair.setdefault(entry[1:], at)
 
     def nearest(self, pair: Pair) -> Match | None:
         """The known pair that this one repeats, the nearest if there are several; None for a new one."""
         new, signature = self._prepared(pair)
-        for at in self._known(self._by_pair.get(new[1:], ())):
-            return Match(at, self._names[at], 1.0, "pair")
-        for at in self._known(self._by_question.get(new.question.words, ())):
-            return Match(at, self._names[at], _score(new, self._entries[at]), "question")
+        if (equal := self._by_pair.get(new[1:])) is not None:
+            return Match(self._names[equal], 1.0, "pair")
+        if (asked := self._by_question.get(new.question.words)) is not None:
+            return Match(self._names[asked], _score(new, self._entries[asked]), "question")
         candidates = [*self._by_answer.query(signature), *self._by_question_content.get(new.question.content, ())]
-        near = self._with_near_question(new.question.words, list(self._known(candidates)))
+        near = self._with_near_question(new.question.words, candidates)
         # In their order, for of equally near ones it is the first that counts.
         found = sorted({at for at in near if _is_edit(new, self._entries[at])})
-        matches = [Match(at, self._names[at], _score(new, self._entries[at]), "words") for at in found]
+        matches = [Match(self._names[at], _score(new, self._entries[at]), "words") for at in found]
         return max(matches, key=lambda match: match.score, default=None)
-
-    def _known(self, numbers: Iterable[int]) -> Iterator[int]:
-        return (at for at in numbers if at not in self._discarded)
 
     def _with_near_question(self, question: str, candidates: list[int]) -> list[int]:
         """Those that _near may find near; all at once, for a thousand pairs may have the same answer."""

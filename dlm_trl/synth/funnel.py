@@ -1,7 +1,8 @@
 """The way of a reply to accepted pairs: parse, guard, leak check, deduplication, judge. `Funnel(document, …).take(…)`.
 
 `--filter` says how far the way goes: `none` ends behind the guard, `dedup-only` behind the deduplication, `sway` has
-the judge as well. What is lost, and why, goes into the run's `Synthesis`.
+the judge as well. Pairs that come together are judged before they are compared with each other, so that a bad one takes
+no good one with it. What is lost, and why, goes into the run's `Synthesis`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from dlm_trl.models.share import share
 from dlm_trl.notes import Document
 from dlm_trl.rows.split import VALIDATION_FRACTION
-from dlm_trl.synth.dedup import Index, Match
+from dlm_trl.synth.dedup import Index
 from dlm_trl.synth.guard import Refusal, make_safe
 from dlm_trl.synth.leak import LeakCheck, validation_questions
 from dlm_trl.synth.pairs import Candidate, Pair
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
 
 
 _ALIKE = {"pair": "the same as", "question": "the same question as", "words": "{:.0%} the same as"}
-
-
-class _New(NamedTuple):
-    """A pair that says something new, and its number in the index; None for one that was known by its own request."""
-
-    candidate: Candidate
-    number: int | None
 
 
 class Funnel:
@@ -68,26 +62,19 @@ class Funnel:
         safe = [written for candidate in candidates if (written := self._guarded(candidate))]
         if self._settings.filter == "none":
             return safe
-        waiting = [candidate for candidate in safe if not self._is_leak(candidate)]
-        kept: list[Candidate] = []
-        while waiting:
-            new, repeats = self._parted(waiting)
-            fallen = set()
-            for (_, number), judged in zip(new, self._judged([one.candidate for one in new]), strict=True):
-                if judged:
-                    kept.append(judged)
-                elif number is not None:
-                    self._index.discard(number)
-                    fallen.add(number)
-            waiting = []
-            for candidate, match in repeats:
-                # Where an answer was wrong, another one to the same question may be right.
-                if match.number in fallen and match.same != "pair":
-                    waiting.append(candidate)
-                else:
-                    self.lose("duplicate", candidate, f"{_ALIKE[match.same].format(match.score)} {match.name}")
-        place = {ask.request.key: i for i, (ask, _) in enumerate(found)}
-        return sorted(kept, key=lambda candidate: (place[candidate.request_key], candidate.index))
+        new: dict[tuple[str, Pair], Candidate] = {}
+        for candidate in safe:
+            if self._is_leak(candidate) or self._is_repeat(candidate):
+                continue
+            if new.setdefault((candidate.request_key, candidate.pair), candidate) is not candidate:
+                self.lose("duplicate", candidate, "twice in one reply")
+        kept = []
+        # Only now with each other: where an answer was wrong, another one to the same question may be right.
+        for candidate in self._judged([*new.values()]):
+            if not self._is_repeat(candidate):
+                self._index.add(candidate.pair, _name(candidate))
+                kept.append(candidate)
+        return kept
 
     def lose(self, stage: Stage, candidate: Candidate, reason: str) -> None:
         """Counts and keeps a loss."""
@@ -111,37 +98,35 @@ class Funnel:
     def _is_own(self, candidate: Candidate) -> bool:
         return (candidate.request_key, candidate.pair) in self._own
 
-    def _parted(self, candidates: list[Candidate]) -> tuple[list[_New], list[tuple[Candidate, Match]]]:
-        """Those that say something new, which are known from now on, and those that repeat what is known."""
-        new, repeats = [], []
-        for candidate in candidates:
-            if self._is_own(candidate):
-                self._own.remove((candidate.request_key, candidate.pair))  # a reply says it twice in vain, as before
-                new.append(_New(candidate, None))
-            elif match := self._index.nearest(candidate.pair):
-                repeats.append((candidate, match))
-            else:
-                number = self._index.add(candidate.pair, f"{candidate.pair.question!r} of this run")
-                new.append(_New(candidate, number))
-        return new, repeats
+    def _is_repeat(self, candidate: Candidate) -> bool:
+        # What is known by its own request is no repeat of itself.
+        match = None if self._is_own(candidate) else self._index.nearest(candidate.pair)
+        if match:
+            self.lose("duplicate", candidate, f"{_ALIKE[match.same].format(match.score)} {match.name}")
+        return match is not None
 
-    def _judged(self, candidates: list[Candidate]) -> list[Candidate | None]:
-        """Each with its scores, None for one that falls."""
+    def _judged(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Those that the judge lets pass, with their scores."""
         if self._judge is None:
-            return [*candidates]
+            return candidates
         from dlm_trl.synth.judge import MIN_GROUNDING, verdict
 
         least = MIN_GROUNDING if self._settings.min_grounding is None else self._settings.min_grounding
-        kept: list[Candidate | None] = []
+        kept = []
         for candidate, scores in zip(candidates, share(candidates, self._judge.score), strict=True):
             reason = verdict(scores, candidate.strategy, self._settings.threshold, least)
-            kept.append(None if reason else replace(candidate, scores=scores))
-            if reason == "grounding":
+            if reason is None:
+                kept.append(replace(candidate, scores=scores))
+            elif reason == "grounding":
                 self.lose(reason, candidate, f"grounding {scores.grounding:.2f} of at least {least:.2f}")
             elif reason == "threshold":
                 self.lose(reason, candidate, f"margin {scores.margin:.2f} of at least {self._settings.threshold:.2f}")
-            elif reason and scores.margin == -math.inf:
+            elif scores.margin == -math.inf:
                 self.lose(reason, candidate, "too long for the judge to read it with any of the prose")
-            elif reason:
+            else:
                 self.lose(reason, candidate, f"margin {scores.margin:.2f}, not above 0")
         return kept
+
+
+def _name(candidate: Candidate) -> str:
+    return f"{candidate.pair.question!r} of this run"

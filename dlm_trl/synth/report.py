@@ -39,12 +39,12 @@ class Counts:
 
     @property
     def after_dedup(self) -> int:
-        """Pairs that the judge saw, where there is one."""
+        """Pairs that say something new."""
         return self.generated - self.guard - self.leak - self.duplicate
 
     @property
     def judge_passed(self) -> int:
-        """Pairs with a margin above zero."""
+        """Those of them with a margin above zero."""
         return self.after_dedup - self.judge
 
     @property

@@ -66,7 +66,29 @@ def test_a_wrong_answer_does_not_stand_in_the_way_of_a_right_one(document: Docum
     settings = Settings(threshold=-99, min_grounding=-99)
     done = passed(document, settings, wrong, wrong, right, again, judge=open_judge(document))
     lost = [(loss.stage, loss.pair.answer) for loss in done.losses]
-    assert lost == [("judge", wrong[1]), ("duplicate", wrong[1]), ("duplicate", again[1])] and done.counts.kept == 1
+    assert lost == [("duplicate", wrong[1]), ("judge", wrong[1]), ("duplicate", again[1])] and done.counts.kept == 1
+
+
+def test_a_pair_that_falls_for_one_prose_has_its_turn_with_another(document: Document) -> None:
+    new = Pair(*pair("Yew", "origin"))
+    other = replace(ASK, request=Request("other", []), strategy="expansion")
+    outcome = Synthesis(Path("notes.dlm"), "t", None)
+    settings = Settings(threshold=-99, min_grounding=50)
+    funnel = Funnel(document, [], settings, open_judge(document), outcome)
+    kept = funnel.take([(ASK, [new]), (other, [new]), (replace(other, request=Request("third", [])), [new])])
+    assert [candidate.request_key for candidate in kept] == ["other"]
+    assert [loss.stage for loss in outcome.losses] == ["grounding", "duplicate"]
+
+
+def test_many_wrong_answers_to_one_question_are_judged_at_once(
+    document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, sizes = open_judge(document), []
+    score = judge.score
+    monkeypatch.setattr(judge, "score", lambda candidates: sizes.append(len(candidates)) or score(candidates))
+    pairs = [("What is it about?", f"zzxqj {i} vvkw") for i in range(20)]
+    done = passed(document, Settings(threshold=50), *pairs, judge=judge)
+    assert (sizes, done.counts.kept, done.counts.duplicate) == ([20], 0, 0)
 
 
 def test_without_a_filter_only_what_no_file_holds_is_lost(document: Document) -> None:
