@@ -15,7 +15,7 @@ STOP_WORDS = frozenset({
     "a", "an", "and", "are", "as", "at", "be", "by", "does", "for", "from", "has", "have", "in", "is", "it", "its",
     "of", "on", "or", "that", "the", "this", "to", "what", "which", "who", "with",
 })  # fmt: skip
-_CODE = re.compile(r"`+([^`]+)`+")
+_CODE = re.compile(r"(?<!`)`++([^`]+)`++")
 _EMPHASIS = re.compile(r"(?<!\w)(\*{1,3})(?=\S)([^*]+)(?<=\S)\1(?!\w)")
 _IS = re.compile(r"(?<=\w)['’]s\b")
 _MINUS = re.compile(r"(?<!\w)-(?=[\w-])|(?<=\w )-(?= )")  # a sign, an option, a difference; not the hyphen of a word

@@ -153,6 +153,11 @@ def test_any_text_will_do(pairs: list[tuple[str, str]]) -> None:
         assert index.nearest(Pair(*pair)).same == "pair"  # type: ignore[union-attr]
 
 
+def test_a_long_run_of_backticks_is_read_at_once(index: Index) -> None:
+    # A quadratic reader would take hours; that this ends is the test.
+    assert index.nearest(Pair("What is a fence?", "`" * 1_000_000)) is None
+
+
 def test_the_nearest_of_several_is_told() -> None:
     index = Index()
     index.add(Pair("What is dew made of?", "It is water from the air."), "near")
