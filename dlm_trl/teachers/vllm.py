@@ -2,9 +2,9 @@
 
 Each request goes to the server with the fewest under way, at most `concurrency` to each. A server that no longer
 answers is left out, with one warning, and its requests go to the others; it is probed every few seconds and taken back
-when it answers. One that has not the model, or takes not the key, is left out for good. Only when none has answered for
-`patience` seconds does the run end. A server with `--api-key` gets the
-key from VLLM_API_KEY. Any server with `/v1/models` and `/v1/chat/completions` will do.
+when it answers. One that does not have the model, or does not take the key, is left out for good. Only when none has
+answered for `patience` seconds does the run end. A server with `--api-key` gets the key from VLLM_API_KEY. Any server
+with `/v1/models` and `/v1/chat/completions` will do.
 """
 
 from __future__ import annotations
