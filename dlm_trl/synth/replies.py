@@ -82,7 +82,7 @@ def parse_reply(text: str, is_cut: bool = False) -> Parsed:
     for part in parts:
         pairs, problem = _json_pairs(part)
         # An object behind a label is part of a text, and a line `question: …` behind a brace is part of an object.
-        is_labelled = any(map(_LABEL.match, part[: part.find("{")].splitlines()))
+        is_labelled = any(map(_LABEL.match, part.partition("{")[0].splitlines()))
         loose = [] if pairs or is_labelled else _loose_pairs(part)
         if pairs := pairs or loose or _labelled_pairs(part, is_cut):
             return Parsed(pairs, None)
@@ -133,7 +133,7 @@ def _object_pairs(source: str) -> list[Pair] | str:
     questions, answers = (
         next((texts[key] for key in keys if key in texts), []) for keys in (_QUESTION_KEYS, _ANSWER_KEYS)
     )
-    pairs = [Pair(*texts) for texts in zip(questions, answers, strict=False) if _is_question(texts[0])]
+    pairs = [pair for pair in map(Pair, questions, answers) if _is_question(pair.question)]
     if not pairs or len(questions) != len(answers):
         return 'A JSON object lacks a text for "question" or for "answer".'
     return pairs
@@ -183,7 +183,7 @@ def _loose_text(source: str, quote: str, sign: str | None) -> str | None:
     bare = _STRING_PART.sub(lambda part: part[0] if len(part[0]) > 1 else r"\"", text.replace(r"\'", "'"))
     if text.startswith('""') or any(text.count(left) != text.count(right) for left, right in ("{}", "[]")):
         return None
-    if quote == '"' and _STRING_PART.sub(lambda part: part[0] * (len(part[0]) < 2), text).count('"') % 2:
+    if quote == '"' and _STRING_PART.findall(text).count('"') % 2:
         return None
     try:
         return str(json.loads(_escaped(f'"{bare}"'), strict=False))
