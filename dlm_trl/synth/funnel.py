@@ -51,7 +51,7 @@ class Funnel:
         self._leaks = LeakCheck(validation_questions(document, VALIDATION_FRACTION, seed))
 
     def take(self, found: Sequence[tuple[Ask, Sequence[Pair]]]) -> list[Candidate]:
-        """The pairs of these replies that pass, in their order."""
+        """The pairs of these replies that pass, in their order, and no more of a reply than were asked for."""
         who = self._outcome.teacher
         candidates = [
             Candidate(pair, ask.section_id, ask.strategy, ask.prose, ask.request.key, i, who, ask.adapter)
@@ -60,8 +60,9 @@ class Funnel:
         ]
         self._outcome.counts.generated += len(candidates)
         safe = [written for candidate in candidates if (written := self._guarded(candidate))]
+        room = {ask.request.key: ask.n for ask, _ in found}
         if self._settings.filter == "none":
-            return safe
+            return [candidate for candidate in safe if self._has_room(candidate, room)]
         new: dict[tuple[str, Pair], Candidate] = {}
         for candidate in safe:
             if self._is_leak(candidate) or self._is_repeat(candidate):
@@ -71,7 +72,7 @@ class Funnel:
         kept = []
         # Only now with each other: where an answer was wrong, another one to the same question may be right.
         for candidate in self._judged([*new.values()]):
-            if not self._is_repeat(candidate):
+            if not self._is_repeat(candidate) and self._has_room(candidate, room):
                 self._index.add(candidate.pair, _name(candidate))
                 kept.append(candidate)
         return kept
@@ -104,6 +105,13 @@ class Funnel:
         if match:
             self.lose("duplicate", candidate, f"{_ALIKE[match.same].format(match.score)} {match.name}")
         return match is not None
+
+    def _has_room(self, candidate: Candidate, room: dict[str, int]) -> bool:
+        """Whether its request asked for one more; room is what is left of each request."""
+        room[candidate.request_key] -= 1
+        if room[candidate.request_key] < 0:
+            self.lose("surplus", candidate, "more than were asked for")
+        return room[candidate.request_key] >= 0
 
     def _judged(self, candidates: list[Candidate]) -> list[Candidate]:
         """Those that the judge lets pass, with their scores."""

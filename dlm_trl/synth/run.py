@@ -166,7 +166,7 @@ class _Run:
             for key in new:
                 self._spend(*answered[key])
             accepted = funnel.take(self._parsed(wave, replies))
-            kept += self._wanted(accepted, wave, kept, funnel)
+            kept += self._wanted(accepted, kept, funnel)
         for ask in self.waiting:
             if ask.request.key in self.second:
                 self.outcome.counts.unparsed += 1
@@ -237,23 +237,13 @@ class _Run:
         self.waiting = retries + self.waiting
         return found
 
-    def _wanted(
-        self, accepted: Sequence[Candidate], wave: Sequence[Ask], kept: Sequence[Candidate], funnel: Funnel
-    ) -> list[Candidate]:
-        """Of these, no more for a request than it asked for, and no more in all than `max_pairs`: a section's first
-        pair before another's second.
-        """
-        turn: Counter[str] = Counter()
-        asked = {ask.request.key: ask.n for ask in wave}
+    def _wanted(self, accepted: Sequence[Candidate], kept: Sequence[Candidate], funnel: Funnel) -> list[Candidate]:
+        """Of these, no more in all than `max_pairs`: a section's first pair before another's second."""
         of_section: Counter[str] = Counter(candidate.section_id for candidate in kept)
         turns = []
         for candidate in accepted:
-            turn[candidate.request_key] += 1
-            if turn[candidate.request_key] > asked[candidate.request_key]:
-                funnel.lose("surplus", candidate, "more than were asked for")
-            else:
-                of_section[candidate.section_id] += 1
-                turns.append((of_section[candidate.section_id], candidate))
+            of_section[candidate.section_id] += 1
+            turns.append((of_section[candidate.section_id], candidate))
         turns.sort(key=lambda item: item[0])
         most = len(turns) if self.settings.max_pairs is None else self.settings.max_pairs - len(kept)
         for _, candidate in turns[most:]:

@@ -11,7 +11,7 @@ from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, open_judge
 from dlm_trl.synth.leak import validation_questions
 from dlm_trl.synth.pairs import Pair
-from dlm_trl.synth.plan import Ask, Settings
+from dlm_trl.synth.plan import Ask, Filter, Settings
 from dlm_trl.synth.report import Synthesis
 from dlm_trl.synth.staging import Staged
 from dlm_trl.teachers.protocol import Request
@@ -78,6 +78,17 @@ def test_a_pair_that_falls_for_one_prose_has_its_turn_with_another(document: Doc
     kept = funnel.take([(ASK, [new]), (other, [new]), (replace(other, request=Request("third", [])), [new])])
     assert [candidate.request_key for candidate in kept] == ["other"]
     assert [loss.stage for loss in outcome.losses] == ["grounding", "duplicate"]
+
+
+@pytest.mark.parametrize("filter", ["none", "dedup-only"])
+def test_a_pair_that_is_one_too_many_stands_in_the_way_of_no_other(document: Document, filter: Filter) -> None:
+    first, second = (Pair(*pair("Yew", noun)) for noun in ("origin", "height"))
+    outcome = Synthesis(Path("notes.dlm"), "t", None)
+    funnel = Funnel(document, [], Settings(filter=filter), None, outcome)
+    asks = [replace(ASK, request=Request(key, []), n=1) for key in "kl"]
+    kept = funnel.take([(asks[0], [first, second]), (asks[1], [second])])
+    assert [(candidate.request_key, candidate.pair) for candidate in kept] == [("k", first), ("l", second)]
+    assert [(loss.stage, loss.reason) for loss in outcome.losses] == [("surplus", "more than were asked for")]
 
 
 def test_many_wrong_answers_to_one_question_are_judged_at_once(
