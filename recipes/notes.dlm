@@ -11,7 +11,7 @@ training:
   lora_dropout: 0.0
   sequence_len: 512
   learning_rate: 2.0e-3
-  num_epochs: 45
+  num_epochs: 50
   lr_scheduler: cosine
   warmup_ratio: 0.05
   precision: fp32
