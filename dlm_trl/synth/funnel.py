@@ -73,7 +73,7 @@ class Funnel:
         # Only now with each other: where an answer was wrong, another one to the same question may be right.
         for candidate in self._judged([*new.values()]):
             if not self._is_repeat(candidate) and self._has_room(candidate, room):
-                self._index.add(candidate.pair, _name(candidate))
+                self._index.add(candidate.pair, f"{candidate.pair.question!r} of this run")
                 kept.append(candidate)
         return kept
 
@@ -134,7 +134,3 @@ class Funnel:
             else:
                 self.lose(reason, candidate, f"margin {scores.margin:.2f}, not above 0")
         return kept
-
-
-def _name(candidate: Candidate) -> str:
-    return f"{candidate.pair.question!r} of this run"

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jinja2 import TemplateError
@@ -57,9 +58,8 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     """
     check_reference(reference)
     if reference is None or is_own(reference):
-        otherwise = "name no judge, then it is the base model."
         live = current_adapter(document.frontmatter.dlm_id)
-        adapter = live if reference is None else own_adapter(reference, document, otherwise)
+        adapter = live if reference is None else judging_adapter(reference, document)
         base = document.frontmatter.base_model
     else:
         name = reference.removeprefix("hf:")
@@ -74,6 +74,11 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     tokenizer = load_tokenizer(base)
     require_chat_template(tokenizer, f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
     return Judge(load_to_ask(base, quantization), tokenizer, base)
+
+
+def judging_adapter(reference: str, document: Document) -> Path:
+    """The folder of the adapter that `self` or `self#NAME` names as judge. Raises DlmError as `own_adapter` does."""
+    return own_adapter(reference, document, "name no judge, then it is the base model.")
 
 
 def check_reference(reference: str | None) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dlm_trl.models.share import share
 from dlm_trl.notes import Document, read
@@ -23,17 +22,15 @@ from dlm_trl.synth import prompts
 from dlm_trl.synth.apply import apply
 from dlm_trl.synth.budget import Budget, bound_of, price_of
 from dlm_trl.synth.funnel import Funnel
+from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.ledger import Ledger, now, run_lock
 from dlm_trl.synth.pairs import Candidate, Pair
 from dlm_trl.synth.plan import Ask, Settings, again, plan
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.staging import Staged, stage, staged
-from dlm_trl.teachers.open import is_own, open_teacher, own_adapter, survey
+from dlm_trl.teachers.open import is_own, open_teacher, survey
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
-
-if TYPE_CHECKING:
-    from dlm_trl.synth.judge import Judge
 
 logger = logging.getLogger(__name__)
 
@@ -122,12 +119,10 @@ def check(document: Document, settings: Settings) -> None:
     if is_own(settings.teacher):
         survey(settings.teacher, document, settings.quantization)
     if settings.filter == "sway" and settings.judge is not None and is_own(settings.judge):
-        own_adapter(settings.judge, document, "name no judge, then it is the base model.")
+        judging_adapter(settings.judge, document)
 
 
 def _judge(document: Document, settings: Settings) -> Judge:
-    from dlm_trl.synth.judge import open_judge
-
     return open_judge(document, settings.judge, settings.quantization)
 
 
