@@ -173,8 +173,9 @@ def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> di
     metrics = {}
     for group, asked in plan.questions.items():
         recall = answer_recall(model, tokenizer, asked)
-        metrics[f"exact recall, {group}"] = (recall.exact, recall.exact * len(asked))
-        metrics[f"fuzzy recall, {group}"] = (recall.fuzzy, recall.fuzzy * len(asked))
+        for name, share in recall.shares().items():
+            chance = recall.chance_f1 if name == "F1" else 0.0  # any two answers share some words
+            metrics[f"{name}, {group}"] = (share, (share - chance) * len(asked))
     for name, sets in plan.sets.items():
         found = binding(model, tokenizer, sets)
         metrics[f"mcsb/{name}/accuracy"] = (found.accuracy, (found.accuracy - found.chance) * found.questions)
