@@ -7,8 +7,9 @@ and number of tokens that are trained on:
     prose        the prose alone, as the next token
 
 The document is made of passages that the embedded base never saw, each with its pairs, or is `--notes FILE`. Prints a
-line of JSON for each run: recall of the authored answers, exact and fuzzy, their loss in nats per token, the perplexity
-of general text, and the tokens; then the means over the seeds. About 10 minutes a seed on one core.
+line of JSON for each run: recall of the authored answers (exact match, token F1, fuzzy match), their loss in nats per
+token, the perplexity of general text, and the tokens; then the means over the seeds. About 10 minutes a seed on one
+core.
 """
 
 import argparse

@@ -26,7 +26,7 @@ def general_text() -> str:
 
 
 def general_perplexity(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, advance: Callable[[int], object] | None = None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, advance: Callable[[float], object] | None = None
 ) -> float:
     """That of the general text, in windows of WINDOW tokens, or of the whole context of a model with a shorter one."""
     window = min(WINDOW, context_length(model.config) or WINDOW)
@@ -39,14 +39,14 @@ def perplexity(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     window: int,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[float], object] | None = None,
 ) -> float:
     """exp of the mean negative log-probability per token, every token of `text` scored exactly once.
 
     Windows of `window` tokens share one token with the window before: the shared one is context there and target here.
     The text's first token is scored after the tokenizer's BOS token, and not scored where it has none. advance is
-    called with the number of tokens whenever some are scored. Raises ValueError for a window beyond the model's context
-    and for a text of fewer than two tokens.
+    called after each batch with its share of the text. Raises ValueError for a window beyond the model's context and
+    for a text of fewer than two tokens.
     """
     context = context_length(model.config) or window
     if not 2 <= window <= context:
@@ -70,7 +70,7 @@ def perplexity(
         for rows in batches:
             total += _nll(model, rows.to(model.device))
             if advance:
-                advance(rows[:, 1:].numel())
+                advance(rows[:, 1:].numel() / (len(ids) - 1))
     return math.exp(total / (len(ids) - 1))
 
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 
 @contextmanager
-def progress(label: str, total: int | None = None, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Gives a function that takes how much more is done. total None: not known. show False: no line."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+def progress(label: str, total: float, show: bool = True) -> Iterator[Callable[[float], None]]:
+    """Gives a function that takes how much more of the total is done. show False: no line."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not show) as bar:
         task = bar.add_task(label, total=total)
         yield lambda more: bar.advance(task, more)

@@ -40,6 +40,11 @@ class Recall:
         """The shares under the names that reports use."""
         return {"exact match": self.exact_match, "F1": self.f1, "fuzzy match": self.fuzzy}
 
+    def right(self) -> dict[str, float]:
+        """How many right answers each share comes to, without what chance gives: F1 counts words that many share."""
+        chance = {"F1": self.chance_f1}
+        return {name: (share - chance.get(name, 0.0)) * len(self.answers) for name, share in self.shares().items()}
+
 
 def answer_recall(
     model: PreTrainedModel,

@@ -173,9 +173,8 @@ def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> di
     metrics = {}
     for group, asked in plan.questions.items():
         recall = answer_recall(model, tokenizer, asked)
-        for name, share in recall.shares().items():
-            chance = recall.chance_f1 if name == "F1" else 0.0  # any two answers share some words
-            metrics[f"{name}, {group}"] = (share, (share - chance) * len(asked))
+        right = recall.right()
+        metrics |= {f"{name}, {group}": (share, right[name]) for name, share in recall.shares().items()}
     for name, sets in plan.sets.items():
         found = binding(model, tokenizer, sets)
         metrics[f"mcsb/{name}/accuracy"] = (found.accuracy, (found.accuracy - found.chance) * found.questions)

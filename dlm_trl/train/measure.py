@@ -49,7 +49,7 @@ def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]]) ->
         loss = trainer.evaluate()["eval_loss"] if trainer.eval_dataset is not None else None
         with progress("answering the questions", _count(questions), _shown(trainer)) as advance:
             recalls = {group: answer_recall(model, tokenizer, asked, advance) for group, asked in questions.items()}
-        with progress("reading the general text", show=_shown(trainer)) as advance:
+        with progress("reading the general text", 1.0, _shown(trainer)) as advance:
             perplexity = general_perplexity(model, tokenizer, advance)
     return Numbers(loss, perplexity, _answered(questions, recalls))
 

@@ -84,13 +84,13 @@ def test_no_prompt_is_longer_than_the_context(tokenizer: PreTrainedTokenizerBase
 
 
 def test_rare_words_find_a_paragraph_and_the_order_is_that_of_the_document(tokenizer: PreTrainedTokenizerBase) -> None:
-    room = 60
-    notes = Paragraphs(tokenizer, PROSE, room)
-    assert len(notes.texts) == 4
-    assert notes.about("What holes has the crumb?").startswith("The crumb is") or "The crumb is" in notes.about("crumb")
-    both = Paragraphs(tokenizer, PROSE, 10_000).about("Is the crumb or the crust first?")
-    assert both == "\n\n".join(notes.texts)
-    assert Paragraphs(tokenizer, [], room).about("What?") == ""
+    common = [f"What is shown is number {n}." for n in range(3)]
+    hooch = "Hooch floats on a starter."
+    assert Paragraphs(tokenizer, [*common, hooch], 12).about("What is the hooch?") == hooch
+    every = Paragraphs(tokenizer, PROSE, 10_000)
+    assert len(every.texts) == 4
+    assert every.about("Is the crumb or the crust first?") == "\n\n".join(every.texts)
+    assert Paragraphs(tokenizer, [], 12).about("What?") == ""
 
 
 def test_a_paragraph_that_is_too_long_is_searched_in_parts(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

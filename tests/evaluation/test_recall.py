@@ -41,6 +41,7 @@ def test_counts_what_was_learnt(taught: PreTrainedModel, tokenizer: PreTrainedTo
     assert recall.answers == ("A round loaf.", "Un pain rond.", "The outside.")
     assert recall.shares() == {"exact match": 1.0, "F1": 1.0, "fuzzy match": 1.0}
     assert recall.chance_f1 == pytest.approx(0)  # the three answers share no word but an article
+    assert recall.right() == {"exact match": 3.0, "F1": 3.0, "fuzzy match": 3.0}
 
     # White space is no mistake, a small slip is none for `fuzzy` alone, another answer is one for all.
     asked = [
@@ -50,6 +51,10 @@ def test_counts_what_was_learnt(taught: PreTrainedModel, tokenizer: PreTrainedTo
     ]
     recall = answer_recall(taught, tokenizer, asked)
     assert recall.shares() == pytest.approx({"exact match": 1 / 3, "F1": (1 + 2 / 3) / 3, "fuzzy match": 2 / 3})
+    asked = [(question, "A pain outside, round.", system) for question, _, system in LEARNT]
+    recall = answer_recall(taught, tokenizer, asked)
+    assert recall.f1 > 0.3
+    assert recall.right() == pytest.approx({"exact match": 0, "F1": 0, "fuzzy match": 0}), "any answer is as good"
 
 
 def test_an_answer_that_goes_on_is_not_exact(taught: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
