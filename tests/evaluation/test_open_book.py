@@ -86,11 +86,12 @@ def test_no_prompt_is_longer_than_the_context(tokenizer: PreTrainedTokenizerBase
 def test_rare_words_find_a_paragraph_and_the_order_is_that_of_the_document(tokenizer: PreTrainedTokenizerBase) -> None:
     common = [f"What is shown is number {n}." for n in range(3)]
     hooch = "Hooch floats on a starter."
-    assert Paragraphs(tokenizer, [*common, hooch], 12).about("What is the hooch?") == hooch
+    room = len(tokenizer(hooch)["input_ids"]) + 3  # for one of them alone
+    assert Paragraphs(tokenizer, [*common, hooch], room).about("What is the hooch?") == hooch
     every = Paragraphs(tokenizer, PROSE, 10_000)
     assert len(every.texts) == 4
     assert every.about("Is the crumb or the crust first?") == "\n\n".join(every.texts)
-    assert Paragraphs(tokenizer, [], 12).about("What?") == ""
+    assert Paragraphs(tokenizer, [], room).about("What?") == ""
 
 
 def test_a_paragraph_that_is_too_long_is_searched_in_parts(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
