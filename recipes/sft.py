@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     if notes.rehearsal:
         texts = pieces(notes.rehearsal_text, prepared.tokenizer) if notes.rehearsal_text else None
         Rehearsal(notes.rehearsal, args.seed, texts).attach(trainer)
-    before = MeasureBefore(trainer, prepared.rows.questions)
+    before = MeasureBefore(trainer, prepared.rows.questions, prepared.rows.book)
     if notes.measure:
         trainer.add_callback(before)
     if adapter.adapter == "adalora":
