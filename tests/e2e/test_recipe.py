@@ -123,6 +123,22 @@ def test_measuring_changes_nothing_in_the_run(recipe: Recipe) -> None:
     assert losses(recipe(*QUIET, output="not")) == measured
 
 
+def test_a_resumed_run_reports_what_the_untrained_base_could_do(recipe: Recipe, capfd: pytest.CaptureFixture) -> None:
+    settings = ("--max_questions", 2, "--save_strategy", "steps", "--save_steps", 1, "--eval_strategy", "no")
+    out = recipe(*settings, "--max_steps", 1)
+    first = json.loads((out / "report.json").read_text())["measures"]
+    (out / "report.json").unlink()
+    capfd.readouterr()
+    recipe(*settings, "--max_steps", 2, "--resume_from_checkpoint", "true", "--disable_tqdm", "false")
+    resumed = json.loads((out / "report.json").read_text())["measures"]
+    assert [(m["name"], m["before"], m["open_book"]) for m in resumed] == [
+        (m["name"], m["before"], m["open_book"]) for m in first
+    ]
+    shown = capfd.readouterr().err
+    assert "answering the questions" in shown and "reading the general text" in shown
+    assert "notes in the prompt" not in shown, "it was measured before the first step"
+
+
 def test_the_adapter_is_kept_before_the_report_is_drawn(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dlm_trl.evaluation.report.draw", None)
     with pytest.raises(TypeError):
