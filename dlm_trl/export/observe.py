@@ -132,7 +132,7 @@ def _load(
     model: str, base: Path | None, quantization: str | None, round_to: int | None
 ) -> tuple[Model, PreTrainedTokenizerBase]:
     if base is not None:
-        loaded = load_base(str(base), "bfloat16" if torch.cuda.is_available() else "float32", quantization)
+        loaded = load_base(str(base), None, quantization)
         loaded = loaded if quantization else loaded.to(PartialState().device)
         tokenizer = open_tokenizer(tokenizer_folder(Path(model), base))
         return PeftModel.from_pretrained(loaded, model).eval(), tokenizer
