@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,14 +72,14 @@ def evaluate_model(
 
 
 def open_model(
-    base_or_adapter: str, quantization: Quantization | None = None
+    base_or_adapter: str, quantization: Quantization | None = None, dtype: torch.dtype | None = None
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """The model on this process's device, and its tokenizer."""
+    """The model on this process's device, and its tokenizer; dtype None: the precision of `models.precision`."""
     if (Path(base_or_adapter).expanduser() / "adapter_config.json").is_file():
-        model, tokenizer = load_adapted(Path(base_or_adapter).expanduser(), None, quantization)
+        model, tokenizer = load_adapted(Path(base_or_adapter).expanduser(), dtype, quantization)
     else:
         tokenizer = load_tokenizer(base_or_adapter)
-        model = load_base(base_or_adapter, None, quantization)
+        model = load_base(base_or_adapter, dtype, quantization)
     return (model if quantization else model.to(PartialState().device)).eval(), tokenizer
 
 

@@ -31,7 +31,14 @@ LIMITS = {
         Limit("both", "metric kept", 0.95, None, "what the run taught was lost on the way"),
         Limit("merge", "logit difference, mean, float32", None, 1e-4, "merged wrongly, or into other weights"),
         Limit("merge", "logit difference, largest, float32", None, 2e-3, "one matrix was left out or added twice"),
-        Limit("merge", "logit difference, mean, 16 bit", None, 0.05, "merged into quantised weights, or wrongly"),
+        Limit(
+            "merge",
+            # SmolLM2-135M: 0.008 for a right merge, 0.0135 at least where one matrix of the adapter was left out.
+            "logit difference, mean to standard deviation, 16 bit",
+            None,
+            0.011,
+            "merged into quantised weights, or wrongly",
+        ),
         Limit("merge", "logit difference, largest, 16 bit", None, 1.0, "one matrix was left out or added twice"),
         Limit("merge", "same most likely token", 0.98, None, "merged wrongly, or into other weights"),
         Limit("merge", "same greedy answers", 0.9, None, "small differences that add up in what the model says"),

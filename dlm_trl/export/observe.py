@@ -132,17 +132,24 @@ def _load(
     model: str, base: Path | None, quantization: str | None, round_to: int | None
 ) -> tuple[Model, PreTrainedTokenizerBase]:
     if base is not None:
-        loaded = load_base(str(base), None, quantization)
+        loaded = load_base(str(base), _dtype(), quantization)
         loaded = loaded if quantization else loaded.to(PartialState().device)
         tokenizer = open_tokenizer(tokenizer_folder(Path(model), base))
         return PeftModel.from_pretrained(loaded, model).eval(), tokenizer
     if is_quantized(Path(model)):
         dtype = "auto" if torch.cuda.is_available() else "float32"  # float16 is slow on a CPU
         return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval(), AutoTokenizer.from_pretrained(model)
-    loaded, tokenizer = open_model(model)
+    loaded, tokenizer = open_model(model, dtype=_dtype())
     if round_to is not None:
         round_to_nearest(loaded, round_to)
     return loaded, tokenizer
+
+
+def _dtype() -> torch.dtype:
+    """On a CPU float32 whatever the weights are stored in: arithmetic in bfloat16 would move the logits further than
+    leaving out a matrix of the adapter does.
+    """
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 def _answers(

@@ -18,6 +18,7 @@ from dlm_trl.export.checks import (
     metric_checks,
     perplexity,
     perplexity_checks,
+    spread,
     table,
 )
 from dlm_trl.export.limits import LIMITS
@@ -60,9 +61,17 @@ def test_a_merge_that_is_not_a_number_fails(tmp_path: Path) -> None:
 
 def test_the_limits_of_a_merge_depend_on_what_its_weights_are_stored_in(tmp_path: Path) -> None:
     logits = [RANDOM.normal(size=(4, 50))]
-    one, other = observation(tmp_path / "one", logits), observation(tmp_path / "other", [logits[0] + 0.02])
+    one, other = observation(tmp_path / "one", logits), observation(tmp_path / "other", [logits[0] + 0.005])
     assert not all(found.passed for found in logit_checks(one, other, "float32"))
     assert all(found.passed for found in logit_checks(one, other, "bfloat16"))
+
+
+def test_rounding_to_16_bits_is_judged_by_the_size_of_the_logits(tmp_path: Path) -> None:
+    logits = RANDOM.normal(size=(4, 50))
+    for size, passed in ((1, False), (10, True)):
+        one, other = (observation(tmp_path / f"{size}{k}", [logits * size + 0.05 * k]) for k in (0, 1))
+        assert spread(one) == pytest.approx(size * logits.std(), rel=1e-5)
+        assert logit_checks(one, other, "bfloat16")[0].passed is passed
 
 
 def test_answers_must_stay_the_same_and_end() -> None:
