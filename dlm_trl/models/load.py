@@ -1,7 +1,7 @@
 """Weights, tokenizer and configuration of a base model, and of a base with an adapter on it.
 
     tokenizer = load_tokenizer("tiny")
-    model = load_base("smollm2-135m", dtype="bfloat16", quantization="4bit")
+    model = load_base("smollm2-135m", "inference", quantization="4bit")
     model, tokenizer = load_adapted("runs/notes")
 
 Names are those of `registry.resolve`. Nothing here downloads weights before the configuration was found.
@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from dlm_trl.models import lineage
+from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.registry import document_name, resolve
 from dlm_trl.notes import DlmError
 
@@ -78,13 +79,14 @@ def load_tokenizer(base_model: str, chat_template_path: str | None = None) -> Pr
 def load_base(
     base_model: str, dtype: str | torch.dtype = "auto", quantization: Quantization | None = None
 ) -> PreTrainedModel:
-    """The base's weights in `dtype` ("auto": as they are stored), on the CPU unless they are quantised.
+    """The base's weights in `dtype`, on the CPU unless they are quantised.
 
+    dtype "auto": as they are stored; "inference": as `precision.inference_dtype` has it, for a model that is asked.
     Quantised weights (NF4 with double quantisation, or int8; by bitsandbytes) go to this process's device at once,
     since they cannot be moved there afterwards. Raises DlmError (BaseModelError, MissingExtraError).
     """
     reference = resolve(base_model)
-    arguments = {"dtype": dtype}
+    arguments = {"dtype": inference_dtype(load_config(base_model)) if dtype == "inference" else dtype}
     if quantization is not None:
         arguments |= {"quantization_config": _quantization_config(quantization), "device_map": {"": _device()}}
     try:
@@ -99,7 +101,8 @@ def load_adapted(
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """A base with the adapter of a folder on it, and the tokenizer that was saved beside the adapter; in eval mode.
 
-    The base is the one that the adapter records, loaded as `load_base` does. Raises DlmError (AdapterError,
+    The base is the one that the adapter records, loaded as `load_base` does; the adapter has the base's dtype, for one
+    of float32 on a 16-bit base converts its inputs and outputs in each layer. Raises DlmError (AdapterError,
     BaseModelError, MissingExtraError).
     """
     folder = Path(adapter)
@@ -108,7 +111,7 @@ def load_adapted(
         raise _damaged(folder, FileNotFoundError("adapter_model.safetensors is missing"))
     model, tokenizer = load_base(name, dtype, quantization), adapter_tokenizer(folder)
     try:
-        return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
+        return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval(), tokenizer
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from error
 
@@ -116,7 +119,7 @@ def load_adapted(
 def load_to_ask(source: str | Path, quantization: Quantization | None = None) -> PreTrainedModel | PeftModel:
     """The weights of a base, by its name, or of an adapter on its base, by its folder, on this process's device.
 
-    They are bfloat16 on a GPU and float32 on the CPU, or quantised: an adapter's base as it was in training unless
+    They are in the dtype of `precision.inference_dtype`, or quantised: an adapter's base as it was in training unless
     another way is given. Whose weights somebody holds already are not loaded again, for a teacher and its judge are
     often one model. Raises DlmError as load_base and load_adapted do.
     """
@@ -125,11 +128,10 @@ def load_to_ask(source: str | Path, quantization: Quantization | None = None) ->
     where = str(source.resolve()) if isinstance(source, Path) else resolve(source)
     model = _held.get((where, quantization))
     if model is None:
-        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         if isinstance(source, Path):
-            model, _ = load_adapted(source, dtype, quantization)
+            model, _ = load_adapted(source, "inference", quantization)
         else:
-            model = load_base(source, dtype, quantization)
+            model = load_base(source, "inference", quantization)
         if not quantization:
             try:
                 model = model.to(PartialState().device)
