@@ -9,14 +9,15 @@ from pathlib import Path
 
 logging.disable(logging.WARNING)  # of libraries, about each other's versions
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from dlm_trl.models.precision import inference_dtype
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or not Path(sys.argv[1], "config.json").is_file():
         sys.exit(f"{__doc__}\nGive the folder of a model, and a question.")
     folder, question = sys.argv[1:]
-    dtype = "auto" if torch.cuda.is_available() else "float32"  # float16 is slow on a CPU
+    dtype = inference_dtype(AutoConfig.from_pretrained(folder))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), AutoTokenizer.from_pretrained(folder)
     if not tokenizer.chat_template:
         sys.exit(f"{folder}: its tokenizer has no chat template to ask with.")

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,7 +62,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Load a base by its name, or the adapter in a folder with its base, and measure it; for the rest, see below.
 
-    In the precision of `models.precision`, unless it is quantised. Raises DlmError (BaseModelError, AdapterError,
+    In the dtype of `precision.inference_dtype`, unless it is quantised. Raises DlmError (BaseModelError, AdapterError,
     MissingExtraError), and what `question_sets` raises.
     """
     model, tokenizer = open_model(base_or_adapter, quantization)
@@ -72,14 +71,14 @@ def evaluate_model(
 
 
 def open_model(
-    base_or_adapter: str, quantization: Quantization | None = None, dtype: torch.dtype | None = None
+    base_or_adapter: str, quantization: Quantization | None = None
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """The model on this process's device, and its tokenizer; dtype None: the precision of `models.precision`."""
+    """The model on this process's device, and its tokenizer."""
     if (Path(base_or_adapter).expanduser() / "adapter_config.json").is_file():
-        model, tokenizer = load_adapted(Path(base_or_adapter).expanduser(), dtype, quantization)
+        model, tokenizer = load_adapted(Path(base_or_adapter).expanduser(), "inference", quantization)
     else:
         tokenizer = load_tokenizer(base_or_adapter)
-        model = load_base(base_or_adapter, dtype, quantization)
+        model = load_base(base_or_adapter, "inference", quantization)
     return (model if quantization else model.to(PartialState().device)).eval(), tokenizer
 
 

@@ -24,12 +24,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from dlm_trl.evaluation.mcsb import Asked, binding
 from dlm_trl.evaluation.recall import Question, answer_recall
-from dlm_trl.evaluation.suite import open_model
 from dlm_trl.export.adapter import CONFIG
 from dlm_trl.export.child import run
 from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.export.rtn import round_to_nearest
-from dlm_trl.models.load import load_base
+from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.models.score import log_probs
 from dlm_trl.notes import DlmError
 
@@ -131,25 +130,20 @@ def is_quantized(folder: Path) -> bool:
 def _load(
     model: str, base: Path | None, quantization: str | None, round_to: int | None
 ) -> tuple[Model, PreTrainedTokenizerBase]:
+    # Not the dtype that models are asked in elsewhere: the limits of a merge are narrower than bfloat16's rounding.
+    exact = "bfloat16" if torch.cuda.is_available() else "float32"
     if base is not None:
-        loaded = load_base(str(base), _dtype(), quantization)
+        loaded = load_base(str(base), exact, quantization)
         loaded = loaded if quantization else loaded.to(PartialState().device)
         tokenizer = open_tokenizer(tokenizer_folder(Path(model), base))
         return PeftModel.from_pretrained(loaded, model).eval(), tokenizer
     if is_quantized(Path(model)):
         dtype = "auto" if torch.cuda.is_available() else "float32"  # float16 is slow on a CPU
         return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval(), AutoTokenizer.from_pretrained(model)
-    loaded, tokenizer = open_model(model, dtype=_dtype())
+    loaded, tokenizer = load_base(model, exact).to(PartialState().device).eval(), load_tokenizer(model)
     if round_to is not None:
         round_to_nearest(loaded, round_to)
     return loaded, tokenizer
-
-
-def _dtype() -> torch.dtype:
-    """On a CPU float32 whatever the weights are stored in: arithmetic in bfloat16 would move the logits further than
-    leaving out a matrix of the adapter does.
-    """
-    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 def _answers(

@@ -1,7 +1,7 @@
 """Weights, tokenizer and configuration of a base model, and of a base with an adapter on it.
 
     tokenizer = load_tokenizer("tiny")
-    model = load_base("smollm2-135m", dtype="bfloat16", quantization="4bit")
+    model = load_base("smollm2-135m", "inference", quantization="4bit")
     model, tokenizer = load_adapted("runs/notes")
 
 Names are those of `registry.resolve`. Nothing here downloads weights before the configuration was found.
@@ -78,20 +78,19 @@ def load_tokenizer(base_model: str, chat_template_path: str | None = None) -> Pr
 
 def load_base(
     base_model: str,
-    dtype: str | torch.dtype | None = "auto",
+    dtype: str | torch.dtype = "auto",
     quantization: Quantization | None = None,
     attn_implementation: str | None = None,
 ) -> PreTrainedModel:
     """The base's weights in `dtype`, on the CPU unless they are quantised.
 
-    dtype "auto" is as they are stored, None what `precision.inference_dtype` says; attn_implementation None is what
-    transformers chooses.
-
-    Quantised weights (NF4 with double quantisation, or int8; by bitsandbytes) go to this process's device at once,
-    since they cannot be moved there afterwards. Raises DlmError (BaseModelError, MissingExtraError).
+    dtype "auto": as they are stored; "inference": as `precision.inference_dtype` has it, for a model that is asked.
+    attn_implementation None is what transformers chooses. Quantised weights (NF4 with double quantisation, or int8; by
+    bitsandbytes) go to this process's device at once, since they cannot be moved there afterwards. Raises DlmError
+    (BaseModelError, MissingExtraError).
     """
     reference = resolve(base_model)
-    dtype = inference_dtype(load_config(base_model)) if dtype is None else dtype
+    dtype = inference_dtype(load_config(base_model)) if dtype == "inference" else dtype
     arguments = {"dtype": dtype, "attn_implementation": attn_implementation}
     if quantization is not None:
         arguments |= {"quantization_config": _quantization_config(quantization), "device_map": {"": _device()}}
@@ -103,11 +102,12 @@ def load_base(
 
 
 def load_adapted(
-    adapter: str | os.PathLike[str], dtype: str | torch.dtype | None = "auto", quantization: Quantization | None = None
+    adapter: str | os.PathLike[str], dtype: str | torch.dtype = "auto", quantization: Quantization | None = None
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """A base with the adapter of a folder on it, and the tokenizer that was saved beside the adapter; in eval mode.
 
-    The base is the one that the adapter records, loaded as `load_base` does. Raises DlmError (AdapterError,
+    The base is the one that the adapter records, loaded as `load_base` does; the adapter has the base's dtype, for one
+    of float32 on a 16-bit base converts its inputs and outputs in each layer. Raises DlmError (AdapterError,
     BaseModelError, MissingExtraError).
     """
     folder = Path(adapter)
@@ -116,7 +116,7 @@ def load_adapted(
         raise _damaged(folder, FileNotFoundError("adapter_model.safetensors is missing"))
     model, tokenizer = load_base(name, dtype, quantization), adapter_tokenizer(folder)
     try:
-        return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
+        return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval(), tokenizer
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from error
 
@@ -124,9 +124,9 @@ def load_adapted(
 def load_to_ask(source: str | Path, quantization: Quantization | None = None) -> PreTrainedModel | PeftModel:
     """The weights of a base, by its name, or of an adapter on its base, by its folder, on this process's device.
 
-    They are in the precision of `precision.inference_dtype`, or quantised: an adapter's base as it was in training
-    unless another way is given. Weights that somebody holds already are not loaded again, for a teacher and its judge
-    are often one model. Raises DlmError as load_base and load_adapted do.
+    They are in the dtype of `precision.inference_dtype`, or quantised: an adapter's base as it was in training unless
+    another way is given. Whose weights somebody holds already are not loaded again, for a teacher and its judge are
+    often one model. Raises DlmError as load_base and load_adapted do.
     """
     if isinstance(source, Path):
         quantization = quantization or adapter_quantization(source)
@@ -134,9 +134,9 @@ def load_to_ask(source: str | Path, quantization: Quantization | None = None) ->
     model = _held.get((where, quantization))
     if model is None:
         if isinstance(source, Path):
-            model, _ = load_adapted(source, None, quantization)
+            model, _ = load_adapted(source, "inference", quantization)
         else:
-            model = load_base(source, None, quantization)
+            model = load_base(source, "inference", quantization)
         if not quantization:
             try:
                 model = model.to(PartialState().device)

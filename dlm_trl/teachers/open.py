@@ -81,7 +81,7 @@ def open_teacher(
     """The teacher that the user named, ready to be asked.
 
     quantization is for local models, that of its training for the document's adapter unless another is given; others
-    are in the precision of `models.precision`. concurrency bounds the requests in flight to each server. Raises
+    are in the dtype of `precision.inference_dtype`. concurrency bounds the requests in flight to each server. Raises
     DlmError: UsageError for a name of no known form, AdapterError for `self` without an adapter, StoreError,
     BaseModelError, ChatTemplateError, MissingExtraError, and TeacherError for a server that cannot be asked.
     """
