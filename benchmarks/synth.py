@@ -4,6 +4,10 @@ Local: the tiny base writes pairs about paragraphs that it never saw, in batches
 format's reference implementation does), the two in turns in one run, the replies compared. Remote: 500 requests of
 `dlm-trl synth` against a server on this machine that takes 200 ms for each, the ledger and the filter `none` included,
 against the ideal: requests x 0.2 s / concurrency. Prints one line of JSON each.
+
+`python benchmarks/synth.py --vllm http://localhost:8000 --base smollm2-135m` instead asks a vLLM server and the `hf:`
+teacher of the same base, in turns in one run, what `dlm-trl synth instructions recipes/notes.dlm --strategy both` asks.
+Give both the same number of threads (OMP_NUM_THREADS).
 """
 
 import argparse
@@ -25,12 +29,13 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from dlm_trl import tiny
-from dlm_trl.notes import parse
+from dlm_trl.notes import parse, read
 from dlm_trl.synth.plan import Settings, plan
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.run import synthesize
 from dlm_trl.teachers.open import open_teacher
 
+NOTES = Path(__file__).parents[1] / "recipes" / "notes.dlm"
 LATENCY = 0.2
 HEAD = "---\ndlm_id: 01JTRXBENCH00000000000000A\nbase_model: tiny\n---\n"
 
@@ -60,6 +65,35 @@ def local(sections: int, rounds: int) -> dict[str, Any]:
         "pairs_per_second": {name: round(pairs / seconds, 2) for name, seconds in best.items()},
         "ratio": round(best["one by one"] / best["batched"], 2),
         "equal_replies": sum(batched[key] == single[key] for key in single) / len(single),
+    }
+
+
+def against_vllm(url: str, base: str, rounds: int) -> dict[str, Any]:
+    """New tokens per second of both teachers, the best round of each, and the ratio. vLLM is held to the JSON schema,
+    which a local teacher is not, so the two write different texts.
+    """
+    notes = read(NOTES)
+    requests, teachers = {}, {}
+    for name, reference in {"vllm": f"vllm-server:{url}", "hf": f"hf:{base}"}.items():
+        teachers[name] = open_teacher(reference, notes)
+        asks = plan(notes, Settings(teacher=reference, strategy="both"), teachers[name])
+        requests[name] = [ask.request for ask in asks]
+    best = dict.fromkeys(teachers, 0.0)
+    tokens = dict.fromkeys(teachers, 0)
+    for _ in range(rounds):
+        for name, teacher in teachers.items():
+            started = time.perf_counter()
+            replies = list(teacher.generate(requests[name]))
+            seconds = time.perf_counter() - started
+            if errors := [reply.error for reply in replies if reply.error]:
+                raise SystemExit(f"{teacher.reference}: {errors[0]}")
+            tokens[name] = sum(reply.usage.completion_tokens for reply in replies)
+            best[name] = max(best[name], tokens[name] / seconds)
+    return {
+        "requests": {name: len(asked) for name, asked in requests.items()},
+        "tokens": tokens,
+        "tokens_per_second": {name: round(speed, 1) for name, speed in best.items()},
+        "ratio": round(best["hf"] / best["vllm"], 2),
     }
 
 
@@ -114,9 +148,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--requests", type=int, default=500, help="requests of the remote part (default: %(default)s)")
     parser.add_argument("--concurrency", default="16,64", help="numbers of requests in flight (default: %(default)s)")
+    parser.add_argument("--vllm", metavar="URL", help="compare a vLLM server with the hf: teacher of --base, only that")
+    parser.add_argument("--base", metavar="NAME", default="smollm2-135m", help="what it serves (default: %(default)s)")
     args = parser.parse_args()
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
     print(json.dumps({"machine": machine}), flush=True)
+    if args.vllm:
+        print(json.dumps({"vllm": against_vllm(args.vllm, args.base, args.rounds)}), flush=True)
+        return
     print(json.dumps({"local": local(args.sections, args.rounds)}), flush=True)
     for number in args.concurrency.split(","):
         print(json.dumps({"remote": remote(args.requests, int(number))}), flush=True)

@@ -23,13 +23,13 @@ from typing import Any, Literal, NoReturn
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
 from dlm_trl.models.load import context_length, load_base, load_config, load_tokenizer
+from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.registry import resolve
 from dlm_trl.models.share import is_main, share
 from dlm_trl.notes import DlmError, Document, read
@@ -159,7 +159,7 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
         base_model=said.base_model,
         base_revision=fingerprint(Path(source)) if Path(source).is_dir() else config._commit_hash or "",
         vocabulary=vocabulary(tokenizer),
-        dtype="bfloat16" if torch.cuda.is_available() else "float32",
+        dtype=str(inference_dtype(config)).removeprefix("torch."),
         quantization=said.quantization,
         teacher=said.teacher,
         teacher_revision="" if said.teacher == "base" else survey(said.teacher, first(documents)).revision,

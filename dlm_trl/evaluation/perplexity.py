@@ -6,6 +6,7 @@ The number is per token, so it compares runs on one tokenizer and says nothing a
 """
 
 import math
+from collections.abc import Callable
 from importlib.resources import files
 
 import torch
@@ -24,19 +25,28 @@ def general_text() -> str:
     return files("dlm_trl.evaluation").joinpath("general.txt").read_text(encoding="utf-8")
 
 
-def general_perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
+def general_perplexity(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, advance: Callable[[float], object] | None = None
+) -> float:
     """That of the general text, in windows of WINDOW tokens, or of the whole context of a model with a shorter one."""
     window = min(WINDOW, context_length(model.config) or WINDOW)
-    return perplexity(model, tokenizer, general_text(), window)
+    return perplexity(model, tokenizer, general_text(), window, advance)
 
 
 @torch.no_grad()
-def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, window: int) -> float:
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    window: int,
+    advance: Callable[[float], object] | None = None,
+) -> float:
     """exp of the mean negative log-probability per token, every token of `text` scored exactly once.
 
     Windows of `window` tokens share one token with the window before: the shared one is context there and target here.
-    The text's first token is scored after the tokenizer's BOS token, and not scored where it has none. Raises
-    ValueError for a window beyond the model's context and for a text of fewer than two tokens.
+    The text's first token is scored after the tokenizer's BOS token, and not scored where it has none. advance is
+    called after each batch with its share of the text. Raises ValueError for a window beyond the model's context and
+    for a text of fewer than two tokens.
     """
     context = context_length(model.config) or window
     if not 2 <= window <= context:
@@ -56,7 +66,11 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text:
         batches.append(torch.tensor([ids[whole * stride :]]))
 
     with evaluating(model):
-        total = sum(_nll(model, rows.to(model.device)) for rows in batches)
+        total = 0.0
+        for rows in batches:
+            total += _nll(model, rows.to(model.device))
+            if advance:
+                advance(rows[:, 1:].numel() / (len(ids) - 1))
     return math.exp(total / (len(ids) - 1))
 
 

@@ -2,13 +2,14 @@
 
     report = Report(
         run={"document": "recipes/notes.dlm", "base": "tiny"},
-        measures=[Measure("exact recall, seen questions", "share", before=0.0, after=0.95)],
+        measures=[Measure("exact match, seen", "share", before=0.0, after=0.95, open_book=0.2)],
         samples=[Sample("seen", "What is kneading?", "Pressing dough.", before="…", after="Pressing dough.")],
         history=trainer.state.log_history,
     )
     write("runs/notes", report)
 
-A measure whose unit is "share" is a bar in the picture; the curves are drawn from the trainer's own log.
+Measures whose unit is "share" are bars in the picture (but for `NOT_DRAWN`); the curves are drawn from the trainer's
+own log.
 """
 
 import json
@@ -24,31 +25,42 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-BEFORE, AFTER = "#9aa5b1", "#1f6feb"
+BARS = {"before": "#9aa5b1", "open_book": "#d29922", "after": "#1f6feb"}
+NOT_DRAWN = ("fuzzy match",)  # in the table; beside exact match and F1, a third bar for the same answers says little
+OPEN_BOOK = (
+    "open book: the base before training, with the notes in its prompt. Notes that are too long for it are cut to the "
+    "paragraphs that share most words with the question."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
     """One number before and after the run; None where it could not be measured (no validation rows, say).
 
-    `unit`: "share" (0 to 1), or what the number counts, such as "nats per token".
+    `unit`: "share" (0 to 1), or what the number counts, such as "nats per token". `open_book`: what the base reaches
+    before training with the notes in its prompt, None for what has nothing to do with that.
     """
 
     name: str
     unit: str
     before: float | None
     after: float | None
+    open_book: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question with the answer of the notes and what the model said before and after the run."""
+    """One question with the answer of the notes and what the model said before and after the run.
+
+    `open_book`: what it said before with the notes in its prompt, None where it was not asked so.
+    """
 
     group: str
     question: str
     answer: str
     before: str
     after: str
+    open_book: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +96,43 @@ def markdown(report: Report) -> str:
     facts = "\n".join(f"- {name}: {_cell(value)}" for name, value in report.run.items())
     parts = ["# What the run did", facts, measures_table(report.measures), "![loss, learning rate, recall](report.png)"]
     if report.samples:
-        rows = [(s.group, s.question, s.answer, s.before, s.after) for s in report.samples]
-        parts += ["## Answers side by side", markdown_table(("", "question", "notes", "before", "after"), rows)]
+        parts += ["## Answers side by side", _samples_table(report.samples)]
     if report.rows:
         parts += ["## Rows of the last step", markdown_table(("prompt", "target"), report.rows)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def measures_table(measures: Sequence[Measure]) -> str:
-    """The numbers before and after as a Markdown table, lined up so that it reads well in a terminal too."""
-    rows = [(f"{m.name} ({m.unit})", _number(m.before, m.unit), _number(m.after, m.unit)) for m in measures]
-    return markdown_table(("", "before", "after"), rows, numbers_from=1)
+    """The numbers before and after as a Markdown table, lined up so that it reads well in a terminal too.
+
+    With an open book in any of them, there is a column for it, and a line that says what it is.
+    """
+    shown = [column for column in BARS if column != "open_book" or _with_open_book(measures)]
+    rows = [(f"{m.name} ({m.unit})", *(_number(getattr(m, column), m.unit) for column in shown)) for m in measures]
+    table = markdown_table(("", *map(_label, shown)), rows, numbers_from=1)
+    return f"{table}\n\n{OPEN_BOOK}" if "open_book" in shown else table
+
+
+def _samples_table(samples: Sequence[Sample]) -> str:
+    columns = ["group", "question", "answer", *(c for c in BARS if c != "open_book" or _with_open_book(samples))]
+    rows = [["–" if (text := getattr(s, column)) is None else text for column in columns] for s in samples]
+    return markdown_table(("", "question", "notes", *map(_label, columns[3:])), rows)
+
+
+def _with_open_book(items: Sequence[Measure] | Sequence[Sample]) -> bool:
+    return any(item.open_book is not None for item in items)
+
+
+def _label(column: str) -> str:
+    return column.replace("_", " ")
 
 
 def draw(report: Report) -> Figure:
     """Three panels: loss (training and validation), learning rate or a task's accuracy over the steps, the shares
-    before and after.
+    before and after, and with an open book.
     """
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    drawn = [m for m in report.measures if m.unit == "share" and not m.name.startswith(NOT_DRAWN)]
+    figure = Figure(figsize=(13, max(4, 1.5 + 0.5 * len(drawn))), layout="constrained")
     loss, middle, shares = figure.subplots(1, 3, width_ratios=(1, 1.2 if _has_task(report.history) else 1, 1.3))
     for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o--")):
         _curve(loss, report.history, key, label, style)
@@ -115,7 +146,7 @@ def draw(report: Report) -> Figure:
         _curve(middle, report.history, "learning_rate", "learning rate", "-")
         middle.set(title="Learning rate", xlabel="step")
         middle.set_ylim(bottom=0)
-    _bars(shares, [measure for measure in report.measures if measure.unit == "share"])
+    _bars(shares, drawn)
     for axes in (loss, middle, shares):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -160,14 +191,19 @@ def _bars(axes: Axes, measures: Sequence[Measure]) -> None:
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     if not measures:
         return
-    for offset, colour, label in ((-0.2, BEFORE, "before"), (0.2, AFTER, "after")):
-        values = [getattr(measure, label) for measure in measures]
-        rows = [row + offset for row in range(len(measures))]
-        bars = axes.barh(rows, [value or 0.0 for value in values], 0.38, color=colour, label=label)
+    shown = [column for column in BARS if column != "open_book" or _with_open_book(measures)]
+    height = 0.8 / len(shown)
+    for number, column in enumerate(shown):
+        # No bar, and no number, where a measure has nothing to do with an open book.
+        having = [(row, m) for row, m in enumerate(measures) if column != "open_book" or m.open_book is not None]
+        values = [getattr(measure, column) for _, measure in having]
+        rows = [row + (number - (len(shown) - 1) / 2) * height for row, _ in having]
+        colour = BARS[column]
+        bars = axes.barh(rows, [value or 0.0 for value in values], 0.95 * height, color=colour, label=_label(column))
         axes.bar_label(bars, [_number(value, "share") for value in values], padding=3, fontsize=8)
     axes.set_yticks(range(len(measures)), [measure.name for measure in measures])
     axes.invert_yaxis()  # the first measure on top, as in the table
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(shown))
 
 
 def _number(value: float | None, unit: str) -> str:

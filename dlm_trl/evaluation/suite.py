@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,7 +62,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Load a base by its name, or the adapter in a folder with its base, and measure it; for the rest, see below.
 
-    In bfloat16 on a GPU, in float32 on the CPU, unless it is quantised. Raises DlmError (BaseModelError, AdapterError,
+    In the precision of `models.precision`, unless it is quantised. Raises DlmError (BaseModelError, AdapterError,
     MissingExtraError), and what `question_sets` raises.
     """
     model, tokenizer = open_model(base_or_adapter, quantization)
@@ -75,12 +74,11 @@ def open_model(
     base_or_adapter: str, quantization: Quantization | None = None
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model on this process's device, and its tokenizer."""
-    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     if (Path(base_or_adapter).expanduser() / "adapter_config.json").is_file():
-        model, tokenizer = load_adapted(Path(base_or_adapter).expanduser(), dtype, quantization)
+        model, tokenizer = load_adapted(Path(base_or_adapter).expanduser(), None, quantization)
     else:
         tokenizer = load_tokenizer(base_or_adapter)
-        model = load_base(base_or_adapter, dtype, quantization)
+        model = load_base(base_or_adapter, None, quantization)
     return (model if quantization else model.to(PartialState().device)).eval(), tokenizer
 
 

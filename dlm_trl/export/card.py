@@ -63,6 +63,7 @@ def _step(hop: Hop) -> str:
             about += [f"task `{Path(hop['task']).name}`"] if hop["task"] else []
             adapter = hop["adapter"]
             on = f" on the base in {hop['quantization']}" if hop["quantization"] else ""
+            on += f" on a base {source}" if (source := hop.get("base_source")) else ""
             return f"Trained: {adapter['type']}, rank {adapter['rank']}{on}, seed {hop['seed']}; {'; '.join(about)}."
         case "merge":
             revision = f" at {hop['base_revision']}" if hop.get("base_revision") else ""

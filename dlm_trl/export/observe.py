@@ -132,7 +132,7 @@ def _load(
     model: str, base: Path | None, quantization: str | None, round_to: int | None
 ) -> tuple[Model, PreTrainedTokenizerBase]:
     if base is not None:
-        loaded = load_base(str(base), "bfloat16" if torch.cuda.is_available() else "float32", quantization)
+        loaded = load_base(str(base), None, quantization)
         loaded = loaded if quantization else loaded.to(PartialState().device)
         tokenizer = open_tokenizer(tokenizer_folder(Path(model), base))
         return PeftModel.from_pretrained(loaded, model).eval(), tokenizer
@@ -173,8 +173,8 @@ def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> di
     metrics = {}
     for group, asked in plan.questions.items():
         recall = answer_recall(model, tokenizer, asked)
-        metrics[f"exact recall, {group}"] = (recall.exact, recall.exact * len(asked))
-        metrics[f"fuzzy recall, {group}"] = (recall.fuzzy, recall.fuzzy * len(asked))
+        right = recall.right()
+        metrics |= {f"{name}, {group}": (share, right[name]) for name, share in recall.shares().items()}
     for name, sets in plan.sets.items():
         found = binding(model, tokenizer, sets)
         metrics[f"mcsb/{name}/accuracy"] = (found.accuracy, (found.accuracy - found.chance) * found.questions)

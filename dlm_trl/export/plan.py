@@ -17,7 +17,7 @@ from dlm_trl.evaluation.suite import open_model
 from dlm_trl.export.calibration import read_calibration
 from dlm_trl.export.observe import Chat, Plan
 from dlm_trl.models.lineage import FILE, Hop, file_hash, last, lineage_error
-from dlm_trl.models.load import document_name
+from dlm_trl.models.registry import document_name
 from dlm_trl.notes import DlmError
 
 LOGITS = 2**27  # at most so many numbers are compared

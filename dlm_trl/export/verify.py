@@ -35,7 +35,7 @@ from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, tok
 from dlm_trl.export.observe import Chat, Observation, Plan, is_quantized, observe, render
 from dlm_trl.export.plan import find_exam, make_plan
 from dlm_trl.models import lineage
-from dlm_trl.models.load import document_name
+from dlm_trl.models.registry import document_name
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.files import replace_file

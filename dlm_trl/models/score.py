@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.batching import evaluating, run_in_batches
+from dlm_trl.models.batching import contiguous_hidden, evaluating, run_in_batches
 
 TOKEN_BUDGET = 8_192  # rows × longest row of one batch
 
@@ -61,5 +61,5 @@ def log_probs(
             for k, i in enumerate(batch)
         ]
 
-    with evaluating(model):
+    with evaluating(model), contiguous_hidden(model):
         return run_in_batches(run, lengths, token_budget)

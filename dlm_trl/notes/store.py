@@ -3,6 +3,8 @@
     store/<dlm_id>/adapter/[<name>/]versions/v0001     trained adapters; current.txt names the live one
     store/<dlm_id>/synth/pending.json, …               staged pairs and the ledger
 
+and `$DLM_HOME/models/` for base models that were converted on this machine.
+
 Nothing here makes a folder but `set_current_adapter`, which writes `current.txt`.
 """
 
@@ -22,6 +24,11 @@ _VERSION = re.compile(r"v(\d{4,})")
 def home() -> Path:
     """`$DLM_HOME`, or `~/.dlm` where it is not set."""
     return Path(os.environ.get("DLM_HOME") or "~/.dlm").expanduser()
+
+
+def models_dir() -> Path:
+    """The folder of converted base models."""
+    return home() / "models"
 
 
 def document_store(dlm_id: str) -> Path:

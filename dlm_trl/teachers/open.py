@@ -81,7 +81,7 @@ def open_teacher(
     """The teacher that the user named, ready to be asked.
 
     quantization is for local models, that of its training for the document's adapter unless another is given; others
-    are bfloat16 on a GPU and float32 on the CPU. concurrency bounds the requests in flight to each server. Raises
+    are in the precision of `models.precision`. concurrency bounds the requests in flight to each server. Raises
     DlmError: UsageError for a name of no known form, AdapterError for `self` without an adapter, StoreError,
     BaseModelError, ChatTemplateError, MissingExtraError, and TeacherError for a server that cannot be asked.
     """
@@ -147,8 +147,8 @@ def _survey_adapter(reference: str, document: Document, quantization: Quantizati
 
 
 def _survey_base(name: str, quantization: Quantization | None) -> Survey:
-    from dlm_trl.models.load import context_length, document_name, load_config, load_tokenizer
-    from dlm_trl.models.registry import resolve
+    from dlm_trl.models.load import context_length, load_config, load_tokenizer
+    from dlm_trl.models.registry import document_name, resolve
     from dlm_trl.teachers.local import require_chat_template
 
     reference, base = f"hf:{name}", document_name(name)
@@ -161,7 +161,8 @@ def _survey_base(name: str, quantization: Quantization | None) -> Survey:
 
 
 def _local(known: Survey, document: Document, quantization: Quantization | None) -> LocalTeacher:
-    from dlm_trl.models.load import document_name, load_to_ask
+    from dlm_trl.models.load import load_to_ask
+    from dlm_trl.models.registry import document_name
     from dlm_trl.teachers.local import LocalTeacher
 
     if is_own(known.reference):

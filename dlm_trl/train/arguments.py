@@ -41,7 +41,11 @@ class NotesArguments:
         None, "JSON lines with question, reworded and answer: reworded questions that are asked and never learned."
     )
     max_questions: int = _setting(100, "At most so many questions of each kind are asked before and after training.")
-    measure: bool = _setting(True, "Measure validation loss, answer recall and perplexity before and after training.")
+    measure: bool = _setting(
+        True,
+        "Measure validation loss, answer recall and perplexity before and after training, and how well the untrained "
+        "base answers with the notes in its prompt.",
+    )
     export: Literal["merged", "awq"] | None = _setting(
         None,
         "When trained: merge the adapter into its base; awq: quantise that, too (extra quant). Each hop is checked.",

@@ -10,7 +10,7 @@ from dlm_trl.evaluation.recall import Question
 from dlm_trl.notes import DlmError
 from dlm_trl.rows.tokenize import TokenReport, tokenize
 from dlm_trl.train.config import Configuration
-from dlm_trl.train.skill import exam, learned_prose
+from dlm_trl.train.skill import all_prose, exam, learned_prose
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Rows:
     """The document's rows before tokenising; None where there are none of a kind.
 
     `questions` are those to ask, by group: "seen", "held-out", "reworded". Where no pair is learned, all are held out.
+    `book` is all prose, learned or not, which the base reads for its answers with an open book; no pair is part of it.
     """
 
     pairs: Dataset | None
@@ -25,6 +26,7 @@ class Rows:
     prose: Dataset | None
     held_out_prose: Dataset | None
     questions: dict[str, list[Question]]
+    book: tuple[str, ...] = ()
 
     def parts(self) -> list[Dataset]:
         """What is trained on: pairs, prose, or both."""
@@ -67,10 +69,13 @@ def load_rows(configuration: Configuration) -> Rows:
     kinds = {section.kind for section in document.sections}
     has_sources = notes.expand_sources and bool(document.frontmatter.training.sources)
     prose = held_out_prose = None
+    book: tuple[str, ...] = ()
     asked = exam(configuration)
     pairs, held_out_pairs = asked.pairs()
-    if notes.prose and ("prose" in kinds or has_sources):
-        prose, held_out_prose = learned_prose(configuration)
+    if "prose" in kinds or has_sources:
+        book = tuple(dict.fromkeys(all_prose(configuration)["text"]))
+        if notes.prose:
+            prose, held_out_prose = learned_prose(configuration)
     if pairs is None and prose is None and not (configuration.task.task or configuration.task.task_rows):
         raise DlmError(
             kind="NoRowsError",
@@ -78,7 +83,7 @@ def load_rows(configuration: Configuration) -> Rows:
             hint="Training reads instruction sections and, unless prose is false, prose.",
             path=document.path,
         )
-    return Rows(pairs, held_out_pairs, prose, held_out_prose, asked.recall_questions(pairs, held_out_pairs))
+    return Rows(pairs, held_out_pairs, prose, held_out_prose, asked.recall_questions(pairs, held_out_pairs), book)
 
 
 def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration: Configuration) -> Tokens:

@@ -1,66 +1,92 @@
-"""The numbers before and after: validation loss, recall of seen, held-out and reworded questions, perplexity."""
+"""The numbers before and after: validation loss, recall of seen, held-out and reworded questions, perplexity; and what
+the untrained base answers with the notes in its prompt.
+"""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
+from dlm_trl.evaluation.open_book import open_book_recall
 from dlm_trl.evaluation.perplexity import general_perplexity
-from dlm_trl.evaluation.recall import Question, answer_recall
+from dlm_trl.evaluation.progress import progress
+from dlm_trl.evaluation.recall import Question, Recall, answer_recall
 from dlm_trl.evaluation.report import Measure, Sample
+from dlm_trl.online.teacher_context import frozen
 
 FILE = "before.json"  # in output_dir, so that a resumed run reports what the untrained model could do
 SAMPLES = 5  # questions of each group that the report shows side by side
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """One measurement. Shares by group of questions; answers by group and question."""
+class Answered:
+    """By group of questions: shares by their names in the report, and the answer to each question."""
 
-    validation_loss: float | None
-    exact: dict[str, float]
-    fuzzy: dict[str, float]
-    perplexity: float
+    shares: dict[str, dict[str, float]]
     answers: dict[str, dict[str, str]]
 
 
-def measure(trainer: SFTTrainer, questions: dict[str, list[Question]]) -> Numbers:
+@dataclass(frozen=True)
+class Numbers:
+    """One measurement. open_book: the frozen base with the notes in its prompt, measured before training alone."""
+
+    validation_loss: float | None
+    perplexity: float
+    recall: Answered
+    open_book: Answered | None = None
+
+
+def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]]) -> Numbers:
     """Measure the model as it stands; every process takes part, and the run's random state stays as it is."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     tokenizer = trainer.processing_class
     with torch.random.fork_rng():
         loss = trainer.evaluate()["eval_loss"] if trainer.eval_dataset is not None else None
-        recalls = {group: answer_recall(model, tokenizer, asked) for group, asked in questions.items()}
-        general = general_perplexity(model, tokenizer)
-    return Numbers(
-        validation_loss=loss,
-        exact={group: recall.exact for group, recall in recalls.items()},
-        fuzzy={group: recall.fuzzy for group, recall in recalls.items()},
-        perplexity=general,
-        answers={
-            group: dict(zip((question for question, *_ in questions[group]), recall.answers, strict=True))
-            for group, recall in recalls.items()
-        },
-    )
+        with progress("answering the questions", _count(questions), _shown(trainer)) as advance:
+            recalls = {group: answer_recall(model, tokenizer, asked, advance) for group, asked in questions.items()}
+        with progress("reading the general text", 1.0, _shown(trainer)) as advance:
+            perplexity = general_perplexity(model, tokenizer, advance)
+    return Numbers(loss, perplexity, _answered(questions, recalls))
+
+
+def measure_open_book(
+    trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]], prose: Sequence[str]
+) -> Answered | None:
+    """What the frozen base answers with the notes in its prompt; None where it has no prose, questions or room."""
+    if not (questions and prose):
+        return None
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    with (
+        frozen(model) as base,
+        progress("answering with the notes in the prompt", _count(questions), _shown(trainer)) as advance,
+    ):
+        recalls = open_book_recall(base, trainer.processing_class, questions, prose, advance)
+    return _answered(questions, recalls) if recalls else None
 
 
 class MeasureBefore(TrainerCallback):
     """Measures when the trainer is ready and nothing is trained yet: only then has ZeRO-3 a model that can answer."""
 
-    def __init__(self, trainer: SFTTrainer, questions: dict[str, list[Question]]) -> None:
+    def __init__(
+        self, trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]], prose: Sequence[str] = ()
+    ) -> None:
         self.trainer = trainer
         self.questions = questions
+        self.prose = prose
         self.numbers: Numbers | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         file = Path(args.output_dir) / FILE
         if state.global_step:
-            self.numbers = Numbers(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+            self.numbers = TypeAdapter(Numbers).validate_json(file.read_bytes()) if file.exists() else None
             return
-        self.numbers = measure(self.trainer, self.questions)
+        open_book = measure_open_book(self.trainer, self.questions, self.prose)
+        self.numbers = replace(measure(self.trainer, self.questions), open_book=open_book)
         if state.is_world_process_zero:
             file.write_text(json.dumps(asdict(self.numbers)), encoding="utf-8")
 
@@ -71,21 +97,51 @@ def measures(before: Numbers | None, after: Numbers) -> list[Measure]:
     Where a resumed run asks other questions than it began with, a group has no number before: it would be a share of
     something else.
     """
-    same = {g for g, said in after.answers.items() if before and before.answers.get(g, {}).keys() == said.keys()}
+    asked = before.recall.answers if before else {}
+    same = {group for group, said in after.recall.answers.items() if asked.get(group, {}).keys() == said.keys()}
+    open_book = before.open_book.shares if before and before.open_book else {}
+    names = list(dict.fromkeys(name for shares in after.recall.shares.values() for name in shares))
     rows = [Measure("validation loss", "nats per token", before and before.validation_loss, after.validation_loss)]
-    for name in ("exact", "fuzzy"):
-        for group, share in getattr(after, name).items():
-            was = getattr(before, name)[group] if group in same else None
-            rows.append(Measure(f"{name} recall, {group}", "share", was, share))
+    for name in names:
+        for group, shares in after.recall.shares.items():
+            was = before.recall.shares[group][name] if group in same else None
+            with_notes = open_book[group][name] if group in same and open_book else None
+            rows.append(Measure(f"{name}, {group}", "share", was, shares[name], with_notes))
     rows.append(Measure("perplexity, general text", "per token", before and before.perplexity, after.perplexity))
     return rows
 
 
-def samples(questions: dict[str, list[Question]], before: Numbers | None, after: Numbers) -> list[Sample]:
+def samples(questions: Mapping[str, Sequence[Question]], before: Numbers | None, after: Numbers) -> list[Sample]:
     """Some answers side by side, of each group of questions; a dash for a question that was not asked before."""
-    was = before.answers if before else {}
+    was = before.recall.answers if before else {}
+    with_notes = before.open_book.answers if before and before.open_book else None
     return [
-        Sample(group, question, answer, was.get(group, {}).get(question, "–"), after.answers[group][question])
+        Sample(
+            group,
+            question,
+            answer,
+            was.get(group, {}).get(question, "–"),
+            after.recall.answers[group][question],
+            with_notes and with_notes.get(group, {}).get(question, "–"),
+        )
         for group, asked in questions.items()
         for question, answer, _ in asked[:SAMPLES]
     ]
+
+
+def _answered(questions: Mapping[str, Sequence[Question]], recalls: Mapping[str, Recall]) -> Answered:
+    return Answered(
+        shares={group: recall.shares() for group, recall in recalls.items()},
+        answers={
+            group: dict(zip((question for question, *_ in questions[group]), recall.answers, strict=True))
+            for group, recall in recalls.items()
+        },
+    )
+
+
+def _count(questions: Mapping[str, Sequence[Question]]) -> int:
+    return sum(map(len, questions.values()))
+
+
+def _shown(trainer: SFTTrainer) -> bool:
+    return trainer.is_world_process_zero() and not trainer.args.disable_tqdm

@@ -15,7 +15,7 @@ from dlm_trl.evaluation.report import Measure, measures_table
 from dlm_trl.models import lineage
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.models.load import TOKENIZER_FILES
-from dlm_trl.models.registry import hub_id, recorded_name
+from dlm_trl.models.registry import base_source, hub_id, recorded_name
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
 from dlm_trl.online.open import read_stages
@@ -85,6 +85,7 @@ def train_hop(configuration: Configuration, rows: Rows, measures: Sequence[Measu
         "rows": rows.provenance(),
         "task": configuration.task.task or configuration.task.task_rows,
         "base": recorded_name(adapter.base_model),
+        "base_source": base_source(adapter.base_model),
         "adapter": {"type": adapter.adapter, "rank": adapter.lora_r, "alpha": adapter.lora_alpha},
         "quantization": adapter.quantization,
         "seed": configuration.training.seed,
@@ -114,7 +115,7 @@ tags: [dlm, trl, sft, {adapter.adapter}]
 
 # An adapter for {adapter.base_model}
 
-Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers).
+Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers){_on(adapter.base_model)}.
 
 ## Data
 
@@ -130,6 +131,12 @@ seed {training.seed}, at most {training.max_length} tokens a row.
 
 {table}
 """
+
+
+def _on(base_model: str) -> str:
+    """What the model card says about a base whose weights are not those that were published."""
+    source = base_source(base_model)
+    return f", on weights of `{recorded_name(base_model)}` that were {source}" if source else ""
 
 
 def document_data(configuration: Configuration, rows: Rows) -> str:

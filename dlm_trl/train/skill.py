@@ -109,11 +109,16 @@ def _asked_about(configuration: Configuration) -> Document:
 def learned_prose(configuration: Configuration) -> tuple[Dataset | None, Dataset | None]:
     """The document's prose that is learned and that is held out; None where there is none of a kind."""
     notes, seed = configuration.notes, configuration.training.seed
-    every = load_dlm(
+    parts = split(all_prose(configuration), notes.validation_fraction, seed, notes.split_method)
+    return parts["train"] or None, parts["validation"] or None
+
+
+def all_prose(configuration: Configuration) -> Dataset:
+    """The document's prose that is for the adapter, with that of the files it names."""
+    notes = configuration.notes
+    return load_dlm(
         notes.notes, "prose", split="train", adapter=notes.adapter_name, expand_sources=notes.expand_sources
     )
-    parts = split(every, notes.validation_fraction, seed, notes.split_method)
-    return parts["train"] or None, parts["validation"] or None
 
 
 def learned(configuration: Configuration) -> tuple[str | None, Sequence[Mapping[str, Any]]]:

@@ -85,7 +85,8 @@ def test_a_whole_merge_keeps_every_limit_and_its_numbers_are_written_down(merged
         "same prompts",
         "stop tokens",
         "same greedy answers",
-        "exact recall, seen",
+        "exact match, seen",
+        "F1, seen",
         "mcsb/3:upper/accuracy",
     } <= names
     assert lineage.read(merged)[-1]["checks"] == found["checks"]

@@ -34,8 +34,8 @@ def test_a_run_leaves_all_that_serving_and_judging_it_need(
     report = json.loads((out / "report.json").read_text())
     named = {measure["name"]: measure for measure in report["measures"]}
     for group in ("seen", "held-out", "reworded"):
-        assert f"exact recall, {group}" in named
-        assert f"fuzzy recall, {group}" in named
+        for name in ("exact match", "F1", "fuzzy match"):
+            assert named[f"{name}, {group}"]["open_book"] is not None
     loss = named["validation loss"]
     assert loss["after"] < loss["before"]
     assert named["perplexity, general text"]["before"] != named["perplexity, general text"]["after"]
@@ -121,6 +121,22 @@ def test_a_resumed_adalora_run_prunes_as_the_uninterrupted_one(recipe: Recipe) -
 def test_measuring_changes_nothing_in_the_run(recipe: Recipe) -> None:
     measured = losses(recipe("--max_questions", 2, output="measured"))
     assert losses(recipe(*QUIET, output="not")) == measured
+
+
+def test_a_resumed_run_reports_what_the_untrained_base_could_do(recipe: Recipe, capfd: pytest.CaptureFixture) -> None:
+    settings = ("--max_questions", 2, "--save_strategy", "steps", "--save_steps", 1, "--eval_strategy", "no")
+    out = recipe(*settings, "--max_steps", 1)
+    first = json.loads((out / "report.json").read_text())["measures"]
+    (out / "report.json").unlink()
+    capfd.readouterr()
+    recipe(*settings, "--max_steps", 2, "--resume_from_checkpoint", "true", "--disable_tqdm", "false")
+    resumed = json.loads((out / "report.json").read_text())["measures"]
+    assert [(m["name"], m["before"], m["open_book"]) for m in resumed] == [
+        (m["name"], m["before"], m["open_book"]) for m in first
+    ]
+    shown = capfd.readouterr().err
+    assert "answering the questions" in shown and "reading the general text" in shown
+    assert "notes in the prompt" not in shown, "it was measured before the first step"
 
 
 def test_the_adapter_is_kept_before_the_report_is_drawn(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

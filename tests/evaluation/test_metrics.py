@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dlm_trl.evaluation import cloze, mcsb
+from dlm_trl.evaluation import answers, cloze, mcsb
 from dlm_trl.evaluation.perplexity import perplexity
 
 PICKED = [["cup", "cup", "dog"], ["a", "b"]]
 AFTER, ALONE = [[-1.0, -2.5, -4.0], [-3.0, -2.0]], [[-1.0, -3.0, -2.0], [-1.0, -1.5]]
+SAID, EXPECTED = ["The gas!", "a net of gas"], ["gas", "net"]
 TEXTS = ["The baker bakes the bread early.", "Gluten is a net."]
 
 PROGRAM = f"""
@@ -25,7 +26,8 @@ socket.socket.connect = socket.getaddrinfo = refuse
 import evaluate
 from dlm_trl.evaluation import metrics
 
-mcsb, cloze, perplexity = (evaluate.load(metrics.path(name)) for name in ("mcsb", "cloze", "perplexity"))
+names = ("mcsb", "cloze", "perplexity", "squad_answers")
+mcsb, cloze, perplexity, squad_answers = (evaluate.load(metrics.path(name)) for name in names)
 for picked, right in zip({PICKED}, ["cup", "a"]):
     mcsb.add(prediction=picked, reference=right)
 print(json.dumps([
@@ -33,6 +35,7 @@ print(json.dumps([
     cloze.compute(predictions={AFTER}, unconditional={ALONE}, references=[1, 1]),
     perplexity.compute(predictions={TEXTS}, model=sys.argv[1], window=64),
     [mcsb.inputs_description, mcsb.citation],
+    squad_answers.compute(predictions={SAID}, references={EXPECTED}),
 ]))
 """
 
@@ -54,6 +57,7 @@ def test_they_give_what_the_functions_give(computed, model, tokenizer) -> None:
     assert computed[1] == cloze.figures(AFTER, ALONE, [1, 1])
     expected = [perplexity(model, tokenizer, text, 64) for text in TEXTS]
     assert computed[2] == {"perplexities": pytest.approx(expected), "mean_perplexity": pytest.approx(sum(expected) / 2)}
+    assert computed[4] == answers.figures(SAID, EXPECTED) == {"exact_match": 0.5, "f1": pytest.approx(0.75)}
 
 
 def test_they_say_what_they_take(computed) -> None:

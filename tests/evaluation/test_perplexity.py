@@ -56,7 +56,9 @@ def test_batching_changes_nothing(
 ) -> None:
     together = perplexity(model, tokenizer, TEXT * 5, window=32)
     monkeypatch.setattr(module, "LOGITS_AT_ONCE", 1)
-    assert perplexity(model, tokenizer, TEXT * 5, window=32) == pytest.approx(together, rel=1e-5)
+    told: list[float] = []
+    assert perplexity(model, tokenizer, TEXT * 5, 32, told.append) == pytest.approx(together, rel=1e-5)
+    assert len(told) > 5 and sum(told) == pytest.approx(1), "one share for each batch"
 
 
 def test_dropout_is_off_while_measuring_and_the_mode_comes_back(

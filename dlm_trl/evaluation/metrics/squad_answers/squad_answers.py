@@ -1,0 +1,36 @@
+"""Exact match and token F1 of free answers, as SQuAD scores them, for any script."""
+
+import datasets
+import evaluate
+
+from dlm_trl.evaluation.answers import figures
+
+_CITATION = """\
+@inproceedings{rajpurkar2016squad,
+  title={{SQuAD}: 100,000+ Questions for Machine Comprehension of Text},
+  author={Rajpurkar, Pranav and Zhang, Jian and Lopyrev, Konstantin and Liang, Percy},
+  booktitle={Conference on Empirical Methods in Natural Language Processing},
+  year={2016}
+}
+"""
+_INPUTS = """\
+predictions: the answers to score
+references: the expected answer of each
+"""
+
+
+class SquadAnswers(evaluate.Metric):
+    """exact_match, f1: see `dlm_trl.evaluation.answers.figures`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=figures.__doc__,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+        return figures(predictions, references)
