@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from dlm_trl.export.packing import BITS
+from dlm_trl.models.precision import cpu_has_bfloat16
 
 with redirect_stderr(StringIO()):  # autoawq says that it is not maintained any more, and will not be silenced otherwise
     from awq.models._config import AwqConfig
@@ -33,7 +34,6 @@ with redirect_stderr(StringIO()):  # autoawq says that it is not maintained any 
     from awq.models.phi3 import Phi3AWQForCausalLM
     from awq.quantize import quantizer as autoawq
 
-FAST_BFLOAT16 = not torch.cuda.is_available() and torch.cpu._is_avx512_bf16_supported()
 AT_ONCE = 16  # blocks that go through a layer together: the memory of a layer depends on it, the result does not
 SHARD_SIZE = "4GB"
 
@@ -65,7 +65,7 @@ class Quantizer(autoawq.AwqQuantizer):
 
     def _module_forward(self, *args: Any) -> Tensor:
         """The outputs of a module, whose products are nine tenths of the search's time."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BFLOAT16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available() and cpu_has_bfloat16()):
             return super()._module_forward(*args)
 
     def _get_input_feat(self, *args: Any) -> dict[str, Tensor]:
