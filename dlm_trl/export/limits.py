@@ -42,7 +42,7 @@ LIMITS = {
         Limit("merge", "logit difference, largest, 16 bit", None, 1.0, "one matrix was left out or added twice"),
         Limit("merge", "same most likely token", 0.98, None, "merged wrongly, or into other weights"),
         Limit("merge", "same greedy answers", 0.9, None, "small differences that add up in what the model says"),
-        Limit("awq", "perplexity, AWQ to rounding", None, 1, "AWQ is worse than plain rounding: wrong calibration"),
+        Limit("awq", "divergence, AWQ to rounding", None, 1, "AWQ is worse than plain rounding: wrong calibration"),
         Limit("awq", "smoothed groups of layers", 1, None, "the quantiser smoothed nothing: this is plain rounding"),
         Limit("awq", "bytes, written to predicted", None, 1.01, "layers were left in 16 bit, or written twice"),
         Limit("awq", "bytes, predicted to written", None, 1.01, "layers are missing"),
