@@ -25,6 +25,10 @@ def inference_dtype(config: PretrainedConfig) -> torch.dtype:
     stored = config.get_text_config().dtype or torch.float32
     if torch.cuda.is_available():
         return stored if hasattr(config, "quantization_config") else torch.bfloat16
+    return torch.bfloat16 if stored.itemsize == 2 and cpu_has_bfloat16() else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies matrices in bfloat16."""
     capabilities = torch.cpu.get_capabilities()
-    multiplies = any(capabilities.get(name) for name in _MULTIPLIES_BFLOAT16)
-    return torch.bfloat16 if stored.itemsize == 2 and multiplies else torch.float32
+    return any(capabilities.get(name) for name in _MULTIPLIES_BFLOAT16)
