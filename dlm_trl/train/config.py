@@ -113,7 +113,7 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     )
     for source, values in layers:
         settings |= {key: Setting(value, source) for key, value in values.items()}
-    settings["bf16"] = _precision(settings)
+    settings |= _by_base(settings)
     _check_numbers(settings)
     sizes = auto_batches(*(settings[key].value for key in BATCHES), int(os.environ.get("WORLD_SIZE", "1")))
     settings |= {key: replace(settings[key], value=size) for key, size in zip(BATCHES, sizes, strict=True)}
@@ -127,16 +127,27 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     return Configuration(notes, adapter, task, training, document, ours | settings)
 
 
-def _precision(settings: Mapping[str, Setting]) -> Setting:
-    """On a CPU the base's weights and the processor decide where nobody else does; it is float32 or bfloat16 there."""
-    said = settings["bf16"]
-    if said.source != "default" or torch.cuda.is_available() or settings.get("fp16", said).value:
-        return said
+def _by_base(settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """What depends on the base where nobody sets it: the learning rate, and on a CPU float32 or bfloat16."""
     try:
-        dtype = inference_dtype(load_config(settings["base_model"].value))
-    except DlmError:  # preflight tells it, with whatever else is wrong
-        return said
-    return Setting(dtype is torch.bfloat16, "default for this base and processor")
+        base = load_config(settings["base_model"].value)
+    except DlmError:  # preflight reports it, with whatever else is wrong
+        return {}
+    width = base.get_text_config().hidden_size
+    found = {"learning_rate": Setting(learning_rate(width), f"default for a base of width {width}")}
+    if not (torch.cuda.is_available() or settings["fp16"].value):
+        half = inference_dtype(base) is torch.bfloat16
+        found["bf16"] = Setting(half, "default for this base and processor")
+    return {name: setting for name, setting in found.items() if settings[name].source == "default"}
+
+
+def learning_rate(width: int) -> float:
+    """A learning rate for LoRA on a base of this hidden size: 5e-4 at 2,000, more for narrower ones, 3e-3 at most.
+
+    Schulman et al., "LoRA Without Regret" (2025), who fitted it to Llama models; it does not depend on the rank. The
+    most is what the narrowest base that was measured takes. Rounded to two digits. Figures: benchmarks/RESULTS.md.
+    """
+    return min(3e-3, float(f"{5e-4 * (2000 / width) ** 0.781:.1e}"))
 
 
 def print_settings(configuration: Configuration) -> None:
@@ -156,7 +167,7 @@ def _defaults(document: Document | None, said: Mapping[str, Any]) -> dict[str, A
     return {
         "output_dir": f"runs/{stem}",
         "max_length": 2048,
-        "learning_rate": 2e-4,
+        "learning_rate": 2e-4,  # where the base is not there to be looked at
         "num_train_epochs": 3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,

@@ -3,6 +3,7 @@
 `prepare(configuration)` gives what the checks had to load anyway, or raises one DlmError with a line for each problem.
 """
 
+import math
 import re
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from dlm_trl.train.data import Rows, load_rows
 from dlm_trl.train.rehearsal import pieces
 from dlm_trl.train.skill import check
 
+LEAST_STEPS = 48  # optimizer steps; a few dozen rows are not learned in three epochs
 INCOMPLETE = "checkpoint-is-incomplete.txt"  # transformers leaves it in a checkpoint that it could not finish
 EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "bitsandbytes": "bnb"}
 
@@ -60,6 +62,8 @@ def prepare(configuration: Configuration) -> Prepared:
             trainable = adapter_parameters(base, peft_config(configuration.adapter))
         except ValueError as error:
             problems.append(f"The adapter does not fit the base: {' '.join(str(error).split())}")
+    if rows and (note := _epochs(configuration, sum(len(part) for part in rows.parts()))):
+        notes.append(note)
     if base and tokenizer and rows:
         problems += [text for part in rows.parts() for text in tokenize.preflight(tokenizer, base, part)]
         problems += check(configuration, tokenizer, has_rows=bool(rows.parts()))
@@ -109,6 +113,19 @@ def _fit(configuration: Configuration, base: PretrainedConfig, tokenizer: PreTra
     # The tokenizer has its template now; the trainer must not fetch it again (and resize the model for it).
     configuration.training.chat_template_path = None
     return [*notes, *([note] if note else [])]
+
+
+def _epochs(configuration: Configuration, rows: int) -> str | None:
+    """Where nobody sets the number of epochs, as many as `LEAST_STEPS` take; returns what was done."""
+    training = configuration.training
+    if configuration.settings["num_train_epochs"].source != "default" or training.max_steps > 0 or not rows:
+        return None
+    step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    epochs = math.ceil(LEAST_STEPS / math.ceil(rows / step))
+    if epochs <= training.num_train_epochs:
+        return None
+    configuration.change("num_train_epochs", epochs, f"raised so that {rows} rows make {LEAST_STEPS} steps")
+    return f"num_train_epochs is raised to {epochs}, so that {rows} rows make {LEAST_STEPS} steps."
 
 
 def _extras(configuration: Configuration) -> list[str]:

@@ -1,11 +1,21 @@
 """Settings: who wins, what the table says, and what is refused with the way out."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from dlm_trl.models import precision
 from dlm_trl.notes import DlmError
-from dlm_trl.train.config import GLOBAL_BATCH, Configuration, auto_batches, print_settings, read_configuration
+from dlm_trl.train.config import (
+    GLOBAL_BATCH,
+    Configuration,
+    auto_batches,
+    learning_rate,
+    print_settings,
+    read_configuration,
+)
 
 HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n{training}---\nProse.\n"
 
@@ -59,8 +69,31 @@ def test_every_training_key_of_the_document_arrives(read) -> None:
 
 def test_what_the_format_says_of_keys_left_out(read) -> None:
     found = read()
-    assert (found.training.learning_rate, found.training.num_train_epochs, found.training.max_length) == (2e-4, 3, 2048)
+    assert (found.training.num_train_epochs, found.training.max_length) == (3, 2048)
     assert (found.adapter.lora_r, found.adapter.lora_alpha, found.adapter.lora_dropout) == (8, 16, 0.05)
+
+
+def test_the_learning_rate_follows_the_width_of_the_base(read, random_base: Path) -> None:
+    assert [learning_rate(width) for width in (192, 576, 2048, 4096)] == [3e-3, 1.3e-3, 4.9e-4, 2.9e-4]
+    found = read("", f"base_model: {random_base}\n")
+    assert found.training.learning_rate == learning_rate(64)
+    assert found.settings["learning_rate"].source == "default for a base of width 64"
+    assert read("learning_rate: 0.5").training.learning_rate == 0.5
+    assert read("", "base_model: hf:nobody/nothing\n").training.learning_rate == 2e-4
+
+
+def test_a_base_of_16_bits_is_trained_in_bfloat16_where_the_processor_has_it(
+    read, tmp_path: Path, random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(random_base, half)
+    config = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    for has, base, expected in ((True, half, True), (True, random_base, False), (False, half, False)):
+        monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda has=has: has)
+        assert read("", f"base_model: {base}\n").training.bf16 is expected
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    assert read("precision: fp32", f"base_model: {half}\n").training.bf16 is False
 
 
 def test_rows_that_a_task_wrote_before_keep_their_order(read) -> None:

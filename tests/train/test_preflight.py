@@ -51,6 +51,13 @@ def test_only_numbered_folders_are_checkpoints_of_an_earlier_run(check, out: Pat
     assert check("--overwrite", "true").checkpoint is None
 
 
+def test_few_rows_get_more_epochs_unless_somebody_sets_them(check) -> None:
+    raised = "num_train_epochs is raised to 48, so that 1 rows make 48 steps."
+    assert raised in check().notes
+    assert raised not in check("--num_train_epochs", "3").notes
+    assert raised not in check("--max_steps", "3").notes
+
+
 def test_a_base_without_a_last_position_takes_rows_of_any_length(
     check, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
