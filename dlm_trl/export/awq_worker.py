@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from dlm_trl.export.packing import BITS
+from dlm_trl.models.precision import cpu_has_bfloat16
 
 with redirect_stderr(StringIO()):  # autoawq says that it is not maintained any more, and will not be silenced otherwise
     from awq.models._config import AwqConfig
@@ -38,7 +39,7 @@ SHARD_SIZE = "4GB"
 
 
 class Quantizer(autoawq.AwqQuantizer):
-    """autoawq's own, which remembers what it chose, and clips in less time."""
+    """autoawq's own, which remembers what it chose, and searches in less time."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.losses: list[float] = []
@@ -61,6 +62,14 @@ class Quantizer(autoawq.AwqQuantizer):
     def _compute_loss(self, *args: Any) -> float:
         self.losses.append(super()._compute_loss(*args))
         return self.losses[-1]
+
+    def _module_forward(self, *args: Any) -> Tensor:
+        """The outputs of a module, whose products are nine tenths of the search's time."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available() and cpu_has_bfloat16()):
+            return super()._module_forward(*args)
+
+    def _get_input_feat(self, *args: Any) -> dict[str, Tensor]:
+        return {name: inputs.float() for name, inputs in super()._get_input_feat(*args).items()}
 
     @torch.no_grad()
     def _compute_best_clip(self, w: Tensor, input_feat: Tensor, n_sample_token: int = 512) -> Tensor:

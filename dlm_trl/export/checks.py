@@ -12,7 +12,7 @@ from dlm_trl.export.observe import Answer, Observation
 RESAMPLES = 10_000  # of the bootstrap
 ENOUGH = 20  # right answers: with fewer, one is more than the 5 % that may be lost
 ENOUGH_PIECES = 6  # texts: of fewer, all may be worse by chance in more than 5 % of all cases (a sign test)
-LogProbs = Sequence[tuple[float, int]]  # of each piece: summed negative log-probability in nats, tokens
+LogProbs = Sequence[tuple[float, int]]  # of each piece: nats, summed over its tokens, and how many tokens
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,26 @@ def table(checks: Sequence[Check]) -> str:
 
 
 def logit_checks(before: Observation, after: Observation, stored: str) -> list[Check]:
-    """Differences over all positions and the whole vocabulary; `stored` is the merged weights' dtype."""
-    kind = "float32" if stored == "float32" else "16 bit"
+    """Differences over all positions and the whole vocabulary; `stored` is the merged weights' dtype.
+
+    Rounding to 16 bits moves the logits in proportion to their size, which differs from model to model; so that mean is
+    a share of their standard deviation.
+    """
     mean, largest, same = differences(before, after)
-    return [
-        check(f"logit difference, mean, {kind}", mean),
-        check(f"logit difference, largest, {kind}", largest),
-        check("same most likely token", same),
-    ]
+    if stored == "float32":
+        means = check("logit difference, mean, float32", mean)
+    else:
+        means = check("logit difference, mean to standard deviation, 16 bit", mean / spread(before))
+    kind = "float32" if stored == "float32" else "16 bit"
+    return [means, check(f"logit difference, largest, {kind}", largest), check("same most likely token", same)]
+
+
+def spread(observation: Observation) -> float:
+    """The standard deviation of the logits, over all positions and the whole vocabulary."""
+    logits = observation.logits()
+    count = sum(text.size for text in logits)
+    mean = sum(text.sum(dtype=numpy.float64) for text in logits) / count
+    return float(numpy.sqrt(sum(numpy.square(text - mean, dtype=numpy.float64).sum() for text in logits) / count))
 
 
 def differences(before: Observation, after: Observation) -> tuple[float, float, float]:
@@ -102,25 +114,57 @@ def metric_checks(before: Mapping[str, tuple[float, float]], after: Mapping[str,
     return checks
 
 
+def divergence_checks(
+    names: Sequence[str], before: Observation, rounded: Observation, after: Observation
+) -> list[Check]:
+    """For each name of the texts: how far the next-token distributions of the rounded and of the quantised model are
+    from the 16-bit model's, in nats per token; what must not be above 1 is the lower end of their ratio's interval.
+
+    Not the perplexities: a model that an adapter made surer than it should be has a *lower* one after it was rounded
+    badly. With few texts there is no interval, and the divergences are reported, not checked.
+    """
+    far = {who: divergences(before, found) for who, found in (("rounding", rounded), ("after", after))}
+    checks = []
+    for name in dict.fromkeys(names):
+        pieces = {
+            who: [piece for at, piece in zip(names, all_, strict=True) if at == name] for who, all_ in far.items()
+        }
+        shown = {who: sum(nats for nats, _ in of) / sum(tokens for _, tokens in of) for who, of in pieces.items()}
+        said = f"divergence, {name}"
+        if len(pieces["after"]) < ENOUGH_PIECES:
+            checks.append(Check(said, None, **shown))
+        else:
+            low, _ = interval(pieces["after"], pieces["rounding"])
+            checks.append(check("divergence, AWQ to rounding", low, said, **shown))
+    return checks
+
+
+def divergences(before: Observation, other: Observation) -> list[tuple[float, int]]:
+    """Of each text the Kullback-Leibler divergence of the other model's next-token distributions from the first's,
+    summed over its positions, in nats; and how many positions that is. NaN where a logit is none.
+    """
+    found = []
+    for one, two in zip(before.logits(), other.logits(), strict=True):
+        width = min(one.shape[1], two.shape[1])
+        exact, near = (_log_softmax(logits[:, :width].astype(numpy.float64)) for logits in (one, two))
+        found.append((float((numpy.exp(exact) * (exact - near)).sum()), len(exact)))
+    return found
+
+
+def _log_softmax(logits: numpy.ndarray) -> numpy.ndarray:
+    centred = logits - logits.max(axis=1, keepdims=True)
+    return centred - numpy.log(numpy.exp(centred).sum(axis=1, keepdims=True))
+
+
 def perplexity_checks(
     before: Mapping[str, LogProbs], rounded: Mapping[str, LogProbs], after: Mapping[str, LogProbs]
 ) -> list[Check]:
-    """For each text: perplexity in 16 bit, rounded, and quantised; what must not be above 1 is the lower end of the
-    interval of the last two's ratio. Of few pieces an interval is none, and the perplexities are only shown.
-    """
-    checks = []
-    for name, pieces in before.items():
-        if not pieces:
-            continue
-        every = (pieces, rounded[name], after[name])
-        shown = dict(zip(("before", "rounding", "after"), map(perplexity, every), strict=True))
-        said = f"perplexity, {name}"
-        if len(pieces) < ENOUGH_PIECES:
-            checks.append(Check(said, None, **shown))
-        else:
-            low, _ = interval(after[name], rounded[name])
-            checks.append(check("perplexity, AWQ to rounding", low, said, **shown))
-    return checks
+    """For each text the perplexity in 16 bit, rounded, and quantised: reported, for `divergence_checks` judges."""
+    return [
+        Check(f"perplexity, {name}", None, **dict(zip(("before", "rounding", "after"), values, strict=True)))
+        for name, pieces in before.items()
+        if pieces and (values := [perplexity(of) for of in (pieces, rounded[name], after[name])])
+    ]
 
 
 def perplexity(pieces: LogProbs) -> float:
@@ -130,16 +174,15 @@ def perplexity(pieces: LogProbs) -> float:
 
 
 def interval(one: LogProbs, other: LogProbs, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of perplexity(one) / perplexity(other), over other pieces of the same kind.
+    """The 95 % interval of the ratio of two models' divergences, over other pieces of the same kind.
 
     Paired percentile bootstrap (Efron and Tibshirani 1993, chapter 13): whole pieces are drawn again, with both models'
     numbers of a piece together.
     """
-    nats = numpy.array([a - b for (a, _), (b, _) in zip(one, other, strict=True)])
-    tokens = numpy.array([count for _, count in one])
+    nats = numpy.array([[a, b] for (a, _), (b, _) in zip(one, other, strict=True)])
     drawn = numpy.random.default_rng(seed).integers(len(nats), size=(RESAMPLES, len(nats)))
-    ratios = numpy.exp(nats[drawn].sum(1) / tokens[drawn].sum(1))
-    low, high = numpy.quantile(ratios, (0.025, 0.975))
+    sums = nats[drawn].sum(1)
+    low, high = numpy.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -38,13 +38,14 @@ Chat = list[dict[str, str]] | str  # messages, or the beginning of a text
 
 @dataclass(frozen=True)
 class Plan:
-    """The inputs. chats are answered greedily; of texts (token ids) the logits are kept, of scored pieces their
-    log-probability; questions and sets are what the run was examined with.
+    """The inputs. chats are answered greedily; of texts (token ids) the logits are kept, and `names` says what each is
+    of; of scored pieces the log-probability is; questions and sets are what the run was examined with.
     """
 
     chats: Sequence[Chat] = ()
     new_tokens: int = 64
     texts: Sequence[Sequence[int]] = ()
+    names: Sequence[str] = ()
     scored: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     questions: Mapping[str, Sequence[Question]] = field(default_factory=dict)
     sets: Mapping[str, Sequence[Asked]] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from dlm_trl.notes import DlmError
 
 LOGITS = 2**27  # at most so many numbers are compared
 GENERAL_TEXTS, GENERAL_TOKENS = 16, 128
+SHORT = 64  # tokens of a held-out piece whose logits are compared
 WORDS_ASKED, WORDS_ANSWERED = 20, 40  # of a general text that stands in for a question
 
 
@@ -35,10 +36,13 @@ def make_plan(
     """
     questions = exam.recall_questions(*exam.pairs())
     chats = _chats(questions, tokenizer, prompts)
+    scored = _pieces(hops, tokenizer, notes) if hops[-1]["hop"] == "awq" else {}
+    named = _short(scored, tokenizer) if scored else [("", text) for text in _texts(chats, tokenizer)]
     return Plan(
         chats=[chat for chat, _ in chats],
-        texts=_texts(chats, tokenizer),
-        scored=_pieces(hops, tokenizer, notes) if hops[-1]["hop"] == "awq" else {},
+        texts=[text for _, text in named],
+        names=[name for name, _ in named],
+        scored=scored,
         questions=questions if tokenizer.chat_template else {},
         sets=_sets(exam, hops),
     )
@@ -98,6 +102,18 @@ def _texts(chats: Sequence[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase
         if len(text) <= room:
             kept.append(text)
             room -= len(text)
+    return kept
+
+
+def _short(scored: dict[str, list[list[int]]], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, list[int]]]:
+    """The beginnings of held-out pieces, with their names: many short ones tell more than few long ones."""
+    kept = []
+    for name, pieces in scored.items():
+        room = LOGITS // len(tokenizer) // len(scored)
+        for text in (piece[:SHORT] for piece in pieces):
+            if len(text) <= room:
+                kept.append((name, text))
+                room -= len(text)
     return kept
 
 

@@ -26,12 +26,14 @@ from dlm_trl.export.checks import (
     answer_checks,
     check,
     differences,
+    divergence_checks,
     logit_checks,
     metric_checks,
     perplexity_checks,
     table,
 )
 from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, tokenizer_folder
+from dlm_trl.export.grid import describe_grid
 from dlm_trl.export.observe import Chat, Observation, Plan, is_quantized, observe, render
 from dlm_trl.export.plan import find_exam, make_plan
 from dlm_trl.models import lineage
@@ -41,12 +43,18 @@ from dlm_trl.notes import DlmError
 from dlm_trl.notes.files import replace_file
 
 SAMPLE = 20_000  # characters of general text, which the tokenizers have to read alike
+GRID = (
+    "This model comes from 4 bits already: {}. What AWQ and rounding lose is measured against that, not against the "
+    "weights as they were published, and the limits are the same: AWQ loses less than rounding here too."
+)
 SMOKE = "serve_check.json"  # questions and what the model says to them, for a running server
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What verify found. `notes`: what could not be asked, and why; `serve`: the line that serves the later model."""
+    """What verify found. `notes`: what could not be asked, and what to know about the weights; `serve`: the line that
+    serves the later model.
+    """
 
     hop: str
     checks: list[Check]
@@ -82,6 +90,8 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
             _check_files(folder, step)
     base = _base(before, hops[-1]) if hop == "merge" else before
     exam, said = find_exam(hops, notes)
+    if hop == "awq" and (grid := describe_grid(before, hops)):
+        said.append(GRID.format(grid))
     tokenizers = [open_tokenizer(folder) for folder in (tokenizer_folder(before, base), after)]
     if hops[0]["hop"] == "train" and not tokenizers[0].chat_template and exam.pairs()[0] is not None:
         raise _error(before, "The run learned answers by a chat template, and there is none here any more.")
@@ -196,11 +206,13 @@ def _awq_checks(
 ) -> tuple[list[Check], Observation]:
     said = lineage.last(hops, "awq")
     merged = observe(plan, str(before), scratch / "before")
-    rounded = observe(replace(plan, texts=()), str(before), scratch / "rounded", round_to=said["group_size"])
+    numbers = replace(plan, chats=(), questions={}, sets={})
+    rounded = observe(numbers, str(before), scratch / "rounded", round_to=said["group_size"])
     quantized = observe(plan, str(after), scratch / "after")
     mean, largest, same = differences(merged, quantized)
     written, predicted = said["bytes"]["written"], said["bytes"]["predicted"]
     checks = [
+        *divergence_checks(plan.names, merged, rounded, quantized),
         *perplexity_checks(merged.nll, rounded.nll, quantized.nll),
         *metric_checks(merged.metrics, quantized.metrics),
         *answer_checks(merged.answers, quantized.answers, greedy=False),

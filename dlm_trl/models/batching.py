@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from transformers import PreTrainedModel
 
 T = TypeVar("T")
 
@@ -66,3 +67,18 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def contiguous_hidden(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the head gets its hidden states in one piece.
+
+    Logits of some positions alone are those of a slice, which torch multiplies row by row, with a copy of the head's
+    weights for each: for 32 rows and a vocabulary of 49,152 that took longer than all layers together.
+    """
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(), *args[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()

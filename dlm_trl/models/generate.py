@@ -28,7 +28,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
-from dlm_trl.models.batching import evaluating, in_batches
+from dlm_trl.models.batching import contiguous_hidden, evaluating, in_batches
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 
 TOKEN_BUDGET = 16_384  # rows × (longest prompt + new tokens) of one batch
@@ -150,7 +150,7 @@ class _Writer:
         rows, most = list(range(len(prompts))), width + self.max_new_tokens
         cache = prefix.repeat(len(prompts), most) if prefix else None
         written: dict[int, tuple[str, int]] = {}
-        with evaluating(self.model), _generation_config(self.model, self._config()):
+        with evaluating(self.model), contiguous_hidden(self.model), _generation_config(self.model, self._config()):
             while rows:
                 output = self.model.generate(
                     input_ids=ids,

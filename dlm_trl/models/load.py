@@ -77,16 +77,21 @@ def load_tokenizer(base_model: str, chat_template_path: str | None = None) -> Pr
 
 
 def load_base(
-    base_model: str, dtype: str | torch.dtype = "auto", quantization: Quantization | None = None
+    base_model: str,
+    dtype: str | torch.dtype = "auto",
+    quantization: Quantization | None = None,
+    attn_implementation: str | None = None,
 ) -> PreTrainedModel:
     """The base's weights in `dtype`, on the CPU unless they are quantised.
 
     dtype "auto": as they are stored; "inference": as `precision.inference_dtype` has it, for a model that is asked.
-    Quantised weights (NF4 with double quantisation, or int8; by bitsandbytes) go to this process's device at once,
-    since they cannot be moved there afterwards. Raises DlmError (BaseModelError, MissingExtraError).
+    attn_implementation None is what transformers chooses. Quantised weights (NF4 with double quantisation, or int8; by
+    bitsandbytes) go to this process's device at once, since they cannot be moved there afterwards. Raises DlmError
+    (BaseModelError, MissingExtraError).
     """
     reference = resolve(base_model)
-    arguments = {"dtype": inference_dtype(load_config(base_model)) if dtype == "inference" else dtype}
+    dtype = inference_dtype(load_config(base_model)) if dtype == "inference" else dtype
+    arguments = {"dtype": dtype, "attn_implementation": attn_implementation}
     if quantization is not None:
         arguments |= {"quantization_config": _quantization_config(quantization), "device_map": {"": _device()}}
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.batching import evaluating, run_in_batches
+from dlm_trl.models.batching import contiguous_hidden, evaluating, run_in_batches
 from dlm_trl.models.prefix import PrefixCache, common_prefix, families
 
 TOKEN_BUDGET = 8_192  # rows × longest row of one batch
@@ -48,7 +48,7 @@ def log_probs(
             raise ValueError(f"row {row} has an empty {'completion' if prompt else 'prompt'}: nothing to score")
     rows = [p + c for p, c in zip(before, after, strict=True)]
     scores: dict[int, Score] = {}
-    with evaluating(model):
+    with evaluating(model), contiguous_hidden(model):
         for family in families(rows):
             shared = common_prefix([before[i] for i in family]) if len(family) > 1 else []
             prefix = PrefixCache.of(model, shared) if shared else None

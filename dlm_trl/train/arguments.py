@@ -73,8 +73,8 @@ class TaskArguments:
             "curriculum, from easy to hard. Unset: one stage with the task's defaults."
         },
     )
-    stage_accuracy: float = _setting(0.9, "The next stage begins when the rows of a step are answered so well …")
-    stage_window: int = _setting(10, "… over so many steps, on average.")
+    stage_accuracy: float = _setting(0.9, "Accuracy on its rows that starts the next stage.")
+    stage_window: int = _setting(10, "Steps over which that accuracy is averaged.")
     synthetic_fraction: float = _setting(
         1.0, "Share of the rows that the task writes; the others are the document's. With 1 set max_steps."
     )

@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from trl import SFTConfig, TrlParser
 
+from dlm_trl.models.load import load_config
+from dlm_trl.models.precision import inference_dtype
 from dlm_trl.notes import DlmError, Document, read
 from dlm_trl.train.arguments import AdapterArguments, NotesArguments, TaskArguments
 
@@ -111,6 +113,7 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     )
     for source, values in layers:
         settings |= {key: Setting(value, source) for key, value in values.items()}
+    settings["bf16"] = _precision(settings)
     _check_numbers(settings)
     sizes = auto_batches(*(settings[key].value for key in BATCHES), int(os.environ.get("WORLD_SIZE", "1")))
     settings |= {key: replace(settings[key], value=size) for key, size in zip(BATCHES, sizes, strict=True)}
@@ -122,6 +125,18 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
         adapter.target_modules = None
     ours = {key: Setting(value, "default") for part in (notes, adapter, task) for key, value in vars(part).items()}
     return Configuration(notes, adapter, task, training, document, ours | settings)
+
+
+def _precision(settings: Mapping[str, Setting]) -> Setting:
+    """On a CPU the base's weights and the processor decide where nobody else does; it is float32 or bfloat16 there."""
+    said = settings["bf16"]
+    if said.source != "default" or torch.cuda.is_available() or settings.get("fp16", said).value:
+        return said
+    try:
+        dtype = inference_dtype(load_config(settings["base_model"].value))
+    except DlmError:  # preflight tells it, with whatever else is wrong
+        return said
+    return Setting(dtype is torch.bfloat16, "default for this base and processor")
 
 
 def print_settings(configuration: Configuration) -> None:

@@ -13,11 +13,13 @@ from dlm_trl.export.checks import (
     answer_checks,
     check,
     differences,
+    divergence_checks,
+    divergences,
     interval,
     logit_checks,
     metric_checks,
-    perplexity,
     perplexity_checks,
+    spread,
     table,
 )
 from dlm_trl.export.limits import LIMITS
@@ -60,9 +62,17 @@ def test_a_merge_that_is_not_a_number_fails(tmp_path: Path) -> None:
 
 def test_the_limits_of_a_merge_depend_on_what_its_weights_are_stored_in(tmp_path: Path) -> None:
     logits = [RANDOM.normal(size=(4, 50))]
-    one, other = observation(tmp_path / "one", logits), observation(tmp_path / "other", [logits[0] + 0.02])
+    one, other = observation(tmp_path / "one", logits), observation(tmp_path / "other", [logits[0] + 0.005])
     assert not all(found.passed for found in logit_checks(one, other, "float32"))
     assert all(found.passed for found in logit_checks(one, other, "bfloat16"))
+
+
+def test_rounding_to_16_bits_is_judged_by_the_size_of_the_logits(tmp_path: Path) -> None:
+    logits = RANDOM.normal(size=(4, 50))
+    for size, passed in ((1, False), (10, True)):
+        one, other = (observation(tmp_path / f"{size}{k}", [logits * size + 0.05 * k]) for k in (0, 1))
+        assert spread(one) == pytest.approx(size * logits.std(), rel=1e-5)
+        assert logit_checks(one, other, "bfloat16")[0].passed is passed
 
 
 def test_answers_must_stay_the_same_and_end() -> None:
@@ -94,10 +104,10 @@ def test_each_metric_has_to_be_kept_where_there_is_something_to_lose() -> None:
 def test_the_interval_holds_the_ratio_itself_and_is_seeded(seed: int, count: int) -> None:
     random = numpy.random.default_rng(seed)
     tokens = random.integers(5, 100, count)
-    nats = random.gamma(4, 0.5, count)
-    one, other = pieces(nats, tokens), pieces(nats + random.normal(0.02, 0.05, count), tokens)
+    far = random.gamma(4, 0.1, count)
+    one, other = pieces(far * random.uniform(0.5, 1.5, count), tokens), pieces(far, tokens)
     low, high = interval(one, other)
-    assert low <= perplexity(one) / perplexity(other) <= high
+    assert low <= sum(nats for nats, _ in one) / sum(nats for nats, _ in other) <= high
     assert interval(one, other) == (low, high)
     assert interval(one, one) == (1, 1)
 
@@ -106,24 +116,45 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     covered = 0
     for trial in range(200):
         random = numpy.random.default_rng(trial)
-        tokens = numpy.full(80, 50)
-        nats = random.gamma(4, 0.5, 80)
-        low, high = interval(pieces(nats, tokens), pieces(nats + random.normal(0.01, 0.05, 80), tokens))
-        covered += low <= numpy.exp(-0.01) <= high
+        tokens, far = numpy.full(80, 50), random.gamma(4, 0.1, 80)
+        low, high = interval(pieces(far * random.uniform(0.4, 1.0, 80), tokens), pieces(far, tokens))
+        covered += low <= 0.7 <= high
     assert 180 <= covered <= 198
 
 
-def test_a_quantiser_that_is_surely_worse_than_rounding_fails_and_one_that_may_not_be_passes() -> None:
-    tokens, nats = numpy.full(50, 40), RANDOM.gamma(4, 0.5, 50)
-    noise = RANDOM.normal(0, 0.05, 50)
-    exact, rounded = {"notes": pieces(nats, tokens)}, {"notes": pieces(nats + 0.1, tokens)}
-    (worse,) = perplexity_checks(exact, rounded, {"notes": pieces(nats + 0.15 + noise, tokens)})
-    (unsure,) = perplexity_checks(exact, rounded, {"notes": pieces(nats + 0.1 + noise, tokens)})
-    assert (worse.passed, unsure.passed) == (False, True)
-    assert worse.before < worse.rounding < worse.after
-    few = {"notes": pieces(nats[:5] + 0.15, tokens[:5])}
-    (told,) = perplexity_checks({"notes": exact["notes"][:5]}, {"notes": rounded["notes"][:5]}, few)
-    assert told.passed and told.limit == "" and told.before < told.rounding < told.after
+def test_a_divergence_is_the_mean_over_positions_of_the_distributions_distance(tmp_path: Path) -> None:
+    half, third = numpy.log([[0.5, 0.5], [0.5, 0.5]]), numpy.log([[0.25, 0.75], [0.5, 0.5]])
+    one, other = observation(tmp_path / "one", [half + 7]), observation(tmp_path / "other", [third - 3])
+    ((nats, positions),) = divergences(one, other)
+    assert (nats, positions) == (pytest.approx(0.5 * numpy.log(2) + 0.5 * numpy.log(2 / 3), abs=1e-6), 2)
+    assert divergences(one, one) == [(0, 2)]
+
+
+def test_a_quantiser_that_is_surely_worse_than_rounding_fails_and_one_that_may_not_be_passes(tmp_path: Path) -> None:
+    """Also where rounding makes a model read better: one that is surer than it should be."""
+    exact = [3 * RANDOM.normal(size=(20, 30)) for _ in range(24)]
+    noise = [RANDOM.normal(size=logits.shape) for logits in exact]
+    before = observation(tmp_path / "before", exact)
+    rounded = observation(tmp_path / "rounded", [logits + 0.5 * of for logits, of in zip(exact, noise, strict=True)])
+    names = ["notes"] * 20 + ["few"] * 4
+    found = {}
+    for size in (0.3, 0.5, 0.7):
+        logits = [logits - size * of for logits, of in zip(exact, noise, strict=True)]
+        after = observation(tmp_path / f"after-{size}", logits)
+        found[size], few = divergence_checks(names, before, rounded, after)
+        assert few.passed and few.limit == "" and few.value is None and few.after > 0
+    assert [check.passed for check in found.values()] == [True, True, False]
+    assert found[0.3].after < found[0.3].rounding < found[0.7].after
+    flatter = observation(tmp_path / "flatter", [0.6 * logits for logits in exact])
+    (check, _) = divergence_checks(names, before, flatter, observation(tmp_path / "near", [0.9 * x for x in exact]))
+    assert check.passed and check.value < 0.2
+
+
+def test_perplexities_are_reported_not_checked() -> None:
+    one, other = pieces(numpy.full(8, 1.0), numpy.full(8, 40)), pieces(numpy.full(8, 2.0), numpy.full(8, 40))
+    (found,) = perplexity_checks({"notes": one, "none": []}, {"notes": one, "none": []}, {"notes": other, "none": []})
+    assert (found.name, found.passed, found.limit) == ("perplexity, notes", True, "")
+    assert (found.before, found.after) == (pytest.approx(numpy.e), pytest.approx(numpy.e**2))
 
 
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=lambda limit: limit.name)

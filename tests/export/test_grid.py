@@ -1,0 +1,87 @@
+"""A base that was stored in 4 bits is known by its weights, by its lineage, or by its own folder; no other base is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from dlm_trl import tiny
+from dlm_trl.export.grid import describe_grid, share_on_grid
+from dlm_trl.export.merge import merge
+from dlm_trl.export.packing import is_quantized
+from dlm_trl.models import lineage
+from dlm_trl.models.load import load_base
+from dlm_trl.models.weights import find_weights
+
+
+def through_bits(folder: Path, bits: int, dtype: torch.dtype) -> None:
+    """As a GGUF of Q4_1 (or another number of bits) does it: a scale and a minimum for each 32 weights, in float16."""
+    tensors = load_file(folder / "model.safetensors")
+    for name, weight in tensors.items():
+        if is_quantized(name, weight.shape):
+            blocks = weight.float().view(-1, 32)
+            low = blocks.amin(1, keepdim=True)
+            step = ((blocks.amax(1, keepdim=True) - low) / (2**bits - 1)).half().float()
+            steps = ((blocks - low) / step).round().clamp(0, 2**bits - 1)
+            tensors[name] = (steps * step + low.half().float()).view(weight.shape)
+    save_file(
+        {name: tensor.to(dtype) for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+
+
+@pytest.fixture
+def copied(make_base: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """copied(bits, dtype): a base of random weights that went through so many bits; 16 leaves them as they are."""
+
+    def make(bits: int, dtype: torch.dtype = torch.bfloat16) -> Path:
+        folder = tmp_path / f"through-{bits}"
+        folder.mkdir()
+        for file in make_base("llama", torch.bfloat16).iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        if bits < 16:
+            through_bits(folder, bits, dtype)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_went_through_4_bits_lie_on_a_grid_in_every_dtype(copied, dtype: torch.dtype) -> None:
+    folder = copied(4, dtype)
+    assert share_on_grid(find_weights(str(folder))) == 1
+    assert describe_grid(folder, []) == "its weights lie on a grid of 4 bits"
+
+
+@pytest.mark.parametrize("bits", [16, 8, 6])
+def test_other_weights_lie_on_none(copied, bits: int) -> None:
+    folder = copied(bits)
+    assert share_on_grid(find_weights(str(folder))) < 0.05
+    assert describe_grid(folder, []) is None
+
+
+def test_trained_weights_lie_on_none() -> None:
+    assert share_on_grid(find_weights("tiny")) < 0.01
+    assert load_base("tiny").dtype == torch.float32  # and cast to bfloat16, as a merge stores them:
+    for name, weight in load_file(tiny.path() / "model.safetensors").items():
+        if is_quantized(name, weight.shape):
+            values = [len(block.unique()) for block in weight.bfloat16().view(-1, 32)[:64]]
+            assert min(values) > 16, name
+
+
+def test_a_merged_adapter_hides_the_grid_from_the_weights_but_not_from_the_lineage(
+    copied, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = copied(4)
+    adapter = make_adapter(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    merged = merge(adapter, tmp_path / "merged")
+    assert share_on_grid(find_weights(str(merged))) < 0.05
+    hops = lineage.read(merged)
+    assert describe_grid(merged, hops) == "its base through-4 lies on a grid of 4 bits"
+    base.rename(tmp_path / "moved")
+    assert describe_grid(merged, hops) is None
+    for source, known in (("dequantised from Q4_1", True), ("dequantised from Q8_0", False), (None, False)):
+        said = describe_grid(merged, [hops[-1] | {"base_source": source}])
+        assert said == (f"its base was {source}" if known else None)
