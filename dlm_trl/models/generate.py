@@ -29,7 +29,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from dlm_trl.models.batching import contiguous_hidden, evaluating, in_batches
-from dlm_trl.models.prefix import PrefixCache
+from dlm_trl.models.prefix import PrefixCache, common_prefix
 
 TOKEN_BUDGET = 16_384  # rows × (longest prompt + new tokens) of one batch
 
@@ -85,6 +85,7 @@ def generate_batches(
     """As `generate`, batch after batch, the longest prompts first. Between two batches the model is as it was.
 
     prefix: keys and values of the tokens that every prompt begins with (and none ends with), made by this very model.
+    Without one, what the prompts of a batch have in common is read once for the batch.
     """
     tokens = [tokenizer(p)["input_ids"] if isinstance(p, str) else list(p) for p in prompts]
     seeds = [row_seed(seed, i) for i in range(len(tokens))] if isinstance(seed, int) else list(seed)
@@ -141,12 +142,13 @@ class _Writer:
         cost, until its longest text is written, as if all were that long.
         """
         device, width = self.model.device, max(map(len, prompts))
-        shared = len(self.prefix.tokens) if self.prefix else 0  # padding stands behind what is computed already
+        prefix = self.prefix or self._beginning(prompts)
+        shared = len(prefix.tokens) if prefix else 0  # padding stands behind what is computed already
         ids = torch.tensor([p[:shared] + [self.pad] * (width - len(p)) + p[shared:] for p in prompts], device=device)
         mask = [[1] * shared + [0] * (width - len(p)) + [1] * (len(p) - shared) for p in prompts]
         mask = torch.tensor(mask, device=device)
         rows, most = list(range(len(prompts))), width + self.max_new_tokens
-        cache = self.prefix.repeat(len(prompts), most) if self.prefix else None
+        cache = prefix.repeat(len(prompts), most) if prefix else None
         written: dict[int, tuple[str, int]] = {}
         with evaluating(self.model), contiguous_hidden(self.model), _generation_config(self.model, self._config()):
             while rows:
@@ -169,6 +171,11 @@ class _Writer:
                 if rows and cache is not None:
                     cache.reorder_cache(chosen)
         return [written[row] for row in range(len(prompts))]
+
+    def _beginning(self, prompts: Sequence[list[int]]) -> PrefixCache | None:
+        """What these prompts begin with, such as a system prompt or examples: read once, and not in every row."""
+        tokens = [] if in_parts(self.model) else common_prefix(prompts)
+        return PrefixCache.of(self.model, tokens) if tokens else None
 
     def _read(self, new: list[int]) -> tuple[str, int] | None:
         """Text and number of the new tokens of a row, behind whose end there may be padding; None if it goes on."""

@@ -18,6 +18,8 @@ from transformers.cache_utils import DynamicLayer
 
 from dlm_trl.models.batching import evaluating
 
+WORTHWHILE = 256  # tokens that are not computed twice; fewer cost less than one more pass of the model
+
 
 @dataclass(frozen=True, slots=True)
 class PrefixCache:
@@ -31,7 +33,8 @@ class PrefixCache:
     def of(cls, model: PreTrainedModel, tokens: Sequence[int]) -> PrefixCache | None:
         """The cache after these tokens; None for a model that keeps anything else than all keys and values."""
         with evaluating(model):
-            output = model(input_ids=torch.tensor([list(tokens)], device=model.device), use_cache=True)
+            rows = torch.tensor([list(tokens)], device=model.device)
+            output = model(input_ids=rows, use_cache=True, logits_to_keep=1)
         cache = output.get("past_key_values")
         if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return None
@@ -80,3 +83,27 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The tokens that all prompts begin with, but at least one less than the shortest of them has."""
     columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
     return [column[0] for column in columns][: min(map(len, prompts)) - 1]
+
+
+def families(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Indices of the rows in groups, each of rows whose beginning is worth computing once; the last group holds the
+    rows that are like no others.
+
+    In sorted order, a row is like the one before it if they have a third of the longer one in common: two questions
+    about one text are, two about different texts in the same chat template are not.
+    """
+    groups: list[list[int]] = []
+    for i in sorted(range(len(rows)), key=lambda i: list(rows[i])):
+        before = rows[groups[-1][-1]] if groups else []
+        if groups and 3 * len(common_prefix([before, rows[i]])) >= max(len(before), len(rows[i])):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    large, others = [], []
+    for group in groups:
+        saved = (len(group) - 1) * len(common_prefix([rows[i] for i in group]))
+        if saved >= WORTHWHILE:
+            large.append(group)
+        else:
+            others += group
+    return [*large, others] if others else large

@@ -15,8 +15,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -98,8 +97,8 @@ def check_reference(reference: str | None) -> None:
 class _Row(NamedTuple):
     """What one pass of the model reads: tokens of the prompt, and of the answer behind it."""
 
-    prompt: list[int]
-    answer: list[int]
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
 
     @property
     def tokens(self) -> int:
@@ -131,23 +130,17 @@ class Judge:
         and the piece that helps most counts; an answer is never cut. Where not even a little prose fits, margin and
         grounding are -inf: no such pair passes.
         """
-        asked = [self._rows(candidate) for candidate in candidates]
-        empty = [
-            self._row(candidate.pair.question, EMPTY_ANSWER)
-            for candidate, rows in zip(candidates, asked, strict=True)
-            if rows
-        ]
-        nothing = iter(self._means(empty))
-        something = iter(self._means([rows[0] for rows in asked if rows]))
-        with self._base():
-            read = iter(self._means([row for rows in asked for row in rows]))
+        asked = [(self._rows(candidate), self._row(candidate.pair.question, EMPTY_ANSWER)) for candidate in candidates]
+        told = [row for rows, empty in asked if rows for row in (rows[0], empty)]
+        read = [row for rows, _ in asked for row in rows]
+        base, own = self._means(read, told)
         scores = []
-        for candidate, rows in zip(candidates, asked, strict=True):
+        for candidate, (rows, empty) in zip(candidates, asked, strict=True):
             margin = grounding = -math.inf
             if rows:
-                margin = next(something) - next(nothing)
-                closed, *opened = islice(read, len(rows))
-                grounding = max(opened) - closed
+                closed, *opened = rows
+                margin = own[closed] - own[empty]
+                grounding = max(base[row] for row in opened) - base[closed]
             scores.append(Scores(margin, grounding, overlap(candidate.pair.answer, candidate.prose)))
         return scores
 
@@ -173,24 +166,31 @@ class Judge:
                 waiting += _halves(piece)
         return rows
 
-    def _base(self) -> AbstractContextManager[None]:
+    def _means(self, read: Sequence[_Row], told: Sequence[_Row]) -> tuple[dict[_Row, float], dict[_Row, float]]:
+        """Nats per token of each answer: of `read` by the model without its adapter, of `told` by the model itself."""
         from peft import PeftModel
 
-        return self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
+        if not isinstance(self.model, PeftModel):
+            every = self._likely([*read, *told])
+            return every, every
+        with self.model.disable_adapter():
+            base = self._likely(read)
+        return base, self._likely(told)
 
-    def _means(self, rows: list[_Row]) -> list[float]:
-        """Nats per token of each answer."""
+    def _likely(self, rows: Sequence[_Row]) -> dict[_Row, float]:
+        """Nats per token of each answer; what is asked twice is computed once."""
         from dlm_trl.models.score import log_probs
 
-        scores = log_probs(self.model, self.tokenizer, [row.prompt for row in rows], [row.answer for row in rows])
-        return [score.mean for score in scores]
+        unique = list(dict.fromkeys(rows))
+        scores = log_probs(self.model, self.tokenizer, [row.prompt for row in unique], [row.answer for row in unique])
+        return {row: score.mean for row, score in zip(unique, scores, strict=True)}
 
     def _row(self, content: str, answer: str) -> _Row:
         before = self._chat({"role": "user", "content": content}) + self._lead
         prompt, both = (self._tokens(text) for text in (before, before + answer))
         # In "Assistant: Paris." it is " Paris" that is one token, as the model has learned it.
         border = len([*takewhile(lambda tokens: tokens[0] == tokens[1], zip(prompt, both, strict=False))])
-        return _Row(both[:border], both[border:])
+        return _Row(tuple(both[:border]), tuple(both[border:]))
 
     def _lead_of_answers(self) -> str:
         """What the chat template puts between its generation prompt and an answer, such as a blank."""

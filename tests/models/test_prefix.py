@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from dlm_trl.models.generate import generate, generate_batches
-from dlm_trl.models.prefix import PrefixCache, common_prefix
+from dlm_trl.models.prefix import PrefixCache, common_prefix, families
 
 FEW_SHOT = "Kneading is pressing and folding a dough until it is smooth.\n\n"
 PROMPTS = [
@@ -46,3 +46,23 @@ def test_common_prefix_leaves_a_token_of_each() -> None:
     assert common_prefix([[1, 2, 3], [1, 2, 4]]) == [1, 2]
     assert common_prefix([[1, 2], [1, 2, 4]]) == [1]
     assert common_prefix([[1, 2], [2]]) == []
+
+
+def test_a_batch_reads_what_its_prompts_begin_with_once(model, tokenizer) -> None:
+    seen: list[torch.Size] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    with hook:
+        generate(model, tokenizer, PROMPTS, 1)
+    tokens = tokenizer(PROMPTS)["input_ids"]
+    shared = len(common_prefix(tokens))
+    assert seen == [(1, shared), (len(PROMPTS), max(map(len, tokens)) - shared)]
+
+
+def test_families_are_rows_about_one_text() -> None:
+    texts = [[1, 2, 3, *range(1000 * k, 1000 * k + 100)] for k in range(1, 4)]
+    rows = [[*texts[k % 3], 10 + k, 20 + k] for k in range(12)] + [[1, 2, 3, 3000], [7]]
+    assert families(rows) == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11], [12, 13]]
+    assert families(rows[:3]) == [[0, 1, 2]]  # three different texts: the chat template's beginning is not worth it
+    assert families([]) == []

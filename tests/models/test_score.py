@@ -25,6 +25,22 @@ def test_a_score_is_the_sum_of_the_completions_log_probabilities(
         assert score.mean == pytest.approx(expected / len(after), rel=1e-4)
 
 
+def test_what_many_prompts_begin_with_is_read_once(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    texts = ["Yeast makes gas. " * 12, "A loaf has a crust. " * 9]
+    prompts = [text + question for text in texts for question in ("What?", "Who bakes the bread?", "And then?", "Why?")]
+    completions = ["gas", "the baker does it", "It rises.", "so"] * 2
+    seen: list[int] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    with hook:
+        found = log_probs(model, tokenizer, prompts, completions)
+    alone = [log_probs(model, tokenizer, [p], [c])[0] for p, c in zip(prompts, completions, strict=True)]
+    assert [score.total for score in found] == pytest.approx([score.total for score in alone], rel=1e-4)
+    whole = sum(len(tokenizer(p)["input_ids"]) for p in prompts)
+    assert len(seen) == 4 and sum(seen) < whole / 2
+
+
 def test_no_logits_are_made_of_a_prompts_inside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     seen: list[int] = []
     model.lm_head.register_forward_hook(lambda head, inputs, logits: seen.append(logits.shape[:2].numel()))
