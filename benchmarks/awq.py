@@ -4,12 +4,12 @@
     python benchmarks/awq.py MODEL_DIR CALIBRATION --group-size 64 --tune 200 --text recipes/rehearsal.txt
     python benchmarks/awq.py --random 1 recipes/notes.dlm          # a random-weight Llama of 1 B, for time and memory
 
-Needs the extra `quant`, as .venv-quant has it. Real weights are best measured off any coarse grid: the ones of a base
-that was read from a 4-bit GGUF are moved by noise, or by full fine-tuning on a text and the notes. For each seed one
-line of JSON: seconds to quantise; on held-out pieces, the divergence from the 16-bit model (nats per token) and the
-perplexity, rounded and by AWQ, with the share of rounding's loss that AWQ loses; each metric of the run in all three;
-bytes. The AWQ paper (Lin et al., MLSys 2024,
-table 4) has for Llama-2-7B on WikiText-2: 5.47 in 16 bit, 5.73 rounded, 5.60 by AWQ, groups of 128; so a share of 0.5.
+Needs the extra `quant`, as .venv-quant has it. The weights of a base that was read from a 4-bit GGUF can be moved off
+its grid: by noise, or by full fine-tuning on a text and the notes. For each seed two lines of JSON: seconds and bytes;
+then, on held-out pieces, the divergence from the 16-bit model (nats per token) and the perplexity, with the
+share of rounding's loss that AWQ loses, and each metric of the run in 16 bit, rounded and by AWQ. The AWQ paper (Lin et
+al., MLSys 2024, table 4) has for Llama-2-7B on WikiText-2: 5.47 in 16 bit, 5.73 rounded, 5.60 by AWQ, groups of 128; so
+a share of 0.5.
 """
 
 import argparse
@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the noise, the tuning, the calibration")
     options = parser.parse_args()
+    if options.tune and not options.text:
+        parser.error("--tune needs --text, a file to fine-tune on")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     versions = {name: version(name) for name in ("autoawq", "gptqmodel", "torch", "transformers")}
     show({"machine": {"device": device, "python": platform.python_version(), **versions}})
