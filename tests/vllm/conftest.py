@@ -16,7 +16,7 @@ import pytest
 
 from tests.teachers.servers import free_port, launched
 
-BASE = os.environ.get("DLM_TEST_BASE", "smollm2-135m")  # as a document names it
+BASE = "smollm2-135m"
 NOTES = Path(__file__).parents[2] / "recipes" / "notes.dlm"
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 # One server takes every core and most of the memory, unless it is told not to.

@@ -32,12 +32,12 @@ def document(serve: Serve, notes: Callable[[int], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def merged(document: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained, merged and verified: what verify wrote down counts here; its verdict on the weights does not."""
+    """Trained, merged and verified."""
     folder = tmp_path_factory.mktemp("runs")
     adapter, merged = folder / "adapter", folder / "merged"
     assert dlm_trl("train", document, f"output_dir={adapter}", *SHORT).returncode == 0
     assert dlm_trl("merge", adapter, merged).returncode == 0
-    dlm_trl("verify", adapter, merged)
+    assert dlm_trl("verify", adapter, merged).returncode == 0
     assert (merged / SMOKE).is_file()
     return merged
 
@@ -50,7 +50,7 @@ def awq(document: Path, merged: Path) -> Path:
     out = merged.with_name("awq")
     quantized = dlm_trl("quantize", merged, out, "--calibration", document, "--group-size", 64, python=QUANT)
     assert quantized.returncode == 0
-    dlm_trl("verify", merged, out, python=QUANT)
+    assert dlm_trl("verify", merged, out, python=QUANT).returncode == 0
     assert (out / SMOKE).is_file()
     return out
 
