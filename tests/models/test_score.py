@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dlm_trl.models.generate import generate
 from dlm_trl.models.score import log_probs
 
 PROMPTS = ["What lifts the dough?", "A", "Who bakes?"]
@@ -56,3 +57,16 @@ def test_empty_sides_and_unequal_lists_are_refused(model: PreTrainedModel, token
         log_probs(model, tokenizer, [[]], ["c"])
     with pytest.raises(ValueError, match="shorter"):
         log_probs(model, tokenizer, ["a", "b"], ["c"])
+
+
+def test_the_head_reads_its_hidden_states_in_one_piece(model, tokenizer) -> None:
+    pieces: list[bool] = []
+    plain = model.get_output_embeddings().register_forward_hook(
+        lambda _, args, __: pieces.append(args[0].is_contiguous())
+    )
+    with plain:
+        log_probs(model, tokenizer, ["What lifts the dough?"] * 3, ["The gas.", "The yeast.", "A baker."])
+        generate(model, tokenizer, ["What lifts the dough?", "Who bakes?"], max_new_tokens=3)
+    assert pieces and all(pieces)
+    before = len(model.get_output_embeddings()._forward_pre_hooks)
+    assert before == 0
