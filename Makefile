@@ -57,7 +57,7 @@ demo: install
 # From the demo's model to one of 4 bits. What loads it at the end is a fresh process and nothing of ours.
 ship: export DLM_HOME := $(CURDIR)/runs/dlm_home
 ship: demo $(VENV)-quant/.installed
-	$(VENV)-quant/bin/dlm-trl quantize runs/notes-merged runs/notes-awq --calibration runs/demo/notes.dlm --group-size 64
+	$(VENV)-quant/bin/dlm-trl quantize runs/notes-merged runs/notes-awq --calibration runs/demo/notes.dlm
 	$(VENV)-quant/bin/dlm-trl verify runs/notes-merged runs/notes-awq
 	$(VENV)-quant/bin/python scripts/ask.py runs/notes-awq "What is hooch?"
 

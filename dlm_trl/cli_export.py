@@ -62,7 +62,9 @@ def quantize(
             help="What the model is asked about: the document, or rows with messages, prompt and completion, or text.",
         ),
     ],
-    group_size: Annotated[int, typer.Option(help="Weights that share a scale.")] = 128,
+    group_size: Annotated[
+        int | None, typer.Option(help="Weights that share a scale: 128, 64 or 32; unset: the largest that divides it.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Blocks of 512 tokens to look at, at most.")] = 128,
     seed: Annotated[int, typer.Option(help="Of which rows are looked at and which are held out.")] = 0,
 ) -> None:

@@ -69,10 +69,13 @@ OUTPUTS = 32  # autoawq packs so many outputs at a time
 
 @dataclass(frozen=True)
 class Source:
-    """A model that can be quantised: its configuration, and the bytes that its packed tensors will have."""
+    """A model that can be quantised: its configuration, how many inputs share a scale, and the bytes that its packed
+    tensors will have.
+    """
 
     weights: Weights
     config: dict[str, Any]
+    group_size: int
     bytes: int
 
     @property
@@ -90,12 +93,13 @@ def quantize(
     model_dir: Path,
     out_dir: Path,
     calibration: Path,
-    group_size: int = 128,
+    group_size: int | None = None,
     samples: int = 128,
     seed: int = 0,
     progress: bool = False,
 ) -> Path:
-    """Quantise the model of a folder to out_dir, which is returned: 4 bits, a zero point, groups of group_size inputs.
+    """Quantise the model of a folder to out_dir, which is returned: 4 bits, a zero point, groups of group_size inputs
+    (None: the largest size that divides the model).
 
     calibration is a `.dlm` document or a `.jsonl` file, of which at most `samples` blocks of 512 tokens are read, with
     general text among them. The same arguments give the same weights. On a GPU where there is one, else on the CPU.
@@ -112,11 +116,11 @@ def quantize(
     _check_ids(data, source, model_dir)
     check_installed()
     with new_folder(out_dir, [model_dir], source.bytes) as folder, tempfile.TemporaryDirectory() as scratch:
-        job = {"model": str(model_dir), "out": str(folder), "blocks": data.blocks, "group_size": group_size}
+        job = {"model": str(model_dir), "out": str(folder), "blocks": data.blocks, "group_size": source.group_size}
         write_json(Path(scratch) / "job.json", job | {"seed": seed})
         _work(Path(scratch), progress)
         smoothing = read_json(Path(scratch) / "smoothing.json")
-        _add_companions(source, folder, group_size)
+        _add_companions(source, folder)
         hop = {
             "hop": "awq",
             "calibration": {
@@ -131,7 +135,7 @@ def quantize(
                 "general_tokens": data.general_tokens,
             },
             "bits": BITS,
-            "group_size": group_size,
+            "group_size": source.group_size,
             "version": "gemm",
             "smoothed": sum(group["scales"]["min"] < group["scales"]["max"] for group in smoothing.values()),
             "smoothing": smoothing,
@@ -156,14 +160,14 @@ def check_installed() -> None:
         )
 
 
-def check(model_dir: Path, group_size: int = 128) -> Source:
-    """The model of a folder, when it can be quantised in groups of this size; reads headers, no weights.
+def check(model_dir: Path, group_size: int | None = None) -> Source:
+    """The model of a folder, when it can be quantised in groups of this size, or of any; reads headers, no weights.
 
     Raises DlmError: UsageError for a group size that no kernel knows; BaseModelError for a folder without a whole
     16-bit model; QuantizationError for an architecture that is none of ARCHITECTURES, for a model that is stored
     quantised already, and for matrices that do not divide into groups.
     """
-    if group_size not in GROUP_SIZES:
+    if group_size not in (*GROUP_SIZES, None):
         sizes = ", ".join(map(str, GROUP_SIZES))
         raise DlmError(kind="UsageError", message=f"group_size is {group_size}.", hint=f"Use one of: {sizes}.")
     if (model_dir / CONFIG).is_file() and not (model_dir / "config.json").is_file():
@@ -180,17 +184,26 @@ def check(model_dir: Path, group_size: int = 128) -> Source:
     if not matrices:
         raise _error(model_dir, "No tensor has the name of a layer's matrix (model.layers.0.….weight).", None)
     _check_shapes(model_dir, shapes)
-    for name, (outputs, inputs) in matrices.items():
-        if inputs % group_size or outputs % OUTPUTS:
-            raise _error(
-                model_dir,
-                f"{name} is {outputs} × {inputs}: the inputs must be a multiple of the group size {group_size}, the "
-                f"outputs of {OUTPUTS}.",
-                _smaller(list(matrices.values()), group_size),
-            )
+    sizes = [size for size in GROUP_SIZES if all(_divides(size, matrix) for matrix in matrices.values())]
+    chosen = group_size or next(iter(sizes), GROUP_SIZES[-1])
+    if chosen not in sizes:
+        name, (outputs, inputs) = next(item for item in matrices.items() if not _divides(chosen, item[1]))
+        raise _error(
+            model_dir,
+            f"{name} is {outputs} × {inputs}: the inputs must be a multiple of the group size {chosen}, the "
+            f"outputs of {OUTPUTS}.",
+            f"Groups of {sizes[0]} divide it: --group-size {sizes[0]}."
+            if sizes
+            else "No group size divides this model.",
+        )
     if config.get("tie_word_embeddings"):
         shapes.pop("lm_head.weight", None)
-    return Source(weights, config, stored_bytes(shapes, group_size))
+    return Source(weights, config, chosen, stored_bytes(shapes, chosen))
+
+
+def _divides(group_size: int, matrix: Any) -> bool:
+    outputs, inputs = matrix
+    return inputs % group_size == 0 and outputs % OUTPUTS == 0
 
 
 def _check_shapes(model_dir: Path, shapes: Mapping[str, Any]) -> None:
@@ -209,13 +222,6 @@ def _check_shapes(model_dir: Path, shapes: Mapping[str, Any]) -> None:
             f"Its files do not fit its config.json: {', '.join(wrong[:3])}{more}.",
             "Make the folder again from the step before.",
         )
-
-
-def _smaller(matrices: list[Any], group_size: int) -> str:
-    for size in [size for size in GROUP_SIZES if size < group_size]:
-        if all(inputs % size == 0 and outputs % OUTPUTS == 0 for outputs, inputs in matrices):
-            return f"Groups of {size} divide it: --group-size {size}."
-    return "No group size divides this model."
 
 
 def _work(scratch: Path, progress: bool) -> None:
@@ -250,10 +256,10 @@ def _check_ids(data: Calibration, source: Source, model_dir: Path) -> None:
         )
 
 
-def _add_companions(source: Source, folder: Path, group_size: int) -> None:
+def _add_companions(source: Source, folder: Path) -> None:
     """config.json, tokenizer, chat template and generation_config, beside the weights."""
     config = {name: value for name, value in source.config.items() if name != "torch_dtype"}
-    quantization = {"quant_method": "awq", "bits": BITS, "group_size": group_size, "zero_point": True}
+    quantization = {"quant_method": "awq", "bits": BITS, "group_size": source.group_size, "zero_point": True}
     quantization |= {"version": "gemm", "modules_to_not_convert": None}
     write_json(folder / "config.json", config | {"dtype": "float16", "quantization_config": quantization})
     for pattern in (GENERATION, *TOKENIZER_FILES):

@@ -151,10 +151,14 @@ def test_what_is_no_16_bit_model_is_refused(make_model: Callable[..., Path], row
 
 def test_groups_have_to_divide_the_matrices(make_base: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
     narrow = make_base("llama")
-    refused(narrow, tmp_path / "out", rows, "QuantizationError", r"128 × 64: .* size 128.*--group-size 64")
+    refused(
+        narrow, tmp_path / "out", rows, "QuantizationError", r"128 × 64: .* size 128.*--group-size 64", group_size=128
+    )
     refused(narrow, tmp_path / "out", rows, "UsageError", "group_size is 48.*128, 64, 32", group_size=48)
-    awq.check(narrow, 64)
-    refused(make_base("tied"), tmp_path / "out", rows, "QuantizationError", "--group-size 32")  # 96 wide
+    assert [awq.check(narrow, size).group_size for size in (64, None)] == [64, 64]
+    tied = make_base("tied")  # 96 wide
+    refused(tied, tmp_path / "out", rows, "QuantizationError", "--group-size 32", group_size=64)
+    assert awq.check(tied).group_size == 32
 
 
 def test_the_result_cannot_take_the_models_place(make_model: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
