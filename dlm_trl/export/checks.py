@@ -82,8 +82,9 @@ def differences(before: Observation, after: Observation) -> tuple[float, float, 
     total = largest = same = count = positions = 0.0
     for one, other in zip(before.logits(), after.logits(), strict=True):
         width = min(one.shape[1], other.shape[1])
-        apart = numpy.abs(one[:, :width].astype(numpy.float64) - other[:, :width])
-        total, count, largest = total + apart.sum(), count + apart.size, numpy.maximum(largest, apart.max())
+        apart = numpy.abs(one[:, :width] - other[:, :width])
+        total, count = total + apart.sum(dtype=numpy.float64), count + apart.size
+        largest = numpy.maximum(largest, apart.max())
         same += (one[:, :width].argmax(1) == other[:, :width].argmax(1)).sum()
         positions += len(one)
     return float(total / count), float(largest), float(same / positions)

@@ -31,7 +31,7 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 from dlm_trl.models.batching import contiguous_hidden, evaluating, in_batches
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 
-TOKEN_BUDGET = 16_384  # rows × (longest prompt + new tokens) of one batch
+TOKEN_BUDGET = 32_768  # rows × (longest prompt + new tokens) of one batch
 
 
 class Generated(NamedTuple):

@@ -1,0 +1,31 @@
+"""What the observing process asks: answers in batches are those that a model gives to each prompt alone."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm_trl.export.observe import Plan, _answers
+
+CHATS = ["What lifts", "A", "Who bakes the bread? The baker", "Kneading is pressing and folding a dough until", "B?"]
+
+
+def test_answers_in_a_batch_are_those_given_alone(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model.eval()
+    ends = [tokenizer.eos_token_id, *range(340, 360)]  # so many that some answers end, and not all
+    model.generation_config.eos_token_id = ends
+    expected = []
+    for chat in CHATS:
+        ids = tokenizer(chat, return_tensors="pt")["input_ids"]
+        new: list[int] = []
+        while len(new) < 20 and not (new and new[-1] in ends):
+            with torch.no_grad():
+                rows = torch.cat([ids, torch.tensor([new], dtype=torch.long)], 1)
+                new.append(int(model(rows).logits[0, -1].argmax()))
+        ended = new[-1] in ends
+        text = tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=True).strip()
+        expected.append({"text": text, "ended": ended})
+    assert {answer["ended"] for answer in expected} == {True, False}
+    assert _answers(model, tokenizer, Plan(chats=CHATS, new_tokens=20), tmp_path) == expected
