@@ -10,8 +10,8 @@ training:
   lora_alpha: 64
   lora_dropout: 0.0
   sequence_len: 512
-  learning_rate: 1.0e-3
-  num_epochs: 12
+  learning_rate: 8.0e-4
+  num_epochs: 14
   lr_scheduler: cosine
   warmup_ratio: 0.05
   seed: 42

@@ -108,9 +108,9 @@ class AdapterArguments:
     quantization: Literal["4bit", "8bit"] | None = _setting(
         None, "Load the base in 4 or 8 bit (bitsandbytes). With adapter: qlora it is 4bit unless set."
     )
-    lora_r: int = _setting(8, "Rank of the adapter; for adalora the mean rank that is left at the end.")
-    lora_alpha: int = _setting(16, "The adapter's output is scaled by lora_alpha / lora_r.")
-    lora_dropout: float = _setting(0.05, "Dropout before the adapter.")
+    lora_r: int = _setting(32, "Rank of the adapter; for adalora the mean rank that is left at the end.")
+    lora_alpha: int = _setting(64, "The adapter's output is scaled by lora_alpha / lora_r.")
+    lora_dropout: float = _setting(0.0, "Dropout before the adapter.")
     target_modules: list[str] | None = field(
         default=None,
         metadata={"help": "Names of the modules to adapt; auto or unset: every linear layer except the output head."},

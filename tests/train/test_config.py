@@ -67,10 +67,10 @@ def test_every_training_key_of_the_document_arrives(read) -> None:
     assert not training.fp16
 
 
-def test_what_the_format_says_of_keys_left_out(read) -> None:
+def test_the_defaults_of_keys_left_out(read) -> None:
     found = read()
     assert (found.training.num_train_epochs, found.training.max_length) == (3, 2048)
-    assert (found.adapter.lora_r, found.adapter.lora_alpha, found.adapter.lora_dropout) == (8, 16, 0.05)
+    assert (found.adapter.lora_r, found.adapter.lora_alpha, found.adapter.lora_dropout) == (32, 64, 0.0)
 
 
 def test_the_learning_rate_follows_the_width_of_the_base(read, random_base: Path) -> None:
