@@ -42,9 +42,9 @@ def converted(file: Path, sha256: str | None = None) -> Path:
     file = file.expanduser().resolve()
     try:
         status = file.stat()
+        return _converted(file, status.st_size, status.st_mtime_ns, sha256)
     except OSError as error:
         raise _error(file, f"The GGUF file cannot be read: {error.strerror}.", "Check the path.") from error
-    return _converted(file, status.st_size, status.st_mtime_ns, sha256)
 
 
 def source(folder: Path) -> str | None:
@@ -77,8 +77,11 @@ def _converted(file: Path, size: int, modified: int, sha256: str | None) -> Path
 
 def _is_whole(folder: Path) -> bool:
     """Whether the weights in this folder are those that were written."""
-    facts = folder / FACTS
-    return facts.is_file() and _hash(folder / WEIGHTS) == json.loads(facts.read_text(encoding="utf-8"))["weights"]
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        return _hash(folder / WEIGHTS) == facts["weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _convert(file: Path, sha256: str, folder: Path) -> None:
@@ -150,11 +153,8 @@ def _field(reader: GGUFReader, name: str) -> Any:
 
 
 def _hash(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise _error(file, f"It cannot be read: {error.strerror}.", "Check the file.") from error
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 _OTHER = "Take the model's safetensors instead, as hf:org/name or a folder."

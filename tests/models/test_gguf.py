@@ -73,6 +73,18 @@ def test_it_is_converted_once_and_damage_is_mended(file: Path, home: Path) -> No
     assert (folder / gguf.WEIGHTS).read_bytes() == whole
 
 
+@pytest.mark.parametrize("damage", [None, "", "{}", "[]"])
+def test_a_folder_that_lost_a_file_is_made_again(file: Path, damage: str | None) -> None:
+    folder = Path(resolve(str(file)))
+    if damage is None:
+        (folder / gguf.WEIGHTS).unlink()
+    else:
+        (folder / gguf.FACTS).write_text(damage)
+    gguf._converted.cache_clear()
+    assert load_base(resolve(str(file))).dtype is torch.bfloat16
+    assert gguf.source(folder) == "dequantised from Q4_1"
+
+
 def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_a_model(file: Path, home: Path) -> None:
     code = "import sys; from dlm_trl.models.registry import resolve; print(resolve(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(file)]
