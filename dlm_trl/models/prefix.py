@@ -99,7 +99,8 @@ def families(rows: Sequence[Sequence[int]]) -> list[list[int]]:
             groups[-1].append(i)
         else:
             groups.append([i])
-    large, others = [], []
+    large: list[list[int]] = []
+    others: list[int] = []
     for group in groups:
         saved = (len(group) - 1) * len(common_prefix([rows[i] for i in group]))
         if saved >= WORTHWHILE:

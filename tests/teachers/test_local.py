@@ -153,7 +153,9 @@ def test_memory_that_ends_takes_one_request_with_it(model: PreTrainedModel, toke
 
     def little_memory(_: torch.nn.Module, arguments: tuple, named: dict) -> None:
         rows, length = named["input_ids"].shape
-        if rows > 3 or length == longest:
+        if "attention_mask" in named:  # what the cache holds counts too
+            length = named["attention_mask"].shape[-1]
+        if rows > 3 or length >= longest - 1:  # a prompt alone is read but for its last token first
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
 
     expected = answers(teacher, requests)
