@@ -122,7 +122,7 @@ def test_a_named_adapter_brings_its_own_settings(read) -> None:
     named = "adapters:\n  facts:\n    lora_r: 5\n    learning_rate: 0.01\n  tone:\n    adapter: dora"
     facts, tone = read(named, "adapter_name: facts\n"), read(named, "", "--adapter_name", "tone")
     assert (facts.adapter.lora_r, facts.training.learning_rate) == (5, 0.01)
-    assert (tone.adapter.adapter, tone.adapter.lora_r) == ("dora", 8)
+    assert (tone.adapter.adapter, tone.adapter.lora_r) == ("dora", 32)
     with pytest.raises(DlmError, match="facts, tone"):
         read(named)
 
