@@ -54,16 +54,19 @@ def table(checks: Sequence[Check]) -> str:
 def logit_checks(before: Observation, after: Observation, stored: str) -> list[Check]:
     """Differences over all positions and the whole vocabulary; `stored` is the merged weights' dtype.
 
-    Rounding to 16 bits moves the logits in proportion to their size, which differs from model to model; so that mean is
-    a share of their standard deviation.
+    Rounding to 16 bits moves the logits in proportion to their size, which differs from model to model; there they are
+    shares of the logits' standard deviation.
     """
     mean, largest, same = differences(before, after)
     if stored == "float32":
-        means = check("logit difference, mean, float32", mean)
+        found = [check("logit difference, mean, float32", mean), check("logit difference, largest, float32", largest)]
     else:
-        means = check("logit difference, mean to standard deviation, 16 bit", mean / spread(before))
-    kind = "float32" if stored == "float32" else "16 bit"
-    return [means, check(f"logit difference, largest, {kind}", largest), check("same most likely token", same)]
+        deviation, names = spread(before), ("mean", "largest")
+        found = [
+            check(f"logit difference, {name} to standard deviation, 16 bit", value / deviation)
+            for name, value in zip(names, (mean, largest), strict=True)
+        ]
+    return [*found, check("same most likely token", same)]
 
 
 def spread(observation: Observation) -> float:

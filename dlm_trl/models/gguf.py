@@ -48,7 +48,7 @@ def converted(file: Path, sha256: str | None = None) -> Path:
 
 
 def source(folder: Path) -> str | None:
-    """What a model of this folder was made from, "dequantised from Q4_1"; None where that is no GGUF file."""
+    """What a model of this folder was made from, "dequantised from Q4_1"; None where it was not a GGUF file."""
     facts = folder / FACTS
     if not facts.is_file():
         return None
