@@ -44,7 +44,7 @@ def merged(document: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def awq(document: Path, merged: Path) -> Path:
-    """The same in 4 bits, which cost a model this small some answers: verify may fail it, and writes down what it said."""
+    """The same in 4 bits. They cost a model this small some answers, so that verify may fail it; it records them all."""
     if not QUANT.exists():
         pytest.skip("needs autoawq: make test-quant installs it, in .venv-quant")
     out = merged.with_name("awq")
