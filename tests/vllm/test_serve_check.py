@@ -44,7 +44,7 @@ def merged(document: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def awq(document: Path, merged: Path) -> Path:
-    """The same in 4 bits. They cost a model this small some answers, so that verify may fail it; it records them all."""
+    """The same in 4 bits, for which verify may fail a model this small; what it said is recorded all the same."""
     if not QUANT.exists():
         pytest.skip("needs autoawq: make test-quant installs it, in .venv-quant")
     out = merged.with_name("awq")
