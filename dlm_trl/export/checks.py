@@ -145,7 +145,7 @@ def divergence_checks(
 
 def divergences(before: Observation, other: Observation) -> list[tuple[float, int]]:
     """Of each text the Kullback-Leibler divergence of the other model's next-token distributions from the first's,
-    summed over its positions, in nats; and how many positions that is. NaN where a logit is none.
+    summed over its positions, in nats; and how many positions that is. NaN if a logit is NaN.
     """
     found = []
     for one, two in zip(before.logits(), other.logits(), strict=True):

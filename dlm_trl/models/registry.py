@@ -179,7 +179,7 @@ def _key_of(name: str) -> str:
         if name == f"{PACKAGE}{package.name}":
             return key
     known = ", ".join(f"{PACKAGE}{package.name}" for package in PACKAGES.values())
-    raise _error(f"There is no base model {name!r}.", f"Packages with a model: {known}.")
+    raise _error(f"Unknown package {name!r}.", f"Packages with a model: {known}.")
 
 
 def _suggestion(name: str) -> str:
