@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dlm_trl.models.share import is_main
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import UsageError
 
 app = typer.Typer(help="Write question/answer pairs from a document's prose, look at them, apply them, take them back.")
 
@@ -34,9 +34,7 @@ def misuse_exits_with_2(verb: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             verb(*args, **kwargs)
-        except DlmError as error:
-            if error.kind != "UsageError":
-                raise
+        except UsageError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
 

@@ -32,7 +32,8 @@ from dlm_trl.models.load import context_length, load_base, load_config, load_tok
 from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.registry import resolve
 from dlm_trl.models.share import is_main, share
-from dlm_trl.notes import DlmError, Document, read
+from dlm_trl.notes import Document, read
+from dlm_trl.notes.errors import DlmError, UsageError
 from dlm_trl.online import offline
 from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
 from dlm_trl.online.card import counts
@@ -83,7 +84,7 @@ class Arguments:
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise DlmError(kind="UsageError", message=f"{message}.", hint="--help lists all settings.")
+        raise UsageError(f"{message}.", hint="--help lists all settings.")
 
 
 def main(argv: list[str]) -> None:
@@ -128,14 +129,12 @@ def read_arguments(argv: list[str]) -> Arguments:
     try:
         (said,) = _Parser(Arguments, allow_abbrev=False).parse_args_into_dataclasses(args=argv)
     except ValueError as error:  # what the parser says of unknown settings
-        raise DlmError(kind="UsageError", message=f"{error}.", hint="--help lists all settings.") from None
+        raise UsageError(f"{error}.", hint="--help lists all settings.") from None
     for name in ("n", "rows_per_step", "attempts", "max_length", "concurrency"):
         if getattr(said, name) < 1:
-            raise DlmError(kind="UsageError", message=f"{name} is {getattr(said, name)}.", hint="Give 1 or more.")
+            raise UsageError(f"{name} is {getattr(said, name)}.", hint="Give 1 or more.")
     if said.teacher == "self" and not said.notes:
-        raise DlmError(
-            kind="UsageError", message="The teacher self is the adapter of a document.", hint="Name it: --notes."
-        )
+        raise UsageError("The teacher self is the adapter of a document.", hint="Name it: --notes.")
     return said
 
 
@@ -168,9 +167,8 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
     )
     settings = replace(settings, shards=min(settings.shards, settings.steps))  # none without a step
     if settings.steps < len(settings.stages):
-        raise DlmError(
-            kind="UsageError",
-            message=f"{len(settings.stages)} stages cannot be spread over {settings.steps} steps.",
+        raise UsageError(
+            f"{len(settings.stages)} stages cannot be spread over {settings.steps} steps.",
             hint="Write more rows, or fewer a step.",
         )
     return settings

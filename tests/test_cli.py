@@ -85,7 +85,7 @@ def test_an_error_of_the_house_is_one_line_and_exit_1() -> None:
     program = (
         "from dlm_trl import cli\nfrom dlm_trl.notes import DlmError\n"
         "@cli.app.command()\ndef fail() -> None:\n"
-        "    raise DlmError(kind='X', message='It broke.', hint='Mend it.', line=3)\n"
+        "    raise DlmError('It broke.', hint='Mend it.', line=3)\n"
         "cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", program, "fail"], capture_output=True, text=True)

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm_trl.evaluation.mcsb import Asked
 from dlm_trl.evaluation.recall import Question
 from dlm_trl.evaluation.suite import question_sets, read_glosses
-from dlm_trl.notes import DlmError, read
+from dlm_trl.notes import read
+from dlm_trl.notes.errors import QuestionsError
 from dlm_trl.online.mcsb import HELD_OUT
 from dlm_trl.rows.load import load_dlm
 from dlm_trl.rows.split import VALIDATION_FRACTION, Method, split
@@ -85,21 +86,20 @@ def read_questions(path: str, system_prompt: str | None) -> list[Question]:
     """The reworded questions of a JSON-lines file. Raises DlmError with the line of what cannot be read."""
     file = Path(path)
     if not file.is_file():
-        raise DlmError(kind="QuestionsError", message="There is no such file of questions.", path=file)
+        raise QuestionsError("There is no such file of questions.", path=file)
     try:
         with file.open(encoding="utf-8") as stream:
             lines = list(stream)
     except UnicodeDecodeError as error:
-        raise DlmError(kind="QuestionsError", message="The file of questions is not UTF-8.", path=file) from error
+        raise QuestionsError("The file of questions is not UTF-8.", path=file) from error
     questions = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             questions.append((row["reworded"], row["answer"], system_prompt))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DlmError(
-                kind="QuestionsError",
-                message="This line is no question.",
+            raise QuestionsError(
+                "This line is no question.",
                 hint="Each line is a JSON object with question, reworded and answer.",
                 path=file,
                 line=number,

@@ -25,7 +25,7 @@ from dlm_trl.evaluation.mcsb import Asked, Binding, binding, described, glossed
 from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.models.generate import row_seed
 from dlm_trl.models.load import Quantization, load_adapted, load_base, load_tokenizer
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import EvaluationError
 from dlm_trl.online.mcsb import HELD_OUT, Mcsb, Split, contains_word
 
 CONDITIONS = ("5:upper", "6-9:upper", "5:lower", "5:digits")
@@ -102,9 +102,8 @@ def question_sets(
     tasks = condition_tasks(tokenizer, conditions, split, held_out)
     sets = {name: described(model, task, count, row_seed(seed, name)) for name, task in tasks.items()}
     if empty := [name for name, asked in sets.items() if not asked]:
-        raise DlmError(
-            kind="EvaluationError",
-            message=f"No description that the base wrote can be asked about ({', '.join(empty)}).",
+        raise EvaluationError(
+            f"No description that the base wrote can be asked about ({', '.join(empty)}).",
             hint="Each was empty, contained its word or did not end. Measure with another base.",
         )
     if glosses is not None:

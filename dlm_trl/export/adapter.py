@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError, safe_open
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import AdapterError
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -90,10 +90,10 @@ class Adapter:
         """Raises DlmError (AdapterError) naming the first tensor that holds a NaN or an infinite number."""
         for name in self.shapes:
             if not is_finite(self.read(name)):
-                raise adapter_error(
+                raise AdapterError(
                     f"{name} holds numbers that are not finite: the training diverged.",
-                    "Train again, with a lower learning rate.",
-                    self.folder / TENSORS,
+                    hint="Train again, with a lower learning rate.",
+                    path=self.folder / TENSORS,
                 )
 
 
@@ -103,23 +103,27 @@ def open_adapter(folder: Path) -> Adapter:
     """
     said = _read_config(folder)
     if refused := list(_refused(said)):
-        raise adapter_error(
+        raise AdapterError(
             f"Merging does not know {', '.join(refused)}.",
-            "It does LoRA, rsLoRA, DoRA and AdaLoRA; PEFT's own merge_and_unload may know more.",
-            folder / CONFIG,
+            hint="It does LoRA, rsLoRA, DoRA and AdaLoRA; PEFT's own merge_and_unload may know more.",
+            path=folder / CONFIG,
         )
     try:
         config = PeftConfig.from_pretrained(folder)
     except (TypeError, ValueError) as error:
-        raise adapter_error(f"PEFT does not take these settings: {error}", None, folder / CONFIG) from error
+        raise AdapterError(f"PEFT does not take these settings: {error}", path=folder / CONFIG) from error
     file = folder / TENSORS
     if not file.is_file():
-        raise adapter_error(f"{TENSORS} is missing.", "An adapter_model.bin is not read; save it anew.", folder)
+        raise AdapterError(
+            f"{TENSORS} is missing.", hint="An adapter_model.bin is not read; save it anew.", path=folder
+        )
     try:
         with safe_open(file, framework="pt") as opened:
             shapes = {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise adapter_error(f"It is not a whole safetensors file: {error}.", "Copy or save it again.", file) from error
+        raise AdapterError(
+            f"It is not a whole safetensors file: {error}.", hint="Copy or save it again.", path=file
+        ) from error
     return Adapter(folder, config, shapes)
 
 
@@ -128,20 +132,15 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
-def adapter_error(message: str, hint: str | None, path: Path) -> DlmError:
-    """A DlmError (AdapterError) about this file or folder."""
-    return DlmError(kind="AdapterError", message=message, hint=hint, path=path)
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
-        raise adapter_error(f"This folder holds no adapter: {CONFIG} is missing.", None, folder)
+        raise AdapterError(f"This folder holds no adapter: {CONFIG} is missing.", path=folder)
     try:
         said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise adapter_error(f"It is not JSON: {error}", None, folder / CONFIG) from error
+        raise AdapterError(f"It is not JSON: {error}", path=folder / CONFIG) from error
     if not isinstance(said, dict):
-        raise adapter_error("It is not a JSON object.", None, folder / CONFIG)
+        raise AdapterError("It is not a JSON object.", path=folder / CONFIG)
     return said
 
 

@@ -39,7 +39,7 @@ from dlm_trl.export.packing import BITS, is_quantized, stored_bytes
 from dlm_trl.models import lineage
 from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.weights import Weights, find_weights
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import ExportError, MissingExtraError, QuantizationError, UsageError
 
 ARCHITECTURES = {
     "llama": "LlamaDecoderLayer",
@@ -104,7 +104,7 @@ def quantize(
     calibration is a `.dlm` document or a `.jsonl` file, of which at most `samples` blocks of 512 tokens are read, with
     general text among them. The same arguments give the same weights. On a GPU where there is one, else on the CPU.
     Raises DlmError: QuantizationError for a model that cannot be quantised, BaseModelError, UsageError, OutputError,
-    MissingExtraError, what `read_calibration` raises, and StepError when autoawq fails; out_dir is then what it was.
+    MissingExtraError, what `read_calibration` raises, and ExportError when autoawq fails; out_dir is then what it was.
     """
     model_dir = model_dir.expanduser().resolve()
     source = check(model_dir, group_size)
@@ -153,9 +153,8 @@ def quantize(
 def check_installed() -> None:
     """Raises DlmError (MissingExtraError) where the extra is not installed."""
     if find_spec("awq") is None:
-        raise DlmError(
-            kind="MissingExtraError",
-            message="Quantising needs autoawq.",
+        raise MissingExtraError(
+            "Quantising needs autoawq.",
             hint="Install it: pip install -c constraints.txt 'dlm-trl[quant]'.",
         )
 
@@ -169,32 +168,38 @@ def check(model_dir: Path, group_size: int | None = None) -> Source:
     """
     if group_size not in (*GROUP_SIZES, None):
         sizes = ", ".join(map(str, GROUP_SIZES))
-        raise DlmError(kind="UsageError", message=f"group_size is {group_size}.", hint=f"Use one of: {sizes}.")
+        raise UsageError(f"group_size is {group_size}.", hint=f"Use one of: {sizes}.")
     if (model_dir / CONFIG).is_file() and not (model_dir / "config.json").is_file():
-        raise _error(model_dir, "This is an adapter.", "Merge it first: dlm-trl merge ADAPTER_DIR OUT_DIR.")
+        raise QuantizationError(
+            "This is an adapter.", hint="Merge it first: dlm-trl merge ADAPTER_DIR OUT_DIR.", path=model_dir
+        )
     config = read_json(model_dir / "config.json") if model_dir.is_dir() else {}
     if "quantization_config" in config:
-        raise _error(model_dir, "The model is quantised already.", "Give the 16-bit model that it was made from.")
+        raise QuantizationError(
+            "The model is quantised already.", hint="Give the 16-bit model that it was made from.", path=model_dir
+        )
     weights = find_weights(str(model_dir.resolve()))
     if (model_type := config.get("model_type")) not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise _error(model_dir, f"AWQ cannot be done for models of type {model_type!r}.", f"It can for: {known}.")
+        raise QuantizationError(
+            f"AWQ cannot be done for models of type {model_type!r}.", hint=f"It can for: {known}.", path=model_dir
+        )
     shapes = {name: shape.size for name, shape in weights.shapes().items()}
     matrices = {name: size for name, size in shapes.items() if is_quantized(name, size)}
     if not matrices:
-        raise _error(model_dir, "No tensor has the name of a layer's matrix (model.layers.0.….weight).", None)
+        raise QuantizationError("No tensor has the name of a layer's matrix (model.layers.0.….weight).", path=model_dir)
     _check_shapes(model_dir, shapes)
     sizes = [size for size in GROUP_SIZES if all(_divides(size, matrix) for matrix in matrices.values())]
     chosen = group_size or next(iter(sizes), GROUP_SIZES[-1])
     if chosen not in sizes:
         name, (outputs, inputs) = next(item for item in matrices.items() if not _divides(chosen, item[1]))
-        raise _error(
-            model_dir,
+        raise QuantizationError(
             f"{name} is {outputs} × {inputs}: the inputs must be a multiple of the group size {chosen}, the "
             f"outputs of {OUTPUTS}.",
-            f"Groups of {sizes[0]} divide it: --group-size {sizes[0]}."
+            hint=f"Groups of {sizes[0]} divide it: --group-size {sizes[0]}."
             if sizes
             else "No group size divides this model.",
+            path=model_dir,
         )
     if config.get("tie_word_embeddings"):
         shapes.pop("lm_head.weight", None)
@@ -212,20 +217,20 @@ def _check_shapes(model_dir: Path, shapes: Mapping[str, Any]) -> None:
         model = empty_model(AutoConfig.from_pretrained(model_dir))
     except Exception as error:  # of any kind: each model looks at its own settings
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise _error(model_dir, f"transformers makes no model of its config.json: {reason}.", None) from error
+        raise QuantizationError(f"transformers makes no model of its config.json: {reason}.", path=model_dir) from error
     tied = set(model.all_tied_weights_keys)
     sizes = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
     if wrong := [name for name, size in sizes.items() if shapes.get(name) != size]:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise _error(
-            model_dir,
+        raise QuantizationError(
             f"Its files do not fit its config.json: {', '.join(wrong[:3])}{more}.",
-            "Make the folder again from the step before.",
+            hint="Make the folder again from the step before.",
+            path=model_dir,
         )
 
 
 def _work(scratch: Path, progress: bool) -> None:
-    """Run the worker, which ends at its next layer should this process be killed. Raises DlmError (StepError)."""
+    """Run the worker, which ends at its next layer should this process be killed. Raises DlmError (ExportError)."""
     command = [sys.executable, "-m", WORKER, str(scratch)]
     columns = TextColumn("quantising"), BarColumn(), MofNCompleteColumn(), TextColumn("layers"), TimeRemainingColumn()
     bar = Progress(*columns, console=Console(stderr=True), disable=not progress)
@@ -242,17 +247,17 @@ def _work(scratch: Path, progress: bool) -> None:
         if process.returncode:
             said.seek(0)
             last = "\n".join(said.read().decode(errors="replace").splitlines()[-LAST_LINES:])
-            raise DlmError(kind="StepError", message=f"{WORKER} ended with code {process.returncode}:\n{last}")
+            raise ExportError(f"{WORKER} ended with code {process.returncode}:\n{last}")
 
 
 def _check_ids(data: Calibration, source: Source, model_dir: Path) -> None:
     rows = source.weights.shapes()["model.embed_tokens.weight"].size[0]
     highest = max(map(max, data.blocks))
     if highest >= rows:
-        raise _error(
-            model_dir,
+        raise QuantizationError(
             f"Its tokenizer gives the token {highest}, and it has embeddings for {rows}.",
-            "Put the model's own tokenizer into its folder.",
+            hint="Put the model's own tokenizer into its folder.",
+            path=model_dir,
         )
 
 
@@ -279,7 +284,3 @@ def _written(folder: Path) -> dict[str, int]:
     tensors = find_weights(str(folder)).shapes()
     files = {file: file.stat().st_size for file in folder.glob("*.safetensors")}
     return {"written": sum(shape.bytes for shape in tensors.values()), "files": sum(files.values())}
-
-
-def _error(folder: Path, message: str, hint: str | None) -> DlmError:
-    return DlmError(kind="QuantizationError", message=message, hint=hint, path=folder)

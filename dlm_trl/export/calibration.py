@@ -21,7 +21,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.perplexity import general_text
-from dlm_trl.notes import DlmError, read
+from dlm_trl.notes import read
+from dlm_trl.notes.errors import CalibrationError, ChatTemplateError, UsageError
 from dlm_trl.rows.load import load_dlm
 from dlm_trl.rows.tokenize import windows
 
@@ -82,7 +83,7 @@ def read_calibration(
     rows; ChatTemplateError; UsageError for samples below 1.
     """
     if samples < 1:
-        raise DlmError(kind="UsageError", message=f"samples is {samples}.", hint="Calibrate with at least one.")
+        raise UsageError(f"samples is {samples}.", hint="Calibrate with at least one.")
     by_group: dict[str, list[Row]] = {}
     for row in read_rows(source):
         by_group.setdefault(row.group, []).append(row)
@@ -114,16 +115,15 @@ def read_calibration(
 def read_rows(source: Path) -> list[Row]:
     """The rows of a document (weight 0 is left out) or of a JSON-lines file, each text once. Raises DlmError."""
     if source.suffix not in {".dlm", ".jsonl"}:
-        raise DlmError(
-            kind="CalibrationError",
-            message="Calibration rows come from a .dlm document or a .jsonl file.",
+        raise CalibrationError(
+            "Calibration rows come from a .dlm document or a .jsonl file.",
             hint="Give the document that the model was trained on.",
             path=source,
         )
     made = _document_rows(source) if source.suffix == ".dlm" else _file_rows(source)
     rows = list({json.dumps(row.content, sort_keys=True): row for row in made}.values())
     if not rows:
-        raise DlmError(kind="CalibrationError", message="There is no row to calibrate with.", path=source)
+        raise CalibrationError("There is no row to calibrate with.", path=source)
     return rows
 
 
@@ -138,7 +138,7 @@ def _document_rows(source: Path) -> Iterator[Row]:
 
 def _file_rows(source: Path) -> Iterator[Row]:
     if not source.is_file():
-        raise DlmError(kind="CalibrationError", message="There is no such file.", path=source)
+        raise CalibrationError("There is no such file.", path=source)
     with source.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -152,9 +152,8 @@ def _file_rows(source: Path) -> Iterator[Row]:
                 content = _content(row)
                 group = str(row.get("source_group", json.dumps(content, sort_keys=True)))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise DlmError(
-                    kind="CalibrationError",
-                    message=f"This line is no row: {_said(error)}.",
+                raise CalibrationError(
+                    f"This line is no row: {_said(error)}.",
                     hint="Each line is an object with messages, or prompt and completion, or text.",
                     path=source,
                     line=number,
@@ -233,10 +232,9 @@ def _share(count: int, share: float) -> int:
     return min(count - 1, max(1, round(count * share)))
 
 
-def _template_error(row: Row, message: str) -> DlmError:
-    return DlmError(
-        kind="ChatTemplateError",
-        message=message,
+def _template_error(row: Row, message: str) -> ChatTemplateError:
+    return ChatTemplateError(
+        message,
         hint="Put the chat template that the model was trained with into its folder.",
         path=row.path,
         line=row.line,

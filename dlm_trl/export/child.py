@@ -9,7 +9,7 @@ from collections import deque
 from io import TextIOWrapper
 from subprocess import DEVNULL, PIPE, Popen
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import ExportError
 
 LAST_LINES = 20  # of what a process said before it failed
 
@@ -22,7 +22,7 @@ def run(module: str, *arguments: str, show: bool = False) -> None:
     """Run the module to its end.
 
     show: what it writes is seen while it goes on; else it is kept back, for a library's warnings about its
-    own loading help nobody. Raises DlmError (StepError) when it fails: with its last line where that is an error of
+    own loading help nobody. Raises DlmError (ExportError) when it fails: with its last line where that is an error of
     ours, with its last lines where it was an exception or a signal.
     """
     command = [sys.executable, "-m", module, *arguments]
@@ -45,9 +45,9 @@ def run(module: str, *arguments: str, show: bool = False) -> None:
     if process.returncode == 0:
         return
     if process.returncode == 1 and said and not raised:
-        raise DlmError(kind="StepError", message=said[-1])
+        raise ExportError(said[-1])
     last = "\n".join(said)
-    raise DlmError(kind="StepError", message=f"{module} ended with code {process.returncode}:\n{last}")
+    raise ExportError(f"{module} ended with code {process.returncode}:\n{last}")
 
 
 def alone() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import BaseModelError, ChatTemplateError, TokenizerError
 
 GENERATION = "generation_config.json"
 
@@ -37,9 +37,8 @@ def load_tokenizer(adapter: Path, base: Path, rows: int) -> PreTrainedTokenizerB
     tokenizer = open_tokenizer(folder)
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
-        raise DlmError(
-            kind="TokenizerError",
-            message=f"The vocabulary's size differs: token {tokenizer.convert_ids_to_tokens(highest)!r} is number "
+        raise TokenizerError(
+            f"The vocabulary's size differs: token {tokenizer.convert_ids_to_tokens(highest)!r} is number "
             f"{highest}, and the base has embeddings for {rows} tokens.",
             hint="Give the base that was resized for this tokenizer, or the tokenizer of this base.",
             path=folder,
@@ -60,9 +59,8 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # of any kind: what a file is not is found out where it is used
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise DlmError(
-            kind="TokenizerError",
-            message=f"The tokenizer does not load: {reason}.",
+        raise TokenizerError(
+            f"The tokenizer does not load: {reason}.",
             hint="Put tokenizer.json and tokenizer_config.json of the model, whole, into the folder.",
             path=folder,
         ) from error
@@ -70,9 +68,8 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         try:
             tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
         except TemplateSyntaxError as error:
-            raise DlmError(
-                kind="ChatTemplateError",
-                message=f"The chat template cannot be read: line {error.lineno}: {error.message}",
+            raise ChatTemplateError(
+                f"The chat template cannot be read: line {error.lineno}: {error.message}",
                 hint="Put the chat template that the model was trained with into the folder.",
                 path=folder,
             ) from error
@@ -117,11 +114,11 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DlmError(kind="BaseModelError", message=f"It cannot be read: {error.strerror}.", path=file) from error
+        raise BaseModelError(f"It cannot be read: {error.strerror}.", path=file) from error
     except (ValueError, RecursionError) as error:
-        raise DlmError(kind="BaseModelError", message=f"It is not JSON: {error}.", path=file) from error
+        raise BaseModelError(f"It is not JSON: {error}.", path=file) from error
     if not isinstance(content, dict):
-        raise DlmError(kind="BaseModelError", message="It is not a JSON object.", path=file)
+        raise BaseModelError("It is not a JSON object.", path=file)
     return content
 
 

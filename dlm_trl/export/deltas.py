@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter, adapter_error
+from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter
+from dlm_trl.notes.errors import AdapterError
 
 PREFIX = "base_model.model."  # of every name in an adapter's file
 NAME = "default"  # under which PEFT holds the one adapter
@@ -112,10 +113,10 @@ def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
             adapted = get_peft_model(model, config, low_cpu_mem_usage=True).base_model.model
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise adapter_error(
+        raise AdapterError(
             f"It does not fit the base: {reason}.",
-            f"Check {CONFIG}, or name the base that it was trained on, with --base.",
-            adapter.folder,
+            hint=f"Check {CONFIG}, or name the base that it was trained on, with --base.",
+            path=adapter.folder,
         ) from error
     deltas: Deltas = {}
     expected: dict[str, torch.Size] = {}
@@ -143,10 +144,10 @@ def _low_rank(adapter: Adapter, name: str, module: LoraLayer) -> tuple[LowRank, 
     key, base = PREFIX + name, module.get_base_layer()
     # PEFT's classes themselves: a subclass may sum in another way.
     if type(module) not in (Linear, SVDLinear, Embedding) or not isinstance(base, nn.Linear | Conv1D | nn.Embedding):
-        raise adapter_error(
+        raise AdapterError(
             f"Merging does not know adapters on {type(base).__name__} ({name}).",
-            "It does Linear, Conv1D and Embedding.",
-            adapter.folder / CONFIG,
+            hint="It does Linear, Conv1D and Embedding.",
+            path=adapter.folder / CONFIG,
         )
     rank, scale = module.r[NAME], module.scaling[NAME]
     if type(module) is Embedding:
@@ -176,10 +177,10 @@ def _check_fit(adapter: Adapter, expected: Mapping[str, torch.Size]) -> None:
         return
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
     embeddings = any("embed" in name or "lm_head" in name for name in wrong)
-    raise adapter_error(
+    raise AdapterError(
         f"The adapter's tensors do not fit the base: {'; '.join(problems[:3])}{more}.",
-        "The vocabulary's size differs: it was changed for training, and the base's has to be changed in the same way."
+        hint="The vocabulary was resized for training; resize the base's the same way."
         if embeddings
         else "Name the base that the adapter was trained on.",
-        adapter.folder / TENSORS,
+        path=adapter.folder / TENSORS,
     )

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from dlm_trl.export.adapter import CONFIG  # in a folder that took a training, which no second call brings back
 from dlm_trl.models.lineage import FILE as LINEAGE  # in every folder that this package made
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import DlmError, OutputError
 
 SPARE = 2**26  # bytes that stay free beside what is written
 
@@ -147,5 +147,5 @@ def _unwritable(out_dir: Path, error: OSError | RuntimeError) -> DlmError:
     )
 
 
-def _error(out_dir: Path, why: str, hint: str) -> DlmError:
-    return DlmError(kind="OutputError", message=f"The result cannot be put here: {why}.", hint=hint, path=out_dir)
+def _error(out_dir: Path, why: str, hint: str) -> OutputError:
+    return OutputError(f"The result cannot be put here: {why}.", hint=hint, path=out_dir)

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEn
 from huggingface_hub.utils import validate_repo_id
 
 from dlm_trl.export.verify import SMOKE
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import HubError
 
 
 def check_hub(repo_id: str) -> str:
@@ -58,5 +58,5 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _error(repo_id: str, why: str, hint: str) -> DlmError:
-    return DlmError(kind="HubError", message=f"Nothing can be pushed to {repo_id!r}: {why}.", hint=hint)
+def _error(repo_id: str, why: str, hint: str) -> HubError:
+    return HubError(f"Nothing can be pushed to {repo_id!r}: {why}.", hint=hint)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter, adapter_error, is_finite, open_adapter
+from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter, is_finite, open_adapter
 from dlm_trl.export.card import write_card
 from dlm_trl.export.companions import (
     GENERATION,
@@ -38,7 +38,7 @@ from dlm_trl.models import lineage
 from dlm_trl.models.load import adapter_base
 from dlm_trl.models.registry import recorded_name
 from dlm_trl.models.weights import INDEX, Shape, Weights, find_weights
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import AdapterError, BaseModelError, MergeError, UsageError
 
 SIZE = re.compile(r"(?=.*[1-9])\d+(\.\d+)? ?[KMGT]B", re.IGNORECASE)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -102,18 +102,17 @@ def merge(
 def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB", dtype: str | None = None) -> Merge:
     """All checks of `merge`, and what they found; nothing is written."""
     if dtype is not None and dtype not in DTYPES:
-        raise _usage(f"dtype is {dtype!r}.", f"It is one of: {', '.join(DTYPES)}.")
+        raise UsageError(f"dtype is {dtype!r}.", hint=f"It is one of: {', '.join(DTYPES)}.")
     adapter = open_adapter(adapter_dir)
     if not (base or adapter.config.base_model_name_or_path):
-        raise adapter_error("The adapter records no base.", "Name it with --base.", adapter_dir / CONFIG)
+        raise AdapterError("The adapter records no base.", hint="Name it with --base.", path=adapter_dir / CONFIG)
     hops = lineage.read(adapter_dir)
     name = base or adapter_base(adapter_dir)
     trained = lineage.last(hops, "train") or {}
     weights = find_weights(name, None if base else trained.get("base_revision") or adapter.config.revision)
     if read_json(weights.config).get("quantization_config"):
-        raise DlmError(
-            kind="BaseModelError",
-            message="This base is stored quantised, and an adapter is merged into 16-bit weights alone.",
+        raise BaseModelError(
+            "This base is stored quantised, and an adapter is merged into 16-bit weights alone.",
             hint="Name the model that it was quantised from, with --base.",
             path=weights.config,
         )
@@ -123,19 +122,18 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
         model = empty_model(config)
     except Exception as error:  # of any kind: each model looks at its own settings
         reason = "" if isinstance(error, KeyError) else f": {' '.join(str(error).split())[:200].rstrip('.')}"
-        raise DlmError(
-            kind="BaseModelError",
-            message=f"This is no causal language model that transformers knows{reason}.",
+        raise BaseModelError(
+            f"This is no causal language model that transformers knows{reason}.",
             hint="Download the base again, or name another one with --base.",
             path=weights.config,
         ) from error
     jobs, untie = _jobs(adapter, weights, model, DTYPES[dtype] if dtype else None)
     adapter.check_finite()
     if untie and config.get_text_config() is not config:
-        raise adapter_error(
+        raise AdapterError(
             "The adapter changes tied embeddings of a model whose text part has a configuration of its own.",
-            "Train without embed_tokens and lm_head.",
-            adapter_dir / CONFIG,
+            hint="Train without embed_tokens and lm_head.",
+            path=adapter_dir / CONFIG,
         )
     rows = model.get_input_embeddings().weight.shape[0]
     tokenizer = load_tokenizer(adapter_dir, weights.folder, rows)
@@ -165,9 +163,8 @@ def _check_base(base: str, weights: Weights, recorded: dict[str, Any] | None) ->
     names = recorded["tensors"].keys() | found["tensors"].keys()
     differing += sorted(name for name in names if recorded["tensors"].get(name) != found["tensors"].get(name))
     if differing:
-        raise DlmError(
-            kind="BaseModelError",
-            message=f"{base!r} is not the base that the adapter was trained on: "
+        raise BaseModelError(
+            f"{base!r} is not the base that the adapter was trained on: "
             f"{', '.join(differing[:3])}{' and others' if len(differing) > 3 else ''} differ.",
             hint="Name that base, or the folder of its revision, with --base.",
         )
@@ -200,9 +197,8 @@ def _jobs(
         if place[name] is not None and stored[sources[place[name]]].size != sizes[name]
     ]
     if problems:
-        raise DlmError(
-            kind="BaseModelError",
-            message=f"The base's files do not fit its config.json: {'; '.join(problems[:3])}.",
+        raise BaseModelError(
+            f"The base's files do not fit its config.json: {'; '.join(problems[:3])}.",
             hint="A model that transformers converts while it loads cannot be merged on disk: save_pretrained it once.",
             path=weights.folder,
         )
@@ -216,7 +212,7 @@ def _jobs(
 
 def _split(shapes: dict[str, Shape], shard_size: str) -> StateDictSplit:
     if not SIZE.fullmatch(shard_size):
-        raise _usage(f"shard_size is {shard_size!r}.", "Write a number and KB, MB, GB or TB, such as 4GB.")
+        raise UsageError(f"shard_size is {shard_size!r}.", hint="Write a number and KB, MB, GB or TB, such as 4GB.")
     return split_state_dict_into_shards_factory(
         shapes,
         get_storage_size=lambda shape: shape.bytes,
@@ -270,9 +266,8 @@ def _merged(name: str, job: Job, prepared: Merge) -> torch.Tensor:
         sound = is_finite(result)
     if not sound:
         overflow = job.shape.dtype == torch.float16
-        raise DlmError(
-            kind="MergeError",
-            message=f"{name} holds numbers that are not finite after the merge"
+        raise MergeError(
+            f"{name} holds numbers that are not finite after the merge"
             + (" (float16 ends at 65,504)." if overflow else "."),
             hint="Take --dtype bfloat16." if overflow else "Check the base, and the adapter's learning rate.",
         )
@@ -296,7 +291,3 @@ def _hop(prepared: Merge) -> lineage.Hop:
 def _stored(jobs: dict[str, Job]) -> str:
     """The dtype of the largest tensor, by name."""
     return str(max((job.shape for job in jobs.values()), key=lambda shape: shape.bytes).dtype).removeprefix("torch.")
-
-
-def _usage(message: str, hint: str) -> DlmError:
-    return DlmError(kind="UsageError", message=message, hint=hint)

@@ -89,7 +89,7 @@ def observe(
     """Have a new process load the model and go through the plan; what it found lies in `scratch` until that is removed.
 
     model: a folder (model, adapter or AWQ). base: the folder of an adapter's base; quantization: how that is loaded.
-    round_to: first round the weights to 4 bits in groups of so many. Raises DlmError (StepError).
+    round_to: first round the weights to 4 bits in groups of so many. Raises DlmError (ExportError).
     """
     scratch.mkdir(parents=True)
     job = {"model": model, "base": base, "quantization": quantization, "round_to": round_to}

@@ -18,7 +18,7 @@ from dlm_trl.export.calibration import read_calibration
 from dlm_trl.export.observe import Chat, Plan
 from dlm_trl.models.lineage import FILE, Hop, file_hash, last, lineage_error
 from dlm_trl.models.registry import document_name
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import VerifyError
 
 LOGITS = 2**27  # at most so many numbers are compared
 GENERAL_TEXTS, GENERAL_TOKENS = 16, 128
@@ -126,9 +126,8 @@ def _pieces(hops: Sequence[Hop], tokenizer: PreTrainedTokenizerBase, notes: Path
     files = [file for file in (Path(said["file"]), notes) if file and file.is_file()]
     same = next((file for file in files if file_hash(file) == said["sha256"]), None)
     if same is None:
-        raise DlmError(
-            kind="VerifyError",
-            message="The rows of the calibration are not here any more, or have changed since.",
+        raise VerifyError(
+            "The rows of the calibration are not here any more, or have changed since.",
             hint="Name the same file where it lies now (--notes), or quantise again.",
             path=Path(said["file"]),
         )

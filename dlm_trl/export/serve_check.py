@@ -17,7 +17,7 @@ from rapidfuzz import fuzz
 
 from dlm_trl.export.checks import Check, check
 from dlm_trl.export.verify import SMOKE
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import MissingExtraError, ServerError, UsageError, VerifyError
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -66,9 +66,8 @@ def serve_check(url: str, folder: Path, model: str | None = None) -> Served:
 def _expected(folder: Path) -> dict:
     file = folder / SMOKE
     if not file.is_file():
-        raise DlmError(
-            kind="VerifyError",
-            message=f"There is no {SMOKE}, so it is not known what this model should say.",
+        raise VerifyError(
+            f"There is no {SMOKE}, so it is not known what this model should say.",
             hint="Verify it first: dlm-trl verify BEFORE_DIR AFTER_DIR.",
             path=folder,
         )
@@ -78,9 +77,8 @@ def _expected(folder: Path) -> dict:
         if not rows or said["new_tokens"] < 1:
             raise ValueError("it asks nothing")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DlmError(
-            kind="VerifyError",
-            message=f"This is not what verify writes: {error}.",
+        raise VerifyError(
+            f"This is not what verify writes: {error}.",
             hint="Verify again: dlm-trl verify BEFORE_DIR AFTER_DIR.",
             path=file,
         ) from error
@@ -94,9 +92,8 @@ def _check_url(url: str) -> None:
     except ValueError:  # a port that is none, half an IPv6 address
         right = False
     if not right:
-        raise DlmError(
-            kind="UsageError",
-            message=f"{url!r} is no address of a server.",
+        raise UsageError(
+            f"{url!r} is no address of a server.",
             hint="Write it like http://localhost:8000/v1.",
         )
 
@@ -106,9 +103,8 @@ def _client(url: str) -> Iterator["OpenAI"]:
     try:
         import openai
     except ImportError as error:
-        raise DlmError(
-            kind="MissingExtraError",
-            message="Asking a server needs the openai package.",
+        raise MissingExtraError(
+            "Asking a server needs the openai package.",
             hint="Install it: pip install -c constraints.txt 'dlm-trl[openai]'.",
         ) from error
     try:
@@ -147,5 +143,5 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
-def _server(url: str, message: str, hint: str) -> DlmError:
-    return DlmError(kind="ServerError", message=f"{url}: {message}", hint=hint)
+def _server(url: str, message: str, hint: str) -> ServerError:
+    return ServerError(f"{url}: {message}", hint=hint)

@@ -17,7 +17,7 @@ from dlm_trl.export.folder import check_out_dir
 from dlm_trl.export.merge import merge
 from dlm_trl.export.verify import verify
 from dlm_trl.models.weights import find_weights
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import DlmError, ExportError, UsageError
 
 Target = Literal["merged", "awq"]
 
@@ -40,7 +40,7 @@ def ship(
     if to == "merged":
         return result
     if calibration is None:
-        raise DlmError(kind="UsageError", message="AWQ has nothing to calibrate with.", hint="Name a document or rows.")
+        raise UsageError("AWQ has nothing to calibrate with.", hint="Name a document or rows.")
     awq.quantize(merged, quantized, calibration, progress=True)
     return _checked(merged, quantized, say)
 
@@ -67,7 +67,7 @@ def _checked(before: Path, after: Path, say: Callable[[str], None]) -> Path:
     say(f"{before} → {after}\n{found}")
     if found.failed:
         said = "; ".join(f"{check.name}: {check.failing}" for check in found.failed)
-        raise DlmError(kind="ExportError", message=f"{found.hop} failed its check: {said}.", path=after)
+        raise ExportError(f"{found.hop} failed its check: {said}.", path=after)
     return after
 
 

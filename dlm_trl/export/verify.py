@@ -39,7 +39,7 @@ from dlm_trl.export.plan import find_exam, make_plan
 from dlm_trl.models import lineage
 from dlm_trl.models.registry import document_name
 from dlm_trl.models.weights import find_weights
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import VerifyError
 from dlm_trl.notes.files import replace_file
 
 SAMPLE = 20_000  # characters of general text, which the tokenizers have to read alike
@@ -78,12 +78,14 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
 
     notes: the document whose questions are asked; by default the one that the run was examined with. prompts: how many
     questions are answered greedily and compared word by word. Raises DlmError: VerifyError for folders that are no such
-    hop, StepError for a model that cannot be loaded or run.
+    hop, ExportError for a model that cannot be loaded or run.
     """
     hop = hop_between(before, after)
     hops = lineage.read(after)
     if not hops or hops[-1]["hop"] != hop:
-        raise _error(after, f"Its {lineage.FILE} does not end with the step {hop}, so it is not known how it was made.")
+        raise VerifyError(
+            f"Its {lineage.FILE} does not end with the step {hop}, so it is not known how it was made.", path=after
+        )
     find_weights(str(after.resolve())).shapes()  # each file is whole
     if hop == "awq":  # its numbers are statistics, which a small damage does not move far
         for folder, step in zip((after, before), reversed(hops), strict=False):
@@ -94,16 +96,16 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
         said.append(GRID.format(grid))
     tokenizers = [open_tokenizer(folder) for folder in (tokenizer_folder(before, base), after)]
     if hops[0]["hop"] == "train" and not tokenizers[0].chat_template and exam.pairs()[0] is not None:
-        raise _error(before, "The run learned answers by a chat template, and there is none here any more.")
+        raise VerifyError("The run learned answers by a chat template, and there is none here any more.", path=before)
     try:
         plan = make_plan(exam, hops, tokenizers[0], prompts, notes)
     except TemplateError as error:
-        raise _error(before, f"Its chat template refuses a question of the notes: {error}.") from error
+        raise VerifyError(f"Its chat template refuses a question of the notes: {error}.", path=before) from error
     checks = [_same_prompts(plan.chats, *tokenizers), _stop_tokens(_ends(before) or _ends(base), after, *tokenizers)]
     try:
         (after / SMOKE).unlink(missing_ok=True)
     except OSError as error:
-        raise _error(after, f"The numbers cannot be written here: {error.strerror}.") from error
+        raise VerifyError(f"The numbers cannot be written here: {error.strerror}.", path=after) from error
     if all(found.passed for found in checks):
         with tempfile.TemporaryDirectory() as scratch:
             found, last = (
@@ -124,15 +126,15 @@ def hop_between(before: Path, after: Path) -> str:
     """ "merge" or "awq". Raises DlmError (VerifyError) for two folders that are neither."""
     for folder in (before, after):
         if not ((folder / "config.json").is_file() or (folder / CONFIG).is_file()):
-            raise _error(folder, "There is no model here: neither config.json nor adapter_config.json.")
+            raise VerifyError("There is no model here: neither config.json nor adapter_config.json.", path=folder)
     adapters = [(folder / CONFIG).is_file() for folder in (before, after)]
     if adapters == [True, False] and not is_quantized(after):
         return "merge"
     if adapters == [False, False] and not is_quantized(before) and is_quantized(after):
         return "awq"
-    raise _error(
-        before,
+    raise VerifyError(
         "This is no hop: give an adapter and the model that it was merged to, or a 16-bit model and its AWQ.",
+        path=before,
     )
 
 
@@ -141,7 +143,9 @@ def _check_files(folder: Path, step: lineage.Hop) -> None:
     for name, said in step.get("shards", {}).items():
         file = folder / name
         if not file.is_file() or lineage.file_hash(file) != said:
-            raise _error(file, f"This is not the file that the step {step['hop']} wrote: changed, or of another run.")
+            raise VerifyError(
+                f"This is not the file that the step {step['hop']} wrote: changed, or of another run.", path=file
+            )
 
 
 def _base(adapter: Path, merged: lineage.Hop) -> Path:
@@ -150,7 +154,7 @@ def _base(adapter: Path, merged: lineage.Hop) -> Path:
     """
     open_adapter(adapter)
     if lineage.file_hash(adapter / TENSORS) != merged["adapter"].get(TENSORS):
-        raise _error(adapter, f"This is not the adapter that was merged: {TENSORS} is another.")
+        raise VerifyError(f"This is not the adapter that was merged: {TENSORS} is another.", path=adapter)
     return find_weights(document_name(merged["base"]), merged.get("base_revision")).folder
 
 
@@ -230,7 +234,3 @@ def _write_down(after: Path, hops: list[lineage.Hop], checks: Sequence[Check], s
     hops[-1] |= {"checks": [asdict(found) for found in checks], "serve": serve}
     lineage.write(after, hops)
     card.write_card(after, hops, str(after))
-
-
-def _error(folder: Path, message: str) -> DlmError:
-    return DlmError(kind="VerifyError", message=message, path=folder)

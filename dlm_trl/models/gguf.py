@@ -19,7 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_trl.notes import DlmError, store
+from dlm_trl.notes import store
+from dlm_trl.notes.errors import BaseModelError
 from dlm_trl.notes.files import locked
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def converted(file: Path, sha256: str | None = None) -> Path:
         status = file.stat()
         return _converted(file, status.st_size, status.st_mtime_ns, sha256)
     except OSError as error:
-        raise _error(file, f"The GGUF file cannot be read: {error.strerror}.", "Check the path.") from error
+        raise BaseModelError(
+            f"The GGUF file cannot be read: {error.strerror}.", hint="Check the path.", path=file
+        ) from error
 
 
 def source(folder: Path) -> str | None:
@@ -61,13 +64,17 @@ def _converted(file: Path, size: int, modified: int, sha256: str | None) -> Path
     """Size and time of the last change are there for the cache: a file that changed is hashed again."""
     found = _hash(file)
     if sha256 is not None and found != sha256:
-        raise _error(file, f"Its SHA-256 is {found[:16]}…, not {sha256[:16]}…: it is damaged.", "Install it again.")
+        raise BaseModelError(
+            f"Its SHA-256 is {found[:16]}…, not {sha256[:16]}…: it is damaged.", hint="Install it again.", path=file
+        )
     home = store.models_dir()
     folder = home / f"{file.stem}-{found[:12]}"
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _error(home, f"The folder cannot be made: {error.strerror}.", "Set DLM_HOME to another one.") from error
+        raise BaseModelError(
+            f"The folder cannot be made: {error.strerror}.", hint="Set DLM_HOME to another one.", path=home
+        ) from error
     if not _is_whole(folder):
         with locked(folder, PATIENCE):
             if not _is_whole(folder):
@@ -97,7 +104,9 @@ def _convert(file: Path, sha256: str, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # one that was damaged since
         os.rename(scratch, folder)
     except OSError as error:
-        raise _error(folder, f"The converted model cannot be written: {error.strerror or error}.", _ROOM) from error
+        raise BaseModelError(
+            f"The converted model cannot be written: {error.strerror or error}.", hint=_ROOM, path=folder
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -111,14 +120,16 @@ def _check(file: Path) -> str:
     try:
         reader = GGUFReader(file)
     except (ValueError, OSError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise _error(file, f"It is not a whole GGUF file: {error}.", "Download it again.") from error
+        raise BaseModelError(f"It is not a whole GGUF file: {error}.", hint="Download it again.", path=file) from error
     if int(_field(reader, "split.count") or 1) > 1:
-        raise _error(file, "It is one part of several.", "Join them first: llama-gguf-split --merge.")
+        raise BaseModelError("It is one part of several.", hint="Join them first: llama-gguf-split --merge.", path=file)
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     architecture = _field(reader, "general.architecture")
     if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
-        raise _error(file, f"transformers cannot read the architecture {architecture!r} from GGUF.", _OTHER)
+        raise BaseModelError(
+            f"transformers cannot read the architecture {architecture!r} from GGUF.", hint=_OTHER, path=file
+        )
     weights: Counter[str] = Counter()
     for tensor in reader.tensors:
         weights[tensor.tensor_type.name] += int(tensor.n_elements)
@@ -135,12 +146,14 @@ def _save(file: Path, kind: str, folder: Path) -> None:
     try:
         config = AutoConfig.from_pretrained(**place)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise _error(file, f"{config.model_type!r} is not a causal language model.", _OTHER)
+            raise BaseModelError(f"{config.model_type!r} is not a causal language model.", hint=_OTHER, path=file)
         dense = GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(**place, dtype=dtype, quantization_config=dense)
         tokenizer = AutoTokenizer.from_pretrained(**place)
     except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError, ImportError) as error:
-        raise _error(file, f"transformers cannot load it: {str(error).splitlines()[0].rstrip('.')}.", _OTHER) from error
+        raise BaseModelError(
+            f"transformers cannot load it: {str(error).splitlines()[0].rstrip('.')}.", hint=_OTHER, path=file
+        ) from error
     model.save_pretrained(folder, max_shard_size="1TB")
     if context := getattr(config.get_text_config(), "max_position_embeddings", None):
         tokenizer.model_max_length = context
@@ -159,7 +172,3 @@ def _hash(file: Path) -> str:
 
 _OTHER = "Take the model's safetensors instead, as hf:org/name or a folder."
 _ROOM = "Free some space, or set DLM_HOME to a folder on another disk."
-
-
-def _error(path: Path, message: str, hint: str) -> DlmError:
-    return DlmError(kind="BaseModelError", message=message, path=path, hint=hint)

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from dlm_trl.models.weights import Weights
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import LineageError
 from dlm_trl.notes.files import replace_file
 
 FILE = "lineage.json"
@@ -69,11 +69,10 @@ def last(hops: Sequence[Hop], name: str) -> Hop | None:
     return next((hop for hop in reversed(hops) if hop["hop"] == name), None)
 
 
-def lineage_error(file: Path, why: str) -> DlmError:
+def lineage_error(file: Path, why: str) -> LineageError:
     """A DlmError (LineageError) about this file."""
-    return DlmError(
-        kind="LineageError",
-        message=f"This is no lineage: {why}.",
+    return LineageError(
+        f"This is no lineage: {why}.",
         hint="Make the folder again from the step before; the file beside an adapter may also be removed.",
         path=file,
     )

@@ -29,7 +29,7 @@ from transformers import (
 from dlm_trl.models import lineage
 from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.registry import document_name, resolve
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import AdapterError, BaseModelError, ChatTemplateError, MissingExtraError
 
 Quantization = Literal["4bit", "8bit"]
 _held: WeakValueDictionary[tuple[str, Quantization | None], torch.nn.Module] = WeakValueDictionary()
@@ -160,9 +160,7 @@ def adapter_base(folder: Path) -> str:
     Raises DlmError (AdapterError, LineageError).
     """
     if not (folder / "adapter_config.json").is_file():
-        raise DlmError(
-            kind="AdapterError", message="This folder holds no adapter: adapter_config.json is missing.", path=folder
-        )
+        raise AdapterError("This folder holds no adapter: adapter_config.json is missing.", path=folder)
     # PEFT records where the base was loaded from, which for the embedded one is a folder of this machine alone.
     trained = lineage.last(lineage.read(folder), "train")
     try:
@@ -183,9 +181,8 @@ def _chat_template(path: str) -> str:
         return file.read_text(encoding="utf-8")
     if file.is_dir() and (template := AutoTokenizer.from_pretrained(file).chat_template):
         return template
-    raise DlmError(
-        kind="ChatTemplateError",
-        message=f"There is no chat template at {path!r}.",
+    raise ChatTemplateError(
+        f"There is no chat template at {path!r}.",
         hint="Give a Jinja file, or the folder of a tokenizer that has a chat template.",
     )
 
@@ -194,9 +191,8 @@ def _quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise DlmError(
-            kind="MissingExtraError",
-            message=f"Loading in {quantization} needs bitsandbytes.",
+        raise MissingExtraError(
+            f"Loading in {quantization} needs bitsandbytes.",
             hint="Install it: pip install -c constraints.txt 'dlm-trl[bnb]'.",
         ) from error
     if quantization == "8bit":
@@ -213,15 +209,14 @@ def _device() -> str:
     return f"cuda:{PartialState().local_process_index}" if torch.cuda.is_available() else "cpu"
 
 
-def _not_found(base_model: str, reference: str, error: Exception) -> DlmError:
+def _not_found(base_model: str, reference: str, error: Exception) -> BaseModelError:
     reason = str(error).splitlines()[0]
     hints = {
         ImportError: "Install what it needs, or choose another base_model.",
         RuntimeError: "Check that its files belong together and that the memory is enough.",
     }
-    return DlmError(
-        kind="BaseModelError",
-        message=f"The base model {base_model!r} cannot be loaded from {reference}: {reason.rstrip('.')}.",
+    return BaseModelError(
+        f"The base model {base_model!r} cannot be loaded from {reference}: {reason.rstrip('.')}.",
         hint=next(
             (hint for kind, hint in hints.items() if isinstance(error, kind)),
             "Check the name and the network, or download it once and give the folder.",
@@ -229,10 +224,9 @@ def _not_found(base_model: str, reference: str, error: Exception) -> DlmError:
     )
 
 
-def _damaged(folder: Path, error: Exception) -> DlmError:
-    return DlmError(
-        kind="AdapterError",
-        message=f"The adapter in this folder cannot be loaded: {str(error).splitlines()[0].rstrip('.')}.",
+def _damaged(folder: Path, error: Exception) -> AdapterError:
+    return AdapterError(
+        f"The adapter in this folder cannot be loaded: {str(error).splitlines()[0].rstrip('.')}.",
         path=folder,
         hint="Copy it once more, or train again.",
     )

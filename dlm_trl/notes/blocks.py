@@ -12,7 +12,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import DocumentError, InstructionParseError, PreferenceParseError
 
 
 class Pair(NamedTuple):
@@ -91,7 +91,7 @@ def _long_pairs(content: str, content_line: int, path: Path | None) -> list[Pair
         pairs.append(pair)
         line = answer_line + answer.count("\n") + 1
     if not pairs or len(parts) != 4 * len(pairs) or before.strip():
-        raise _error("InstructionParseError", _PAIR, before, parts, content_line, path)
+        raise _error(InstructionParseError, _PAIR, before, parts, content_line, path)
     return pairs
 
 
@@ -108,7 +108,7 @@ def _long_triples(content: str, content_line: int, path: Path | None) -> list[Tr
         triples.append(triple)
         line += prompt.count("\n") + chosen.count("\n") + rejected.count("\n") + 3
     if not triples or len(parts) != 6 * len(triples) or before.strip():
-        raise _error("PreferenceParseError", _TRIPLE, before, parts, content_line, path)
+        raise _error(PreferenceParseError, _TRIPLE, before, parts, content_line, path)
     return triples
 
 
@@ -118,15 +118,18 @@ def _lines(content: str) -> str:
 
 
 def _error(
-    kind: str, order: tuple[str, ...], before: str, parts: list[str], content_line: int, path: Path | None
-) -> DlmError:
+    failure: type[DocumentError],
+    order: tuple[str, ...],
+    before: str,
+    parts: list[str],
+    content_line: int,
+    path: Path | None,
+) -> DocumentError:
     """What is wrong first; parts holds labels and texts by turns, the labels should follow order over and over."""
 
-    def error(message: str, hint: str, line: int) -> DlmError:
+    def error(message: str, hint: str, line: int) -> DocumentError:
         section_line = line - content_line + 1
-        return DlmError(
-            kind=kind, message=message, hint=hint, path=path, line=line, column=1, section_line=section_line
-        )
+        return failure(message, hint, path=path, line=line, column=1, section_line=section_line)
 
     if stray := before.lstrip():
         line = content_line - 1 + before.count("\n", 0, len(before) - len(stray))

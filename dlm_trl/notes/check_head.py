@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import DlmError, SchemaValidationError
 from dlm_trl.notes.findings import REFUSED, Finding, finding_of
 from dlm_trl.notes.frontmatter import load_mapping
 from dlm_trl.notes.schema import Frontmatter
@@ -55,7 +55,7 @@ def check_head(text: str, path: Path) -> Head:
         found = [_finding(key, several, lines, path) for key, several in problems.items()]
         return Head(None, _adapters(data), findings + found, lines)
     except RecursionError:
-        deep = DlmError(kind="SchemaValidationError", message="The frontmatter is nested too deeply.", line=_FIRST_LINE)
+        deep = SchemaValidationError("The frontmatter is nested too deeply.", line=_FIRST_LINE)
         return Head(None, None, [*findings, finding_of(deep, path)], lines)
     return Head(frontmatter, frozenset(frontmatter.training.adapters or ()), findings, lines)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dlm_trl.notes.document import Document, Section
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import DlmError, EditError
 from dlm_trl.notes.files import locked, replace_file, write_error
 from dlm_trl.notes.parser import parse, read
 
@@ -58,7 +58,7 @@ def replace_content(target: Target, section_id: str, content: str) -> Document:
                 if found
                 else f"No section has the id {section_id}."
             )
-            raise _edit_error(document, what, "Read the file again and name one section.")
+            raise EditError(what, hint="Read the file again and name one section.", path=document.path)
         return replace_content_bytes(document, found[0], content)
 
     return _edit(target, change)
@@ -70,8 +70,10 @@ def append_bytes(document: Document, *sections: str) -> bytes:
     if not blocks:
         return document.raw
     if not all(block.startswith("::") for block in blocks):
-        raise _edit_error(
-            document, "A text to append does not begin with a fence line.", "Begin it with `::prose::` or another."
+        raise EditError(
+            "A text to append does not begin with a fence line.",
+            hint="Begin it with `::prose::` or another.",
+            path=document.path,
         )
     newline, raw = _newline_of(document.raw), document.raw
     text = _encoded(document, "\n".join(blocks)).replace(b"\n", newline)
@@ -80,7 +82,9 @@ def append_bytes(document: Document, *sections: str) -> bytes:
     head = raw[: document.body_start].rstrip(b"\r\n") + newline
     appended = _parsed(document, head + text)
     if appended.body_start != len(head):
-        raise _edit_error(document, "A text to append begins with blank prose.", "The reader drops it; leave it out.")
+        raise EditError(
+            "A text to append begins with blank prose.", hint="The reader drops it; leave it out.", path=document.path
+        )
     return _verified(document, new, (*document.sections, *appended.sections))
 
 
@@ -158,7 +162,9 @@ def _write_locked(path: Path, new: bytes, expected: bytes) -> Document:
 def _edit(target: Target, change: Callable[[Document], bytes]) -> Document:
     if isinstance(target, Document):
         if target.path is None:
-            raise _edit_error(target, "The document was not read from a file.", "Use append_bytes and its kin.")
+            raise EditError(
+                "The document was not read from a file.", hint="Use append_bytes and its kin.", path=target.path
+            )
         return write(target.path, change(target), expected=target.raw)
     path = Path(target)
     if not os.path.isfile(path):
@@ -175,7 +181,9 @@ def _verified(document: Document, new: bytes, intended: tuple[Section, ...]) -> 
         _meaning(s) for s in intended
     ]:
         hint = "Fence lines, odd backtick fences, markers at the top, and blank prose cannot be content."
-        raise _edit_error(document, "The file would not hold exactly the intended sections afterwards.", hint)
+        raise EditError(
+            "The file would not hold exactly the intended sections afterwards.", hint=hint, path=document.path
+        )
     return new
 
 
@@ -183,7 +191,9 @@ def _parsed(document: Document, raw: bytes) -> Document:
     try:
         return parse(raw, document.path)
     except DlmError as error:
-        raise _edit_error(document, f"The file would not parse afterwards: {error.message}", error.hint) from None
+        raise EditError(
+            f"The file would not parse afterwards: {error.message}", hint=error.hint, path=document.path
+        ) from None
 
 
 def _meaning(section: Section) -> Section:
@@ -213,10 +223,6 @@ def _encoded(document: Document, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise _edit_error(
-            document, f"The text is not UTF-8: {error.reason} at character {error.start}.", "Remove it."
+        raise EditError(
+            f"The text is not UTF-8: {error.reason} at character {error.start}.", hint="Remove it.", path=document.path
         ) from None
-
-
-def _edit_error(document: Document, message: str, hint: str | None) -> DlmError:
-    return DlmError(kind="EditError", message=message, hint=hint, path=document.path)

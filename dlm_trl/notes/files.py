@@ -14,7 +14,7 @@ from stat import S_IMODE
 
 from filelock import FileLock, Timeout
 
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import DlmWriteError
 
 LOCK_SECONDS = 10.0
 
@@ -90,6 +90,6 @@ def _give(path: Path, like: os.stat_result) -> None:
             os.chown(path, like.st_uid if os.geteuid() == 0 else -1, like.st_gid)
 
 
-def write_error(path: Path, why: str, hint: str) -> DlmError:
+def write_error(path: Path, why: str, hint: str) -> DlmWriteError:
     """A DlmWriteError for this file."""
-    return DlmError(kind="DlmWriteError", message=f"The file cannot be written: {why}.", hint=hint, path=path)
+    return DlmWriteError(f"The file cannot be written: {why}.", hint=hint, path=path)

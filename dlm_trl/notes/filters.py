@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import SourceError
 from dlm_trl.notes.schema import Source, Text
 
 # What nobody wants to train on, and what nobody wants to have trained on by accident.
@@ -164,9 +164,9 @@ def _training_file(text: str, path: Path) -> TrainingFile:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise _error(path, f"{where or 'The file'}: {first['msg']}.", _KEYS) from None
+        raise SourceError(f"{where or 'The file'}: {first['msg']}.", hint=_KEYS, path=path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _error(path, f"The YAML does not parse: {' '.join(str(error).split())}.", _KEYS) from None
+        raise SourceError(f"The YAML does not parse: {' '.join(str(error).split())}.", hint=_KEYS, path=path) from None
 
 
 def _text(path: Path) -> str | None:
@@ -174,10 +174,8 @@ def _text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8-sig") if path.is_file() else None
     except UnicodeError:
-        raise _error(path, "The file is not UTF-8.", "Save it as UTF-8.") from None
+        raise SourceError("The file is not UTF-8.", hint="Save it as UTF-8.", path=path) from None
     except OSError as error:
-        raise _error(path, f"The file cannot be read: {error.strerror}.", "Allow it, or move it away.") from None
-
-
-def _error(path: Path, message: str, hint: str) -> DlmError:
-    return DlmError(kind="SourceError", message=message, hint=hint, path=path)
+        raise SourceError(
+            f"The file cannot be read: {error.strerror}.", hint="Allow it, or move it away.", path=path
+        ) from None

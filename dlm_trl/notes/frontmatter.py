@@ -8,7 +8,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import (
+    DlmVersionError,
+    FrontmatterError,
+    SchemaValidationError,
+    UnsupportedMigrationError,
+)
 from dlm_trl.notes.schema import SCHEMA_VERSION, Frontmatter
 
 _YAML_LINE = 2  # the YAML begins on the file's second line
@@ -79,18 +84,16 @@ def _migrate(data: dict[Any, Any], path: Path | None) -> dict[Any, Any]:
     if type(version) is not int:
         raise _schema_error("dlm_version must be an integer.", path)
     if version > SCHEMA_VERSION:
-        raise DlmError(
-            kind="DlmVersionError",
-            message=f"The document's dlm_version is above {SCHEMA_VERSION}, the newest that is known here.",
+        raise DlmVersionError(
+            f"The document's dlm_version is above {SCHEMA_VERSION}, the newest that is known here.",
             hint="Update dlm-trl, or lower dlm_version if no newer key is used.",
             path=path,
             line=_YAML_LINE,
             column=0,
         )
     if version < 1:
-        raise DlmError(
-            kind="UnsupportedMigrationError",
-            message="dlm_version starts at 1.",
+        raise UnsupportedMigrationError(
+            "dlm_version starts at 1.",
             hint=f"Set dlm_version: {SCHEMA_VERSION}.",
             path=path,
             line=0,
@@ -120,10 +123,9 @@ def _dpo_to_preference(dpo: Any) -> dict[Any, Any]:
     return {"preference": preference}
 
 
-def _yaml_error(message: str, path: Path | None, line: int = _YAML_LINE, column: int = 0) -> DlmError:
-    return DlmError(
-        kind="FrontmatterError",
-        message=message,
+def _yaml_error(message: str, path: Path | None, line: int = _YAML_LINE, column: int = 0) -> FrontmatterError:
+    return FrontmatterError(
+        message,
         hint="The lines between the two `---` must be a YAML mapping.",
         path=path,
         line=line,
@@ -131,10 +133,9 @@ def _yaml_error(message: str, path: Path | None, line: int = _YAML_LINE, column:
     )
 
 
-def _schema_error(message: str, path: Path | None) -> DlmError:
-    return DlmError(
-        kind="SchemaValidationError",
-        message=message,
+def _schema_error(message: str, path: Path | None) -> SchemaValidationError:
+    return SchemaValidationError(
+        message,
         hint="See the format's list of frontmatter keys.",
         path=path,
         line=_YAML_LINE,

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import NamedTuple, cast, get_args
 
 from dlm_trl.notes.document import NO_TEXTS, Kind, Provenance
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import FenceError
 from dlm_trl.notes.schema import ADAPTER_NAME
 
 _BARE = re.compile(r"::([A-Za-z0-9_#-]+)::")
@@ -103,26 +103,40 @@ def _bare_fence(name: str, line: int, path: Path | None) -> Fence:
     kind, hash_sign, adapter = name.partition("#")
     if kind not in _KINDS:
         hint = f"Kinds are {', '.join(_KINDS)}. A line that is no fence must not begin and end with `::`."
-        raise fence_error(f"`::{name}::` is no kind of section.", hint, line, path)
+        raise FenceError(f"`::{name}::` is no kind of section.", hint=hint, path=path, line=line, column=1)
     if kind in _MEDIA:
-        raise fence_error(f"`::{kind}::` has no attributes.", f'Write `::{kind} path="…"::`.', line, path)
+        raise FenceError(
+            f"`::{kind}::` has no attributes.", hint=f'Write `::{kind} path="…"::`.', path=path, line=line, column=1
+        )
     if hash_sign and not _ADAPTER.fullmatch(adapter):
         hint = "A name is a lower-case letter, then up to 31 lower-case letters, digits or underscores."
-        raise fence_error(f"`{adapter}` is no adapter name.", hint, line, path)
+        raise FenceError(f"`{adapter}` is no adapter name.", hint=hint, path=path, line=line, column=1)
     return Fence(cast(Kind, kind), adapter if hash_sign else None)
 
 
 def _attribute_fence(kind: str, items: list[tuple[str, str]], line: int, path: Path | None) -> Fence:
     if kind not in _MEDIA:
-        raise fence_error(
-            f"`::{kind} …::` takes no attributes.", "Only image and audio fences have attributes.", line, path
+        raise FenceError(
+            f"`::{kind} …::` takes no attributes.",
+            hint="Only image and audio fences have attributes.",
+            path=path,
+            line=line,
+            column=1,
         )
     values = dict(items)
     required, known = _MEDIA[kind]
     if problem := _key_problem(items, required, known):
-        raise fence_error(f"The {kind} fence {problem}.", f"Its keys are {_listed(known)}.", line, path)
+        raise FenceError(
+            f"The {kind} fence {problem}.", hint=f"Its keys are {_listed(known)}.", path=path, line=line, column=1
+        )
     if not all(value.isascii() for value in values.values()):
-        raise fence_error("A fence attribute is not ASCII.", "Rename the file, or describe it in the text.", line, path)
+        raise FenceError(
+            "A fence attribute is not ASCII.",
+            hint="Rename the file, or describe it in the text.",
+            path=path,
+            line=line,
+            column=1,
+        )
     return Fence(cast(Kind, kind), None, MappingProxyType(values))
 
 
@@ -135,7 +149,7 @@ def read_marker(text: str, kind: Kind, line: int, path: Path | None) -> Provenan
         return _marker(text, kind)
     except ValueError as error:
         message, hint = error.args
-        raise fence_error(message, hint, line, path) from None
+        raise FenceError(message, hint=hint, path=path, line=line, column=1) from None
 
 
 @lru_cache(maxsize=256)  # all the pairs that a teacher wrote about one section have the same marker
@@ -175,8 +189,3 @@ def _key_problem(items: list[tuple[str, str]], required: Set[str], known: Set[st
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
-
-
-def fence_error(message: str, hint: str, line: int, path: Path | None, column: int = 1) -> DlmError:
-    """A FenceError at this line."""
-    return DlmError(kind="FenceError", message=message, hint=hint, path=path, line=line, column=column)

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from dlm_trl.notes.document import NO_PROVENANCE, Document, Section
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import DlmEncodingError, DlmReadError, FenceError, FrontmatterError
 from dlm_trl.notes.frontmatter import parse_frontmatter
-from dlm_trl.notes.markers import PLAIN_FENCES, fence_error, read_fence, read_marker
+from dlm_trl.notes.markers import PLAIN_FENCES, read_fence, read_marker
 
 _BOM = "\ufeff"
 _CLOSING = re.compile(r"\n---(?=\n|\Z)")
@@ -42,9 +42,7 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DlmError(
-            kind="DlmReadError", message=f"The file cannot be read: {reason}.", hint="Check the path.", path=path
-        ) from None
+        raise DlmReadError(f"The file cannot be read: {reason}.", hint="Check the path.", path=path) from None
 
 
 def parse(text: str | bytes, path: Path | None = None) -> Document:
@@ -56,9 +54,8 @@ def parse(text: str | bytes, path: Path | None = None) -> Document:
 
     closing = _CLOSING.search(body, 3) if body.startswith("---\n") else None
     if closing is None:
-        raise DlmError(
-            kind="FrontmatterError",
-            message="The file does not begin with a frontmatter block.",
+        raise FrontmatterError(
+            "The file does not begin with a frontmatter block.",
             hint="Line 1 must be exactly `---`, and another line exactly `---` must close the YAML.",
             path=path,
             line=1,
@@ -95,9 +92,8 @@ def _decoded(text: str | bytes, path: Path | None) -> tuple[bytes, str]:
     except UnicodeError as error:
         assert isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
         unit = "character" if isinstance(text, str) else "byte"
-        raise DlmError(
-            kind="DlmEncodingError",
-            message=f"The text is not UTF-8: {error.reason} at {unit} {error.start}.",
+        raise DlmEncodingError(
+            f"The text is not UTF-8: {error.reason} at {unit} {error.start}.",
             hint="Save the file as UTF-8.",
             path=path,
         ) from None
@@ -142,7 +138,9 @@ def _scan(text: str, begin: int, end: int, raw: bytes, path: Path | None) -> lis
             if not found:
                 continue
         elif in_code:
-            raise fence_error("A code block is not closed.", "Close it with three backticks.", line, path, column=0)
+            raise FenceError(
+                "A code block is not closed.", hint="Close it with three backticks.", path=path, line=line, column=0
+            )
 
         provenance = NO_PROVENANCE
         while text.startswith(_MARKER_START, content_start):

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dlm_trl.notes.document import Document, Section
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import SourceError
 from dlm_trl.notes.filters import FOLDER_FILES, Filters, filters_of
 from dlm_trl.notes.schema import Source
 
@@ -85,10 +85,12 @@ def source_root(document: Document, source: Source) -> Path:
     try:
         path = _base(document) / Path(source.path).expanduser()
     except RuntimeError:  # the home of a user that does not exist
-        raise _error(Path(source.path), "The source path cannot be expanded.", "Write it without `~`.") from None
+        raise SourceError(
+            "The source path cannot be expanded.", hint="Write it without `~`.", path=Path(source.path)
+        ) from None
     if not os.path.isdir(path) and not os.path.isfile(path):
         hint = f"Relative paths start at {_base(document)}."
-        raise _error(path, "The source path is neither a folder nor a file.", hint)
+        raise SourceError("The source path is neither a folder nor a file.", hint=hint, path=path)
     if document.frontmatter.training.sources_policy == "strict":
         _confine(path, _base(document))
     return path
@@ -97,9 +99,8 @@ def source_root(document: Document, source: Source) -> Path:
 def _base(document: Document) -> Path:
     """Where relative paths start: the document's folder, or the one above where that is a `.dlm` folder."""
     if document.path is None:
-        raise DlmError(
-            kind="SourceError",
-            message="The document was not read from a file, so its sources have no place to start from.",
+        raise SourceError(
+            "The document was not read from a file, so its sources have no place to start from.",
             hint="Read it with notes.read(path).",
         )
     folder = Path(os.path.abspath(document.path)).parent
@@ -125,7 +126,9 @@ def _walk_folder(
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise _error(folder, f"The folder cannot be read: {error.strerror}.", "Allow it, or move it away.") from None
+        raise SourceError(
+            f"The folder cannot be read: {error.strerror}.", hint="Allow it, or move it away.", path=folder
+        ) from None
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _walk_folder(folder / entry.name, relative / entry.name, filters, base)
@@ -154,7 +157,9 @@ def _text(path: Path, source: Source, base: Path | None) -> str | None:
             return None
         data = path.read_bytes()
     except OSError as error:
-        raise _error(path, f"The file cannot be read: {error.strerror}.", "Exclude it, or allow it.") from None
+        raise SourceError(
+            f"The file cannot be read: {error.strerror}.", hint="Exclude it, or allow it.", path=path
+        ) from None
     if b"\0" in data[:_SNIFFED_BYTES]:
         return None
     try:
@@ -166,12 +171,8 @@ def _text(path: Path, source: Source, base: Path | None) -> str | None:
 
 def _confine(path: Path, base: Path) -> None:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base)):
-        raise _error(
-            path,
+        raise SourceError(
             f"The source leads outside {base}, which `sources_policy: strict` forbids.",
-            "Move or exclude it, or set training.sources_policy: permissive.",
+            hint="Move or exclude it, or set training.sources_policy: permissive.",
+            path=path,
         )
-
-
-def _error(path: Path, message: str, hint: str) -> DlmError:
-    return DlmError(kind="SourceError", message=message, hint=hint, path=path)

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 
 from dlm_trl.notes.document import Document
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import AdapterError, StoreError
 from dlm_trl.notes.files import locked, replace_file
 
 _VERSION = re.compile(r"v(\d{4,})")
@@ -65,9 +65,8 @@ def current_adapter(dlm_id: str, name: str | None = None) -> Path | None:
     root = document_store(dlm_id).resolve()
     adapter = (root / pointer.read_text(encoding="utf-8").strip()).resolve()
     if not _is_folder_in(root, adapter):
-        raise DlmError(
-            kind="StoreError",
-            message=f"It names {adapter}, which is no folder of an adapter in {root}.",
+        raise StoreError(
+            f"It names {adapter}, which is no folder of an adapter in {root}.",
             hint="Train again, or remove this file.",
             path=pointer,
         )
@@ -83,17 +82,16 @@ def trained_adapter(document: Document, name: str | None, naming: str, otherwise
     dlm_id, declared = document.frontmatter.dlm_id, list(document.frontmatter.training.adapters or ())
     if name is not None and name not in declared:
         message = f"The document declares no adapter {name!r}; declared: {', '.join(declared) or 'none'}."
-        raise DlmError(kind="AdapterError", message=message, hint=naming, path=document.path)
+        raise AdapterError(message, hint=naming, path=document.path)
     folder = current_adapter(dlm_id, name)
     if folder is not None:
         return folder
     if name is None and (trained := [each for each in declared if current_adapter(dlm_id, each)]):
         message = f"The adapters of this document have names: {', '.join(trained)}."
-        raise DlmError(kind="AdapterError", message=message, hint=naming, path=document.path)
+        raise AdapterError(message, hint=naming, path=document.path)
     option = f" --adapter_name {name or declared[0]}" if declared else ""
-    raise DlmError(
-        kind="AdapterError",
-        message=f"No adapter{f' {name!r}' if name else ''} of this document was trained yet.",
+    raise AdapterError(
+        f"No adapter{f' {name!r}' if name else ''} of this document was trained yet.",
         hint=f"Train one: dlm-trl train {document.path or 'FILE'}{option}; or {otherwise}",
         path=document.path,
     )
@@ -108,9 +106,8 @@ def set_current_adapter(dlm_id: str, adapter: Path, name: str | None = None) -> 
     root = document_store(dlm_id).resolve()
     folder = adapter.resolve()
     if not _is_folder_in(root, folder):
-        raise DlmError(
-            kind="StoreError",
-            message=f"{adapter} is no folder in {root}.",
+        raise StoreError(
+            f"{adapter} is no folder in {root}.",
             hint="Save the adapter under next_version() first.",
             path=adapter,
         )

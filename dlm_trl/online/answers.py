@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import UsageError
 from dlm_trl.online.encode import Encoded
 from dlm_trl.online.task import Example
 
@@ -121,8 +121,7 @@ def whole(weight: Tensor) -> Tensor:
 def _require_plain_logits(config: Any) -> None:
     changed = [name for name in _TRANSFORMS if getattr(config, name, None) not in (None, 1.0)]
     if changed:
-        raise DlmError(
-            kind="UsageError",
-            message=f"This model changes its logits behind the head ({', '.join(changed)}): no loss='labels'.",
+        raise UsageError(
+            f"This model changes its logits behind the head ({', '.join(changed)}): no loss='labels'.",
             hint="Use loss='full'.",
         )

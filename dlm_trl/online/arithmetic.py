@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import UsageError
 from dlm_trl.online.task import Example, Messages, Reject, accuracy
 
 TEMPLATES = (
@@ -64,9 +64,11 @@ class Arithmetic:
 
     def __post_init__(self) -> None:
         if not self.operations or set(self.operations) - set("+-*"):
-            raise _misuse(f"Arithmetic knows no operations {self.operations!r}.", "Give some of + - *, as one string.")
+            raise UsageError(
+                f"Arithmetic knows no operations {self.operations!r}.", hint="Give some of + - *, as one string."
+            )
         if self.digits < 1:
-            raise _misuse(f"Numbers of {self.digits} digits cannot be added.", "Give 1 digit or more.")
+            raise UsageError(f"Numbers of {self.digits} digits cannot be added.", hint="Give 1 digit or more.")
         if self.questions == "base":
             self.max_new_tokens = 32
             self.prefix = "".join(f"Answer: {answer}\nQuestion: {asked}\n\n" for answer, asked in _FEW_SHOT)
@@ -135,7 +137,3 @@ def _row(item: Sum, question: str) -> Example | Reject:
         return Reject("wrong")
     # With the line's end, so that the model learns where an answer of several tokens ends.
     return Example(f"Question: {question}\nAnswer:", f" {item.answer}\n", facts={"question": question})
-
-
-def _misuse(message: str, hint: str) -> DlmError:
-    return DlmError(kind="UsageError", message=message, hint=hint)

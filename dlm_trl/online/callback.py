@@ -29,7 +29,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTTrainer
 
 from dlm_trl.models.generate import row_seed
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import UsageError
 from dlm_trl.online.answers import Place, reading
 from dlm_trl.online.authors import AskedTeacher, FrozenBase
 from dlm_trl.online.curriculum import Curriculum
@@ -63,9 +63,8 @@ def placeholder(args: TrainingArguments) -> Dataset:
     Raises DlmError (UsageError) where `max_steps` is not set.
     """
     if args.max_steps <= 0:
-        raise DlmError(
-            kind="UsageError",
-            message="A run on synthetic rows alone has no end of its own.",
+        raise UsageError(
+            "A run on synthetic rows alone has no end of its own.",
             hint="Set max_steps.",
         )
     rows = args.max_steps * args.gradient_accumulation_steps * args.train_batch_size * args.world_size
@@ -96,9 +95,8 @@ class OnlineSynthesisCallback(TrainerCallback):
         attempts: int = ATTEMPTS,
     ) -> None:
         if not 0 < synthetic_fraction <= 1:
-            raise DlmError(
-                kind="UsageError",
-                message=f"synthetic_fraction is {synthetic_fraction}.",
+            raise UsageError(
+                f"synthetic_fraction is {synthetic_fraction}.",
                 hint="Give a share above 0, up to 1; without synthetic rows, leave the callback out.",
             )
         self.curriculum = task if isinstance(task, Curriculum) else Curriculum([task])

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import UsageError
 from dlm_trl.online.task import Task
 
 
@@ -34,11 +34,11 @@ class Curriculum:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise _misuse("A curriculum has no stages.", "Give it at least one task.")
+            raise UsageError("A curriculum has no stages.", hint="Give it at least one task.")
         if not 0 < self.threshold <= 1:
-            raise _misuse(f"A curriculum's threshold is {self.threshold}.", "Give a share above 0, up to 1.")
+            raise UsageError(f"A curriculum's threshold is {self.threshold}.", hint="Give a share above 0, up to 1.")
         if self.window < 1:
-            raise _misuse(f"A curriculum's window is {self.window} steps.", "Give 1 or more.")
+            raise UsageError(f"A curriculum's window is {self.window} steps.", hint="Give 1 or more.")
 
     @property
     def task(self) -> Task:
@@ -65,12 +65,8 @@ class Curriculum:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises DlmError (UsageError) for a state of a curriculum with more stages than this one has."""
         if state["stage"] >= len(self.stages):
-            raise _misuse(
+            raise UsageError(
                 f"The checkpoint is at stage {state['stage'] + 1} of its curriculum; this one has {len(self.stages)}.",
-                "Resume with the stages that the run began with.",
+                hint="Resume with the stages that the run began with.",
             )
         self.stage, self.recent = int(state["stage"]), list(state["recent"])[-self.window :]
-
-
-def _misuse(message: str, hint: str) -> DlmError:
-    return DlmError(kind="UsageError", message=message, hint=hint)

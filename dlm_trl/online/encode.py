@@ -15,7 +15,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import ChatTemplateError, UsageError
 from dlm_trl.online.task import Example, Messages, Reject
 from dlm_trl.rows.tokenize import IGNORED
 from dlm_trl.teachers.local import require_chat_template
@@ -54,9 +54,8 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int
         whole = _chat_tokens(tokenizer, [*example.prompt, turn], add_generation_prompt=False)
         target = whole[len(prompt) :]
         if whole[: len(prompt)] != prompt or not target:
-            raise DlmError(
-                kind="ChatTemplateError",
-                message="The chat template renders the prompt differently once the answer follows.",
+            raise ChatTemplateError(
+                "The chat template renders the prompt differently once the answer follows.",
                 hint="Use a template whose generation prompt is how the assistant's turn begins.",
             )
     if max_length is not None and len(prompt) + len(target) > max_length:
@@ -85,7 +84,7 @@ def _chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_gen
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, return_dict=False)
     except TemplateError as error:
-        raise DlmError(kind="ChatTemplateError", message=f"The chat template refuses a row: {error}.") from error
+        raise ChatTemplateError(f"The chat template refuses a row: {error}.") from error
 
 
 def _choices(example: Example, tokenizer: PreTrainedTokenizerBase, target: list[int]) -> tuple[int, ...]:
@@ -97,9 +96,8 @@ def _choices(example: Example, tokenizer: PreTrainedTokenizerBase, target: list[
     if whole and target[0] == ids[example.choices.index(example.target)]:
         return ids
     if example.loss == "labels":
-        raise DlmError(
-            kind="UsageError",
-            message=f"The choices {example.choices} are not one token each where they stand, all different.",
+        raise UsageError(
+            f"The choices {example.choices} are not one token each where they stand, all different.",
             hint="Use loss='full', or other labels.",
         )
     return ()

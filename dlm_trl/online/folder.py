@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import SettingsError
 from dlm_trl.notes.files import replace_file, write_error
 
 _SETTINGS = "settings.json"
@@ -87,9 +87,8 @@ def claim(folder: Path, settings: Settings) -> Settings:
         now = replace(settings, shards=there.shards)  # as many as the run that began it had processes
         pairs = {name: (getattr(there, name), getattr(now, name)) for name in asdict(now)}
         if other := [f"{name} is {a!r} there and {b!r} now" for name, (a, b) in pairs.items() if a != b]:
-            raise DlmError(
-                kind="SettingsError",
-                message=f"This folder was begun with other settings: {', '.join(other)}.",
+            raise SettingsError(
+                f"This folder was begun with other settings: {', '.join(other)}.",
                 hint="Go on with the same settings, or choose another folder.",
                 path=folder,
             )
@@ -99,9 +98,8 @@ def claim(folder: Path, settings: Settings) -> Settings:
     except OSError as error:
         raise write_error(folder, error.strerror or str(error), "Choose another folder.") from None
     if any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise DlmError(
-            kind="SettingsError",
-            message="This folder holds other files already.",
+        raise SettingsError(
+            "This folder holds other files already.",
             hint="Choose an empty or a new folder.",
             path=folder,
         )
@@ -115,9 +113,8 @@ def read_settings(folder: str | os.PathLike[str]) -> Settings:
     try:
         return Settings(**json.loads(file.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
-        raise DlmError(
-            kind="SettingsError",
-            message="This folder holds no rows of a task: there is no settings.json that says how they were written.",
+        raise SettingsError(
+            "This folder holds no rows of a task: there is no settings.json that says how they were written.",
             hint="Write them with recipes/synthesize_task.py.",
             path=Path(folder),
         ) from None

@@ -19,7 +19,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import TokenizerError, UsageError
 from dlm_trl.online import prompts
 from dlm_trl.online.task import Example, Messages, Reject, accuracy
 
@@ -74,9 +74,8 @@ def bind(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Bound:
             ids = tuple(t[0] for t in tokens)
             if len(set(ids)) == len(ids):
                 return Bound(gap, targets, ids)
-    raise DlmError(
-        kind="TokenizerError",
-        message=f"The labels {' '.join(labels)} are not one token each for this tokenizer, all different.",
+    raise TokenizerError(
+        f"The labels {' '.join(labels)} are not one token each for this tokenizer, all different.",
         hint=f"Choose other labels: {', '.join(LABEL_STYLES)}, or a string of characters.",
     )
 
@@ -131,15 +130,17 @@ class Mcsb:
         least, most = self.range
         for labels in self.alphabets:
             if not 2 <= least <= most <= len(labels):
-                raise _misuse(f"{self.choices} choices cannot be labelled {labels}.", f"Give 2 to {len(labels)}.")
+                raise UsageError(
+                    f"{self.choices} choices cannot be labelled {labels}.", hint=f"Give 2 to {len(labels)}."
+                )
             if len(set(labels)) < len(labels):
-                raise _misuse(f"The labels {labels} are not all different.", "Give each once.")
+                raise UsageError(f"The labels {labels} are not all different.", hint="Give each once.")
             self._bounds |= {labels[:n]: bind(self.tokenizer, labels[:n]) for n in range(least, most + 1)}
         self.words = self._usable(self.words)
         if len(self.words) < most + 1:
-            raise _misuse(
+            raise UsageError(
                 f"Of the {self.split} words, {len(self.words)} are one token for this tokenizer.",
-                f"That is too few for {most} options: give other words, or another share of held-out words.",
+                hint=f"That is too few for {most} options: give other words, or another share of held-out words.",
             )
         if self.distractors == "near":
             self._others = self._neighbours(max(NEAR, most - 1))
@@ -209,7 +210,9 @@ class Mcsb:
     def _neighbours(self, count: int) -> dict[str, list[str]]:
         """For each word, the `count` whose embeddings have the largest cosine with its own, the mean taken off."""
         if self.embeddings is None:
-            raise _misuse("Near distractors need embeddings.", "Give embeddings=model.get_input_embeddings().weight.")
+            raise UsageError(
+                "Near distractors need embeddings.", hint="Give embeddings=model.get_input_embeddings().weight."
+            )
         tokens = [_ids(self.tokenizer, f"Word: {w}")[-1] for w in self.words]
         rows = self.embeddings.detach()[tokens].float().cpu()
         rows = rows - rows.mean(0)
@@ -230,7 +233,3 @@ def contains_word(description: str, word: str) -> bool:
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _misuse(message: str, hint: str) -> DlmError:
-    return DlmError(kind="UsageError", message=message, hint=hint)

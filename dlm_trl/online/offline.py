@@ -23,7 +23,7 @@ from datasets import Dataset, load_dataset
 from pyarrow.compute import list_value_length
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import NoRowsError, SettingsError, TeacherError, TokenizerError, UsageError
 from dlm_trl.notes.files import locked, replace_file
 from dlm_trl.online.authors import Author
 from dlm_trl.online.card import card, counts, features
@@ -118,23 +118,20 @@ def load_rows(
     settings = read_settings(folder)
     done = progress(folder, settings)
     if done.steps < settings.steps:
-        raise DlmError(
-            kind="SettingsError",
-            message=f"Only {done.steps} of {settings.steps} steps of rows are written.",
+        raise SettingsError(
+            f"Only {done.steps} of {settings.steps} steps of rows are written.",
             hint="Run the command that wrote them again: it goes on where it was.",
             path=folder,
         )
     if vocabulary(tokenizer) != settings.vocabulary:
-        raise DlmError(
-            kind="TokenizerError",
-            message=f"The rows are made of tokens of {settings.base_model}; the base that is trained has others.",
+        raise TokenizerError(
+            f"The rows are made of tokens of {settings.base_model}; the base that is trained has others.",
             hint=f"Train {settings.base_model}, or write rows for the other base (--base_model).",
             path=folder,
         )
     if not done.rows:
-        raise DlmError(
-            kind="NoRowsError",
-            message=f"There are no rows to train on: all were rejected ({counts(done.rejected)}).",
+        raise NoRowsError(
+            f"There are no rows to train on: all were rejected ({counts(done.rejected)}).",
             hint="Use another teacher, or mend the task.",
             path=folder,
         )
@@ -144,9 +141,8 @@ def load_rows(
     lengths = list_value_length(rows.data["input_ids"]).to_pylist()
     longer = 0 if max_length is None else sum(length > max_length for length in lengths)
     if longer:
-        raise DlmError(
-            kind="SettingsError",
-            message=f"{longer:,} of {len(rows):,} rows are longer than max_length, {max_length} tokens.",
+        raise SettingsError(
+            f"{longer:,} of {len(rows):,} rows are longer than max_length, {max_length} tokens.",
             hint=f"Train with a max_length of {max(lengths)}, or write rows anew with --max_length {max_length}.",
             path=folder,
         )
@@ -156,9 +152,8 @@ def load_rows(
 
 def _encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded | Reject:
     if example.loss != "full":
-        raise DlmError(
-            kind="UsageError",
-            message=f"The task asks for loss={example.loss!r}; rows on disk are learned with the trainer's own loss.",
+        raise UsageError(
+            f"The task asks for loss={example.loss!r}; rows on disk are learned with the trainer's own loss.",
             hint="Use loss='full', or train online.",
         )
     return encode(example, tokenizer, max_length)
@@ -167,9 +162,8 @@ def _encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: in
 def _check_replies(drafts: Sequence[Draft], step: int, settings: Settings) -> None:
     answered = {draft.index for draft in drafts if draft.encoded or draft.outcome.reason != "no reply"}
     if missing := {draft.index for draft in drafts} - answered:
-        raise DlmError(
-            kind="TeacherError",
-            message=f"{settings.teacher} gave no reply for {len(missing)} rows of step {step}, asked "
+        raise TeacherError(
+            f"{settings.teacher} gave no reply for {len(missing)} rows of step {step}, asked "
             f"{settings.attempts} times each.",
             hint="Run the same command again when it can be reached: it goes on with this step.",
         )
@@ -192,9 +186,8 @@ def _cut(file: Path, length: int) -> BinaryIO:
     stream = file.open("ab")
     if stream.tell() < length:
         stream.close()
-        raise DlmError(
-            kind="SettingsError",
-            message="The file is shorter than it was when its last step was written.",
+        raise SettingsError(
+            "The file is shorter than it was when its last step was written.",
             hint="Remove its folder and start anew.",
             path=file,
         )

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from dlm_trl.notes import DlmError, Document
+from dlm_trl.notes import Document
+from dlm_trl.notes.errors import TaskError, UsageError
 from dlm_trl.online.arithmetic import Arithmetic
 from dlm_trl.online.mcsb import Mcsb
 from dlm_trl.online.prose_qa import ProseQa
@@ -51,7 +52,7 @@ def open_tasks(
             given["distractors"] = "random"
     elif name == "prose_qa":
         if not documents:
-            raise DlmError(kind="UsageError", message="The task prose_qa needs notes.", hint="Name a document.")
+            raise UsageError("The task prose_qa needs notes.", hint="Name a document.")
         given = {"documents": documents}
     make = TASKS.get(name) or _own(name)
     tasks = []
@@ -73,10 +74,10 @@ def read_stages(said: str | Sequence[Mapping[str, Any]] | None) -> list[Mapping[
     try:
         stages = json.loads(said) if isinstance(said, str) else said
     except ValueError as error:
-        raise DlmError(kind="UsageError", message=f"stages is no JSON: {error}.", hint=_STAGES_HINT) from None
+        raise UsageError(f"stages is no JSON: {error}.", hint=_STAGES_HINT) from None
     stages = [stages] if isinstance(stages, Mapping) else [{}] if stages is None else stages
     if not (isinstance(stages, list) and stages and all(isinstance(stage, Mapping) for stage in stages)):
-        raise DlmError(kind="UsageError", message="stages is no list of mappings.", hint=_STAGES_HINT)
+        raise UsageError("stages is no list of mappings.", hint=_STAGES_HINT)
     return stages
 
 
@@ -88,9 +89,8 @@ def option_names(name: str) -> list[str]:
 def _check_options(name: str, said: Mapping[str, Any]) -> None:
     """Raises DlmError (UsageError) for options that one of our own tasks does not have, and values they cannot have."""
     if unknown := said.keys() - set(known := option_names(name)):
-        raise DlmError(
-            kind="UsageError",
-            message=f"The task {name} has no option {', '.join(sorted(unknown))}.",
+        raise UsageError(
+            f"The task {name} has no option {', '.join(sorted(unknown))}.",
             hint=f"It has: {', '.join(known)}.",
         )
     # What is imported for the type checker alone is no option's.
@@ -99,9 +99,8 @@ def _check_options(name: str, said: Mapping[str, Any]) -> None:
         try:
             TypeAdapter(kinds[option]).validate_python(value, strict=True)
         except ValidationError as error:
-            raise DlmError(
-                kind="UsageError",
-                message=f"The task {name} cannot have {option}={value!r}.",
+            raise UsageError(
+                f"The task {name} cannot have {option}={value!r}.",
                 hint=f"{' or '.join(problem['msg'] for problem in error.errors())}.",
             ) from None
 
@@ -110,13 +109,12 @@ def _own(name: str) -> Callable[..., Task]:
     """The maker of a user's own task."""
     file, colon, attribute = name.rpartition(":")
     if not colon:
-        raise DlmError(
-            kind="UsageError",
-            message=f"There is no task {name!r}.",
+        raise UsageError(
+            f"There is no task {name!r}.",
             hint=f"It is one of {', '.join(TASKS)}, or FILE.py:NAME for one of your own.",
         )
     if not Path(file).is_file():
-        raise DlmError(kind="TaskError", message="There is no such file with a task.", path=Path(file))
+        raise TaskError("There is no such file with a task.", path=Path(file))
     try:
         found = runpy.run_path(file)
     except Exception as error:  # whatever a user's own code raises
@@ -126,5 +124,5 @@ def _own(name: str) -> Callable[..., Task]:
     return found[attribute]
 
 
-def _task_error(name: str, problem: str) -> DlmError:
-    return DlmError(kind="TaskError", message=f"The task {name} {problem}.", hint="Mend the task or its options.")
+def _task_error(name: str, problem: str) -> TaskError:
+    return TaskError(f"The task {name} {problem}.", hint="Mend the task or its options.")

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dlm_trl.notes import DlmError, Document
+from dlm_trl.notes import Document
+from dlm_trl.notes.errors import NoRowsError
 from dlm_trl.online import prompts
 from dlm_trl.online.task import Example, Messages, Reject, accuracy
 
@@ -84,9 +85,8 @@ class ProseQa:
             for span in spans(passage)
         ]
         if not self.spans:
-            raise DlmError(
-                kind="NoRowsError",
-                message="The notes have no prose with a number or noun phrase that could be asked for.",
+            raise NoRowsError(
+                "The notes have no prose with a number or noun phrase that could be asked for.",
                 path=self.documents[0].path if self.documents else None,
                 hint="Write sentences, or use another task.",
             )

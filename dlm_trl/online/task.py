@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import DlmError, TaskError
 
 Messages = Sequence[Mapping[str, str]]
 Item = Any  # whatever a task draws; only the task itself looks into it
@@ -109,9 +109,8 @@ def try_out(task: Task, name: str, seed: int) -> tuple[list[str | Messages], lis
     except DlmError:
         raise
     except Exception as error:  # whatever a user's own code raises
-        raise DlmError(
-            kind="TaskError",
-            message=f"The task {name} fails: {type(error).__name__}: {' '.join(str(error).split())}",
+        raise TaskError(
+            f"The task {name} fails: {type(error).__name__}: {' '.join(str(error).split())}",
             hint="Mend the task or its options.",
         ) from error
     return asked, examples

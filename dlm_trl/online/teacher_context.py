@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dlm_trl.models.batching import evaluating
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import AdapterError
 
 
 def check_attachable(model: nn.Module) -> None:
@@ -80,5 +80,5 @@ def frozen(model: PeftModel) -> Iterator[PreTrainedModel]:
             parameter.requires_grad_(requires_grad)
 
 
-def _unfit(message: str, hint: str) -> DlmError:
-    return DlmError(kind="AdapterError", message=f"Rows cannot be written by the frozen base. {message}", hint=hint)
+def _unfit(message: str, hint: str) -> AdapterError:
+    return AdapterError(f"Rows cannot be written by the frozen base. {message}", hint=hint)

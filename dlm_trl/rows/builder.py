@@ -22,7 +22,8 @@ import datasets
 import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 
-from dlm_trl.notes import DlmError, Document, parse
+from dlm_trl.notes import Document, parse
+from dlm_trl.notes.errors import DlmError, DlmReadError, NoDocumentsError, NoRowsError, UsageError
 from dlm_trl.notes.sources import expand, source_weights
 from dlm_trl.rows.convert import KINDS, convert, features
 from dlm_trl.rows.register import EXTENSION, NAME, revision
@@ -35,8 +36,19 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, LZMAError)  # what files and archives raise
 
 
-class RowsError(DlmError, DatasetGenerationError):
-    """A DlmError that `datasets` hands on as it is: the user sees file and line, not only that an error occurred."""
+class BuildError(DlmError, DatasetGenerationError):
+    """Any other DlmError, in a form that `datasets` passes through unchanged, so the user sees file and line."""
+
+    def __init__(self, error: DlmError) -> None:
+        super().__init__(**vars(error))
+        self.error = error
+
+    @property
+    def kind(self) -> str:
+        return self.error.kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BuildError, (self.error,)
 
 
 @dataclass
@@ -91,9 +103,7 @@ class Dlm(datasets.ArrowBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         if self.config.on_error not in ("raise", "skip"):
-            raise DlmError(
-                kind="UsageError", message=f"on_error is {self.config.on_error!r}.", hint='Use "raise" or "skip".'
-            )
+            raise UsageError(f"on_error is {self.config.on_error!r}.", hint='Use "raise" or "skip".')
         self.left_out = 0  # documents that on_error="skip" left out, in this process
         return datasets.DatasetInfo(features=features(self.config.kind))
 
@@ -103,9 +113,8 @@ class Dlm(datasets.ArrowBasedBuilder):
         for split, urls in (self.config.data_files or {}).items():
             origins = [str(url) for url in urls if _is_document(url) or _is_archive(url)]
             if not origins:
-                raise DlmError(
-                    kind="NoDocumentsError",
-                    message=f"None of the {len(urls)} files for split {str(split)!r} is a document."
+                raise NoDocumentsError(
+                    f"None of the {len(urls)} files for split {str(split)!r} is a document."
                     if urls
                     else f"No file was found for split {str(split)!r}.",
                     hint="Documents end in .dlm (or .dlm.gz and its like), archives of them in .zip."
@@ -118,9 +127,8 @@ class Dlm(datasets.ArrowBasedBuilder):
             try:
                 paths = dl_manager.extract(dl_manager.download(origins))
             except OSError as error:
-                raise DlmError(
-                    kind="DlmReadError",
-                    message=f"A data file cannot be read: {error}.",
+                raise DlmReadError(
+                    f"A data file cannot be read: {error}.",
                     hint="Check it, or leave it out.",
                 ) from error
             files = [dl_manager.iter_files(path) for path in paths]
@@ -128,9 +136,7 @@ class Dlm(datasets.ArrowBasedBuilder):
             arguments = {"split": str(split), "shards": shards, "all_shards": tuple(shards)}
             splits.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
         if not splits:
-            raise DlmError(
-                kind="NoDocumentsError", message="No documents were named.", hint="Give data_files or data_dir."
-            )
+            raise NoDocumentsError("No documents were named.", hint="Give data_files or data_dir.")
         return splits
 
     def _generate_shards(self, split: str, shards: list[Shard], all_shards: tuple[Shard, ...]) -> Iterator[str]:
@@ -153,7 +159,7 @@ class Dlm(datasets.ArrowBasedBuilder):
             if not found and any(origin == all_shards[-1][0] for origin, _ in shards):
                 self._check_rows_exist(split, all_shards)
         except DlmError as error:
-            raise RowsError(**vars(error)) from None
+            raise BuildError(error) from None
 
     def _listed(self, origin: str, paths: Iterable[str]) -> list[tuple[str, str]]:
         """What to open for each document of a shard, and what its rows call it; none for a broken archive that may be
@@ -213,9 +219,8 @@ class Dlm(datasets.ArrowBasedBuilder):
         wanted = f"{self.config.kind!r}" + (f" for adapter {self.config.adapter!r}" if self.config.adapter else "")
         have = ", ".join(f"{count} {kind}" for kind, count in sorted(contents.items())) or "none"
         named = f" Their adapters: {', '.join(sorted(adapters))}." if adapters else ""
-        raise DlmError(
-            kind="NoRowsError",
-            message=f"Split {split!r} has no rows of kind {wanted}: "
+        raise NoRowsError(
+            f"Split {split!r} has no rows of kind {wanted}: "
             f"{documents} document(s), {broken} of them broken, with these sections: {have}.{named}",
             hint=f"The kinds are {', '.join(KINDS)}.",
         )
@@ -231,9 +236,8 @@ def _read(path: str, source_file: str, expand_sources: bool) -> Document:
     if not expand_sources:
         return document
     if path != source_file or "://" in path:
-        raise DlmError(
-            kind="UsageError",
-            message=f"expand_sources cannot read what lies beside {source_file}.",
+        raise UsageError(
+            f"expand_sources cannot read what lies beside {source_file}.",
             hint="It needs local, uncompressed documents.",
         )
     return expand(document)
@@ -250,10 +254,9 @@ def _documents(origin: str, paths: Iterable[str]) -> list[tuple[str, str]]:
     return [(path, f"zip://{path.split('::')[0].removeprefix('zip://')}::{origin}") for path in members]
 
 
-def _unreadable(name: str, error: Exception) -> DlmError:
-    return DlmError(
-        kind="DlmReadError",
-        message=f"The file cannot be read: {error}.",
+def _unreadable(name: str, error: Exception) -> DlmReadError:
+    return DlmReadError(
+        f"The file cannot be read: {error}.",
         hint="Check that it is whole and may be read.",
         path=Path(name),
     )

@@ -23,7 +23,8 @@ from typing import Any, cast
 
 from datasets import Features, List, Value
 
-from dlm_trl.notes import DlmError, Document, Section
+from dlm_trl.notes import Document, Section
+from dlm_trl.notes.errors import UndeclaredAdapterError, UsageError
 
 Row = dict[str, Any]
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -62,7 +63,7 @@ KINDS = tuple(COLUMNS)
 
 
 def features(kind: str) -> Features:
-    """The columns of a kind. Raises DlmError (UnknownKindError) for a name that is none of KINDS."""
+    """The columns of a kind. Raises DlmError (UsageError) for a name that is none of KINDS."""
     return Features({**COLUMNS[_known(kind)], **PROVENANCE})
 
 
@@ -86,9 +87,8 @@ def convert(
     groups = _prose_groups(document)
     for section in document.sections:
         if declared and section.adapter is not None and section.adapter not in declared:
-            raise DlmError(
-                kind="UndeclaredAdapterError",
-                message=f"The fence names adapter {section.adapter!r}, which training.adapters does not declare.",
+            raise UndeclaredAdapterError(
+                f"The fence names adapter {section.adapter!r}, which training.adapters does not declare.",
                 hint=_choose(declared),
                 path=section.path,
                 line=section.start_line,
@@ -107,7 +107,7 @@ def convert(
 
 def _known(kind: str) -> str:
     if kind not in COLUMNS:
-        raise DlmError(kind="UnknownKindError", message=f"There are no rows of kind {kind!r}.", hint=_choose(KINDS))
+        raise UsageError(f"There are no rows of kind {kind!r}.", hint=_choose(KINDS))
     return kind
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from datasets.data_files import EmptyDatasetError, get_data_patterns
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import NoDocumentsError, UsageError
 from dlm_trl.rows.builder import Dlm
 from dlm_trl.rows.convert import features
 from dlm_trl.rows.register import revision
@@ -47,7 +47,7 @@ def load_dlm(
     """
     features(kind)
     if streaming and num_proc is not None:
-        raise DlmError(kind="UsageError", message="Streaming takes no num_proc.", hint="Leave out one of the two.")
+        raise UsageError("Streaming takes no num_proc.", hint="Leave out one of the two.")
     if isinstance(data_files, str | os.PathLike) and os.path.isdir(inner := os.path.join(data_dir or "", data_files)):
         data_files, data_dir = None, inner
     folder = os.path.realpath(data_dir or "")
@@ -66,9 +66,7 @@ def load_dlm(
             expand_sources=expand_sources,
         )
     except (FileNotFoundError, EmptyDatasetError) as error:
-        raise DlmError(
-            kind="NoDocumentsError", message=f"No documents: {error}.", hint="Give paths, globs or one folder."
-        ) from error
+        raise NoDocumentsError(f"No documents: {error}.", hint="Give paths, globs or one folder.") from error
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare(num_proc=num_proc)

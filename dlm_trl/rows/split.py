@@ -18,7 +18,7 @@ from typing import Literal
 
 from datasets import Dataset, DatasetDict
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,9 @@ def split(
     for a fraction outside [0, 1) and for rows that are not ours.
     """
     if not 0 <= validation_fraction < 1:
-        raise DlmError(
-            kind="UsageError", message=f"validation_fraction is {validation_fraction}.", hint="Use 0 ≤ fraction < 1."
-        )
+        raise UsageError(f"validation_fraction is {validation_fraction}.", hint="Use 0 ≤ fraction < 1.")
     if method not in _METHODS:
-        raise DlmError(kind="UsageError", message=f"There is no split method {method!r}.", hint=f"Use {_NAMES}.")
+        raise UsageError(f"There is no split method {method!r}.", hint=f"Use {_NAMES}.")
     _require(dataset, "source_group", "section_id", "weight")
     validation = _METHODS[method](dataset, validation_fraction, seed)
     parts = DatasetDict(
@@ -109,8 +107,7 @@ def _first_64_bits(text: str) -> int:
 def _require(dataset: Dataset, *columns: str) -> None:
     missing = [name for name in columns if name not in dataset.column_names]
     if missing:
-        raise DlmError(
-            kind="UsageError",
-            message=f"The rows have no column {', '.join(missing)}.",
+        raise UsageError(
+            f"The rows have no column {', '.join(missing)}.",
             hint="Split them as load_dlm gives them, before other columns are dropped.",
         )

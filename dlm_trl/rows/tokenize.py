@@ -19,7 +19,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 from jinja2 import TemplateError
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import ChatTemplateError, DlmError, NoRowsError, TokenizerError, UsageError
 
 IGNORED = -100
 SHOWN = 5
@@ -93,9 +93,8 @@ def tokenize(
         too_long=tuple(f"{row['where']} ({row['length']} tokens)" for row in long),
     )
     if not report.trained_tokens:
-        raise DlmError(
-            kind="NothingToTrainError",
-            message=f"No token is left in the loss: {report}.",
+        raise NoRowsError(
+            f"No token is left in the loss: {report}.",
             hint=f"max_length is {max_length}; raise it, or check that the rows have answers.",
         )
     return kept.remove_columns(["trained", "where"]), report
@@ -108,9 +107,8 @@ def is_conversational(dataset: Dataset) -> bool:
         return True
     if "text" in columns:
         return False
-    raise DlmError(
-        kind="UsageError",
-        message=f"The rows have columns {', '.join(sorted(columns))}.",
+    raise UsageError(
+        f"The rows have columns {', '.join(sorted(columns))}.",
         hint="Rows to train on have prompt and completion, or messages, or text.",
     )
 
@@ -127,9 +125,7 @@ def pad_token(tokenizer: Any) -> tuple[str, str | None]:
     if spare:
         return spare[0], f"The tokenizer has no pad token; padding with its spare token {spare[0]!r}."
     if tokenizer.eos_token is None:
-        raise DlmError(
-            kind="TokenizerError", message="The tokenizer has no pad token, no spare token and no end of text."
-        )
+        raise TokenizerError("The tokenizer has no pad token, no spare token and no end of text.")
     return tokenizer.eos_token, (
         f"The tokenizer has no pad token; padding with its end of text {tokenizer.eos_token!r}. Padding is masked by "
         "position, so real ends of text stay in the loss."
@@ -179,9 +175,8 @@ def preflight(tokenizer: Any, model_config: Any, dataset: Dataset, sample: int =
 
 def _require_template(tokenizer: Any) -> None:
     if not tokenizer.chat_template:
-        raise DlmError(
-            kind="ChatTemplateError",
-            message="The tokenizer has no chat template, and conversations need one.",
+        raise ChatTemplateError(
+            "The tokenizer has no chat template, and conversations need one.",
             hint="Set chat_template_path to a .jinja file or to a model that has one, or train on prose only.",
         )
 
@@ -198,9 +193,8 @@ def _encode_pairs(batch: Mapping[str, Sequence[Any]], tokenizer: Any) -> dict[st
     for prompt, whole, where in zip(prompt_ids, whole_ids, _places(batch), strict=True):
         if whole[: len(prompt)] != prompt:
             same = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
-            raise DlmError(
-                kind="ChatTemplateError",
-                message=f"{where}: the chat template renders the prompt differently once the answer follows: alone it "
+            raise ChatTemplateError(
+                f"{where}: the chat template renders the prompt differently once the answer follows: alone it "
                 f"goes on with {tokenizer.decode(prompt[same:])!r} where {tokenizer.decode(whole[same : same + 16])!r} "
                 "stands with the answer.",
                 hint="Use a template whose generation prompt is how the assistant's turn begins, up to a token's end.",
@@ -215,9 +209,8 @@ def _render(tokenizer: Any, conversations: list[Any], add_generation_prompt: boo
             conversations, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
         )["input_ids"]
     except TemplateError as error:
-        raise DlmError(
-            kind="ChatTemplateError",
-            message=f"The chat template refuses the conversations: {error}.",
+        raise ChatTemplateError(
+            f"The chat template refuses the conversations: {error}.",
             hint="If it is the system prompt, remove it from the frontmatter; or use another template.",
         ) from error
     return ids
@@ -227,9 +220,8 @@ def _encode_texts(batch: Mapping[str, Sequence[Any]], tokenizer: Any, max_length
     eos = tokenizer.eos_token_id
     start = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if start is None:
-        raise DlmError(
-            kind="TokenizerError",
-            message="The tokenizer has neither a token for the begin of a text nor one for its end.",
+        raise TokenizerError(
+            "The tokenizer has neither a token for the begin of a text nor one for its end.",
             hint="Set bos_token or eos_token.",
         )
     out: dict[str, list[Any]] = {column: [] for column in _FEATURES}
@@ -247,7 +239,7 @@ def windows(ids: Sequence[int], max_length: int) -> Iterator[list[int]]:
     token of the one before, as context without a loss.
     """
     if max_length < 2:
-        raise DlmError(kind="UsageError", message=f"max_length is {max_length}.", hint="A window needs two tokens.")
+        raise UsageError(f"max_length is {max_length}.", hint="A window needs two tokens.")
     for begin in range(0, len(ids) - 1, max_length - 1):
         yield list(ids[begin : begin + max_length])
 

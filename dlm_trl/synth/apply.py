@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from dlm_trl.notes import DlmError, Document, Section, edit, read
+from dlm_trl.notes import Document, Section, edit, read
+from dlm_trl.notes.errors import StagingError
 from dlm_trl.synth.guard import make_safe, synth_section
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.staging import Staged, drop, line_behind, resolve_ids, staged
@@ -55,7 +56,7 @@ def apply(path: str | os.PathLike[str], ids: Sequence[str] | None = None) -> App
     takes them out of staging.
 
     A pair that the document holds already is only taken out of staging: so, what was killed between the two is
-    finished by the next call. Raises DlmError: as `staged`, `resolve_ids` and `edit.append` do, and UnsafePairError
+    finished by the next call. Raises DlmError: as `staged`, `resolve_ids` and `edit.append` do, and StagingError
     for a pair that another program staged and the document cannot hold. The document is untouched then.
     """
     document = read(path)
@@ -79,7 +80,7 @@ def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teach
     """Removes the document's synthesised pairs and nothing else: those of these ids (beginnings suffice) and of this
     teacher, where they are given.
 
-    Raises DlmError: as `resolve_ids` and `edit.remove` do, and RevertError where somebody's own text stands in a
+    Raises DlmError: as `resolve_ids` and `edit.remove` do, and StagingError where somebody's own text stands in a
     pair's section. The document is untouched then.
     """
     document = read(path)
@@ -90,9 +91,8 @@ def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teach
     if teacher is not None:
         sections = [section for section in sections if section.provenance["synth_teacher"] == teacher]
     if line := line_behind(document, sections):
-        raise DlmError(
-            kind="RevertError",
-            message="This text stands behind a synthesised answer, in its section, and would be removed with it.",
+        raise StagingError(
+            "This text stands behind a synthesised answer, in its section, and would be removed with it.",
             hint="To keep it, put a line `::prose::` in front of it; else delete it. Then revert again.",
             path=document.path,
             line=line,
@@ -115,9 +115,8 @@ def resolve_source(document: Document, source_section_id: str) -> Section | None
 
 def _text(document: Document, item: Staged) -> str:
     if make_safe(item.pair) != item.pair:
-        raise DlmError(
-            kind="UnsafePairError",
-            message=f"The document cannot hold the staged pair {item.section_id} as it is.",
+        raise StagingError(
+            f"The document cannot hold the staged pair {item.section_id} as it is.",
             hint=f"Another program staged it; `dlm-trl synth drop FILE {item.section_id[:8]}` takes it out.",
             path=document.path,
         )

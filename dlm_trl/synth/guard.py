@@ -14,8 +14,9 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from dlm_trl.notes import DlmError, parse
+from dlm_trl.notes import parse
 from dlm_trl.notes.code_blocks import markdown_blocks, toggles
+from dlm_trl.notes.errors import DlmError, UsageError
 from dlm_trl.synth.pairs import Pair
 from dlm_trl.synth.prompts import Strategy
 
@@ -62,9 +63,8 @@ def synth_section(
     Raises DlmError (UsageError) for a teacher whose name a marker cannot hold.
     """
     if not teacher or any(c in teacher for c in '"\n\r'):
-        raise DlmError(
-            kind="UsageError",
-            message=f"The teacher's name {teacher!r} cannot stand in a document.",
+        raise UsageError(
+            f"The teacher's name {teacher!r} cannot stand in a document.",
             hint="Use one without double quotes and line breaks.",
         )
     marker = (

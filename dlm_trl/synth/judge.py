@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jinja2 import TemplateError
 
-from dlm_trl.notes import DlmError
 from dlm_trl.notes.document import Document
+from dlm_trl.notes.errors import ChatTemplateError, UsageError
 from dlm_trl.notes.store import current_adapter
 from dlm_trl.synth.pairs import Candidate, Scores
 from dlm_trl.synth.prompts import Strategy
@@ -86,9 +86,8 @@ def check_reference(reference: str | None) -> None:
         return
     kind, _, name = reference.partition(":")
     if kind != "hf" or not name.strip():
-        raise DlmError(
-            kind="UsageError",
-            message=f"{reference!r} is no judge.",
+        raise UsageError(
+            f"{reference!r} is no judge.",
             hint="A judge is `self` (the document's adapter; self#NAME for one of several), hf:<id or folder>, or "
             "hf:tiny; servers do not tell how likely a given answer is.",
         )
@@ -210,9 +209,8 @@ class Judge:
                 list(messages), tokenize=False, add_generation_prompt=asks, enable_thinking=False
             )
         except TemplateError as error:
-            raise DlmError(
-                kind="ChatTemplateError",
-                message=f"The chat template of {self.name} refuses these messages: {' '.join(str(error).split())}.",
+            raise ChatTemplateError(
+                f"The chat template of {self.name} refuses these messages: {' '.join(str(error).split())}.",
                 hint=_OTHERWISE,
             ) from None
         return text

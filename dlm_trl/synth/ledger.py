@@ -27,7 +27,8 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from dlm_trl.notes import DlmError, Document
+from dlm_trl.notes import Document
+from dlm_trl.notes.errors import LedgerError, StoreError, UsageError
 from dlm_trl.notes.files import LOCK_SECONDS, locked, write_error
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.store import synth_dir
@@ -67,7 +68,7 @@ class Ledger:
     def __init__(self, document: Document) -> None:
         """Reads what is there and writes nothing; lines that are damaged are skipped with one warning.
 
-        Raises DlmError: OwnerError where the ledger belongs to another file of the same dlm_id, LedgerError where it
+        Raises DlmError: LedgerError where the ledger belongs to another file of the same dlm_id, LedgerError where it
         cannot be read or is of another version.
         """
         dlm_id = document.frontmatter.dlm_id
@@ -79,9 +80,8 @@ class Ledger:
                 case {"ledger": 1, "source_path": str(path)}:
                     owner = path
                 case {"ledger": version}:
-                    raise DlmError(
-                        kind="LedgerError",
-                        message=f"The ledger is of version {version}, and this program writes version 1.",
+                    raise LedgerError(
+                        f"The ledger is of version {version}, and this program writes version 1.",
                         hint="Use the program that wrote it, or move the file away.",
                         path=self.path,
                     )
@@ -164,7 +164,7 @@ class Ledger:
 def run_lock(dlm_id: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Holds the lock of synthesis runs on this document. Says in a warning for whom it waits, `seconds` at most.
 
-    Raises DlmError (BusyError) then, naming the process that has it.
+    Raises DlmError (LedgerError) then, naming the process that has it.
     """
     folder = synth_dir(dlm_id)
     make_folder(folder)
@@ -177,9 +177,8 @@ def run_lock(dlm_id: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
             lock.acquire(timeout=seconds)
         holder.write_text(f"Process {os.getpid()} on {socket.gethostname()}, started at {now()},", encoding="utf-8")
     except Timeout:
-        raise DlmError(
-            kind="BusyError",
-            message=f"{_read_holder(holder)} works on this document.",
+        raise LedgerError(
+            f"{_read_holder(holder)} works on this document.",
             hint="Try again when it is done, or end it; nothing that it was answered will be lost.",
             path=folder,
         ) from None
@@ -195,7 +194,7 @@ def run_lock(dlm_id: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 def check_owner(document: Document, owner: str, file: Path) -> None:
     """Refuses what is in `file` where it was made for another document than this one: owner is the path of that one.
 
-    Raises DlmError (OwnerError) where the other still exists and has the same dlm_id. Where it has gone, the document
+    Raises DlmError (LedgerError) where the other still exists and has the same dlm_id. Where it has gone, the document
     was moved, and a warning says so.
     """
     source = source_path(document)
@@ -203,9 +202,8 @@ def check_owner(document: Document, owner: str, file: Path) -> None:
         return
     # No parser: a document that is being edited, and broken just now, is still the owner.
     if os.path.isfile(owner) and document.frontmatter.dlm_id.encode() in read_bytes(Path(owner)):
-        raise DlmError(
-            kind="OwnerError",
-            message=f"What is in {file} was made for {owner}, and {source} has the same dlm_id.",
+        raise LedgerError(
+            f"What is in {file} was made for {owner}, and {source} has the same dlm_id.",
             hint="A copy needs a dlm_id of its own. Change one character of it, or remove the file that is not needed.",
             path=document.path,
         )
@@ -223,14 +221,12 @@ def source_path(document: Document) -> str:
     Raises DlmError: UsageError for a document in memory, StoreError for a path that is no text.
     """
     if document.path is None:
-        raise DlmError(kind="UsageError", message="The document was not read from a file.", hint="Read it from one.")
+        raise UsageError("The document was not read from a file.", hint="Read it from one.")
     path = str(document.path.resolve())
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise DlmError(
-            kind="StoreError", message=f"The path {path!a} is not UTF-8.", hint="Rename the file or its folder."
-        ) from None
+        raise StoreError(f"The path {path!a} is not UTF-8.", hint="Rename the file or its folder.") from None
     return path
 
 
@@ -267,9 +263,7 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
         return
     except OSError as error:
         why = error.strerror or str(error)
-        raise DlmError(
-            kind="LedgerError", message=f"The ledger cannot be read: {why}.", hint="Check the permissions.", path=path
-        ) from None
+        raise LedgerError(f"The ledger cannot be read: {why}.", hint="Check the permissions.", path=path) from None
     if skipped:
         logger.warning("%s: %d lines are damaged and were skipped.", path, skipped)
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dlm_trl.notes import DlmError, Document
+from dlm_trl.notes import Document
+from dlm_trl.notes.errors import UsageError
 from dlm_trl.synth import prompts
 from dlm_trl.synth.budget import most_tokens
 from dlm_trl.synth.judge import check_reference
@@ -79,24 +80,26 @@ class Settings:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 expected = ", ".join(choice for choice in known if choice)
-                raise _misuse(f"--{name} is {getattr(self, name)!r}.", f"It must be one of {expected}.")
+                raise UsageError(f"--{name} is {getattr(self, name)!r}.", hint=f"It must be one of {expected}.")
         check_reference(self.judge)
         positive = {"per_section": 1, "max_pairs": 1, "max_new_tokens": 1, "concurrency": 1, "temperature": 0}
         for name, least in {**positive, "max_cost": 0, "budget_tokens": 1}.items():
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:  # nor is it nan
-                raise _misuse(f"{_option(name)} is {value}.", f"It must be a number of at least {least}.")
+                raise UsageError(f"{_option(name)} is {value}.", hint=f"It must be a number of at least {least}.")
         for name in ("threshold", "min_grounding"):
             if math.isnan(getattr(self, name) or 0.0):
-                raise _misuse(f"{_option(name)} is nan.", "It must be a number.")
+                raise UsageError(f"{_option(name)} is nan.", hint="It must be a number.")
         if self.price is not None and not all(0 <= price < math.inf for price in self.price):
-            raise _misuse(f"--price is {self.price[0]},{self.price[1]}.", "They must be numbers of at least 0.")
+            raise UsageError(f"--price is {self.price[0]},{self.price[1]}.", hint="They must be numbers of at least 0.")
         if any(c in self.teacher for c in '"\n\r'):
-            raise _misuse(f"The teacher {self.teacher!r} cannot stand in a document.", "Use a name without quotes.")
+            raise UsageError(
+                f"The teacher {self.teacher!r} cannot stand in a document.", hint="Use a name without quotes."
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise _misuse(f"--top-p is {self.top_p}.", "It must be above 0 and at most 1.")
+            raise UsageError(f"--top-p is {self.top_p}.", hint="It must be above 0 and at most 1.")
         if self.max_cost is not None and self.price is None:
-            raise _misuse("--max-cost needs prices.", "Add --price IN,OUT: what a million tokens cost.")
+            raise UsageError("--max-cost needs prices.", hint="Add --price IN,OUT: what a million tokens cost.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +130,8 @@ def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[
         if section.kind == "prose" and prose:
             for strategy, budget in _budgets(settings):
                 if not _fits(prose[0], strategy, settings, teacher, prompt):
-                    raise DlmError(
-                        kind="UsageError",
-                        message=f"The teacher reads {teacher.context} tokens, too few for the prompt and "
+                    raise UsageError(
+                        f"The teacher reads {teacher.context} tokens, too few for the prompt and "
                         f"{settings.max_new_tokens} new ones.",
                         hint="Lower --max-new-tokens, or choose a teacher with a longer context.",
                         path=document.path,
@@ -203,7 +205,3 @@ def _spread(asks: list[Ask]) -> list[Ask]:
 
 def _option(name: str) -> str:
     return f"--{'temp' if name == 'temperature' else name.replace('_', '-')}"
-
-
-def _misuse(message: str, hint: str) -> DlmError:
-    return DlmError(kind="UsageError", message=message, hint=hint)

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import PromptError
 
 PROMPT_VERSION = 1
 
@@ -79,7 +79,7 @@ def read_prompt(path: Path) -> Prompt:
     try:
         prompt = Prompt(path.read_text(encoding="utf-8-sig"), path)
     except (OSError, UnicodeDecodeError) as error:
-        raise DlmError(kind="PromptError", message=f"The prompt cannot be read: {error}.", path=path) from None
+        raise PromptError(f"The prompt cannot be read: {error}.", path=path) from None
     mark = "8f1c the prose 5d20"
     contents = [pair_messages(mark, 3, strategy, prompt)[0]["content"] for strategy in TEMPLATES]
     if any(mark not in content for content in contents):
@@ -87,10 +87,9 @@ def read_prompt(path: Path) -> Prompt:
     return prompt
 
 
-def _broken(what: str, prompt: Prompt | None, line: int | None = None) -> DlmError:
-    return DlmError(
-        kind="PromptError",
-        message=f"{what.rstrip('.')}.",
+def _broken(what: str, prompt: Prompt | None, line: int | None = None) -> PromptError:
+    return PromptError(
+        f"{what.rstrip('.')}.",
         path=prompt and prompt.path,
         line=line,
         hint="It is a Jinja template with the variables n, prose and strategy.",

@@ -22,9 +22,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from dlm_trl.notes import DlmError, Document, Section
+from dlm_trl.notes import Document, Section
 from dlm_trl.notes.blocks import read_pairs
 from dlm_trl.notes.document import section_id
+from dlm_trl.notes.errors import DlmError, StagingError, UsageError
 from dlm_trl.notes.files import locked, replace_file, write_error
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.schema import AdapterName
@@ -135,7 +136,7 @@ def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) ->
 def staged(document: Document) -> list[Staged]:
     """What is staged for this document, in the order in which it was staged.
 
-    Raises DlmError: OwnerError where it was staged for another file of the same dlm_id, StagingError where a staging
+    Raises DlmError: LedgerError where it was staged for another file of the same dlm_id, StagingError where a staging
     file is damaged.
     """
     return _staged(document, *_load(document))
@@ -194,16 +195,15 @@ def line_behind(document: Document, sections: Sequence[Section]) -> int | None:
 def resolve_ids(ids: Sequence[str], known: Sequence[str]) -> list[str]:
     """The known ids that these are the beginnings of, each once.
 
-    Raises DlmError (SectionIdError) for a beginning of none of them, or of several.
+    Raises DlmError (UsageError) for a beginning of none of them, or of several.
     """
     found: dict[str, None] = {}
     for prefix in ids:
         matches = sorted({full for full in known if prefix and full.startswith(prefix.lower())})
         if len(matches) != 1:
             several = f"{prefix!r} is the beginning of several ids: {', '.join(matches)}."
-            raise DlmError(
-                kind="SectionIdError",
-                message=several if matches else f"No pair here has an id that begins with {prefix!r}.",
+            raise UsageError(
+                several if matches else f"No pair here has an id that begins with {prefix!r}.",
                 hint="Give more digits." if matches else "`dlm-trl synth list FILE` shows the ids.",
             )
         found[matches[0]] = None
@@ -308,6 +308,6 @@ def _write(path: Path, content: Any) -> None:
     replace_file(path, f"{json.dumps(content, indent=2, sort_keys=True)}\n".encode())
 
 
-def _damaged(path: Path, what: str) -> DlmError:
+def _damaged(path: Path, what: str) -> StagingError:
     hint = "Repair the file or remove it: the command that staged it stages the same again from the ledger, free."
-    return DlmError(kind="StagingError", message=f"The file is damaged. {what}", hint=hint, path=path)
+    return StagingError(f"The file is damaged. {what}", hint=hint, path=path)

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.generate import TOKEN_BUDGET, generate_batches, row_seed
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import ChatTemplateError, DlmError
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 
 
@@ -121,9 +121,7 @@ def prompt_tokens(
         )
     except TemplateError as error:
         why = " ".join(str(error).split())
-        raise DlmError(
-            kind="ChatTemplateError", message=f"The chat template of {reference} refuses these messages: {why}."
-        ) from error
+        raise ChatTemplateError(f"The chat template of {reference} refuses these messages: {why}.") from error
     return tokens
 
 
@@ -134,6 +132,4 @@ def require_chat_template(
 ) -> None:
     """Raises DlmError (ChatTemplateError), naming the model as `who`, where its tokenizer has no chat template."""
     if not tokenizer.chat_template:
-        raise DlmError(
-            kind="ChatTemplateError", message=f"{who} has no chat template, so it cannot be asked.", hint=hint
-        )
+        raise ChatTemplateError(f"{who} has no chat template, so it cannot be asked.", hint=hint)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlm_trl.notes import DlmError, Document
+from dlm_trl.notes import Document
+from dlm_trl.notes.errors import UsageError
 from dlm_trl.notes.store import trained_adapter
 from dlm_trl.teachers.protocol import Teacher
 
@@ -193,5 +194,5 @@ def _fleet(reference: str) -> tuple[list[str], str]:
     return urls, model
 
 
-def _misuse(reference: str) -> DlmError:
-    return DlmError(kind="UsageError", message=f"{reference!r} is no teacher.", hint=f"Write one of these: {FORMS}.")
+def _misuse(reference: str) -> UsageError:
+    return UsageError(f"{reference!r} is no teacher.", hint=f"Write one of these: {FORMS}.")

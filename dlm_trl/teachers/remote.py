@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from anyio import EndOfStream, create_memory_object_stream, create_task_group
 from anyio.from_thread import start_blocking_portal
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import DlmError, MissingExtraError, TeacherError
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,9 @@ class RemoteTeacher(ABC):
         # Whatever the HTTP and TLS libraries raise about an address, a proxy or a file of certificates that is none.
         except Exception as error:
             hint = "Check the server's address, and the proxies and certificates that the environment names."
-            raise teacher_error(f"{self.reference} cannot be asked: {self._line(error).rstrip('.')}.", hint) from error
+            raise TeacherError(
+                f"{self.reference} cannot be asked: {self._line(error).rstrip('.')}.", hint=hint
+            ) from error
         return opened
 
     async def _call(self, create: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> Any:
@@ -169,7 +171,7 @@ class RemoteTeacher(ABC):
         lost = isinstance(error, self._sdk.APIConnectionError) and not isinstance(error, self._sdk.APITimeoutError)
         return lost and not self._answered
 
-    def _error(self, error: Exception, who: str | None = None) -> DlmError:
+    def _error(self, error: Exception, who: str | None = None) -> TeacherError:
         hints = {
             401: f"Check the key in {self.key_name}.",
             402: "The account has no credit left.",
@@ -178,7 +180,7 @@ class RemoteTeacher(ABC):
             429: "The account's quota is used up.",
         }
         hint = hints.get(getattr(error, "status_code", 0), "Check the server's address and the network.")
-        return teacher_error(f"{who or self.reference} cannot be asked: {self._line(error).rstrip('.')}.", hint)
+        return TeacherError(f"{who or self.reference} cannot be asked: {self._line(error).rstrip('.')}.", hint=hint)
 
     def _told(self, error: Exception) -> str:
         """What an error says, with its cause, and with the body that came where the SDK found no message in it."""
@@ -248,9 +250,8 @@ def load_sdk(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise DlmError(
-            kind="MissingExtraError",
-            message=f"This teacher needs the package {name}.",
+        raise MissingExtraError(
+            f"This teacher needs the package {name}.",
             hint=f"Install it: pip install -c constraints.txt 'dlm-trl[{name}]'.",
         ) from error
 
@@ -261,13 +262,14 @@ def key_from(variable: str, given: str | None) -> str:
     """
     key = (given or os.environ.get(variable, "")).strip()
     if not key:
-        raise teacher_error(
+        raise TeacherError(
             f"There is no key: the environment variable {variable} is not set.",
-            f"Set it: export {variable}=… (a local server that checks no key takes any word).",
+            hint=f"Set it: export {variable}=… (a local server that checks no key takes any word).",
         )
     if not (key.isascii() and key.isprintable()):
-        raise teacher_error(
-            f"The key in {variable} holds a character that no key has.", "Copy it once more, without what is around it."
+        raise TeacherError(
+            f"The key in {variable} holds a character that no key has.",
+            hint="Copy it once more, without what is around it.",
         )
     return key
 
@@ -283,7 +285,3 @@ def usage_of(prompt_tokens: object, completion_tokens: object) -> Usage:
     """Usage as a server counted it; zeros where it does not tell both numbers."""
     told = [n for n in (prompt_tokens, completion_tokens) if isinstance(n, int | float) and 0 <= n < math.inf]
     return Usage(*map(int, told)) if len(told) == 2 else Usage()
-
-
-def teacher_error(message: str, hint: str) -> DlmError:
-    return DlmError(kind="TeacherError", message=message, hint=hint)

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 
 from anyio import Condition, create_task_group, fail_after, sleep
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import TeacherError, UsageError
 from dlm_trl.teachers.openai import ChatTeacher
 from dlm_trl.teachers.protocol import Reply, Request
-from dlm_trl.teachers.remote import CONNECT_SECONDS, HOPELESS, Answer, Ask, teacher_error
+from dlm_trl.teachers.remote import CONNECT_SECONDS, HOPELESS, Answer, Ask
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -90,12 +90,12 @@ class VllmTeacher(ChatTeacher):
         self._answered = True
         self.revision = model or next((name for models in listed.values() for name in models), "")
         if not self.revision:
-            raise teacher_error(f"{', '.join(listed)} lists no model.", "Name it: vllm-server:URL#MODEL.")
+            raise TeacherError(f"{', '.join(listed)} lists no model.", hint="Name it: vllm-server:URL#MODEL.")
         for url, models in listed.items():
             if model is None and self.revision not in models:
-                raise teacher_error(
+                raise TeacherError(
                     f"{url} does not serve {self.revision!r}; it lists {sorted(models)}.",
-                    "Give servers of one model, or name one that all of them have: vllm-server:URL,URL#MODEL.",
+                    hint="Give servers of one model, or name one that all of them have: vllm-server:URL,URL#MODEL.",
                 )
         lengths = [models.get(self.revision, {}).get("max_model_len") for models in listed.values()]
         self.context = min((n for n in lengths if isinstance(n, int)), default=None)
@@ -202,9 +202,9 @@ class VllmTeacher(ChatTeacher):
             server.alive = False
             logger.warning("%s is left out: %s", server.url, reason)
 
-    def _all_dead(self) -> DlmError:
+    def _all_dead(self) -> TeacherError:
         names = ", ".join(s.url for s in self._servers)
-        return teacher_error(f"No server answers: {names}.", "Start one (vllm serve MODEL) and run this again.")
+        return TeacherError(f"No server answers: {names}.", hint="Start one (vllm serve MODEL) and run this again.")
 
 
 def root(url: str) -> str:
@@ -216,9 +216,8 @@ def root(url: str) -> str:
     except ValueError:
         is_one = False
     if not is_one:
-        raise DlmError(
-            kind="UsageError",
-            message=f"{url.rpartition('@')[2]!r} is not the address of a server.",
+        raise UsageError(
+            f"{url.rpartition('@')[2]!r} is not the address of a server.",
             hint="Write http://host:port; a key belongs into VLLM_API_KEY.",
         )
     return url.rstrip("/").removesuffix("/v1").rstrip("/")

@@ -23,7 +23,8 @@ from trl import SFTConfig, TrlParser
 
 from dlm_trl.models.load import load_config
 from dlm_trl.models.precision import inference_dtype
-from dlm_trl.notes import DlmError, Document, read
+from dlm_trl.notes import Document, read
+from dlm_trl.notes.errors import ConfigError, DlmError, UsageError
 from dlm_trl.train.arguments import AdapterArguments, NotesArguments, TaskArguments
 
 GLOBAL_BATCH = 16  # rows of an optimizer step where the document leaves both of its batch settings at "auto"
@@ -79,7 +80,7 @@ class _Parser(TrlParser):
     """TrlParser whose complaints are DlmErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise DlmError(kind="UsageError", message=message, hint="--help lists all settings.")
+        raise UsageError(message, hint="--help lists all settings.")
 
 
 def read_configuration(argv: Sequence[str]) -> Configuration:
@@ -92,16 +93,14 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     from_yaml = _read_yaml(config_path, parser, known) if config_path else {}
     said = from_yaml | command_line
     if not (said.get("notes") or said.get("task") or said.get("task_rows")):
-        raise DlmError(
-            kind="UsageError",
-            message="Neither a document nor a task was named.",
+        raise UsageError(
+            "Neither a document nor a task was named.",
             hint="Set notes: in the YAML, or --notes; or task.",
         )
     document = read(said["notes"]) if said.get("notes") else None
     if document is None and said.get("base_model") is None:
-        raise DlmError(
-            kind="UsageError",
-            message="No base model was named, and there is no document that names one.",
+        raise UsageError(
+            "No base model was named, and there is no document that names one.",
             hint="Set base_model: in the YAML, or --base_model (tiny is the embedded one).",
         )
 
@@ -218,9 +217,8 @@ def _named_adapter(document: Document, name: str | None) -> dict[str, Any]:
     if name not in declared:
         names = ", ".join(declared) or "none"
         problem = f"The document declares no adapter {name!r}" if name else "The document declares named adapters"
-        raise DlmError(
-            kind="UsageError",
-            message=f"{problem}; declared: {names}.",
+        raise UsageError(
+            f"{problem}; declared: {names}.",
             hint="Choose one with adapter_name, one run each." if declared else "Leave adapter_name out.",
             path=document.path,
         )
@@ -259,9 +257,8 @@ def _explicit(argv: list[str], known: Mapping[str, argparse.Action]) -> dict[str
         raise (
             _unknown(names, known, "command line")
             if names
-            else DlmError(
-                kind="UsageError",
-                message=f"{' '.join(unknown)!r} stands alone on the command line.",
+            else UsageError(
+                f"{' '.join(unknown)!r} stands alone on the command line.",
                 hint="Write --key value.",
             )
         )
@@ -272,23 +269,22 @@ def _read_yaml(path: Path, parser: _Parser, known: Mapping[str, argparse.Action]
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise DlmError(kind="ConfigError", message=f"It cannot be read: {error.strerror}.", path=path) from error
+        raise ConfigError(f"It cannot be read: {error.strerror}.", path=path) from error
     except UnicodeDecodeError as error:
-        raise DlmError(kind="ConfigError", message="It is not UTF-8.", path=path) from error
+        raise ConfigError("It is not UTF-8.", path=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise DlmError(
-            kind="ConfigError",
-            message=f"It is not YAML: {getattr(error, 'problem', error)}.",
+        raise ConfigError(
+            f"It is not YAML: {getattr(error, 'problem', error)}.",
             path=path,
             line=mark.line + 1 if mark else None,
             column=mark.column + 1 if mark else None,
         ) from error
     if not isinstance(content, dict):
-        raise DlmError(kind="ConfigError", message="It must be a mapping of settings to values.", path=path)
+        raise ConfigError("It must be a mapping of settings to values.", path=path)
     environment = content.pop("env", None) or {}
     if not isinstance(environment, dict):
-        raise DlmError(kind="ConfigError", message="env must be a mapping of names to values.", path=path)
+        raise ConfigError("env must be a mapping of names to values.", path=path)
     for name, value in environment.items():
         os.environ[str(name)] = str(value)
     if unknown := [str(key) for key in content if key not in known]:
@@ -300,7 +296,7 @@ def _read_yaml(path: Path, parser: _Parser, known: Mapping[str, argparse.Action]
         except argparse.ArgumentError as error:
             problems.append(f"{path}: {name}: {error.message.rstrip('.')}.")
     if problems:
-        raise DlmError(kind="ConfigError", message="\n".join(problems))
+        raise ConfigError("\n".join(problems))
     return typed
 
 
@@ -322,15 +318,15 @@ def _check_numbers(settings: Mapping[str, Setting]) -> None:
     wrong = {name: setting for name, setting in said.items() if setting.value is None or not setting.value > 0}
     lines = [f"{setting.source}: {name} is {setting.value}; it is a number above 0." for name, setting in wrong.items()]
     if lines:
-        raise DlmError(kind="UsageError", message="\n".join(lines))
+        raise UsageError("\n".join(lines))
 
 
-def _unknown(names: list[str], known: Mapping[str, argparse.Action], where: str) -> DlmError:
+def _unknown(names: list[str], known: Mapping[str, argparse.Action], where: str) -> ConfigError:
     lines = []
     for name in names:
         near = process.extractOne(name, known.keys(), scorer=JaroWinkler.similarity, score_cutoff=0.75)
         lines.append(f"{where}: there is no setting {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
-    return DlmError(kind="UnknownSettingError", message="\n".join(lines))
+    return ConfigError("\n".join(lines))
 
 
 def _build(parser: _Parser, values: dict[str, Any]) -> tuple[Any, ...]:
@@ -338,13 +334,12 @@ def _build(parser: _Parser, values: dict[str, Any]) -> tuple[Any, ...]:
         value = values.get(action.dest)
         if action.choices and value is not None and str(value) not in map(str, action.choices):
             choices = ", ".join(map(str, action.choices))
-            raise DlmError(kind="UsageError", message=f"{action.dest} is {value!r}.", hint=f"It is one of: {choices}.")
+            raise UsageError(f"{action.dest} is {value!r}.", hint=f"It is one of: {choices}.")
     parser.set_defaults_with_config(**values)
     try:
         return parser.parse_args_into_dataclasses(args=[])
     except (TypeError, ValueError, ImportError) as error:
-        raise DlmError(
-            kind="UsageError",
-            message=f"The training settings do not go together: {' '.join(str(error).split())}",
+        raise UsageError(
+            f"The training settings do not go together: {' '.join(str(error).split())}",
             hint="Check the values in the YAML, the frontmatter and the command line.",
         ) from error

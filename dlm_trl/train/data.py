@@ -7,7 +7,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.recall import Question
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import NoRowsError
 from dlm_trl.rows.tokenize import TokenReport, tokenize
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.skill import all_prose, exam, learned_prose
@@ -77,9 +77,8 @@ def load_rows(configuration: Configuration) -> Rows:
         if notes.prose:
             prose, held_out_prose = learned_prose(configuration)
     if pairs is None and prose is None and not (configuration.task.task or configuration.task.task_rows):
-        raise DlmError(
-            kind="NoRowsError",
-            message=f"There is nothing to train on; the document has: {', '.join(sorted(kinds)) or 'no section'}.",
+        raise NoRowsError(
+            f"There is nothing to train on; the document has: {', '.join(sorted(kinds)) or 'no section'}.",
             hint="Training reads instruction sections and, unless prose is false, prose.",
             path=document.path,
         )

@@ -15,7 +15,7 @@ from peft import PeftConfig
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from dlm_trl.models.load import context_length, load_config, load_tokenizer
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import DlmError, PreflightError
 from dlm_trl.rows import tokenize
 from dlm_trl.train.adapter import adapter_parameters, peft_config
 from dlm_trl.train.config import Configuration
@@ -76,7 +76,7 @@ def prepare(configuration: Configuration) -> Prepared:
     checkpoint, folder_problems = _folder(configuration, bytes_needed(trainable, configuration))
     problems += folder_problems
     if problems:
-        raise DlmError(kind="PreflightError", message="\n".join(dict.fromkeys(problems)))
+        raise PreflightError("\n".join(dict.fromkeys(problems)))
     return Prepared(base, tokenizer, peft_config(configuration.adapter), trainable, rows, checkpoint, notes)
 
 

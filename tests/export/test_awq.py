@@ -428,7 +428,7 @@ def test_when_the_work_fails_its_last_words_are_shown_and_nothing_is_left(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DlmError, match=rf"(?s)ended with code 1:.*{said}") as caught:
         awq.quantize(folder, tmp_path / "out", rows, samples=8)
-    assert caught.value.kind == "StepError"
+    assert caught.value.kind == "ExportError"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -31,7 +31,7 @@ def test_a_failure_is_told_as_what_it_was(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(DlmError, match=said) as caught:
         child.run("step")
-    assert caught.value.kind == "StepError"
+    assert caught.value.kind == "ExportError"
 
 
 def test_a_child_of_one_of_several_processes_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dlm_trl.models.share import is_main, share
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import DlmError, UsageError
 
 CONFIG = Path(__file__).parents[2] / "accelerate_configs" / "cpu_2proc.yaml"
 
@@ -75,7 +75,7 @@ def test_one_process_does_the_work_itself_and_loads_nothing(monkeypatch: pytest.
     assert is_main()
     assert share([1, 2, 3], lambda items: [-i for i in items]) == [-1, -2, -3]
     with pytest.raises(DlmError, match="no"):
-        share([1], lambda items: (_ for _ in ()).throw(DlmError(kind="UsageError", message="no")))
+        share([1], lambda items: (_ for _ in ()).throw(UsageError("no")))
     program = "import sys; from dlm_trl.models.share import share; share([1], list); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

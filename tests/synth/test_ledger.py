@@ -283,7 +283,7 @@ def test_a_second_run_says_who_is_in_its_way_and_a_killed_one_is_not(tmp_path: P
         time.sleep(0.01)
     with pytest.raises(DlmError, match=f"Process {first.pid} on") as caught, run_lock(ID, seconds=0.1):
         pass
-    assert caught.value.kind == "BusyError"
+    assert caught.value.kind == "LedgerError"
     assert first.pid is not None
     os.kill(first.pid, signal.SIGKILL)
     first.join()
@@ -302,7 +302,7 @@ def test_a_copy_is_refused_while_the_other_file_exists(
         notes.path.write_text(text)
         with pytest.raises(DlmError, match=f"{notes.path}, and {copy}") as caught:
             Ledger(read(copy))
-        assert caught.value.kind == "OwnerError"
+        assert caught.value.kind == "LedgerError"
 
     notes.path.write_text(TEXT)
     for make in (os.symlink, os.link):  # the same file by another name

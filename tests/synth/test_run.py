@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm_trl.models.load import load_tokenizer
-from dlm_trl.notes import DlmError, read, store
+from dlm_trl.notes import read, store
+from dlm_trl.notes.errors import DlmError, TeacherError
 from dlm_trl.rows.convert import convert
 from dlm_trl.synth import Settings, synthesize, synthesize_all
 from dlm_trl.synth.apply import revert
@@ -459,7 +460,7 @@ class Choosing:
     def generate(self, requests: Sequence[Request]) -> Generator[Reply]:
         for request in sorted(requests, key=lambda request: request.key):
             if self.asked == self.most:
-                raise DlmError(kind="TeacherError", message="Gone.")
+                raise TeacherError("Gone.")
             self.asked += 1
             text = self.replies[int(request.key, 16) % len(self.replies)]
             yield Reply(request.key, text or "", error="refused" if text is None else None)

@@ -193,7 +193,7 @@ def test_another_files_pairs_are_refused_while_it_exists_and_go_with_it_when_it_
     for use in (staged, clear, lambda document: stage(document, [numbered(2)], AT)):
         with pytest.raises(DlmError, match=f"{notes.path}, and {copy}") as caught:
             use(read(copy))
-        assert caught.value.kind == "OwnerError"
+        assert caught.value.kind == "LedgerError"
     assert pending.read_bytes() == before
 
     notes.path.unlink()
@@ -217,7 +217,7 @@ def test_the_beginning_of_an_id_is_enough() -> None:
     ):
         with pytest.raises(DlmError, match=words) as caught:
             resolve_ids([prefix], known)
-        assert caught.value.kind == "SectionIdError"
+        assert caught.value.kind == "UsageError"
     with pytest.raises(DlmError):
         resolve_ids([""], ["aa11"])  # an empty variable of a shell means no pair
 
