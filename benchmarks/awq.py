@@ -35,11 +35,11 @@ from dlm_trl.export.checks import divergence_checks, perplexity
 from dlm_trl.export.grid import share_on_grid
 from dlm_trl.export.observe import Observation, observe
 from dlm_trl.export.packing import is_quantized
-from dlm_trl.export.plan import find_exam, make_plan
+from dlm_trl.export.probes import find_eval_spec, make_probes
 from dlm_trl.models import lineage
 from dlm_trl.models.load import load_tokenizer
+from dlm_trl.models.tokenize import windows
 from dlm_trl.models.weights import find_weights
-from dlm_trl.rows.tokenize import windows
 
 TOKENS = 256  # of a step of fine-tuning
 LEARNING_RATE = 2e-5
@@ -79,27 +79,31 @@ def main() -> None:
 
 
 def costs(model: Path, out: Path, seconds: float) -> dict[str, Any]:
-    hop = lineage.read(out)[-1]
+    step = lineage.read(out)[-1]
     size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     return {
         "share_on_grid": round(share_on_grid(find_weights(str(model.resolve()))), 3),
         "seconds": round(seconds, 1),
-        "calibration_tokens": hop["calibration"]["tokens"],
-        "bytes": {"before": size, "after": hop["bytes"]["written"], "ratio": round(size / hop["bytes"]["written"], 2)},
+        "calibration_tokens": step["calibration"]["tokens"],
+        "bytes": {
+            "before": size,
+            "after": step["bytes"]["written"],
+            "ratio": round(size / step["bytes"]["written"], 2),
+        },
         "peak_memory_of_a_child_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9, 2),
     }
 
 
 def losses(model: Path, out: Path, group_size: int, scratch: Path) -> dict[str, Any]:
-    hops = lineage.read(out)
-    plan = make_plan(find_exam(hops, None)[0], hops, AutoTokenizer.from_pretrained(model), prompts=1)
-    plan = replace(plan, chats=())
+    steps = lineage.read(out)
+    probes = make_probes(find_eval_spec(steps, None)[0], steps, AutoTokenizer.from_pretrained(model), prompts=1)
+    probes = replace(probes, chats=())
     seen = {
-        "16 bit": observe(plan, str(model), scratch / "16"),
-        "rounded": observe(plan, str(model), scratch / "rounded", round_to=group_size),
-        "AWQ": observe(plan, str(out), scratch / "4"),
+        "16 bit": observe(probes, str(model), scratch / "16"),
+        "rounded": observe(probes, str(model), scratch / "rounded", round_to=group_size),
+        "AWQ": observe(probes, str(out), scratch / "4"),
     }
-    far = divergence_checks(plan.names, *seen.values())
+    far = divergence_checks(probes.names, *seen.values())
     return {
         "divergence": {
             check.name.removeprefix("divergence, "): {
@@ -109,7 +113,7 @@ def losses(model: Path, out: Path, group_size: int, scratch: Path) -> dict[str, 
             }
             for check in far
         },
-        "perplexity": {name: compared(name, seen) for name in plan.scored},
+        "perplexity": {name: compared(name, seen) for name in probes.scored},
         "metrics": {
             name: {who: round(found.metrics[name][0], 3) for who, found in seen.items()}
             for name in seen["16 bit"].metrics

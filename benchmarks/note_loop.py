@@ -5,7 +5,7 @@ is four micro batches of 40 questions: five words each, the first of them the an
 and the whole few-shot prompt, goes on for 20 tokens at temperature 0.5; what stands before the newline is the
 description; the logits of all positions, and a loss on the label. AdaLoRA, learning rate 1e-3, 20 steps of warm-up. As
 in the note, the model is never put into eval mode, AdaLoRA's ranks are never updated, a word may be among the options
-twice, and a description may contain its word. Words, prompts and labels are those of `dlm_trl.online.mcsb`.
+twice, and a description may contain its word. Words, prompts and labels are those of `dlm_trl.tasks.mcsb`.
 
 What a step can do without is switched on by name, see `SAVINGS`; online.py measures them. Prints one line of JSON.
 """
@@ -29,8 +29,8 @@ from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmu
 from dlm_trl.models.generate import generate_batches
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.models.prefix import PrefixCache, common_prefix
-from dlm_trl.online import prompts
-from dlm_trl.online.mcsb import Mcsb, bind
+from dlm_trl.tasks import prompts
+from dlm_trl.tasks.mcsb import Mcsb, bind
 
 MICRO_BATCH = 40
 ACCUMULATION = 4

@@ -45,7 +45,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from dlm_trl.online.callback import OnlineSynthesisCallback, placeholder
-from dlm_trl.online.mcsb import Mcsb
+from dlm_trl.tasks.mcsb import Mcsb
 from dlm_trl.train.loss import scored_where_labelled
 
 NOTE, OURS = "note", "ours"

@@ -36,8 +36,8 @@ from dlm_trl.evaluation.mcsb import Asked, binding, described
 from dlm_trl.models.batching import evaluating
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.online.callback import OnlineSynthesisCallback, placeholder
-from dlm_trl.online.mcsb import Mcsb
-from dlm_trl.online.offline import load_rows
+from dlm_trl.online.rows_on_disk import load_rows
+from dlm_trl.tasks.mcsb import Mcsb
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "synthesize_task.py"
 ROWS = 160  # questions a step

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from dlm_trl.rows.tokenize import IGNORED
+from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.train.loss import scored_where_labelled
 
 ROWS_PER_STEP = 32

@@ -33,7 +33,7 @@ from dlm_trl.notes import parse, read
 from dlm_trl.synth.plan import Settings, plan
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.run import synthesize
-from dlm_trl.teachers.open import open_teacher
+from dlm_trl.teachers.load import load_teacher
 
 NOTES = Path(__file__).parents[1] / "recipes" / "notes.dlm"
 LATENCY = 0.2
@@ -49,7 +49,7 @@ def document(count: int) -> str:
 def local(sections: int, rounds: int) -> dict[str, Any]:
     """Pairs per second in batches and one by one, the best round of each; the ratio, and the share of equal replies."""
     notes = parse(document(sections))
-    teacher = open_teacher("hf:tiny", notes)
+    teacher = load_teacher("hf:tiny", notes)
     requests = [ask.request for ask in plan(notes, Settings(teacher="hf:tiny", max_new_tokens=200), teacher)]
     best = {"batched": float("inf"), "one by one": float("inf")}
     for _ in range(rounds):
@@ -75,7 +75,7 @@ def against_vllm(url: str, base: str, rounds: int) -> dict[str, Any]:
     notes = read(NOTES)
     requests, teachers = {}, {}
     for name, reference in {"vllm": f"vllm-server:{url}", "hf": f"hf:{base}"}.items():
-        teachers[name] = open_teacher(reference, notes)
+        teachers[name] = load_teacher(reference, notes)
         asks = plan(notes, Settings(teacher=reference, strategy="both"), teachers[name])
         requests[name] = [ask.request for ask in asks]
     best = dict.fromkeys(teachers, 0.0)

@@ -2,7 +2,7 @@
 …`.
 """
 
-from dlm_trl.cli import main
+from dlm_trl.cli.main import main
 
 if __name__ == "__main__":
     main()

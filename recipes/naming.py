@@ -3,9 +3,9 @@
 accelerate launch recipes/sft.py --task recipes/naming.py:Naming --base_model tiny --max_steps 50
 """
 
-from dlm_trl.online.mcsb import contains_word, nouns
-from dlm_trl.online.prompts import description_prefix, description_prompt
-from dlm_trl.online.task import Example, Reject, accuracy
+from dlm_trl.tasks.mcsb import contains_word, nouns
+from dlm_trl.tasks.prompts import description_prefix, description_prompt
+from dlm_trl.tasks.protocol import Example, Reject, accuracy
 
 
 class Naming:

@@ -23,11 +23,12 @@ from peft import prepare_model_for_kbit_training
 from trl import SFTTrainer
 
 from dlm_trl.evaluation import report
-from dlm_trl.export import child, ship
+from dlm_trl.export import ship
+from dlm_trl.export.run_module import run_module
 from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
 from dlm_trl.online.callback import placeholder
-from dlm_trl.online.offline import load_rows
+from dlm_trl.online.rows_on_disk import load_rows
 from dlm_trl.train.adapter import ShrinkRanks
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.config import print_settings, read_configuration
@@ -125,7 +126,7 @@ def main(argv: list[str]) -> None:
     if notes.export and accelerator.is_main_process:
         source = str(calibration(configuration))
         arguments = (str(folder), args.output_dir, "--to", notes.export, "--calibration", source)
-        child.run("dlm_trl.export.ship", *arguments, show=True)
+        run_module("dlm_trl.export.ship", *arguments, show=True)
 
 
 def calibration(configuration) -> Path:

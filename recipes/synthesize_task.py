@@ -30,18 +30,18 @@ from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
 from dlm_trl.models.load import context_length, load_base, load_config, load_tokenizer
 from dlm_trl.models.precision import inference_dtype
+from dlm_trl.models.ranks import is_main, map_over_ranks
 from dlm_trl.models.registry import resolve
-from dlm_trl.models.share import is_main, share
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.errors import DlmError, UsageError
-from dlm_trl.online import offline
+from dlm_trl.online import rows_on_disk
 from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
-from dlm_trl.online.card import counts
-from dlm_trl.online.folder import Settings, claim, digest, progress, vocabulary
-from dlm_trl.online.open import open_tasks, read_stages
+from dlm_trl.online.dataset_card import counts
 from dlm_trl.online.rows import ATTEMPTS
-from dlm_trl.online.task import Task
-from dlm_trl.teachers.open import fingerprint, open_teacher, survey
+from dlm_trl.online.rows_folder import Settings, claim, digest, progress, vocabulary
+from dlm_trl.tasks.load import load_tasks, read_stages
+from dlm_trl.tasks.protocol import Task
+from dlm_trl.teachers.load import fingerprint, load_teacher, survey
 
 SECONDS = 10.0  # between two lines of progress, where there is no terminal
 
@@ -95,11 +95,11 @@ def main(argv: list[str]) -> None:
     documents = [read(path) for path in said.notes]
     said.base_model = said.base_model or (documents[0].frontmatter.base_model if documents else "tiny")
     tokenizer = load_tokenizer(said.base_model, said.chat_template_path)
-    tasks = open_tasks(said.task, read_stages(said.stages), tokenizer=tokenizer, documents=documents)
+    tasks = load_tasks(said.task, read_stages(said.stages), tokenizer=tokenizer, documents=documents)
     settings = settings_of(said, documents, tokenizer)
     for task in tasks:
-        offline.check_task(task, settings, tokenizer)
-    (settings,) = share([settings], lambda new: [claim(folder, one) for one in new])  # one process does it
+        rows_on_disk.check_task(task, settings, tokenizer)
+    (settings,) = map_over_ranks([settings], lambda new: [claim(folder, one) for one in new])  # one process does it
     if is_main():
         print(f"{settings.n:,} rows of {settings.task} for {settings.base_model}, written by {settings.teacher}")
 
@@ -111,14 +111,14 @@ def main(argv: list[str]) -> None:
             author, tasks = open_author(said, settings, documents, tokenizer)
             with watched(done, steps) as on_step:
                 for shard in shards:
-                    offline.write_shard(folder, settings, shard, tasks, author, tokenizer, on_step)
+                    rows_on_disk.write_shard(folder, settings, shard, tasks, author, tokenizer, on_step)
         return [None for _ in shards]
 
-    share(range(settings.shards), write)
+    map_over_ranks(range(settings.shards), write)
 
     # 3. What came out.
     if is_main():
-        offline.finish(folder, settings)
+        rows_on_disk.finish(folder, settings)
         done = progress(folder, settings)
         print(f"{folder}: {done.rows:,} rows of {settings.n:,}, {done.tokens:,} tokens, {done.bytes / 2**20:.1f} MiB")
         print(f"rejected drafts: {counts(done.rejected)}")
@@ -182,10 +182,10 @@ def open_author(
     if said.teacher == "base" or any(stage.get("distractors") == "near" for stage in settings.stages):
         base = load_base(said.base_model, settings.dtype, settings.quantization)
         embeddings = base.get_input_embeddings().weight.detach().float().cpu()
-    tasks = open_tasks(said.task, settings.stages, tokenizer=tokenizer, documents=documents, embeddings=embeddings)
+    tasks = load_tasks(said.task, settings.stages, tokenizer=tokenizer, documents=documents, embeddings=embeddings)
     if said.teacher == "base":
         return FrozenBase(base if settings.quantization else base.to(PartialState().device), tokenizer), tasks
-    return AskedTeacher(open_teacher(said.teacher, first(documents), settings.quantization, said.concurrency)), tasks
+    return AskedTeacher(load_teacher(said.teacher, first(documents), settings.quantization, said.concurrency)), tasks
 
 
 def first(documents: Sequence[Document]) -> Document | None:

@@ -37,7 +37,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from wonderwords import RandomWord
 from wonderwords.random_word import Defaults
 
-from dlm_trl.online.prompts import FEW_SHOT
+from dlm_trl.tasks.prompts import FEW_SHOT
 
 # What is trained when: (until so many tokens, tokens a step, each family's share of the documents). A document has 25
 # (letters) to 190 (teacher) tokens. Look-ups in a list come first and by themselves: mixed with the rest they stayed at

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from dlm_trl.cli_export import merge
+from dlm_trl.cli.export import merge
 from dlm_trl.notes import DlmError
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.batching import evaluating, run_in_batches
+from dlm_trl.models.frozen import frozen
 from dlm_trl.models.generate import generate, row_seed
-from dlm_trl.online import prompts
-from dlm_trl.online.mcsb import Mcsb, bind
-from dlm_trl.online.task import Example
-from dlm_trl.online.teacher_context import frozen
+from dlm_trl.tasks import prompts
+from dlm_trl.tasks.mcsb import Mcsb, bind
+from dlm_trl.tasks.protocol import Example
 
 ATTEMPTS = 8  # a base that cannot describe eight words in a row is not asked about a ninth
 TOKEN_BUDGET = 8_192  # rows × longest row of one batch

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.answers import tokens
-from dlm_trl.evaluation.recall import Question, Recall, answer_tokens, messages, prompt_ids, recall_after
+from dlm_trl.evaluation.recall import Question, Recall, answer_tokens, messages, recall_after
+from dlm_trl.models.chat import encode
 from dlm_trl.models.load import context_length
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 
@@ -85,7 +86,7 @@ class Paragraphs:
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, notes: str, question: Question) -> list[int]:
     text, _, system = question
-    return prompt_ids(
+    return encode(
         tokenizer, messages(f"Notes:{SEAM}{notes}{SEAM}Answer with the words of the notes.{SEAM}{text}", system)
     )
 

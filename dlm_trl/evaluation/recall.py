@@ -13,6 +13,7 @@ from rapidfuzz import fuzz
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.answers import chance_f1, figures
+from dlm_trl.models.chat import encode
 from dlm_trl.models.generate import generate_batches
 from dlm_trl.models.prefix import PrefixCache
 
@@ -57,7 +58,7 @@ def answer_recall(
     An answer is cut a few tokens after the length of the longest expected one. advance is called with the number of
     answers whenever some are there. Raises ValueError for no questions, and for a tokenizer without a chat template.
     """
-    prompts = [prompt_ids(tokenizer, messages(question, system)) for question, _, system in questions]
+    prompts = [encode(tokenizer, messages(question, system)) for question, _, system in questions]
     return recall_after(model, tokenizer, prompts, questions, advance=advance)
 
 
@@ -98,8 +99,3 @@ def messages(question: str, system: str | None) -> list[dict[str, str]]:
     """The conversation in which a question is asked, with the system prompt in front where there is one."""
     asked = [{"role": "user", "content": question}]
     return asked if system is None else [{"role": "system", "content": system}, *asked]
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> list[int]:
-    """The conversation through the chat template, ready for the answer."""
-    return tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)

@@ -26,7 +26,7 @@ from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.models.generate import row_seed
 from dlm_trl.models.load import Quantization, load_adapted, load_base, load_tokenizer
 from dlm_trl.notes.errors import EvaluationError
-from dlm_trl.online.mcsb import HELD_OUT, Mcsb, Split, contains_word
+from dlm_trl.tasks.mcsb import HELD_OUT, Mcsb, Split, contains_word
 
 CONDITIONS = ("5:upper", "6-9:upper", "5:lower", "5:digits")
 

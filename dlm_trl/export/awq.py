@@ -30,12 +30,12 @@ from transformers import AutoConfig
 
 from dlm_trl.export.adapter import CONFIG
 from dlm_trl.export.calibration import LENGTH, Calibration, read_calibration
-from dlm_trl.export.card import write_card
-from dlm_trl.export.child import LAST_LINES, alone
-from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, write_json
 from dlm_trl.export.deltas import empty_model
-from dlm_trl.export.folder import check_out_dir, new_folder
+from dlm_trl.export.model_card import write_card
+from dlm_trl.export.output_folder import check_out_dir, new_folder
 from dlm_trl.export.packing import BITS, is_quantized, stored_bytes
+from dlm_trl.export.run_module import LAST_LINES, single_process_env
+from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, write_json
 from dlm_trl.models import lineage
 from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.weights import Weights, find_weights
@@ -109,7 +109,7 @@ def quantize(
     model_dir = model_dir.expanduser().resolve()
     source = check(model_dir, group_size)
     check_out_dir(out_dir, [model_dir], source.bytes)
-    hops = lineage.read(model_dir)
+    steps = lineage.read(model_dir)
     if (model_dir / GENERATION).is_file():
         read_json(model_dir / GENERATION)
     data = read_calibration(calibration, open_tokenizer(model_dir), samples, seed, source.length)
@@ -121,8 +121,8 @@ def quantize(
         _work(Path(scratch), progress)
         smoothing = read_json(Path(scratch) / "smoothing.json")
         _add_companions(source, folder)
-        hop = {
-            "hop": "awq",
+        step = {
+            "step": "awq",
             "calibration": {
                 "file": str(calibration.resolve()),
                 "sha256": lineage.file_hash(calibration),
@@ -144,9 +144,9 @@ def quantize(
             "shards": {file.name: lineage.file_hash(file) for file in sorted(folder.glob("*.safetensors"))},
             "versions": {name: version(name) for name in ("autoawq", "torch", "transformers")},
         }
-        hops.append(hop)
-        lineage.write(folder, hops)
-        write_card(folder, hops, str(out_dir))
+        steps.append(step)
+        lineage.write(folder, steps)
+        write_card(folder, steps, str(out_dir))
     return out_dir
 
 
@@ -234,7 +234,11 @@ def _work(scratch: Path, progress: bool) -> None:
     command = [sys.executable, "-m", WORKER, str(scratch)]
     columns = TextColumn("quantising"), BarColumn(), MofNCompleteColumn(), TextColumn("layers"), TimeRemainingColumn()
     bar = Progress(*columns, console=Console(stderr=True), disable=not progress)
-    with (scratch / "said").open("w+b") as said, bar, Popen(command, stdout=PIPE, stderr=said, env=alone()) as process:
+    with (
+        (scratch / "said").open("w+b") as said,
+        bar,
+        Popen(command, stdout=PIPE, stderr=said, env=single_process_env()) as process,
+    ):
         assert process.stdout is not None
         task = bar.add_task("", total=None)
         try:

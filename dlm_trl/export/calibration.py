@@ -17,14 +17,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.perplexity import general_text
+from dlm_trl.models.chat import encode, require_template
+from dlm_trl.models.tokenize import windows
 from dlm_trl.notes import read
 from dlm_trl.notes.errors import CalibrationError, ChatTemplateError, UsageError
 from dlm_trl.rows.load import load_dlm
-from dlm_trl.rows.tokenize import windows
 
 LENGTH = 512  # tokens of a block
 GENERAL_SHARE = 0.25  # of the tokens to calibrate with
@@ -197,12 +197,12 @@ def _said(error: Exception) -> str:
 def _encode(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if isinstance(row.content, str):
         return _text(row.content, tokenizer)
-    if not tokenizer.chat_template:
-        raise _template_error(row, "The model has no chat template, and the rows are conversations.")
     try:
-        return tokenizer.apply_chat_template(row.content, tokenize=True, return_dict=True)["input_ids"]
-    except TemplateError as error:
-        raise _template_error(row, f"The chat template refuses this conversation: {error}.") from error
+        require_template(tokenizer, "The model")
+        return encode(tokenizer, row.content)
+    except ChatTemplateError as error:
+        hint = "Put the chat template that the model was trained with into its folder."
+        raise ChatTemplateError(error.message, hint, path=row.path, line=row.line) from error
 
 
 def _text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -230,12 +230,3 @@ def _shuffled(texts: Iterable[str], seed: int) -> list[str]:
 def _share(count: int, share: float) -> int:
     """So many of `count` are held out: at least one, but not the only one."""
     return min(count - 1, max(1, round(count * share)))
-
-
-def _template_error(row: Row, message: str) -> ChatTemplateError:
-    return ChatTemplateError(
-        message,
-        hint="Put the chat template that the model was trained with into its folder.",
-        path=row.path,
-        line=row.line,
-    )

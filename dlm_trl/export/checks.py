@@ -1,4 +1,4 @@
-"""The numbers of a hop against its limits: what was found before and after it, and whether that is good enough."""
+"""The numbers of a step against its limits: what was found before and after it, and whether that is good enough."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Was a model's base stored in 4 bits or fewer before? Then its weights still lie on that coarse grid.
 
     share_on_grid(find_weights("models/smollm2"))    # 1.0: dequantised from a 4-bit GGUF; 0.0: trained, or merged
-    describe_grid(Path("runs/merged"), hops)         # "its base was dequantised from Q4_1"; None for any other base
+    describe_grid(Path("runs/merged"), steps)         # "its base was dequantised from Q4_1"; None for any other base
 
 Every 4-bit format gives neighbouring weights a common scale, in blocks of 32 or a multiple of it (GGUF's Q4_0, Q4_1 and
 Q4_K, MXFP4, NF4, AWQ), so such a block holds at most 16 different numbers. Casting to bfloat16 can merge two of them,
@@ -18,7 +18,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from dlm_trl.export.packing import BITS, is_quantized
-from dlm_trl.models.lineage import Hop, last
+from dlm_trl.models.lineage import Step, last
 from dlm_trl.models.weights import Weights, find_weights
 
 BLOCK = 32  # weights
@@ -44,17 +44,17 @@ def share_on_grid(weights: Weights) -> float:
     return found / total if total else 0.0
 
 
-def describe_grid(model: Path, hops: Sequence[Hop]) -> str | None:
+def describe_grid(model: Path, steps: Sequence[Step]) -> str | None:
     """How it is known that a 16-bit model comes from a coarse grid; None where nothing says so.
 
-    hops is the model's lineage. Only what is on this disk is read: a base that is no longer here is not downloaded.
+    steps is the model's lineage. Only what is on this disk is read: a base that is no longer here is not downloaded.
     """
     if share_on_grid(find_weights(str(model.resolve()))) > MOST:
         return "its weights lie on a grid of 4 bits"
-    for hop in reversed(hops):
-        if (source := hop.get("base_source")) and _COARSE.search(source):
+    for step in reversed(steps):
+        if (source := step.get("base_source")) and _COARSE.search(source):
             return f"its base was {source}"
-    base = (last(hops, "merge") or last(hops, "train") or {}).get("base")
+    base = (last(steps, "merge") or last(steps, "train") or {}).get("base")
     if base and (Path(base) / "config.json").is_file() and share_on_grid(find_weights(base)) > MOST:
         return f"its base {Path(base).name} lies on a grid of 4 bits"
     return None

@@ -1,4 +1,4 @@
-"""What a hop has to keep: the one table of limits. README's section "Ship it" shows it, and a test holds them equal."""
+"""The limits that a step of the export must keep; the docs show this table, and a test keeps them equal."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 class Limit:
     """A number and the side on which it has to be; `failing` says what is wrong with a model beyond it."""
 
-    hop: Literal["merge", "awq", "both", "serve"]
+    step: Literal["merge", "awq", "both", "serve"]
     name: str
     least: float | None
     most: float | None

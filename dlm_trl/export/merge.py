@@ -23,8 +23,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter, is_finite, open_adapter
-from dlm_trl.export.card import write_card
-from dlm_trl.export.companions import (
+from dlm_trl.export.deltas import LowRank, Replaced, empty_model, plan
+from dlm_trl.export.model_card import write_card
+from dlm_trl.export.output_folder import check_out_dir, new_folder
+from dlm_trl.export.sidecar_files import (
     GENERATION,
     generation_config,
     load_tokenizer,
@@ -32,8 +34,6 @@ from dlm_trl.export.companions import (
     read_json,
     write_json,
 )
-from dlm_trl.export.deltas import LowRank, Replaced, empty_model, plan
-from dlm_trl.export.folder import check_out_dir, new_folder
 from dlm_trl.models import lineage
 from dlm_trl.models.load import adapter_base
 from dlm_trl.models.registry import recorded_name
@@ -65,7 +65,7 @@ class Merge:
     config: dict[str, Any]
     generation: dict[str, Any]
     tokenizer: PreTrainedTokenizerBase
-    hops: list[lineage.Hop]
+    steps: list[lineage.Step]
     notes: list[str]
 
 
@@ -81,7 +81,7 @@ def merge(
 
     base is named as in a document, and is the one that the adapter records unless given; dtype is float32, float16 or
     bfloat16, and each tensor keeps the base's unless given. What was put right on the way stands under "notes" in the
-    last hop of lineage.json. Raises DlmError (AdapterError, BaseModelError, TokenizerError, UsageError, OutputError,
+    last step of lineage.json. Raises DlmError (AdapterError, BaseModelError, TokenizerError, UsageError, OutputError,
     MergeError); out_dir is then what it was before.
     """
     check_out_dir(out_dir, [adapter_dir])  # once more below, with the base; but that may have to be downloaded
@@ -89,13 +89,13 @@ def merge(
     needed = sum(job.shape.bytes for job in prepared.jobs.values())
     inputs = [adapter_dir, prepared.weights.folder]
     with new_folder(out_dir, inputs, needed) as folder:
-        hop = _hop(prepared) | {"shards": _write_weights(prepared, folder, progress), "notes": prepared.notes}
+        step = _step(prepared) | {"shards": _write_weights(prepared, folder, progress), "notes": prepared.notes}
         write_json(folder / "config.json", prepared.config)
         write_json(folder / GENERATION, prepared.generation)
         prepared.tokenizer.save_pretrained(folder)
-        hops = [*prepared.hops, hop]
-        lineage.write(folder, hops)
-        write_card(folder, hops, str(out_dir))
+        steps = [*prepared.steps, step]
+        lineage.write(folder, steps)
+        write_card(folder, steps, str(out_dir))
     return out_dir
 
 
@@ -106,9 +106,9 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
     adapter = open_adapter(adapter_dir)
     if not (base or adapter.config.base_model_name_or_path):
         raise AdapterError("The adapter records no base.", hint="Name it with --base.", path=adapter_dir / CONFIG)
-    hops = lineage.read(adapter_dir)
+    steps = lineage.read(adapter_dir)
     name = base or adapter_base(adapter_dir)
-    trained = lineage.last(hops, "train") or {}
+    trained = lineage.last(steps, "train") or {}
     weights = find_weights(name, None if base else trained.get("base_revision") or adapter.config.revision)
     if read_json(weights.config).get("quantization_config"):
         raise BaseModelError(
@@ -149,7 +149,7 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
         config=model_config(weights.folder, type(model).__name__, _stored(jobs), dtype, untie),
         generation=generation,
         tokenizer=tokenizer,
-        hops=hops,
+        steps=steps,
         notes=notes,
     )
 
@@ -274,11 +274,11 @@ def _merged(name: str, job: Job, prepared: Merge) -> torch.Tensor:
     return result
 
 
-def _hop(prepared: Merge) -> lineage.Hop:
+def _step(prepared: Merge) -> lineage.Step:
     adapter = prepared.adapter
     files = {name: lineage.file_hash(adapter.folder / name) for name in (CONFIG, TENSORS)}
     return {
-        "hop": "merge",
+        "step": "merge",
         "adapter": files | {"type": adapter.kind, "rank": adapter.rank},
         "base": recorded_name(prepared.base),
         "base_revision": prepared.weights.revision,

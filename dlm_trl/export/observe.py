@@ -1,8 +1,8 @@
 """What one model does with fixed inputs, seen by a process of its own that reloads it from the disk.
 
-    plan = Plan(chats=[[{"role": "user", "content": "What is kneading?"}]], texts=[[5, 8, 13]])
-    before = observe(plan, "runs/notes", scratch / "before")
-    after = observe(plan, "runs/merged", scratch / "after")
+    probes = Probes(chats=[[{"role": "user", "content": "What is kneading?"}]], texts=[[5, 8, 13]])
+    before = observe(probes, "runs/notes", scratch / "before")
+    after = observe(probes, "runs/merged", scratch / "after")
     after.logits()[0] - before.logits()[0]
 
 The model is loaded by plain transformers (peft for an adapter, gptqmodel under it for AWQ), as its users will do.
@@ -25,10 +25,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from dlm_trl.evaluation.mcsb import Asked, binding
 from dlm_trl.evaluation.recall import Question, answer_recall
 from dlm_trl.export.adapter import CONFIG
-from dlm_trl.export.child import run
-from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.export.rtn import round_to_nearest
+from dlm_trl.export.run_module import run_module
+from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.models.batching import run_in_batches
+from dlm_trl.models.chat import encode
 from dlm_trl.models.generate import TOKEN_BUDGET
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.models.score import log_probs
@@ -39,7 +40,7 @@ Chat = list[dict[str, str]] | str  # messages, or the beginning of a text
 
 
 @dataclass(frozen=True)
-class Plan:
+class Probes:
     """The inputs. chats are answered greedily; of texts (token ids) the logits are kept, and `names` says what each is
     of; of scored pieces the log-probability is; questions and sets are what the run was examined with.
     """
@@ -79,23 +80,23 @@ class Observation:
 
 
 def observe(
-    plan: Plan,
+    probes: Probes,
     model: str,
     scratch: Path,
     base: Path | None = None,
     quantization: str | None = None,
     round_to: int | None = None,
 ) -> Observation:
-    """Have a new process load the model and go through the plan; what it found lies in `scratch` until that is removed.
+    """Have a new process load the model and go through the probes; its results stay in `scratch`.
 
     model: a folder (model, adapter or AWQ). base: the folder of an adapter's base; quantization: how that is loaded.
     round_to: first round the weights to 4 bits in groups of so many. Raises DlmError (ExportError).
     """
     scratch.mkdir(parents=True)
     job = {"model": model, "base": base, "quantization": quantization, "round_to": round_to}
-    (scratch / "job.pickle").write_bytes(pickle.dumps((plan, job)))
+    (scratch / "job.pickle").write_bytes(pickle.dumps((probes, job)))
     with Console(stderr=True).status(f"loading {model} and asking it …"):
-        run("dlm_trl.export.observe", str(scratch))
+        run_module("dlm_trl.export.observe", str(scratch))
     found = json.loads((scratch / "found.json").read_text(encoding="utf-8"))
     answers = [Answer(**answer) for answer in found.pop("answers")]
     return Observation(folder=scratch, answers=answers, **found)
@@ -103,16 +104,16 @@ def observe(
 
 def main(scratch: Path) -> None:
     """The new process."""
-    plan, job = pickle.loads((scratch / "job.pickle").read_bytes())
+    probes, job = pickle.loads((scratch / "job.pickle").read_bytes())
     model, tokenizer = _load(**job)
     with torch.inference_mode():
-        for number, text in enumerate(plan.texts):
+        for number, text in enumerate(probes.texts):
             logits = model(input_ids=torch.tensor([list(text)], device=model.device), use_cache=False).logits[0]
             numpy.save(scratch / f"logits-{number:05}.npy", logits.float().cpu().numpy())
     found = {
-        "answers": _answers(model, tokenizer, plan, Path(job["model"])),
-        "nll": {name: _nll(model, tokenizer, pieces) for name, pieces in plan.scored.items()},
-        "metrics": _metrics(model, tokenizer, plan),
+        "answers": _answers(model, tokenizer, probes, Path(job["model"])),
+        "nll": {name: _nll(model, tokenizer, pieces) for name, pieces in probes.scored.items()},
+        "metrics": _metrics(model, tokenizer, probes),
     }
     (scratch / "found.json").write_text(json.dumps(found), encoding="utf-8")
 
@@ -121,7 +122,7 @@ def render(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
     """The token ids of a prompt."""
     if isinstance(chat, str):
         return tokenizer(chat, verbose=False)["input_ids"]
-    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    return encode(tokenizer, chat)
 
 
 def is_quantized(folder: Path) -> bool:
@@ -153,15 +154,15 @@ def _load(
 def _answers(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    plan: Plan,
+    probes: Probes,
     folder: Path,
 ) -> list[dict[str, str | bool]]:
     """By generate() alone, in batches; with the generation_config beside an adapter, which peft does not load."""
     beside = (folder / CONFIG).is_file() and (folder / GENERATION).is_file()
     config = GenerationConfig.from_pretrained(folder) if beside else model.generation_config
-    config = GenerationConfig.from_dict(config.to_dict() | {"max_new_tokens": plan.new_tokens, "do_sample": False})
+    config = GenerationConfig.from_dict(config.to_dict() | {"max_new_tokens": probes.new_tokens, "do_sample": False})
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    prompts = [render(tokenizer, chat) for chat in plan.chats]
+    prompts = [render(tokenizer, chat) for chat in probes.chats]
 
     def run(batch: list[int]) -> list[dict[str, str | bool]]:
         width = max(len(prompts[i]) for i in batch)
@@ -175,7 +176,7 @@ def _answers(
             answers.append({"text": text, "ended": end is not None})
         return answers
 
-    return run_in_batches(run, [len(prompt) + plan.new_tokens for prompt in prompts], TOKEN_BUDGET)
+    return run_in_batches(run, [len(prompt) + probes.new_tokens for prompt in prompts], TOKEN_BUDGET)
 
 
 def _nll(model: Model, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
@@ -183,13 +184,13 @@ def _nll(model: Model, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Sequ
     return [(-score.total, score.tokens) for score in scores]
 
 
-def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> dict[str, tuple[float, float]]:
+def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, probes: Probes) -> dict[str, tuple[float, float]]:
     metrics = {}
-    for group, asked in plan.questions.items():
+    for group, asked in probes.questions.items():
         recall = answer_recall(model, tokenizer, asked)
         right = recall.right()
         metrics |= {f"{name}, {group}": (share, right[name]) for name, share in recall.shares().items()}
-    for name, sets in plan.sets.items():
+    for name, sets in probes.sets.items():
         found = binding(model, tokenizer, sets)
         metrics[f"mcsb/{name}/accuracy"] = (found.accuracy, (found.accuracy - found.chance) * found.questions)
     return metrics

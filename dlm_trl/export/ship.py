@@ -1,4 +1,4 @@
-"""All hops in one go, each checked before the next: `ship(adapter, Path("runs/notes"), "awq", Path("notes.dlm"))`.
+"""All steps in one go, each checked before the next: `ship(adapter, Path("runs/notes"), "awq", Path("notes.dlm"))`.
 
     runs/notes → runs/notes-merged → runs/notes-awq
 
@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 import typer
 
 from dlm_trl.export import awq
-from dlm_trl.export.folder import check_out_dir
 from dlm_trl.export.merge import merge
+from dlm_trl.export.output_folder import check_out_dir
 from dlm_trl.export.verify import verify
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes.errors import DlmError, ExportError, UsageError
@@ -32,7 +32,7 @@ def ship(
     """Merge, check, and for "awq" quantise and check; returns the folder of the last model.
 
     name: the folders are called like it, with -merged and -awq behind. calibration: see `awq.quantize`. Raises DlmError
-    (ExportError) for a hop that fails its check, with what each step raises.
+    (ExportError) for a step that fails its check, with what each step raises.
     """
     merged, quantized = _folders(name)
     merge(adapter_dir, merged, progress=True)
@@ -67,7 +67,7 @@ def _checked(before: Path, after: Path, say: Callable[[str], None]) -> Path:
     say(f"{before} → {after}\n{found}")
     if found.failed:
         said = "; ".join(f"{check.name}: {check.failing}" for check in found.failed)
-        raise ExportError(f"{found.hop} failed its check: {said}.", path=after)
+        raise ExportError(f"{found.step} failed its check: {said}.", path=after)
     return after
 
 

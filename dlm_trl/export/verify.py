@@ -1,4 +1,4 @@
-"""Is the model behind a hop still the one before it? `verify(before, after)` measures both, each in a fresh process.
+"""Is the model behind a step still the one before it? `verify(before, after)` measures both, each in a fresh process.
 
     found = verify(Path("runs/notes"), Path("runs/merged"))         # adapter → merged
     found = verify(Path("runs/merged"), Path("runs/awq"))           # merged → AWQ
@@ -19,7 +19,6 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.perplexity import general_text
-from dlm_trl.export import card
 from dlm_trl.export.adapter import CONFIG, TENSORS, open_adapter
 from dlm_trl.export.checks import (
     Check,
@@ -32,11 +31,13 @@ from dlm_trl.export.checks import (
     perplexity_checks,
     table,
 )
-from dlm_trl.export.companions import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.export.grid import describe_grid
-from dlm_trl.export.observe import Chat, Observation, Plan, is_quantized, observe, render
-from dlm_trl.export.plan import find_exam, make_plan
+from dlm_trl.export.model_card import serve_line, write_card
+from dlm_trl.export.observe import Chat, Observation, Probes, is_quantized, observe, render
+from dlm_trl.export.probes import find_eval_spec, make_probes
+from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.models import lineage
+from dlm_trl.models.chat import has_template
 from dlm_trl.models.registry import document_name
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes.errors import VerifyError
@@ -56,7 +57,7 @@ class Verified:
     serves the later model.
     """
 
-    hop: str
+    step: str
     checks: list[Check]
     notes: list[str]
     serve: str
@@ -78,30 +79,30 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
 
     notes: the document whose questions are asked; by default the one that the run was examined with. prompts: how many
     questions are answered greedily and compared word by word. Raises DlmError: VerifyError for folders that are no such
-    hop, ExportError for a model that cannot be loaded or run.
+    step, ExportError for a model that cannot be loaded or run.
     """
-    hop = hop_between(before, after)
-    hops = lineage.read(after)
-    if not hops or hops[-1]["hop"] != hop:
+    step = step_between(before, after)
+    steps = lineage.read(after)
+    if not steps or steps[-1]["step"] != step:
         raise VerifyError(
-            f"Its {lineage.FILE} does not end with the step {hop}, so it is not known how it was made.", path=after
+            f"Its {lineage.FILE} does not end with the step {step}, so it is not known how it was made.", path=after
         )
     find_weights(str(after.resolve())).shapes()  # each file is whole
-    if hop == "awq":  # its numbers are statistics, which a small damage does not move far
-        for folder, step in zip((after, before), reversed(hops), strict=False):
-            _check_files(folder, step)
-    base = _base(before, hops[-1]) if hop == "merge" else before
-    exam, said = find_exam(hops, notes)
-    if hop == "awq" and (grid := describe_grid(before, hops)):
+    if step == "awq":  # its numbers are statistics, which a small damage does not move far
+        for folder, made in zip((after, before), reversed(steps), strict=False):
+            _check_files(folder, made)
+    base = _base(before, steps[-1]) if step == "merge" else before
+    eval_spec, said = find_eval_spec(steps, notes)
+    if step == "awq" and (grid := describe_grid(before, steps)):
         said.append(GRID.format(grid))
     tokenizers = [open_tokenizer(folder) for folder in (tokenizer_folder(before, base), after)]
-    if hops[0]["hop"] == "train" and not tokenizers[0].chat_template and exam.pairs()[0] is not None:
+    if steps[0]["step"] == "train" and not has_template(tokenizers[0]) and eval_spec.pairs()[0] is not None:
         raise VerifyError("The run learned answers by a chat template, and there is none here any more.", path=before)
     try:
-        plan = make_plan(exam, hops, tokenizers[0], prompts, notes)
+        probes = make_probes(eval_spec, steps, tokenizers[0], prompts, notes)
     except TemplateError as error:
         raise VerifyError(f"Its chat template refuses a question of the notes: {error}.", path=before) from error
-    checks = [_same_prompts(plan.chats, *tokenizers), _stop_tokens(_ends(before) or _ends(base), after, *tokenizers)]
+    checks = [_same_prompts(probes.chats, *tokenizers), _stop_tokens(_ends(before) or _ends(base), after, *tokenizers)]
     try:
         (after / SMOKE).unlink(missing_ok=True)
     except OSError as error:
@@ -109,20 +110,20 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
     if all(found.passed for found in checks):
         with tempfile.TemporaryDirectory() as scratch:
             found, last = (
-                _merge_checks(plan, before, base, after, hops, Path(scratch))
-                if hop == "merge"
-                else _awq_checks(plan, before, after, hops, Path(scratch))
+                _merge_checks(probes, before, base, after, steps, Path(scratch))
+                if step == "merge"
+                else _awq_checks(probes, before, after, steps, Path(scratch))
             )
             checks += found
-            smoke = [{"chat": chat, **asdict(answer)} for chat, answer in zip(plan.chats, last.answers, strict=True)]
-        text = json.dumps({"new_tokens": plan.new_tokens, "answers": smoke}, ensure_ascii=False, indent=2)
+            smoke = [{"chat": chat, **asdict(answer)} for chat, answer in zip(probes.chats, last.answers, strict=True)]
+        text = json.dumps({"new_tokens": probes.new_tokens, "answers": smoke}, ensure_ascii=False, indent=2)
         replace_file(after / SMOKE, f"{text}\n".encode())
-    serve = card.serve_line(after, str(after))
-    _write_down(after, hops, checks, serve)
-    return Verified(hop, checks, said, serve)
+    serve = serve_line(after, str(after))
+    _write_down(after, steps, checks, serve)
+    return Verified(step, checks, said, serve)
 
 
-def hop_between(before: Path, after: Path) -> str:
+def step_between(before: Path, after: Path) -> str:
     """ "merge" or "awq". Raises DlmError (VerifyError) for two folders that are neither."""
     for folder in (before, after):
         if not ((folder / "config.json").is_file() or (folder / CONFIG).is_file()):
@@ -133,22 +134,22 @@ def hop_between(before: Path, after: Path) -> str:
     if adapters == [False, False] and not is_quantized(before) and is_quantized(after):
         return "awq"
     raise VerifyError(
-        "This is no hop: give an adapter and the model that it was merged to, or a 16-bit model and its AWQ.",
+        "This is no step: give an adapter and the model that it was merged to, or a 16-bit model and its AWQ.",
         path=before,
     )
 
 
-def _check_files(folder: Path, step: lineage.Hop) -> None:
+def _check_files(folder: Path, step: lineage.Step) -> None:
     """The weights are those that the step wrote. Raises DlmError (VerifyError)."""
     for name, said in step.get("shards", {}).items():
         file = folder / name
         if not file.is_file() or lineage.file_hash(file) != said:
             raise VerifyError(
-                f"This is not the file that the step {step['hop']} wrote: changed, or of another run.", path=file
+                f"This is not the file that the step {step['step']} wrote: changed, or of another run.", path=file
             )
 
 
-def _base(adapter: Path, merged: lineage.Hop) -> Path:
+def _base(adapter: Path, merged: lineage.Step) -> Path:
     """The folder of the base that the adapter was merged into. Raises DlmError, also for an adapter that is not whole
     or not the one of the merge.
     """
@@ -186,18 +187,18 @@ def _ends(folder: Path) -> list[Any]:
 
 
 def _merge_checks(
-    plan: Plan, before: Path, base: Path, after: Path, hops: Sequence[lineage.Hop], scratch: Path
+    probes: Probes, before: Path, base: Path, after: Path, steps: Sequence[lineage.Step], scratch: Path
 ) -> tuple[list[Check], Observation]:
-    trained = lineage.last(hops, "train")
-    adapter = observe(plan, str(before), scratch / "before", base)
-    merged = observe(plan, str(after), scratch / "after")
+    trained = lineage.last(steps, "train")
+    adapter = observe(probes, str(before), scratch / "before", base)
+    merged = observe(probes, str(after), scratch / "after")
     checks = [
-        *logit_checks(adapter, merged, hops[-1]["dtype"]),
+        *logit_checks(adapter, merged, steps[-1]["dtype"]),
         *answer_checks(adapter.answers, merged.answers, greedy=True),
         *metric_checks(adapter.metrics, merged.metrics),
     ]
     if trained and (quantization := trained.get("quantization")):
-        as_trained = observe(plan, str(before), scratch / "quantized", base, quantization)
+        as_trained = observe(probes, str(before), scratch / "quantized", base, quantization)
         name = f"logit difference to the base in {quantization}"
         told = zip(("mean", "largest"), differences(as_trained, merged), strict=False)
         checks += [Check(f"{name}, {which}", value) for which, value in told]
@@ -206,17 +207,17 @@ def _merge_checks(
 
 
 def _awq_checks(
-    plan: Plan, before: Path, after: Path, hops: Sequence[lineage.Hop], scratch: Path
+    probes: Probes, before: Path, after: Path, steps: Sequence[lineage.Step], scratch: Path
 ) -> tuple[list[Check], Observation]:
-    said = lineage.last(hops, "awq")
-    merged = observe(plan, str(before), scratch / "before")
-    numbers = replace(plan, chats=(), questions={}, sets={})
+    said = lineage.last(steps, "awq")
+    merged = observe(probes, str(before), scratch / "before")
+    numbers = replace(probes, chats=(), questions={}, sets={})
     rounded = observe(numbers, str(before), scratch / "rounded", round_to=said["group_size"])
-    quantized = observe(plan, str(after), scratch / "after")
+    quantized = observe(probes, str(after), scratch / "after")
     mean, largest, same = differences(merged, quantized)
     written, predicted = said["bytes"]["written"], said["bytes"]["predicted"]
     checks = [
-        *divergence_checks(plan.names, merged, rounded, quantized),
+        *divergence_checks(probes.names, merged, rounded, quantized),
         *perplexity_checks(merged.nll, rounded.nll, quantized.nll),
         *metric_checks(merged.metrics, quantized.metrics),
         *answer_checks(merged.answers, quantized.answers, greedy=False),
@@ -230,7 +231,7 @@ def _awq_checks(
     return checks, quantized
 
 
-def _write_down(after: Path, hops: list[lineage.Hop], checks: Sequence[Check], serve: str) -> None:
-    hops[-1] |= {"checks": [asdict(found) for found in checks], "serve": serve}
-    lineage.write(after, hops)
-    card.write_card(after, hops, str(after))
+def _write_down(after: Path, steps: list[lineage.Step], checks: Sequence[Check], serve: str) -> None:
+    steps[-1] |= {"checks": [asdict(found) for found in checks], "serve": serve}
+    lineage.write(after, steps)
+    write_card(after, steps, str(after))

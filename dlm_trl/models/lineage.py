@@ -1,8 +1,8 @@
-"""What a folder of weights was made from, hop by hop: `lineage.json`; and the fingerprint that tells bases apart.
+"""What a folder of weights was made from, step by step: `lineage.json`; and the fingerprint that tells bases apart.
 
-    {"hops": [{"hop": "train", "base": "tiny", …}, {"hop": "merge", …}, {"hop": "awq", …}]}
+    {"steps": [{"step": "train", "base": "tiny", …}, {"step": "merge", …}, {"step": "awq", …}]}
 
-Training writes the first hop beside the adapter; merging and quantising take the list along and add theirs.
+Training writes the first step beside the adapter; merging and quantising take the list along and add theirs.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from dlm_trl.notes.errors import LineageError
 from dlm_trl.notes.files import replace_file
 
 FILE = "lineage.json"
-Hop = dict[str, Any]
+Step = dict[str, Any]
 
-# What later steps read of a hop, by name: a file that somebody wrote by hand may lack it.
+# What later steps read of a step, by name: a file that somebody wrote by hand may lack it.
 FIELDS: dict[str, dict[str, Any]] = {
     "train": {
         "base": str,
@@ -44,29 +44,29 @@ TENSORS, ROWS = 8, 64  # what of a base is hashed: so many matrices, spread over
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache"}  # a copy of the same weights may differ in these
 
 
-def read(folder: Path) -> list[Hop]:
-    """The hops that led to this folder, the first one first; none where it holds no lineage. Raises DlmError."""
+def read(folder: Path) -> list[Step]:
+    """The steps that led to this folder, the first one first; none where it holds no lineage. Raises DlmError."""
     file = folder / FILE
     if not file.is_file():
         return []
     try:
-        hops = json.loads(file.read_text(encoding="utf-8"))["hops"]
-        json.dumps(hops, ensure_ascii=False).encode()  # JSON can say half a character, which no file takes
-        return [_checked(hop) for hop in hops]
+        steps = json.loads(file.read_text(encoding="utf-8"))["steps"]
+        json.dumps(steps, ensure_ascii=False).encode()  # JSON can say half a character, which no file takes
+        return [_checked(step) for step in steps]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise lineage_error(file, why) from error
 
 
-def write(folder: Path, hops: Sequence[Mapping[str, Any]]) -> None:
-    """Write all hops down, in place of what the folder said before."""
-    text = json.dumps({"hops": list(hops)}, ensure_ascii=False, indent=2)
+def write(folder: Path, steps: Sequence[Mapping[str, Any]]) -> None:
+    """Write all steps down, in place of what the folder said before."""
+    text = json.dumps({"steps": list(steps)}, ensure_ascii=False, indent=2)
     replace_file(folder / FILE, f"{text}\n".encode())
 
 
-def last(hops: Sequence[Hop], name: str) -> Hop | None:
-    """The last hop of this name, None where there is none."""
-    return next((hop for hop in reversed(hops) if hop["hop"] == name), None)
+def last(steps: Sequence[Step], name: str) -> Step | None:
+    """The last step of this name, None where there is none."""
+    return next((step for step in reversed(steps) if step["step"] == name), None)
 
 
 def lineage_error(file: Path, why: str) -> LineageError:
@@ -99,14 +99,14 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _checked(hop: Hop) -> Hop:
-    if not isinstance(hop["hop"], str):
-        raise TypeError(f"{hop['hop']!r} is no name of a step")
-    _check_fields(hop, FIELDS.get(hop["hop"], {}), hop["hop"])
-    found = hop.get("base_fingerprint")
+def _checked(step: Step) -> Step:
+    if not isinstance(step["step"], str):
+        raise TypeError(f"{step['step']!r} is no name of a step")
+    _check_fields(step, FIELDS.get(step["step"], {}), step["step"])
+    found = step.get("base_fingerprint")
     if found is not None and not isinstance(found["tensors"], dict):
         raise TypeError(f"base_fingerprint is {found!r:.60}")
-    return hop
+    return step
 
 
 def _check_fields(said: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> None:

@@ -43,11 +43,13 @@ class PrefixCache:
     def repeat(self, rows: int, tokens: int) -> DynamicCache:
         """A cache for this many rows, with room for this many tokens in each, those of the prefix among them."""
         cache = DynamicCache()
-        cache.layers = [RoomyLayer([part.expand(rows, -1, -1, -1) for part in layer], tokens) for layer in self.layers]
+        cache.layers = [
+            PreallocatedLayer([part.expand(rows, -1, -1, -1) for part in layer], tokens) for layer in self.layers
+        ]
         return cache
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """A layer's keys and values in memory that has room for the tokens to come.
 
     A new token is written to its place; `DynamicLayer` copies all tokens before it, which costs more than to attend

@@ -18,7 +18,7 @@ from rapidfuzz import fuzz, process
 
 from dlm_trl import tiny
 from dlm_trl.models import gguf
-from dlm_trl.models.share import is_main
+from dlm_trl.models.ranks import is_main
 from dlm_trl.notes.errors import BaseModelError
 
 HUB_IDS = {

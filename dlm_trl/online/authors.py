@@ -14,11 +14,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dlm_trl.models.chat import encode, require_template
+from dlm_trl.models.frozen import frozen
 from dlm_trl.models.generate import generate_batches, in_parts
 from dlm_trl.models.prefix import PrefixCache, common_prefix
-from dlm_trl.online.task import Messages, Task
-from dlm_trl.online.teacher_context import frozen
-from dlm_trl.teachers.local import prompt_tokens, require_chat_template
+from dlm_trl.tasks.protocol import Messages, Task
 from dlm_trl.teachers.protocol import Request, Teacher
 
 TOKEN_BUDGET = 65_536  # of a batch, so that a step's rows are one as a rule; halved where memory is too small for it
@@ -86,8 +86,8 @@ class FrozenBase:
     def _tokens(self, prompt: str | Messages) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer(prompt)["input_ids"]
-        require_chat_template(self.tokenizer, "of the base")
-        return prompt_tokens(self.tokenizer, prompt, "the base")
+        require_template(self.tokenizer, "The base")
+        return encode(self.tokenizer, prompt, "the base")
 
     def _shared(self, base: torch.nn.Module, prefix: str, prompts: Sequence[list[int]]) -> PrefixCache | None:
         """The cache of the task's prefix; its last token may be another one in front of a prompt, so it is compared."""

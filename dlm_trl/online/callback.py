@@ -28,16 +28,16 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
+from dlm_trl.models.frozen import check_attachable
 from dlm_trl.models.generate import row_seed
+from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.notes.errors import UsageError
-from dlm_trl.online.answers import Place, reading
 from dlm_trl.online.authors import AskedTeacher, FrozenBase
 from dlm_trl.online.curriculum import Curriculum
 from dlm_trl.online.encode import encode, rows_of
+from dlm_trl.online.predictions import Place, reading
 from dlm_trl.online.rows import ATTEMPTS, Draft, Written, write_rows
-from dlm_trl.online.task import Example, Task
-from dlm_trl.online.teacher_context import check_attachable
-from dlm_trl.rows.tokenize import IGNORED
+from dlm_trl.tasks.protocol import Example, Task
 from dlm_trl.teachers.protocol import Teacher
 
 logger = logging.getLogger(__name__)

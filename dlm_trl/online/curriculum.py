@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlm_trl.notes.errors import UsageError
-from dlm_trl.online.task import Task
+from dlm_trl.tasks.protocol import Task
 
 
 @dataclass(slots=True)

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from dlm_trl.models.chat import encode_answered, require_template
+from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.notes.errors import ChatTemplateError, UsageError
-from dlm_trl.online.task import Example, Messages, Reject
-from dlm_trl.rows.tokenize import IGNORED
-from dlm_trl.teachers.local import require_chat_template
+from dlm_trl.tasks.protocol import Example, Reject
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +48,11 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int
         prompt = tokenizer(example.prompt)["input_ids"]
         target = tokenizer(example.target, add_special_tokens=False)["input_ids"]
     else:
-        turn = {"role": "assistant", "content": example.target}
-        prompt = _chat_tokens(tokenizer, list(example.prompt), add_generation_prompt=True)
-        whole = _chat_tokens(tokenizer, [*example.prompt, turn], add_generation_prompt=False)
-        target = whole[len(prompt) :]
-        if whole[: len(prompt)] != prompt or not target:
-            raise ChatTemplateError(
-                "The chat template renders the prompt differently once the answer follows.",
-                hint="Use a template whose generation prompt is how the assistant's turn begins.",
-            )
+        require_template(tokenizer, "The base")
+        whole, start = encode_answered(tokenizer, example.prompt, example.target)
+        prompt, target = whole[:start], whole[start:]
+        if not target:
+            raise ChatTemplateError("The chat template leaves the answer out.", "Use another chat template.")
     if max_length is not None and len(prompt) + len(target) > max_length:
         return Reject("too long")
     return Encoded(prompt + target, len(prompt), _choices(example, tokenizer, target))
@@ -77,14 +72,6 @@ def rows_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, list[int]]]:
         # A single token has nothing to predict; it is padding to a multiple of some length.
         parts = [(0, start, end) for start, end in zip(starts, ends, strict=True) if end - start > 1]
     return [{name: batch[name][row, a:b].tolist() for name in ("input_ids", "labels")} for row, a, b in parts]
-
-
-def _chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool) -> list[int]:
-    require_chat_template(tokenizer, "of the base")
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, return_dict=False)
-    except TemplateError as error:
-        raise ChatTemplateError(f"The chat template refuses a row: {error}.") from error
 
 
 def _choices(example: Example, tokenizer: PreTrainedTokenizerBase, target: list[int]) -> tuple[int, ...]:

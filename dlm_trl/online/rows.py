@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from dlm_trl.models.generate import row_seed
 from dlm_trl.online.authors import Author
 from dlm_trl.online.encode import Encoded
-from dlm_trl.online.task import CheckedTask, Example, Item, Reject, Task
+from dlm_trl.tasks.protocol import CheckedTask, Example, Item, Reject, Task
 
 ATTEMPTS = 4
 

@@ -13,7 +13,7 @@ from dlm_trl.synth.budget import bound_of, price_of
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.plan import Settings, plan
 from dlm_trl.synth.run import check
-from dlm_trl.teachers.open import is_own, survey
+from dlm_trl.teachers.load import is_own, survey
 from dlm_trl.teachers.protocol import Usage
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dlm_trl.models.share import share
+from dlm_trl.models.ranks import map_over_ranks
 from dlm_trl.notes import Document
 from dlm_trl.rows.split import VALIDATION_FRACTION
 from dlm_trl.synth.dedup import Index
@@ -121,7 +121,7 @@ class Funnel:
 
         least = MIN_GROUNDING if self._settings.min_grounding is None else self._settings.min_grounding
         kept = []
-        for candidate, scores in zip(candidates, share(candidates, self._judge.score), strict=True):
+        for candidate, scores in zip(candidates, map_over_ranks(candidates, self._judge.score), strict=True):
             reason = verdict(scores, candidate.strategy, self._settings.threshold, least)
             if reason is None:
                 kept.append(replace(candidate, scores=scores))

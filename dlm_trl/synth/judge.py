@@ -19,15 +19,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from jinja2 import TemplateError
-
+from dlm_trl.models.chat import answer_lead, render, require_template
 from dlm_trl.notes.document import Document
 from dlm_trl.notes.errors import ChatTemplateError, UsageError
 from dlm_trl.notes.store import current_adapter
 from dlm_trl.synth.pairs import Candidate, Scores
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.words import overlap
-from dlm_trl.teachers.open import is_own, own_adapter
+from dlm_trl.teachers.load import is_own, own_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -65,13 +64,12 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
         adapter, base = None, name if name == "tiny" else reference
 
     from dlm_trl.models.load import adapter_tokenizer, load_config, load_to_ask, load_tokenizer
-    from dlm_trl.teachers.local import require_chat_template
 
     if adapter is not None:
         return Judge(load_to_ask(adapter, quantization), adapter_tokenizer(adapter), reference or "self")
     load_config(base)  # the quickest way to find out that there is no such base, or no network
     tokenizer = load_tokenizer(base)
-    require_chat_template(tokenizer, f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
+    require_template(tokenizer, f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
     return Judge(load_to_ask(base, quantization), tokenizer, base)
 
 
@@ -112,14 +110,16 @@ class Judge:
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         from dlm_trl.models.load import context_length
-        from dlm_trl.teachers.local import require_chat_template
 
-        require_chat_template(tokenizer, f"The judge {name}", _OTHERWISE)
+        require_template(tokenizer, f"The judge {name}", _OTHERWISE)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.context: int = context_length(model.config) or sys.maxsize
-        self._lead = self._lead_of_answers()
+        try:
+            self._lead = answer_lead(tokenizer, f"the judge {name}")
+        except ChatTemplateError as error:
+            raise ChatTemplateError(error.message, _OTHERWISE) from None
 
     def score(self, candidates: Sequence[Candidate]) -> list[Scores]:
         """The scores of each candidate, in their order, computed in batches.
@@ -185,35 +185,11 @@ class Judge:
         return {row: score.mean for row, score in zip(unique, scores, strict=True)}
 
     def _row(self, content: str, answer: str) -> _Row:
-        before = self._chat({"role": "user", "content": content}) + self._lead
+        before = render(self.tokenizer, [{"role": "user", "content": content}], f"the judge {self.name}") + self._lead
         prompt, both = (self._tokens(text) for text in (before, before + answer))
         # In "Assistant: Paris." it is " Paris" that is one token, as the model has learned it.
         border = len([*takewhile(lambda tokens: tokens[0] == tokens[1], zip(prompt, both, strict=False))])
         return _Row(tuple(both[:border]), tuple(both[border:]))
-
-    def _lead_of_answers(self) -> str:
-        """What the chat template puts between its generation prompt and an answer, such as a blank."""
-        question, answer = {"role": "user", "content": "?"}, {"role": "assistant", "content": EMPTY_ANSWER}
-        before, chat = self._chat(question), self._chat(question, answer)
-        if not chat.startswith(before):
-            return ""
-        lead, found, _ = chat[len(before) :].partition(EMPTY_ANSWER)
-        return lead if found else ""
-
-    def _chat(self, *messages: dict[str, str]) -> str:
-        """The conversation as the model reads it, up to where it would answer a user's message."""
-        # As in `teachers.local.prompt_tokens`, which gives the tokens of the same text.
-        asks = messages[-1]["role"] == "user"
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=asks, enable_thinking=False
-            )
-        except TemplateError as error:
-            raise ChatTemplateError(
-                f"The chat template of {self.name} refuses these messages: {' '.join(str(error).split())}.",
-                hint=_OTHERWISE,
-            ) from None
-        return text
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

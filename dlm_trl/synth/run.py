@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dlm_trl.models.share import share
+from dlm_trl.models.ranks import map_over_ranks
 from dlm_trl.notes import Document, read
 from dlm_trl.synth import prompts
 from dlm_trl.synth.apply import apply
@@ -29,7 +29,7 @@ from dlm_trl.synth.plan import Ask, Settings, again, plan
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.staging import Staged, stage, staged
-from dlm_trl.teachers.open import is_own, open_teacher, survey
+from dlm_trl.teachers.load import is_own, load_teacher, survey
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
 logger = logging.getLogger(__name__)
@@ -55,23 +55,25 @@ def synthesize(
     settings = settings or Settings()
     document = read(path)
     started = time.monotonic()
-    teacher = teacher or open_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
+    teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
     if settings.filter == "sway":
         judge = judge or _judge(document, settings)
     outcome = Synthesis(Path(path), teacher.reference, judge.name if judge else None)
     with ExitStack() as held:
         # Of several processes the first takes the lock, and the others wait: none may read before what a run that
         # holds it is still writing.
-        share([document.frontmatter.dlm_id], lambda ids: [held.enter_context(run_lock(dlm_id)) for dlm_id in ids])
+        map_over_ranks(
+            [document.frontmatter.dlm_id], lambda ids: [held.enter_context(run_lock(dlm_id)) for dlm_id in ids]
+        )
         document = read(path)  # once more: that run may have applied pairs
         ledger = Ledger(document)
-        share([None], lambda items: items)  # every process has read both before one of them writes
+        map_over_ranks([None], lambda items: items)  # every process has read both before one of them writes
         asks = plan(document, settings, teacher)
         outcome.counts.sections = len({ask.section_id for ask in asks})
         run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, on_reply)
         kept = run.all_waves(asks, Funnel(document, staged(document), settings, judge, outcome))
         # The first process writes, and where it cannot, all of them say so.
-        written = share([kept], lambda parts: [_written(document, part, apply_now) for part in parts])
+        written = map_over_ranks([kept], lambda parts: [_written(document, part, apply_now) for part in parts])
         ((outcome.staged, outcome.applied),) = written
     outcome.counts.kept = len(kept)
     outcome.cost = price_of(outcome.usage, settings.price)
@@ -96,7 +98,7 @@ def synthesize_all(
     teacher = judge = None
     for path, document in zip(paths, documents, strict=True):
         if not is_own(settings.teacher):
-            teacher = teacher or open_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
+            teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
         if settings.filter == "sway":
             judge = _judge(document, settings)
         yield synthesize(path, settings, apply_now, teacher, judge, budget, on_reply)
@@ -156,7 +158,7 @@ class _Run:
             self.outcome.counts.asked += len(new)
             self.outcome.counts.asked_again += len(new & self.second)
             self.outcome.counts.remembered += len(wave) - len(new)
-            replies = share(wave, self._answers)
+            replies = map_over_ranks(wave, self._answers)
             answered = {ask.request.key: (ask, reply) for ask, reply in zip(wave, replies, strict=True)}
             for key in new:
                 self._spend(*answered[key])

@@ -1,6 +1,6 @@
 """A model on this machine as a teacher: `LocalTeacher(model, tokenizer, "hf:tiny", revision, context)`.
 
-`open.open_teacher` loads one. Requests go through the model in batches, and each batch's replies come when it is done.
+`open.load_teacher` loads one. Requests go through the model in batches, and each batch's replies come when it is done.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from accelerate.utils.memory import should_reduce_batch_size
-from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dlm_trl.models.chat import encode, require_template
 from dlm_trl.models.generate import TOKEN_BUDGET, generate_batches, row_seed
-from dlm_trl.notes.errors import ChatTemplateError, DlmError
+from dlm_trl.notes.errors import DlmError
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 
 
@@ -37,7 +37,7 @@ class LocalTeacher:
         context: int | None,
         token_budget: int = TOKEN_BUDGET,
     ) -> None:
-        require_chat_template(tokenizer, f"The teacher {reference}")
+        require_template(tokenizer, f"The teacher {reference}")
         self.model = model
         self.tokenizer = tokenizer
         self.reference = reference
@@ -52,7 +52,7 @@ class LocalTeacher:
         alike: dict[tuple[int, float, float], list[tuple[Request, list[int]]]] = defaultdict(list)
         for request in requests:
             try:
-                prompt = prompt_tokens(self.tokenizer, request.messages, self.reference)
+                prompt = encode(self.tokenizer, request.messages, self.reference)
             except DlmError as error:
                 yield Reply(request.key, error=str(error))
                 continue
@@ -67,7 +67,7 @@ class LocalTeacher:
 
     def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
         """Tokens of the prompt. Raises DlmError (ChatTemplateError) where the chat template refuses the messages."""
-        return len(prompt_tokens(self.tokenizer, messages, self.reference))
+        return len(encode(self.tokenizer, messages, self.reference))
 
     def _replies(
         self, rows: list[tuple[Request, list[int]]], max_new_tokens: int, temperature: float, top_p: float
@@ -102,34 +102,3 @@ class LocalTeacher:
             request, prompt = rows[done]
             yield Reply(request.key, error=f"Memory ran out for this prompt of {len(prompt)} tokens alone.")
             rows = rows[done + 1 :]
-
-
-def prompt_tokens(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], reference: str
-) -> list[int]:
-    """The tokens that a model is given for these messages. Raises DlmError (ChatTemplateError) for what its chat
-    template refuses.
-    """
-    # Templates of models that may think first are told not to; others do not look.
-    try:
-        tokens: list[int] = tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            add_generation_prompt=True,
-            return_dict=False,
-            enable_thinking=False,
-            tokenizer_kwargs={"verbose": False},  # no warning about a text that is about to be cut into windows
-        )
-    except TemplateError as error:
-        why = " ".join(str(error).split())
-        raise ChatTemplateError(f"The chat template of {reference} refuses these messages: {why}.") from error
-    return tokens
-
-
-def require_chat_template(
-    tokenizer: PreTrainedTokenizerBase,
-    who: str,
-    hint: str = "Choose a model that was tuned to follow instructions.",
-) -> None:
-    """Raises DlmError (ChatTemplateError), naming the model as `who`, where its tokenizer has no chat template."""
-    if not tokenizer.chat_template:
-        raise ChatTemplateError(f"{who} has no chat template, so it cannot be asked.", hint=hint)

@@ -48,7 +48,7 @@ class NotesArguments:
     )
     export: Literal["merged", "awq"] | None = _setting(
         None,
-        "When trained: merge the adapter into its base; awq: quantise that, too (extra quant). Each hop is checked.",
+        "When trained: merge the adapter into its base; awq: quantise that, too (extra quant). Each step is checked.",
     )
     world_size: int | None = _setting(None, "Stop unless the run has exactly so many processes.")
     overwrite: bool = _setting(

@@ -7,10 +7,10 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.recall import Question
+from dlm_trl.models.tokenize import TokenReport, tokenize
 from dlm_trl.notes.errors import NoRowsError
-from dlm_trl.rows.tokenize import TokenReport, tokenize
 from dlm_trl.train.config import Configuration
-from dlm_trl.train.skill import all_prose, exam, learned_prose
+from dlm_trl.train.skill import all_prose, eval_spec, learned_prose
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load_rows(configuration: Configuration) -> Rows:
     has_sources = notes.expand_sources and bool(document.frontmatter.training.sources)
     prose = held_out_prose = None
     book: tuple[str, ...] = ()
-    asked = exam(configuration)
+    asked = eval_spec(configuration)
     pairs, held_out_pairs = asked.pairs()
     if "prose" in kinds or has_sources:
         book = tuple(dict.fromkeys(all_prose(configuration)["text"]))

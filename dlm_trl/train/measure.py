@@ -17,7 +17,7 @@ from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.evaluation.progress import progress
 from dlm_trl.evaluation.recall import Question, Recall, answer_recall
 from dlm_trl.evaluation.report import Measure, Sample
-from dlm_trl.online.teacher_context import frozen
+from dlm_trl.models.frozen import frozen
 
 FILE = "before.json"  # in output_dir, so that a resumed run reports what the untrained model could do
 SAMPLES = 5  # questions of each group that the report shows side by side

@@ -14,9 +14,9 @@ from pathlib import Path
 from peft import PeftConfig
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from dlm_trl.models import tokenize
 from dlm_trl.models.load import context_length, load_config, load_tokenizer
 from dlm_trl.notes.errors import DlmError, PreflightError
-from dlm_trl.rows import tokenize
 from dlm_trl.train.adapter import adapter_parameters, peft_config
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, load_rows

@@ -25,10 +25,10 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import SFTTrainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+from dlm_trl.models.frozen import check_attachable, frozen
 from dlm_trl.models.generate import generate, row_seed
-from dlm_trl.online.answers import whole
-from dlm_trl.online.teacher_context import check_attachable, frozen
-from dlm_trl.rows.tokenize import IGNORED
+from dlm_trl.models.tokenize import IGNORED
+from dlm_trl.online.predictions import whole
 
 TEXTS = 256  # that the base writes
 TOKENS = 32  # of a text, at most: a longer one would have short rows padded to its length

@@ -18,10 +18,10 @@ from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.registry import base_source, hub_id, recorded_name
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
-from dlm_trl.online.open import read_stages
+from dlm_trl.tasks.load import read_stages
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows
-from dlm_trl.train.skill import exam
+from dlm_trl.train.skill import eval_spec
 
 
 def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, measures: Sequence[Measure]) -> Path:
@@ -38,7 +38,7 @@ def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, measures
         trainer.save_model()
     if trainer.is_world_process_zero():
         generation_config(trainer).save_pretrained(output_dir)
-        lineage.write(output_dir, [train_hop(configuration, rows, measures)])
+        lineage.write(output_dir, [training_step(configuration, rows, measures)])
         card = model_card(configuration, rows, measures_table(measures) if measures else "")
         (output_dir / "README.md").write_text(card, encoding="utf-8")
     folder = output_dir
@@ -73,14 +73,14 @@ def generation_config(trainer: SFTTrainer) -> GenerationConfig:
     )
 
 
-def train_hop(configuration: Configuration, rows: Rows, measures: Sequence[Measure]) -> lineage.Hop:
+def training_step(configuration: Configuration, rows: Rows, measures: Sequence[Measure]) -> lineage.Step:
     """What merging and later checks want to know of the run: on what, from what, how, how well, and how that is asked.
 
     A base whose weights are no safetensors has no fingerprint; merging refuses such a base by itself.
     """
     adapter, document = configuration.adapter, configuration.document
-    hop = {
-        "hop": "train",
+    step = {
+        "step": "train",
         "document": document and document.frontmatter.dlm_id,
         "rows": rows.provenance(),
         "task": configuration.task.task or configuration.task.task_rows,
@@ -90,7 +90,7 @@ def train_hop(configuration: Configuration, rows: Rows, measures: Sequence[Measu
         "quantization": adapter.quantization,
         "seed": configuration.training.seed,
         "measures": {measure.name: measure.after for measure in measures},
-        "exam": asdict(exam(configuration)),
+        "eval_spec": asdict(eval_spec(configuration)),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
     try:
@@ -98,7 +98,7 @@ def train_hop(configuration: Configuration, rows: Rows, measures: Sequence[Measu
         found = {"base_revision": weights.revision, "base_fingerprint": lineage.fingerprint(weights)}
     except DlmError:
         found = {"base_revision": None, "base_fingerprint": None}
-    return hop | found
+    return step | found
 
 
 def model_card(configuration: Configuration, rows: Rows, table: str) -> str:

@@ -19,21 +19,21 @@ from trl import SFTTrainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from dlm_trl.evaluation.during import MeasureDuring
-from dlm_trl.evaluation.exam import Exam
 from dlm_trl.evaluation.report import Measure
+from dlm_trl.evaluation.spec import EvaluationSpec
 from dlm_trl.evaluation.suite import CONDITIONS, condition_tasks, read_glosses
 from dlm_trl.notes import DlmError, Document
 from dlm_trl.online.callback import OnlineSynthesisCallback
 from dlm_trl.online.curriculum import Curriculum
-from dlm_trl.online.folder import read_settings
-from dlm_trl.online.mcsb import HELD_OUT
-from dlm_trl.online.offline import load_rows
-from dlm_trl.online.open import open_tasks, read_stages
-from dlm_trl.online.task import try_out
+from dlm_trl.online.rows_folder import read_settings
+from dlm_trl.online.rows_on_disk import load_rows
 from dlm_trl.rows.convert import convert
 from dlm_trl.rows.load import load_dlm
 from dlm_trl.rows.split import split
-from dlm_trl.teachers.open import is_own, open_teacher, survey
+from dlm_trl.tasks.load import load_tasks, read_stages
+from dlm_trl.tasks.mcsb import HELD_OUT
+from dlm_trl.tasks.protocol import smoke_test
+from dlm_trl.teachers.load import is_own, load_teacher, survey
 from dlm_trl.train.config import Configuration
 
 SHOWN = ("accuracy", "ppa")  # of each condition, in the table before and after
@@ -63,7 +63,7 @@ def check(configuration: Configuration, tokenizer: PreTrainedTokenizerBase, has_
             load_rows(said.task_rows, tokenizer, configuration.training.max_length)
         if said.task:
             for task in open_curriculum(configuration, tokenizer).stages:
-                try_out(task, said.task, configuration.training.seed)
+                smoke_test(task, said.task, configuration.training.seed)
             if is_own(said.task_teacher) and configuration.document is None:
                 problems.append("task_teacher is self, the adapter of a document, and there is no document.")
             elif said.task_teacher != "base":
@@ -91,7 +91,7 @@ def open_curriculum(
     said = configuration.task
     documents = [_asked_about(configuration)] if said.task == "prose_qa" and configuration.document else []
     stages = read_stages(said.stages)
-    tasks = open_tasks(said.task, stages, tokenizer=tokenizer, documents=documents, embeddings=embeddings)
+    tasks = load_tasks(said.task, stages, tokenizer=tokenizer, documents=documents, embeddings=embeddings)
     return Curriculum(tasks, said.stage_accuracy, said.stage_window)
 
 
@@ -140,10 +140,10 @@ def held_out(configuration: Configuration) -> float:
     return stages[0].get("held_out", HELD_OUT) if name == "mcsb" else HELD_OUT
 
 
-def exam(configuration: Configuration) -> Exam:
+def eval_spec(configuration: Configuration) -> EvaluationSpec:
     """What the run is examined with: questions about the document, and those about a skill."""
     notes, task = configuration.notes, configuration.task
-    return Exam(
+    return EvaluationSpec(
         notes=_anywhere(notes.notes),
         rows=notes.rows,
         adapter_name=notes.adapter_name,
@@ -178,10 +178,12 @@ def attach(trainer: SFTTrainer, configuration: Configuration) -> OnlineSynthesis
             curriculum,
             seed=trainer.args.seed,
             synthetic_fraction=said.synthetic_fraction,
-            teacher="base" if base else open_teacher(said.task_teacher, configuration.document),
+            teacher="base" if base else load_teacher(said.task_teacher, configuration.document),
         ).attach(trainer)
     if conditions(configuration):
-        trainer.add_callback(MeasureDuring(trainer, partial(exam(configuration).question_sets, tokenizer=tokenizer)))
+        trainer.add_callback(
+            MeasureDuring(trainer, partial(eval_spec(configuration).question_sets, tokenizer=tokenizer))
+        )
     return online
 
 

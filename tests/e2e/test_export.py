@@ -1,4 +1,4 @@
-"""From a trained adapter to a served model: each hop is checked, and what was damaged on the way is found out."""
+"""From a trained adapter to a served model: each step is checked, and what was damaged on the way is found out."""
 
 import json
 import shutil
@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 from typer.testing import CliRunner, Result
 
-from dlm_trl.cli import app
-from dlm_trl.evaluation.exam import Exam
+from dlm_trl.cli.main import app
+from dlm_trl.evaluation.spec import EvaluationSpec
 from dlm_trl.export import verify as verify_module
-from dlm_trl.export.card import serve_line
 from dlm_trl.export.merge import merge
+from dlm_trl.export.model_card import serve_line
 from dlm_trl.models import lineage
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.models.weights import find_weights
@@ -48,16 +48,18 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = load_tokenizer("tiny")
     tokenizer.save_pretrained(folder)
     GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
-    hop = {
-        "hop": "train",
+    step = {
+        "step": "train",
         "document": "01K9BREADW1THS0VRD0VGH2T3R",
         "rows": {"human": 20},
         "task": None,
         "base": "tiny",
     }
-    hop |= {"adapter": {"type": "lora", "rank": 4}, "quantization": None, "seed": 0}
-    exam = Exam(str(notes), conditions=["3:upper"], condition_questions=2)
-    lineage.write(folder, [hop | {"exam": asdict(exam), "base_fingerprint": lineage.fingerprint(find_weights("tiny"))}])
+    step |= {"adapter": {"type": "lora", "rank": 4}, "quantization": None, "seed": 0}
+    eval_spec = EvaluationSpec(str(notes), conditions=["3:upper"], condition_questions=2)
+    lineage.write(
+        folder, [step | {"eval_spec": asdict(eval_spec), "base_fingerprint": lineage.fingerprint(find_weights("tiny"))}]
+    )
     return folder
 
 
@@ -113,12 +115,12 @@ def test_awq_weights_have_to_be_those_that_were_written(merged: Path, damaged: P
     config = json.loads((damaged / "config.json").read_text())
     (damaged / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
     calibration = {"file": "notes.dlm", "sha256": "", "samples": 8, "seed": 0, "length": 512, "tokens": 9}
-    hop = {"hop": "awq", "calibration": calibration, "bits": 4, "group_size": 128, "smoothed": 1}
-    hop |= {"bytes": {"written": 1, "predicted": 1}}
+    step = {"step": "awq", "calibration": calibration, "bits": 4, "group_size": 128, "smoothed": 1}
+    step |= {"bytes": {"written": 1, "predicted": 1}}
     right = lineage.read(merged)[-1]["shards"]
     for wrong, (before, after) in (("damaged", (right, {"model.safetensors": ""})), ("merged", ({"gone": ""}, right))):
-        merge_hop = lineage.read(merged)[-1] | {"shards": before}
-        lineage.write(damaged, [merge_hop, hop | {"shards": after}])
+        merge_step = lineage.read(merged)[-1] | {"shards": before}
+        lineage.write(damaged, [merge_step, step | {"shards": after}])
         with pytest.raises(DlmError, match=f"{wrong}/.*not the file that the step"):
             verify_module.verify(merged, damaged)
 
@@ -142,12 +144,12 @@ def test_a_matrix_that_was_left_out_is_found(adapter: Path, damaged: Path) -> No
 
 
 def test_two_folders_that_are_no_hop_are_refused(adapter: Path, merged: Path, tmp_path: Path) -> None:
-    no_model, no_hop = "There is no model here", "This is no hop"
+    no_model, no_step = "There is no model here", "This is no step"
     for before, after, said in (
-        (merged, merged, no_hop),
-        (adapter, adapter, no_hop),
+        (merged, merged, no_step),
+        (adapter, adapter, no_step),
         (adapter, tmp_path, no_model),
-        (merged, adapter, no_hop),
+        (merged, adapter, no_step),
     ):
         with pytest.raises(DlmError, match=said):
             verify_module.verify(before, after)
@@ -244,10 +246,10 @@ def test_a_server_that_serves_it_is_recognised_and_another_model_is_not(
 def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
     out = recipe("--export", "merged", "--max_steps", 1, "--measure", "false", "--lora_r", 2)
     merged = out.with_name(f"{out.name}-merged")
-    hops = lineage.read(merged)
-    assert [hop["hop"] for hop in hops] == ["train", "merge"]
-    assert hops[0]["rows"]["human"] > 0
-    assert all(check["passed"] for check in hops[1]["checks"])
+    steps = lineage.read(merged)
+    assert [step["step"] for step in steps] == ["train", "merge"]
+    assert steps[0]["rows"]["human"] > 0
+    assert all(check["passed"] for check in steps[1]["checks"])
     assert "| same greedy answers" in capfd.readouterr().out
     with pytest.raises(DlmError, match="it is not empty and holds no lineage"):
         (merged / lineage.FILE).unlink()

@@ -24,10 +24,10 @@ def test_a_real_base_is_trained_and_merged_without_a_hub(
     notes.write_text("\n::prose::\n".join(text.split("\n::prose::\n")[:2]), encoding="utf-8")
     out = recipe("--max_steps", 2, "--measure", "false", notes=notes)
 
-    hop = lineage.last(lineage.read(out), "train")
+    step = lineage.last(lineage.read(out), "train")
     package = PACKAGES["smollm2-135m"]
-    assert hop["base"] == f"package:{package.name}"
-    assert hop["base_source"] == "dequantised from Q4_1"
+    assert step["base"] == f"package:{package.name}"
+    assert step["base_source"] == "dequantised from Q4_1"
     card = (out / "README.md").read_text(encoding="utf-8")
     assert 'base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"' in card
     assert "dequantised from Q4_1" in card

@@ -9,8 +9,8 @@ import torch
 
 from dlm_trl.evaluation.cloze import _behind_lead, cloze, figures
 from dlm_trl.evaluation.mcsb import Asked
-from dlm_trl.online.mcsb import Mcsb
-from tests.online.tokenizers import WORDS, gpt2_style, llama2_style, qwen_style
+from dlm_trl.tasks.mcsb import Mcsb
+from tests.tasks.tokenizers import WORDS, gpt2_style, llama2_style, qwen_style
 
 ASKED = [
     Asked("flour", "what bread is made of", ("flour", "yeast", "a baker"), "ABC"),

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from dlm_trl.evaluation.during import MeasureDuring
 from dlm_trl.evaluation.mcsb import Asked
 from dlm_trl.evaluation.suite import measure
-from tests.online.tokenizers import gpt2_style
+from tests.tasks.tokenizers import gpt2_style
 
 SETS = {"3:upper": [Asked("bridge", "it spans a river", ("bridge", "cheese", "desert"), "ABC")]}
 

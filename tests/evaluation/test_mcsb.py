@@ -18,9 +18,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from dlm_trl.evaluation.mcsb import Asked, binding, choose, described, figures, glossed, rotated, wilson
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError
-from dlm_trl.online import prompts
-from dlm_trl.online.mcsb import Mcsb
-from tests.online.tokenizers import WORDS, gpt2_style, llama2_style, qwen_style
+from dlm_trl.tasks import prompts
+from dlm_trl.tasks.mcsb import Mcsb
+from tests.tasks.tokenizers import WORDS, gpt2_style, llama2_style, qwen_style
 
 GLOSSES = {word: f"what the letters {' '.join(word)} make" for word in WORDS}
 

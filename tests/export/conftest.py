@@ -75,13 +75,13 @@ def make_adapter(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def train_hop() -> Callable[[Path], dict[str, object]]:
-    """train_hop(base): what training on this base writes into the lineage."""
+def training_step() -> Callable[[Path], dict[str, object]]:
+    """training_step(base): what training on this base writes into the lineage."""
     from dlm_trl.models.lineage import fingerprint
     from dlm_trl.models.weights import find_weights
 
     return lambda base: {
-        "hop": "train",
+        "step": "train",
         "base": str(base),
         "base_fingerprint": fingerprint(find_weights(str(base))),
         "document": "01JZZZZZZZZZZZZZZZZZZZZZZZ",

@@ -239,11 +239,11 @@ def test_the_folder_holds_what_serving_needs(
     assert ("lm_head.weight" in tensors) == (kind != "tied")
     assert "awq" not in sys.modules  # its changes to transformers stay in its own process
 
-    (hop,) = lineage.read(folder)
+    (step,) = lineage.read(folder)
     sizes = [tensor.numel() * tensor.element_size() for tensor in tensors.values()]
-    assert hop["bytes"]["predicted"] == hop["bytes"]["written"] == sum(sizes)
-    assert hop["not_quantized"] == ["model.embed_tokens"] if kind == "tied" else ["lm_head", "model.embed_tokens"]
-    assert hop["calibration"]["sha256"] == lineage.file_hash(Path(hop["calibration"]["file"]))
+    assert step["bytes"]["predicted"] == step["bytes"]["written"] == sum(sizes)
+    assert step["not_quantized"] == ["model.embed_tokens"] if kind == "tied" else ["lm_head", "model.embed_tokens"]
+    assert step["calibration"]["sha256"] == lineage.file_hash(Path(step["calibration"]["file"]))
 
 
 @needs_extra
@@ -251,17 +251,17 @@ def test_the_folder_holds_what_serving_needs(
 def test_smoothing_moves_scales_from_norms_to_matrices(
     quantized: Callable[[str], Path], make_model: Callable[..., Path], kind: str
 ) -> None:
-    (hop,) = lineage.read(quantized(kind))
+    (step,) = lineage.read(quantized(kind))
     before, after = load_file(make_model(kind) / "model.safetensors"), load_file(quantized(kind) / "model.safetensors")
-    assert hop["smoothed"] == sum(group["ratio"] > 0 for group in hop["smoothing"].values()) > 0
-    norms = [name for name in hop["smoothing"] if name.endswith("norm")]
+    assert step["smoothed"] == sum(group["ratio"] > 0 for group in step["smoothing"].values()) > 0
+    norms = [name for name in step["smoothing"] if name.endswith("norm")]
     assert len(norms) == 4
     for name in norms:
-        scales = hop["smoothing"][name]["scales"]
+        scales = step["smoothing"][name]["scales"]
         divided = before[f"{name}.weight"] / after[f"{name}.weight"].float()
         assert divided.min().item() == pytest.approx(scales["min"], rel=2e-3)
         assert divided.max().item() == pytest.approx(scales["max"], rel=2e-3)
-    assert all(group["loss"] <= group["loss_of_rounding"] for group in hop["smoothing"].values())
+    assert all(group["loss"] <= group["loss_of_rounding"] for group in step["smoothing"].values())
 
 
 RELOAD = """

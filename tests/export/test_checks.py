@@ -1,4 +1,4 @@
-"""The numbers of a hop: each kind of damage is seen by its check, and what is whole passes."""
+"""The numbers of a step: each kind of damage is seen by its check, and what is whole passes."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -75,10 +75,10 @@ def test_a_merged_adapter_hides_the_grid_from_the_weights_but_not_from_the_linea
     adapter = make_adapter(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     merged = merge(adapter, tmp_path / "merged")
     assert share_on_grid(find_weights(str(merged))) < 0.05
-    hops = lineage.read(merged)
-    assert describe_grid(merged, hops) == "its base through-4 lies on a grid of 4 bits"
+    steps = lineage.read(merged)
+    assert describe_grid(merged, steps) == "its base through-4 lies on a grid of 4 bits"
     base.rename(tmp_path / "moved")
-    assert describe_grid(merged, hops) is None
+    assert describe_grid(merged, steps) is None
     for source, known in (("dequantised from Q4_1", True), ("dequantised from Q8_0", False), (None, False)):
-        said = describe_grid(merged, [hops[-1] | {"base_source": source}])
+        said = describe_grid(merged, [steps[-1] | {"base_source": source}])
         assert said == (f"its base was {source}" if known else None)

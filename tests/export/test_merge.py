@@ -102,9 +102,9 @@ def test_the_merge_is_pefts(
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
     changed = [name for name in merged if not torch.equal(merged[name], before[name])]
-    hop = json.loads((tmp_path / "merged" / "lineage.json").read_text())["hops"][-1]
+    step = json.loads((tmp_path / "merged" / "lineage.json").read_text())["steps"][-1]
     assert changed  # the adapter did something, and the lineage says to what
-    assert set(changed) <= set(hop["merged"])
+    assert set(changed) <= set(step["merged"])
 
 
 @pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens", "q_proj"]])
@@ -213,26 +213,26 @@ print(json.dumps([written[0].tolist(), tokenizer.chat_template, model.generation
 def test_the_lineage_goes_on(
     make_base: Callable[..., Path],
     make_adapter: Callable[..., Path],
-    train_hop: Callable[[Path], dict[str, object]],
+    training_step: Callable[[Path], dict[str, object]],
     tmp_path: Path,
 ) -> None:
     base = make_base("llama")
     adapter = make_adapter(base, AdaLoraConfig(**ADALORA), prune)
-    train = train_hop(base)
+    train = training_step(base)
     lineage.write(adapter, [train])
     merged = merge(adapter, tmp_path / "merged", shard_size="100KB")
-    first, hop = lineage.read(merged)
+    first, step = lineage.read(merged)
     assert first == train
-    assert hop["adapter"] == {
+    assert step["adapter"] == {
         "adapter_config.json": lineage.file_hash(adapter / "adapter_config.json"),
         "adapter_model.safetensors": lineage.file_hash(adapter / "adapter_model.safetensors"),
         "type": "adalora",
         "rank": 6,
     }
-    assert (hop["base"], hop["base_revision"], hop["dtype"]) == (str(base), None, "float32")
-    assert len(hop["merged"]) == 14
+    assert (step["base"], step["base_revision"], step["dtype"]) == (str(base), None, "float32")
+    assert len(step["merged"]) == 14
     assert first["document"] in (merged / "README.md").read_text()
-    assert hop["shards"] == {file.name: lineage.file_hash(file) for file in merged.glob("*.safetensors")}
+    assert step["shards"] == {file.name: lineage.file_hash(file) for file in merged.glob("*.safetensors")}
 
 
 KILLED = """

@@ -121,12 +121,12 @@ def test_tensors_that_do_not_fit_are_named(adapter: Path, change: Callable[..., 
 
 
 def test_another_base_is_noticed(
-    adapter: Path, make_base: Callable[..., Path], train_hop: Callable[[Path], dict[str, object]], tmp_path: Path
+    adapter: Path, make_base: Callable[..., Path], training_step: Callable[[Path], dict[str, object]], tmp_path: Path
 ) -> None:
     refused(adapter, "AdapterError", "does not fit the base", base=str(make_base("gpt2")))
     refused(adapter, "AdapterError", "do not fit the base", base="tiny")
     base = make_base("llama")
-    lineage.write(adapter, [train_hop(base)])
+    lineage.write(adapter, [training_step(base)])
     other = make_base("llama", torch.bfloat16)  # the same sizes
     refused(adapter, "BaseModelError", "is not the base that the adapter was trained on", base=str(other))
     merge(adapter, tmp_path / "merged", base=str(base))

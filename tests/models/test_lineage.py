@@ -12,7 +12,7 @@ from dlm_trl.models import lineage
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError
 
-TRAINED = {"hop": "train", "base": "tiny", "rows": {"human": 3}, "adapter": {"type": "lora", "rank": 4}, "seed": 1}
+TRAINED = {"step": "train", "base": "tiny", "rows": {"human": 3}, "adapter": {"type": "lora", "rank": 4}, "seed": 1}
 TRAINED |= dict.fromkeys(("base_fingerprint", "document", "task", "quantization"))
 
 
@@ -23,26 +23,26 @@ def base(tmp_path: Path) -> Path:
 
 def test_hops_are_read_as_they_were_written_and_a_folder_without_any_has_none(tmp_path: Path) -> None:
     assert lineage.read(tmp_path) == []
-    hops = [TRAINED | {"document": "é"}, {"hop": "distil"}, {"hop": "distil", "n": 2}]
-    lineage.write(tmp_path, hops)
-    assert lineage.read(tmp_path) == hops
-    assert lineage.last(hops, "distil") == {"hop": "distil", "n": 2}
-    assert lineage.last(hops, "awq") is None
+    steps = [TRAINED | {"document": "é"}, {"step": "distil"}, {"step": "distil", "n": 2}]
+    lineage.write(tmp_path, steps)
+    assert lineage.read(tmp_path) == steps
+    assert lineage.last(steps, "distil") == {"step": "distil", "n": 2}
+    assert lineage.last(steps, "awq") is None
 
 
 @pytest.mark.parametrize("name", sorted(TRAINED))
 @pytest.mark.parametrize("value", [None, 5.5, ["x"], {"tensors": []}, {}, "\ud800"])
 def test_a_step_that_lacks_what_later_ones_read_is_no_lineage(tmp_path: Path, name: str, value: object) -> None:
     lacking = {key: said for key, said in TRAINED.items() if key != name}
-    for hop in (lacking, TRAINED | {name: value}):
-        if hop == TRAINED or (name == "rows" and isinstance(value, dict)):
+    for step in (lacking, TRAINED | {name: value}):
+        if step == TRAINED or (name == "rows" and isinstance(value, dict)):
             continue
-        (tmp_path / lineage.FILE).write_text(json.dumps({"hops": [hop]}))
+        (tmp_path / lineage.FILE).write_text(json.dumps({"steps": [step]}))
         with pytest.raises(DlmError, match="This is no lineage"):
             lineage.read(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "", "[]", "{}", '{"hops": 3}', '{"hops": [{"no": 1}]}', '["x"]'])
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "[]", "{}", '{"steps": 3}', '{"steps": [{"no": 1}]}', '["x"]'])
 def test_what_is_no_lineage_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     (tmp_path / lineage.FILE).write_text(text)
     with pytest.raises(DlmError, match=r"lineage\.json.*This is no lineage"):

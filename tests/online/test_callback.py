@@ -18,10 +18,10 @@ from dlm_trl.models.score import log_probs
 from dlm_trl.notes import DlmError
 from dlm_trl.online.callback import OnlineSynthesisCallback, _places, placeholder
 from dlm_trl.online.curriculum import Curriculum
-from dlm_trl.online.task import Task
+from dlm_trl.tasks.protocol import Task
 from dlm_trl.teachers.local import LocalTeacher
 from dlm_trl.teachers.protocol import Request
-from tests.online.letters import LABELS, CheckedLetters, Letters, SaidLetters
+from tests.tasks.letters import LABELS, CheckedLetters, Letters, SaidLetters
 
 FLAT = {"padding_free": True, "max_length": None}  # the rows of a batch one behind the other
 

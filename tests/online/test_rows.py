@@ -12,14 +12,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from dlm_trl.models.generate import generate
+from dlm_trl.models.tokenize import tokenize
 from dlm_trl.notes import DlmError
 from dlm_trl.online.authors import AskedTeacher, FrozenBase
 from dlm_trl.online.encode import Encoded, encode, rows_of
 from dlm_trl.online.rows import Draft, write_rows
-from dlm_trl.online.task import Example, Reject
-from dlm_trl.rows.tokenize import tokenize
+from dlm_trl.tasks.protocol import Example, Reject
 from dlm_trl.teachers.local import LocalTeacher
-from tests.online.letters import LABELS, CheckedLetters, Letters, SaidLetters
+from tests.tasks.letters import LABELS, CheckedLetters, Letters, SaidLetters
 
 
 @pytest.fixture

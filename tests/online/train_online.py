@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_trl.train.distributed import leave, prepare_deepspeed
-from tests.online.letters import CheckedLetters, Letters
+from tests.tasks.letters import CheckedLetters, Letters
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

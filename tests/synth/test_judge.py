@@ -23,7 +23,7 @@ from dlm_trl.synth.judge import Judge, open_judge, verdict
 from dlm_trl.synth.pairs import Candidate, Pair, Scores
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.words import content_words, overlap
-from dlm_trl.teachers.open import open_teacher
+from dlm_trl.teachers.load import load_teacher
 
 ID = "01JTRX0000000000000000000A"
 PROSE = "A starter is a mix of flour and water in which wild yeast and bacteria live. It needs about 9 days."
@@ -244,8 +244,8 @@ def test_the_judge_is_the_adapter_once_there_is_one_and_the_base_before(
         margins = [found.margin for found in judge.score(asked)]
         assert margins == pytest.approx([found.margin for found in expected], abs=0.05)  # bfloat16 on a GPU
         assert margins != pytest.approx([found.margin for found in before.score(asked)], abs=0.2)
-    assert open_teacher("self", notes).model is judge.model  # not in memory twice
-    assert open_teacher(f"hf:{random_base}", notes).model is before.model is not judge.model
+    assert load_teacher("self", notes).model is judge.model  # not in memory twice
+    assert load_teacher(f"hf:{random_base}", notes).model is before.model is not judge.model
     assert open_judge(notes, f"hf:{random_base}").name == f"hf:{random_base}"
     assert open_judge(notes, "hf:tiny").context == 1024
 

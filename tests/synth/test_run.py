@@ -34,7 +34,7 @@ from dlm_trl.synth.ledger import Ledger, run_lock
 from dlm_trl.synth.plan import plan
 from dlm_trl.synth.report import Stage
 from dlm_trl.synth.staging import Staged, applied, staged
-from dlm_trl.teachers.open import survey
+from dlm_trl.teachers.load import survey
 from dlm_trl.teachers.openai import OpenAITeacher
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 from tests.synth.writer import HEAD, TOPICS, asked, listed, notes, pair, prose, topic_of, write, written
@@ -415,7 +415,7 @@ class TestBeforeTheFirstRequest:
     def test_so_is_a_prompt_and_before_weights_are_loaded(
         self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dlm_trl.synth.run.open_teacher", lambda *_, **__: pytest.fail("It takes minutes."))
+        monkeypatch.setattr("dlm_trl.synth.run.load_teacher", lambda *_, **__: pytest.fail("It takes minutes."))
         (tmp_path / "prompt.txt").write_text("Write.")
         with pytest.raises(DlmError, match=r"prompt\.txt"):
             list(synthesize_all([path], Settings(teacher="hf:tiny", prompt=tmp_path / "prompt.txt")))

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from dlm_trl.train.rehearsal import Rehearsal, Span, _hidden, beside, kl_divergence, pieces
-from tests.online.tokenizers import gpt2_style
+from tests.tasks.tokenizers import gpt2_style
 
 TEXTS = [[5, 6, 7, 8, 9], [11, 12], [13, 14, 15]]
 PADDED = {

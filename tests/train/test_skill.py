@@ -6,7 +6,7 @@ import pytest
 
 from dlm_trl.models.load import load_tokenizer
 from dlm_trl.train.config import Configuration, read_configuration
-from dlm_trl.train.skill import check, exam, learned_prose, open_curriculum, skill_measures
+from dlm_trl.train.skill import check, eval_spec, learned_prose, open_curriculum, skill_measures
 
 HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n"
 ADAPTERS = "training:\n  adapters:\n    one: {}\n    two: {}\n"
@@ -70,11 +70,11 @@ def test_a_task_that_raises_is_found_before_a_weight_is_loaded(tmp_path: Path) -
         assert "own.py:Naming fails: NameError: name 'nothing' is not defined" in problem
 
 
-def test_the_exam_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_eval_spec_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notes.dlm").write_text(f"{HEAD}---\nA loaf is a piece of bread.\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     said = ["--notes", "notes.dlm", "--questions", "reworded.jsonl", "--output_dir", "out"]
-    found = exam(read_configuration(said))
+    found = eval_spec(read_configuration(said))
     assert (found.notes, found.questions) == (str(tmp_path / "notes.dlm"), str(tmp_path / "reworded.jsonl"))
     assert found.glosses is None
 

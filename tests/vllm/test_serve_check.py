@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dlm_trl.cli import app
+from dlm_trl.cli.main import app
 from dlm_trl.export.verify import SMOKE
 from dlm_trl.models import lineage
 from tests.vllm.conftest import Serve

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 from typer.testing import CliRunner
 
-from dlm_trl.cli import app
+from dlm_trl.cli.main import app
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger

@@ -1,0 +1,104 @@
+"""The command line, `dlm-trl VERB …` or `python -m dlm_trl VERB …`: one thin function for each verb.
+
+A `DlmError` is shown as one line on stderr, exit 1; misuse is exit 2. What a verb needs is imported inside its
+function, so that `dlm-trl --help` and the light verbs start at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlm_trl.cli import evaluate, export, synth
+from dlm_trl.notes.errors import DlmError
+
+app = typer.Typer(
+    help="Notes go in, a model that knows them comes out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+class Format(StrEnum):
+    """How findings are written."""
+
+    text = "text"
+    json = "json"
+    github = "github"
+
+
+@app.callback()
+def _verbs() -> None:
+    """Without a callback, typer would take a single verb for the whole program."""
+
+
+@app.command()
+def check(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            exists=True, dir_okay=False, readable=True, metavar="FILE…", help="Documents, such as notes/*.dlm."
+        ),
+    ],
+    format: Annotated[
+        Format, typer.Option(help="text to read, json for programs, github for annotations.")
+    ] = Format.text,
+) -> None:
+    """Show what the reader refuses and what it would silently misread.
+
+    Each finding says where it is, what is wrong, why it matters and what to do. No file is changed.
+    Exit 0: nothing, 1: findings, 2: misuse.
+    """
+    from dlm_trl.notes import findings
+    from dlm_trl.notes.check import check as check_file
+
+    found = [finding for file in files for finding in check_file(file)]
+    render = {Format.text: findings.as_text, Format.json: findings.as_json, Format.github: findings.as_github}[format]
+    if text := render(found):
+        typer.echo(text)
+    if format is Format.text:
+        counted = f"{len(found)} finding{'s' * (len(found) != 1)} in {len(files)} file{'s' * (len(files) != 1)}."
+        typer.echo(counted, err=True)
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def train(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…")] = None,
+) -> None:
+    """Train the document's adapter: the recipe sft.py with FILE as its notes. `config=FILE.yaml` is a setting too."""
+    import runpy
+
+    words = ["--notes", str(file)]
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"{setting!r} is not KEY=VALUE.")
+        words += [f"--{key}", value]
+    # The recipes lie inside an installed package, and beside it in a clone.
+    inside, beside = (folder / "recipes" / "sft.py" for folder in Path(__file__).resolve().parents[:2])
+    runpy.run_path(str(inside if inside.exists() else beside))["main"](words)
+
+
+# In the order in which they are used, behind check and train.
+app.add_typer(synth.app, name="synth", no_args_is_help=True)
+app.command()(evaluate.evaluate)
+app.command()(export.merge)
+app.command()(export.quantize)
+app.command()(export.verify)
+app.command("serve-check")(export.serve_check)
+
+
+def main() -> None:
+    """The program's entry point."""
+    try:
+        app()
+    except DlmError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)

@@ -1,0 +1,126 @@
+"""What a run is examined with, as plain data, so that any later step can put the same questions to its own model.
+
+eval_spec = EvaluationSpec(notes="notes.dlm", conditions=("5:upper",))
+eval_spec.recall_questions(*eval_spec.pairs())            # {"seen": […], "held-out": […]}
+eval_spec.question_sets(base, tokenizer)             # {"5:upper": […]}
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm_trl.evaluation.mcsb import Asked
+from dlm_trl.evaluation.recall import Question
+from dlm_trl.evaluation.suite import question_sets, read_glosses
+from dlm_trl.notes import read
+from dlm_trl.notes.errors import QuestionsError
+from dlm_trl.rows.load import load_dlm
+from dlm_trl.rows.split import VALIDATION_FRACTION, Method, split
+from dlm_trl.tasks.mcsb import HELD_OUT
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSpec:
+    """The names are those of the recipe's settings; `held_out` is the share of words that a task keeps from training.
+
+    notes None: no question about a document. No conditions: no multiple-choice questions.
+    """
+
+    notes: str | None = None
+    rows: str = "sft"
+    adapter_name: str | None = None
+    validation_fraction: float = VALIDATION_FRACTION
+    split_method: Method = "source_group"
+    seed: int = 42
+    questions: str | None = None
+    max_questions: int = 100
+    conditions: Sequence[str] = ()
+    condition_questions: int = 100
+    held_out: float = HELD_OUT
+    glosses: str | None = None
+
+    def pairs(self) -> tuple[Dataset | None, Dataset | None]:
+        """The document's pairs that are learned and those that are held out; None where there are none of a kind.
+
+        Raises DlmError for a document that cannot be read.
+        """
+        if self.notes is None or all(section.kind != "instruction" for section in read(self.notes).sections):
+            return None, None
+        if self.rows == "none":
+            return None, load_dlm(self.notes, "sft", split="train", adapter=self.adapter_name)
+        every = load_dlm(self.notes, self.rows, split="train", adapter=self.adapter_name)
+        parts = split(every, self.validation_fraction, self.seed, self.split_method)
+        return parts["train"] or None, parts["validation"] or None
+
+    def recall_questions(self, learned: Dataset | None, held_out: Dataset | None) -> dict[str, list[Question]]:
+        """Those to ask, by group: "seen", "held-out", "reworded"; a group without any is left out."""
+        groups = {
+            "seen": _questions(learned),
+            "held-out": _questions(held_out),
+            "reworded": read_questions(self.questions, self._system_prompt()) if self.questions else [],
+        }
+        return {group: spread(asked, self.max_questions) for group, asked in groups.items() if asked}
+
+    def question_sets(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Asked]]:
+        """The multiple-choice questions, by condition; the base writes their descriptions. Raises as the suite does."""
+        if not self.conditions:
+            return {}
+        return question_sets(
+            base,
+            tokenizer,
+            conditions=self.conditions,
+            count=self.condition_questions,
+            held_out=self.held_out,
+            glosses=read_glosses(Path(self.glosses)) if self.glosses else None,
+        )
+
+    def _system_prompt(self) -> str | None:
+        return read(self.notes).frontmatter.system_prompt if self.notes else None
+
+
+def read_questions(path: str, system_prompt: str | None) -> list[Question]:
+    """The reworded questions of a JSON-lines file. Raises DlmError with the line of what cannot be read."""
+    file = Path(path)
+    if not file.is_file():
+        raise QuestionsError("There is no such file of questions.", path=file)
+    try:
+        with file.open(encoding="utf-8") as stream:
+            lines = list(stream)
+    except UnicodeDecodeError as error:
+        raise QuestionsError("The file of questions is not UTF-8.", path=file) from error
+    questions = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            questions.append((row["reworded"], row["answer"], system_prompt))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise QuestionsError(
+                "This line is no question.",
+                hint="Each line is a JSON object with question, reworded and answer.",
+                path=file,
+                line=number,
+            ) from error
+    return questions
+
+
+def _questions(pairs: Dataset | None) -> list[Question]:
+    """Each pair once, though its weight may have copied it."""
+    if pairs is None:
+        return []
+    asked = (_question(prompt, answer) for prompt, answer in zip(pairs["prompt"], pairs["completion"], strict=True))
+    return list(dict.fromkeys(asked))
+
+
+def _question(prompt: list[dict[str, str]], completion: list[dict[str, str]]) -> Question:
+    system = next((turn["content"] for turn in prompt if turn["role"] == "system"), None)
+    return prompt[-1]["content"], completion[-1]["content"], system
+
+
+def spread(questions: Sequence[Question], limit: int) -> list[Question]:
+    """At most `limit` of them, evenly from the whole document."""
+    step = max(1.0, len(questions) / limit)
+    return [questions[int(k * step)] for k in range(min(limit, len(questions)))]

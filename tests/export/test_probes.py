@@ -1,0 +1,67 @@
+"""What both models of a step are asked, from what was written down of the run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dlm_trl.evaluation.spec import EvaluationSpec
+from dlm_trl.export.model_card import model_card
+from dlm_trl.export.probes import find_eval_spec, make_probes
+from dlm_trl.export.ship import check
+from dlm_trl.models.lineage import file_hash
+from dlm_trl.models.load import load_tokenizer
+from dlm_trl.notes import DlmError
+
+NOTES = Path(__file__).parents[2] / "recipes" / "notes.dlm"
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    return Path(shutil.copy(NOTES, tmp_path / "notes.dlm"))
+
+
+def awq_step(file: Path) -> dict[str, object]:
+    said = {"file": str(file), "sha256": file_hash(file), "samples": 8, "seed": 0, "length": 128}
+    return {"step": "awq", "calibration": said}
+
+
+def test_what_calibration_held_out_is_read_where_it_lies_now_and_only_if_it_is_the_same(
+    calibration: Path, tmp_path: Path
+) -> None:
+    tokenizer, steps = load_tokenizer("tiny"), [awq_step(calibration)]
+    found = make_probes(EvaluationSpec(), steps, tokenizer, 2).scored
+    moved = calibration.rename(tmp_path / "moved.dlm")
+    assert make_probes(EvaluationSpec(), steps, tokenizer, 2, moved).scored == found
+    moved.write_text(moved.read_text() + "\n::prose::\nBread is baked.\n")
+    for notes in (moved, None):
+        with pytest.raises(DlmError, match=r"not here any more, or have changed.*--notes"):
+            make_probes(EvaluationSpec(), steps, tokenizer, 2, notes)
+
+
+def test_an_eval_spec_of_another_kind_is_no_lineage() -> None:
+    for said in ({"notes": 5}, {"conditions": 3}, {"colour": "red"}):
+        with pytest.raises(DlmError, match="its eval_spec does not fit"):
+            find_eval_spec([{"step": "train", "eval_spec": said}], None)
+
+
+def test_the_folders_beside_the_current_one_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    check("tiny", Path(), "merged")
+    (tmp_path / "run-merged").write_text("a file")
+    with pytest.raises(DlmError, match=r"run-merged.*it is a file"):
+        check("tiny", Path(), "merged")
+
+
+@pytest.mark.parametrize(
+    ("base", "published"),
+    [("/data/my: models/b", None), ("tiny", None), ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-1.7B"), ("{x}", "{x}")],
+)
+def test_the_head_of_a_card_names_a_base_that_the_hub_knows(tmp_path: Path, base: str, published: str | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    adapter = {"adapter_model.safetensors": "0" * 64}
+    card = model_card(tmp_path, [{"step": "merge", "base": base, "dtype": "float32", "adapter": adapter}], "runs/m")
+    assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == published

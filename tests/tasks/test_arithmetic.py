@@ -1,0 +1,116 @@
+"""Arithmetic: every row that is trained on is true, whoever wrote its question."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlm_trl.notes import DlmError
+from dlm_trl.tasks.arithmetic import Arithmetic, Sum, calculate
+from dlm_trl.tasks.protocol import Example, Reject
+
+
+@given(seed=st.integers(0, 2**64 - 1), digits=st.integers(1, 6), operations=st.sampled_from(["+", "-", "*", "+-*"]))
+@settings(deadline=None)
+def test_every_row_from_a_template_is_true(seed: int, digits: int, operations: str):
+    task = Arithmetic(operations=operations, digits=digits)
+    items = task.draw(random.Random(seed), 20)
+    rows = task.examples(items, [""] * 20)
+    for item, row in zip(items, rows, strict=True):
+        left, sign, right = item.expression.split()
+        assert sign in operations
+        assert {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}[sign] >= 0
+        assert eval(item.expression) == item.answer
+        assert isinstance(row, Example)
+        assert item.expression in row.prompt
+        assert row.target == f" {item.answer}\n"
+    assert items == task.draw(random.Random(seed), 20)
+
+
+numbers = st.integers(0, 10**9)
+
+
+@given(first=numbers, rest=st.lists(st.tuples(st.sampled_from("+-*/"), numbers), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_calculates_as_python_does(first: int, rest: list[tuple[str, int]]):
+    text = f"What is {first}" + "".join(f" {sign} {number}" for sign, number in rest) + "?"
+    exact = f"Fraction({first})" + "".join(f" {sign} Fraction({number})" for sign, number in rest)
+    try:
+        value = eval(exact)
+    except ZeroDivisionError:
+        value = None
+    assert calculate(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("What is 7 plus 5?", 12),
+        ("How much is 7 times 5 minus 1?", 34),
+        ("9 divided by 6", Fraction(3, 2)),
+        ("8 ÷ 2 × 3", 12),
+        ("-3 + 5", 2),
+        ("What is 007 - 2?", 5),
+        ("What is seven plus five?", None),
+        ("What is 12?", None),
+        ("What is 7 + 5, and what is 3 + 4?", None),
+        ("Ann has 3 apples. What is 7 + 5?", None),
+        ("What is (7 + 5) * 2?", None),
+        ("-(3 + 4)", None),
+        ("What is 1.5 + 2?", None),
+        ("What is 3 + 4 = 8?", None),
+        ("What is the square of 3 + 4?", None),
+        ("What is the value of 3 + 4?", 7),
+        ("1 / 0", None),
+        ("", None),
+    ],
+)
+def test_reads_one_expression_or_none(text: str, value: Fraction | int | None):
+    assert calculate(text) == value
+
+
+@pytest.mark.parametrize(
+    ("question", "fate"),
+    [
+        (
+            " What is 40 + 2?",
+            Example("Question: What is 40 + 2?\nAnswer:", " 42\n", facts={"question": "What is 40 + 2?"}),
+        ),
+        (" What is 40 + 3?", Reject("wrong")),
+        (" What is the answer?", Reject("no calculation")),
+        ("  ", Reject("empty")),
+    ],
+)
+def test_questions_by_the_base_are_calculated_first(question: str, fate: Example | Reject):
+    task = Arithmetic(questions="base")
+    item = Sum(42, "1 + 41", "What is {}?")
+    assert task.examples([item], [question]) == [fate]
+    (prompt,) = task.prompts([item])
+    assert prompt.startswith(task.prefix)
+    assert prompt.endswith("\n\nAnswer: 42\nQuestion:")
+
+
+def test_the_few_shot_questions_are_true():
+    for block in Arithmetic(questions="base").prefix.strip().split("\n\n"):
+        answer, question = block.split("\n")
+        assert calculate(question.removeprefix("Question: ")) == int(answer.removeprefix("Answer: "))
+
+
+def test_a_template_asks_the_base_nothing():
+    assert Arithmetic().max_new_tokens == 0 < Arithmetic(questions="base").max_new_tokens
+
+
+def test_accuracy_is_of_whole_answers():
+    rows = Arithmetic().examples([Sum(12, "5 + 7", "What is {}?")] * 2, ["", ""])
+    assert Arithmetic().metrics(rows, [" 12\n", " 1\n"]) == {"accuracy": 0.5}
+    assert Arithmetic().metrics([], []) == {}
+
+
+@pytest.mark.parametrize("options", [{"operations": ""}, {"operations": "+/"}, {"digits": 0}])
+def test_misuse_is_told(options: dict):
+    with pytest.raises(DlmError):
+        Arithmetic(**options)
