@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -73,20 +75,27 @@ def train(
     settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…")] = None,
 ) -> None:
     """Train the document's adapter: the recipe sft.py with FILE as its notes. `config=FILE.yaml` is a setting too."""
-    import runpy
-
-    words = ["--notes", str(file)]
+    arguments = ["--notes", str(file)]
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not (key and equals):
             raise typer.BadParameter(f"{setting!r} is not KEY=VALUE.")
-        words += [f"--{key}", value]
-    # The recipes lie inside an installed package, and beside it in a clone.
-    inside, beside = (folder / "recipes" / "sft.py" for folder in Path(__file__).resolve().parents[:2])
-    runpy.run_path(str(inside if inside.exists() else beside))["main"](words)
+        arguments += [f"--{key}", value]
+    _recipe("sft").main(arguments)
 
 
-# In the order in which they are used, behind check and train.
+def _recipe(name: str) -> ModuleType:
+    """The recipe as a module: it is inside an installed package, and next to it in a clone."""
+    inside, beside = (folder / "recipes" / f"{name}.py" for folder in Path(__file__).resolve().parents[1:3])
+    spec = spec_from_file_location(f"dlm_trl.recipes.{name}", inside if inside.exists() else beside)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# In the order in which they are used, after check and train.
 app.add_typer(synth.app, name="synth", no_args_is_help=True)
 app.command()(evaluate.evaluate)
 app.command()(export.merge)

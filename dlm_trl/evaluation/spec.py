@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm_trl.evaluation.mcsb import Asked
 from dlm_trl.evaluation.recall import Question
 from dlm_trl.evaluation.suite import question_sets, read_glosses
-from dlm_trl.notes import read
-from dlm_trl.notes.errors import QuestionsError
-from dlm_trl.rows.load import load_dlm
+from dlm_trl.notes import Document, read
+from dlm_trl.notes.errors import NoRowsError, QuestionsError
+from dlm_trl.rows.parsed import parsed_rows
 from dlm_trl.rows.split import VALIDATION_FRACTION, Method, split
 from dlm_trl.tasks.mcsb import HELD_OUT
 
@@ -43,25 +43,36 @@ class EvaluationSpec:
     held_out: float = HELD_OUT
     glosses: str | None = None
 
-    def pairs(self) -> tuple[Dataset | None, Dataset | None]:
-        """The document's pairs that are learned and those that are held out; None where there are none of a kind.
+    def read_document(self) -> Document | None:
+        """The document, None without one. Raises DlmError if it can't be read."""
+        return read(self.notes) if self.notes else None
 
-        Raises DlmError for a document that cannot be read.
+    def pairs(self, document: Document | None) -> tuple[Dataset | None, Dataset | None]:
+        """The document's pairs to train on, and those held out; None without pairs.
+
+        Raises DlmError for malformed pairs, and NoRowsError if `rows` selects none of them.
         """
-        if self.notes is None or all(section.kind != "instruction" for section in read(self.notes).sections):
+        if document is None or all(section.kind != "instruction" for section in document.sections):
             return None, None
+        kind = "sft" if self.rows == "none" else self.rows
+        every = parsed_rows(document, kind, self.adapter_name)
+        if every is None:
+            adapter = f" for adapter {self.adapter_name!r}" if self.adapter_name else ""
+            raise NoRowsError(f"The document has no rows of kind {kind!r}{adapter}.", path=document.path)
         if self.rows == "none":
-            return None, load_dlm(self.notes, "sft", split="train", adapter=self.adapter_name)
-        every = load_dlm(self.notes, self.rows, split="train", adapter=self.adapter_name)
+            return None, every
         parts = split(every, self.validation_fraction, self.seed, self.split_method)
         return parts["train"] or None, parts["validation"] or None
 
-    def recall_questions(self, learned: Dataset | None, held_out: Dataset | None) -> dict[str, list[Question]]:
-        """Those to ask, by group: "seen", "held-out", "reworded"; a group without any is left out."""
+    def recall_questions(
+        self, learned: Dataset | None, held_out: Dataset | None, document: Document | None
+    ) -> dict[str, list[Question]]:
+        """The questions to ask, by group: "seen", "held-out", "reworded"; empty groups are left out."""
+        system_prompt = document.frontmatter.system_prompt if document else None
         groups = {
             "seen": _questions(learned),
             "held-out": _questions(held_out),
-            "reworded": read_questions(self.questions, self._system_prompt()) if self.questions else [],
+            "reworded": read_questions(self.questions, system_prompt) if self.questions else [],
         }
         return {group: spread(asked, self.max_questions) for group, asked in groups.items() if asked}
 
@@ -77,9 +88,6 @@ class EvaluationSpec:
             held_out=self.held_out,
             glosses=read_glosses(Path(self.glosses)) if self.glosses else None,
         )
-
-    def _system_prompt(self) -> str | None:
-        return read(self.notes).frontmatter.system_prompt if self.notes else None
 
 
 def read_questions(path: str, system_prompt: str | None) -> list[Question]:

@@ -39,7 +39,8 @@ def make_probes(
 
     Raises DlmError for a document or calibration data that cannot be read.
     """
-    questions = eval_spec.recall_questions(*eval_spec.pairs())
+    document = eval_spec.read_document()
+    questions = eval_spec.recall_questions(*eval_spec.pairs(document), document)
     chats = _chats(questions, tokenizer, prompts)
     scored = _pieces(steps, tokenizer, notes) if steps[-1]["step"] == "awq" else {}
     named = _short(scored, tokenizer) if scored else [("", text) for text in _texts(chats, tokenizer)]

@@ -96,7 +96,8 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
     if step == "awq" and (grid := describe_grid(before, steps)):
         said.append(GRID.format(grid))
     tokenizers = [open_tokenizer(folder) for folder in (tokenizer_folder(before, base), after)]
-    if steps[0]["step"] == "train" and not has_template(tokenizers[0]) and eval_spec.pairs()[0] is not None:
+    learned, _ = eval_spec.pairs(eval_spec.read_document())
+    if steps[0]["step"] == "train" and learned is not None and not has_template(tokenizers[0]):
         raise VerifyError("The run learned answers by a chat template, and there is none here any more.", path=before)
     try:
         probes = make_probes(eval_spec, steps, tokenizers[0], prompts, notes)

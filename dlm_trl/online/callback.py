@@ -16,8 +16,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
@@ -35,6 +36,7 @@ from dlm_trl.notes.errors import UsageError
 from dlm_trl.online.authors import AskedTeacher, FrozenBase
 from dlm_trl.online.curriculum import Curriculum
 from dlm_trl.online.encode import encode, rows_of
+from dlm_trl.online.hooks import Batch, Fetch, StepHook, add_hook
 from dlm_trl.online.predictions import Place, reading
 from dlm_trl.online.rows import ATTEMPTS, Draft, Written, write_rows
 from dlm_trl.tasks.protocol import Example, Task
@@ -71,7 +73,7 @@ def placeholder(args: TrainingArguments) -> Dataset:
     return Dataset.from_dict({"input_ids": [[0, 0]] * rows, "labels": [[IGNORED, 0]] * rows})
 
 
-class OnlineSynthesisCallback(TrainerCallback):
+class OnlineSynthesisCallback(TrainerCallback, StepHook):
     """Writes a task's rows just before each step, trains on them, and logs how it goes.
 
     task: a `Task`, or a `Curriculum` of them. teacher: who writes, the frozen base ("base") or any teacher; a teacher
@@ -121,9 +123,8 @@ class OnlineSynthesisCallback(TrainerCallback):
         path = Path(self.log_file or Path(args.output_dir) / "online_rows.jsonl")
         self._log_path = path.with_name(f"{path.stem}-{args.process_index}{path.suffix}")
         self._steps: list[dict[str, float]] = []  # since the last line of the log
-        self._fetch, self._loss, self._log = trainer.get_batch_samples, trainer.compute_loss, trainer.log
-        trainer.get_batch_samples, trainer.compute_loss = self._batches, self._compute_loss
-        trainer.log = self._write_log
+        self._batch_places: list[Place] = []  # of the batch whose loss is being computed
+        add_hook(trainer, self)
         trainer.add_callback(self)
         return self
 
@@ -164,8 +165,9 @@ class OnlineSynthesisCallback(TrainerCallback):
             self._asked[1].cancel()
             self._asked = None
 
-    def _batches(self, epoch_iterator: Iterator, num_batches: int, device: Any) -> tuple[list[dict[str, Any]], Any]:
-        """In place of the trainer's `get_batch_samples`: the batches of a step, and how many tokens have a loss."""
+    def batches(
+        self, fetch: Fetch, epoch_iterator: Iterator[Any], num_batches: int, device: Any
+    ) -> tuple[list[Batch], Any]:
         trainer, args = self._trainer, self._trainer.args
         self._began = time.perf_counter()
         own: list[list[dict[str, list[int]] | None]]  # of each batch, the rows that are there or None for a free place
@@ -174,7 +176,7 @@ class OnlineSynthesisCallback(TrainerCallback):
             own = [[None] * wide for _ in range(num_batches)]
             sizes = [[wide] * num_batches] * args.world_size
         else:  # packed or balanced batches differ in their numbers of rows
-            own = [rows_of(batch) for batch in self._fetch(epoch_iterator, num_batches, device)[0]]
+            own = [rows_of(batch) for batch in fetch(epoch_iterator, num_batches, device)[0]]
             sizes = gather_object([[len(rows) for rows in own]])
         places = _places(sizes, args.process_index)
         step = trainer.state.global_step
@@ -246,29 +248,31 @@ class OnlineSynthesisCallback(TrainerCallback):
             start += len(features[line]["input_ids"])
         return {**batch, _PLACES: places}
 
-    def _compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """In place of the trainer's `compute_loss`, which does not know of places."""
-        if _PLACES not in inputs:
-            return self._loss(model, inputs, *args, **kwargs)
-        places = inputs[_PLACES]
-        inputs = {name: value for name, value in inputs.items() if name != _PLACES}
-        with reading(self._model, self._tokenizer, places) as predictions:
-            loss = self._loss(model, inputs, *args, **kwargs)
-        self._examples += [place.example for place in places]
-        self._predictions += predictions
-        return loss
+    def before_loss(self, inputs: Batch) -> Batch:
+        """Takes the places of the synthetic rows out of the batch: the model doesn't know them."""
+        self._batch_places = inputs[_PLACES]
+        return {name: value for name, value in inputs.items() if name != _PLACES}
 
-    def _write_log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """In place of the trainer's `log`: the line with the loss gets means over the steps since the last one."""
-        if "loss" in logs and self._steps:
-            for name in sorted({name for step in self._steps for name in step}):
-                values = [step[name] for step in self._steps if name in step]
-                # What did not come up in a step came up zero times there; but a metric had no value.
-                logs[f"online/{name}"] = sum(values) / len(self._steps if name.startswith("rejected/") else values)
-            self._steps = []
+    @contextmanager
+    def around_loss(self) -> Iterator[None]:
+        """Reads what the model answers to the synthetic rows."""
+        with reading(self._model, self._tokenizer, self._batch_places) as predictions:
+            yield
+        self._examples += [place.example for place in self._batch_places]
+        self._predictions += predictions
+
+    def log_values(self) -> dict[str, float]:
+        """Means over the steps since the last line."""
+        means = {}
+        for name in sorted({name for step in self._steps for name in step}):
+            values = [step[name] for step in self._steps if name in step]
+            # A reason that didn't come up in a step came up zero times; a metric that is missing had no value.
+            means[f"online/{name}"] = sum(values) / len(self._steps if name.startswith("rejected/") else values)
+        if self._steps:
             for draft in self.samples:
                 logger.info("row %d: %s → %s", draft.index, draft.outcome.prompt, draft.outcome.target)
-        self._log(logs, *args, **kwargs)
+        self._steps = []
+        return means
 
 
 def _places(sizes: Sequence[Sequence[int]], process: int) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """The adapter: LoRA, DoRA or AdaLoRA as a PEFT configuration, its size, and AdaLoRA's pruning during the run."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -23,7 +24,7 @@ MEANS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # that PEFT's RankAllocator keeps
 
 def peft_config(arguments: AdapterArguments) -> PeftConfig:
     """What `arguments` describe; it names the base so that the adapter finds it again on any machine."""
-    common = {
+    common: dict[str, Any] = {
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": recorded_name(arguments.base_model),
         "target_modules": arguments.target_modules or "all-linear",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
-def _setting(default: object, help: str) -> object:
+def _setting(default: object, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 

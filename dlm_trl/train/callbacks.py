@@ -2,10 +2,8 @@
 without a trace.
 """
 
-import functools
 import signal
 import time
-from collections.abc import Callable
 from types import FrameType
 
 import torch
@@ -13,6 +11,8 @@ from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_jit_checkpoint import CheckpointManager, JITCheckpointCallback
 from trl import SFTTrainer
+
+from dlm_trl.online.hooks import evaluate_without_a_trace
 
 
 class StopWithCheckpoint(JITCheckpointCallback):
@@ -107,16 +107,5 @@ def install(trainer: SFTTrainer) -> StopWithCheckpoint:
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(TokenRate())
-    trainer.evaluate = _beside_the_run(trainer.evaluate)
+    evaluate_without_a_trace(trainer)
     return stop
-
-
-def _beside_the_run(evaluate: Callable[..., dict[str, float]]) -> Callable[..., dict[str, float]]:
-    """Evaluating draws random numbers (for its data loader), which a run resumed after it would not have drawn."""
-
-    @functools.wraps(evaluate)
-    def evaluate_beside(*args, **kwargs) -> dict[str, float]:
-        with torch.random.fork_rng():
-            return evaluate(*args, **kwargs)
-
-    return evaluate_beside

@@ -1,39 +1,44 @@
-"""The document's rows, parted, tokenised and mixed; and the questions that are asked before and after training."""
+"""The rows of a run: read from the document once, split, tokenized and mixed."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.recall import Question
+from dlm_trl.evaluation.spec import EvaluationSpec
 from dlm_trl.models.tokenize import TokenReport, tokenize
+from dlm_trl.notes import Document
 from dlm_trl.notes.errors import NoRowsError
-from dlm_trl.train.config import Configuration
-from dlm_trl.train.skill import all_prose, eval_spec, learned_prose
+from dlm_trl.rows.parsed import parsed_rows
+from dlm_trl.rows.split import split
+from dlm_trl.train.arguments import NotesArguments
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The document's rows before tokenising; None where there are none of a kind.
+    """The document's rows before tokenization; None where it has no rows of that kind.
 
-    `questions` are those to ask, by group: "seen", "held-out", "reworded". Where no pair is learned, all are held out.
-    `book` is all prose, learned or not, which the base reads for its answers with an open book; no pair is part of it.
+    questions: what to ask before and after training, by group ("seen", "held-out", "reworded"). book: all prose,
+    trained on or not, for the open-book baseline; it never contains pairs. passages: the document with the prose that
+    a task may ask about, which excludes held-out prose.
     """
 
-    pairs: Dataset | None
-    held_out_pairs: Dataset | None
-    prose: Dataset | None
-    held_out_prose: Dataset | None
-    questions: dict[str, list[Question]]
+    pairs: Dataset | None = None
+    held_out_pairs: Dataset | None = None
+    prose: Dataset | None = None
+    held_out_prose: Dataset | None = None
+    questions: dict[str, list[Question]] | None = None
     book: tuple[str, ...] = ()
+    passages: Document | None = None
 
     def parts(self) -> list[Dataset]:
-        """What is trained on: pairs, prose, or both."""
+        """The rows to train on: pairs, prose, or both."""
         return [part for part in (self.pairs, self.prose) if part is not None]
 
     def provenance(self) -> dict[str, int]:
-        """Rows to train on by who wrote them: "human", or the teacher of a synthesised pair; prose is counted apart."""
+        """Rows to train on by author: "human" or the teacher of a synthesised pair; prose is counted separately."""
         counts: Counter[str] = Counter()
         if self.pairs is not None:
             counts.update(teacher or "human" for teacher in self.pairs["teacher"])
@@ -44,9 +49,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Sequences for the trainer, None where the document has no part in that; `reports` by kind ("pairs", "prose") say
-    what became of the rows.
-    """
+    """Sequences for the trainer; None without rows. reports: what became of the rows, by kind ("pairs", "prose")."""
 
     train: Dataset | None
     validation: Dataset | None
@@ -58,44 +61,57 @@ class Tokens:
         return {kind: report.trained_tokens / total for kind, report in self.reports.items()}
 
 
-def load_rows(configuration: Configuration) -> Rows:
-    """Every row of the document that the run is about, none without a document.
+def read_rows(document: Document | None, notes: NotesArguments, spec: EvaluationSpec) -> Rows:
+    """Every row of the document that the run trains on or measures.
 
-    Raises DlmError for broken sections, and where there is nothing to train on.
+    Raises DlmError for malformed sections and sources that can't be read.
     """
-    notes, document = configuration.notes, configuration.document
     if document is None:
-        return Rows(None, None, None, None, {})
-    kinds = {section.kind for section in document.sections}
-    has_sources = notes.expand_sources and bool(document.frontmatter.training.sources)
-    prose = held_out_prose = None
-    book: tuple[str, ...] = ()
-    asked = eval_spec(configuration)
-    pairs, held_out_pairs = asked.pairs()
-    if "prose" in kinds or has_sources:
-        book = tuple(dict.fromkeys(all_prose(configuration)["text"]))
-        if notes.prose:
-            prose, held_out_prose = learned_prose(configuration)
-    if pairs is None and prose is None and not (configuration.task.task or configuration.task.task_rows):
+        return Rows(questions={})
+    every = parsed_rows(document, "prose", notes.adapter_name, notes.expand_sources)
+    learned = held_out = None
+    if every is not None and notes.prose:
+        parts = split(every, spec.validation_fraction, spec.seed, spec.split_method)
+        learned, held_out = parts["train"] or None, parts["validation"] or None
+    pairs, held_out_pairs = spec.pairs(document)
+    askable = (learned if notes.prose else every) or ()
+    return Rows(
+        pairs=pairs,
+        held_out_pairs=held_out_pairs,
+        prose=learned,
+        held_out_prose=held_out,
+        questions=spec.recall_questions(pairs, held_out_pairs, document),
+        book=tuple(dict.fromkeys(every["text"])) if every is not None else (),
+        passages=_with_prose(document, {row["section_id"] for row in askable}),
+    )
+
+
+def require_rows(rows: Rows, document: Document) -> None:
+    """Raises NoRowsError if the document has nothing to train on."""
+    if not rows.parts():
+        kinds = sorted({section.kind for section in document.sections})
         raise NoRowsError(
-            f"There is nothing to train on; the document has: {', '.join(sorted(kinds)) or 'no section'}.",
-            hint="Training reads instruction sections and, unless prose is false, prose.",
+            f"Nothing to train on; the document has: {', '.join(kinds) or 'no sections'}.",
+            "Training reads instruction sections and, unless prose is false, prose.",
             path=document.path,
         )
-    return Rows(pairs, held_out_pairs, prose, held_out_prose, asked.recall_questions(pairs, held_out_pairs), book)
 
 
-def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, configuration: Configuration) -> Tokens:
-    """Pairs and prose as one shuffled dataset, and the held-out rows: pairs, or prose where there are no pairs."""
-    training = configuration.training
-    made = {
-        kind: tokenize(part, tokenizer, training.max_length)
+def tokenize_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int) -> Tokens:
+    """Pairs and prose as one shuffled dataset, and the held-out rows: pairs, or prose if there are no pairs at all."""
+    tokenized = {
+        kind: tokenize(part, tokenizer, max_length)
         for kind, part in (("pairs", rows.pairs), ("prose", rows.prose))
         if part is not None
     }
     # Shuffled here, by the run's own seed: the sampler that balances batches has a fixed one.
-    parts = [tokens for tokens, _ in made.values()]
-    train = concatenate_datasets(parts).shuffle(seed=training.seed) if parts else None
+    parts = [sequences for sequences, _ in tokenized.values()]
+    train = concatenate_datasets(parts).shuffle(seed=seed) if parts else None
     held_out = rows.held_out_prose if rows.pairs is None and rows.held_out_pairs is None else rows.held_out_pairs
-    validation = tokenize(held_out, tokenizer, training.max_length)[0] if held_out else None
-    return Tokens(train, validation, {kind: report for kind, (_, report) in made.items()})
+    validation = tokenize(held_out, tokenizer, max_length)[0] if held_out else None
+    return Tokens(train, validation, {kind: report for kind, (_, report) in tokenized.items()})
+
+
+def _with_prose(document: Document, section_ids: set[str]) -> Document:
+    """The document with nothing but these sections."""
+    return replace(document, sections=tuple(s for s in document.sections if s.section_id in section_ids))

@@ -25,7 +25,7 @@ def prepare_deepspeed() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def leave() -> None:
+def exit_worker() -> None:
     """End a process of several whose work is done, with no more ado; one that is alone goes on.
 
     The threads of a process group live as long as a model that holds it, and can abort the process while the

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -20,6 +21,7 @@ from dlm_trl.evaluation.report import Measure, Sample
 from dlm_trl.models.frozen import frozen
 
 FILE = "before.json"  # in output_dir, so that a resumed run reports what the untrained model could do
+TASK_MEASURES = ("accuracy", "ppa")  # of each condition
 SAMPLES = 5  # questions of each group that the report shows side by side
 
 
@@ -109,6 +111,20 @@ def measures(before: Numbers | None, after: Numbers) -> list[Measure]:
             rows.append(Measure(f"{name}, {group}", "share", was, shares[name], with_notes))
     rows.append(Measure("perplexity, general text", "per token", before and before.perplexity, after.perplexity))
     return rows
+
+
+def task_measures(history: Sequence[Mapping[str, Any]]) -> list[Measure]:
+    """The rows of the before/after table for a task: what `MeasureDuring` logged first and last."""
+    lines = [line for line in history if any(name.startswith("eval_mcsb/") for name in line)]
+    if not lines:
+        return []
+    first, last = lines[0], lines[-1]
+    return [
+        # A resumed run may measure what the first part of it did not.
+        Measure(name.removeprefix("eval_"), "share", first.get(name) if first["step"] == 0 else None, last[name])
+        for name in last
+        if name.startswith("eval_mcsb/") and name.endswith(TASK_MEASURES)
+    ]
 
 
 def samples(questions: Mapping[str, Sequence[Question]], before: Numbers | None, after: Numbers) -> list[Sample]:

@@ -28,6 +28,7 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 from dlm_trl.models.frozen import check_attachable, frozen
 from dlm_trl.models.generate import generate, row_seed
 from dlm_trl.models.tokenize import IGNORED
+from dlm_trl.online.hooks import Batch, StepHook, add_hook
 from dlm_trl.online.predictions import whole
 
 TEXTS = 256  # that the base writes
@@ -35,7 +36,7 @@ TOKENS = 32  # of a text, at most: a longer one would have short rows padded to 
 ROWS = 8  # texts beside a batch
 
 
-class Span(NamedTuple):
+class Segment(NamedTuple):
     """Where a text stands in a batch: in which line, from which token to which."""
 
     line: int
@@ -43,7 +44,7 @@ class Span(NamedTuple):
     end: int
 
 
-class Rehearsal(TrainerCallback):
+class Rehearsal(TrainerCallback, StepHook):
     """Adds weight × KL(base ‖ model), in nats per token, to the loss of each training batch of a stock SFTTrainer.
 
     Which texts stand beside a batch is a function of seed, step and the batch's number in the step, counted over all
@@ -60,9 +61,9 @@ class Rehearsal(TrainerCallback):
         """Put it into a trainer. Raises DlmError (AdapterError) where switching the adapter off gives no base back."""
         self._trainer, self._model = trainer, trainer.accelerator.unwrap_model(trainer.model)
         check_attachable(self._model)
-        self._loss, self._log = trainer.compute_loss, trainer.log
-        trainer.compute_loss, trainer.log = self._compute_loss, self._write_log
-        self._at, self._divergences = (-1, 0), []  # the step and the batch in it; since the last line of the log
+        self._at = (-1, 0)  # the step, and the batch in it
+        self._divergences: list[float] = []  # since the last line of the log
+        add_hook(trainer, self)
         trainer.add_callback(self)
         return self
 
@@ -76,20 +77,28 @@ class Rehearsal(TrainerCallback):
             texts = generate(base, tokenizer, [[first]] * TEXTS, TOKENS, temperature=1.0, seed=seeds)
         self.texts = [[first, *tokenizer(text, add_special_tokens=False)["input_ids"][:TOKENS]] for text in texts]
 
-    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """In place of the trainer's `compute_loss`."""
-        if not self._model.training:
-            return self._loss(model, inputs, *args, **kwargs)
+    def before_loss(self, inputs: Batch) -> Batch:
+        """Adds texts to the batch, after the base has read them."""
         texts = self._chosen()
         with frozen(self._model) as base:
-            wanted = _log_probs(base, _last_hidden(base, texts), [Span(k, 0, len(t)) for k, t in enumerate(texts)])
-        inputs, spans = beside(inputs, texts)
+            segments = [Segment(k, 0, len(text)) for k, text in enumerate(texts)]
+            self._wanted = _log_probs(base, _last_hidden(base, texts), segments)
+        inputs, self._segments = beside(inputs, texts)
+        return inputs
+
+    @contextmanager
+    def around_loss(self) -> Iterator[None]:
+        """Keeps the hidden states of the forward pass."""
         with _hidden(self._model) as seen:
-            loss = self._loss(model, inputs, *args, **kwargs)
-        divergence = kl_divergence(self._model.get_base_model(), seen.pop(), spans, wanted)
+            yield
+        self._states = seen.pop()
+
+    def after_loss(self, loss: Tensor, num_items_in_batch: Any) -> Tensor:
+        divergence = kl_divergence(self._model.get_base_model(), self._states, self._segments, self._wanted)
+        del self._states, self._wanted  # as large as the batch: not to be kept until the next one
         self._divergences.append(divergence.item())
-        # Where the loss is over the tokens of all batches of a step, the trainer divides it no further.
-        batches = 1 if kwargs.get("num_items_in_batch") is None else self._trainer.current_gradient_accumulation_steps
+        # A loss that is averaged over all tokens of a step isn't divided by the number of batches any more.
+        batches = 1 if num_items_in_batch is None else self._trainer.current_gradient_accumulation_steps
         return loss + self.weight * divergence / batches
 
     def _chosen(self) -> list[list[int]]:
@@ -100,12 +109,10 @@ class Rehearsal(TrainerCallback):
         number = batch * self._trainer.args.world_size + self._trainer.args.process_index
         return random.Random(row_seed(self.seed, "rehearsal", step, number)).sample(self.texts, ROWS)
 
-    def _write_log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """In place of the trainer's `log`: the line with the loss gets this process's mean since the last one."""
-        if "loss" in logs and self._divergences:
-            logs["rehearsal/kl"] = sum(self._divergences) / len(self._divergences)
-            self._divergences = []
-        self._log(logs, *args, **kwargs)
+    def log_values(self) -> dict[str, float]:
+        """The mean divergence of this process since the last line."""
+        values, self._divergences = self._divergences, []
+        return {"rehearsal/kl": sum(values) / len(values)} if values else {}
 
 
 def pieces(file: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -121,7 +128,7 @@ def pieces(file: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[list[in
     return found
 
 
-def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[dict[str, Any], list[Span]]:
+def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[dict[str, Any], list[Segment]]:
     """The batch with these texts behind its rows, none of which has a loss, and where they stand.
 
     A batch is padded on the right, or one line of rows behind each other (padding-free).
@@ -136,7 +143,7 @@ def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[d
             "position_ids": ids.new_tensor([place for length in lengths for place in range(length)])[None],
         }
         joined = {name: torch.cat([inputs[name], value], 1) for name, value in more.items()}
-        return {**inputs, **joined}, [Span(0, a, b) for a, b in pairwise(ends)]
+        return {**inputs, **joined}, [Segment(0, a, b) for a, b in pairwise(ends)]
     width = max(ids.shape[1], *lengths)
     rows = {
         "input_ids": ids.new_tensor([[*text, *[0] * (width - len(text))] for text in texts]),
@@ -146,18 +153,18 @@ def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[d
     fill = {"input_ids": 0, "labels": IGNORED, "attention_mask": 0}
     wide = {name: pad(inputs[name], (0, width - ids.shape[1]), value=fill[name]) for name in rows}
     joined = {name: torch.cat([wide[name], value.to(wide[name].dtype)]) for name, value in rows.items()}
-    return {**inputs, **joined}, [Span(len(ids) + k, 0, length) for k, length in enumerate(lengths)]
+    return {**inputs, **joined}, [Segment(len(ids) + k, 0, length) for k, length in enumerate(lengths)]
 
 
-def kl_divergence(base: nn.Module, hidden: Tensor, spans: Sequence[Span], wanted: Tensor) -> Tensor:
-    """Mean over the tokens of the spans of KL(wanted ‖ model).
+def kl_divergence(base: nn.Module, hidden: Tensor, segments: Sequence[Segment], wanted: Tensor) -> Tensor:
+    """Mean over the tokens of the segments of KL(wanted ‖ model).
 
-    hidden: (lines, tokens, width); wanted: log-probabilities (tokens of the spans, vocabulary).
+    hidden: (lines, tokens, width); wanted: log-probabilities (tokens of the segments, vocabulary).
 
     The gradient up to the hidden states is taken at once, so that no activation of the vocabulary's size stays until
     the backward pass, nor does a head whose weights lie in parts on several processes.
     """
-    states = _at(hidden, spans)
+    states = _at(hidden, segments)
     leaf = states.detach().requires_grad_()
     with torch.enable_grad():
         found = _scores(base, leaf)
@@ -167,8 +174,8 @@ def kl_divergence(base: nn.Module, hidden: Tensor, spans: Sequence[Span], wanted
     return divergence.detach() + through - through.detach()
 
 
-def _log_probs(base: nn.Module, hidden: Tensor, spans: Sequence[Span]) -> Tensor:
-    return _scores(base, _at(hidden, spans))
+def _log_probs(base: nn.Module, hidden: Tensor, segments: Sequence[Segment]) -> Tensor:
+    return _scores(base, _at(hidden, segments))
 
 
 def _scores(base: nn.Module, states: Tensor) -> Tensor:
@@ -179,8 +186,8 @@ def _scores(base: nn.Module, states: Tensor) -> Tensor:
         return linear(states.to(weight.dtype), weight, bias).float().log_softmax(-1)
 
 
-def _at(hidden: Tensor, spans: Sequence[Span]) -> Tensor:
-    return torch.cat([hidden[span.line, span.start : span.end] for span in spans])
+def _at(hidden: Tensor, segments: Sequence[Segment]) -> Tensor:
+    return torch.cat([hidden[segment.line, segment.start : segment.end] for segment in segments])
 
 
 def _last_hidden(base: nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:

@@ -19,36 +19,34 @@ from dlm_trl.models.registry import base_source, hub_id, recorded_name
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
 from dlm_trl.tasks.load import read_stages
-from dlm_trl.train.config import Configuration
-from dlm_trl.train.data import Rows
-from dlm_trl.train.skill import eval_spec
+from dlm_trl.train.run import Run
 
 
-def save(trainer: SFTTrainer, configuration: Configuration, rows: Rows, measures: Sequence[Measure]) -> Path:
+def save(trainer: SFTTrainer, run: Run, measures: Sequence[Measure]) -> Path:
     """Write adapter, tokenizer, chat template, generation_config, lineage and model card; make it the document's live
     adapter.
 
     Every process must call it (ZeRO-3 gathers the weights); one of them writes. Returns the folder in the document's
     store, or output_dir where there is no document.
     """
-    output_dir, document = Path(trainer.args.output_dir), configuration.document
+    output_dir, document = Path(trainer.args.output_dir), run.document
     with warnings.catch_warnings():
-        if configuration.adapter.adapter == "adalora":  # PEFT takes a rank that was pruned to nothing for a part of one
+        if run.adapter.adapter == "adalora":  # PEFT takes a rank that was pruned to nothing for a part of one
             warnings.filterwarnings("ignore", r"Adapter .* LoRA tensor\(s\) have invalid shape")
         trainer.save_model()
     if trainer.is_world_process_zero():
         generation_config(trainer).save_pretrained(output_dir)
-        lineage.write(output_dir, [training_step(configuration, rows, measures)])
-        card = model_card(configuration, rows, measures_table(measures) if measures else "")
+        lineage.write(output_dir, [training_step(run, measures)])
+        card = model_card(run, measures_table(measures) if measures else "")
         (output_dir / "README.md").write_text(card, encoding="utf-8")
     folder = output_dir
     if document is not None:
-        folder = store.next_version(document.frontmatter.dlm_id, configuration.notes.adapter_name)
+        folder = store.next_version(document.frontmatter.dlm_id, run.notes.adapter_name)
         if trainer.is_world_process_zero():
             folder.mkdir(parents=True)
             for file in adapter_files(output_dir):
                 shutil.copy2(file, folder)
-            store.set_current_adapter(document.frontmatter.dlm_id, folder, configuration.notes.adapter_name)
+            store.set_current_adapter(document.frontmatter.dlm_id, folder, run.notes.adapter_name)
     trainer.accelerator.wait_for_everyone()
     return folder
 
@@ -73,24 +71,24 @@ def generation_config(trainer: SFTTrainer) -> GenerationConfig:
     )
 
 
-def training_step(configuration: Configuration, rows: Rows, measures: Sequence[Measure]) -> lineage.Step:
+def training_step(run: Run, measures: Sequence[Measure]) -> lineage.Step:
     """What merging and later checks want to know of the run: on what, from what, how, how well, and how that is asked.
 
     A base whose weights are no safetensors has no fingerprint; merging refuses such a base by itself.
     """
-    adapter, document = configuration.adapter, configuration.document
+    adapter, document = run.adapter, run.document
     step = {
         "step": "train",
         "document": document and document.frontmatter.dlm_id,
-        "rows": rows.provenance(),
-        "task": configuration.task.task or configuration.task.task_rows,
+        "rows": run.rows.provenance(),
+        "task": run.task.task or run.task.task_rows,
         "base": recorded_name(adapter.base_model),
         "base_source": base_source(adapter.base_model),
         "adapter": {"type": adapter.adapter, "rank": adapter.lora_r, "alpha": adapter.lora_alpha},
         "quantization": adapter.quantization,
-        "seed": configuration.training.seed,
+        "seed": run.training.seed,
         "measures": {measure.name: measure.after for measure in measures},
-        "eval_spec": asdict(eval_spec(configuration)),
+        "eval_spec": asdict(run.eval_spec),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
     try:
@@ -101,10 +99,10 @@ def training_step(configuration: Configuration, rows: Rows, measures: Sequence[M
     return step | found
 
 
-def model_card(configuration: Configuration, rows: Rows, table: str) -> str:
+def model_card(run: Run, table: str) -> str:
     """A model card: what it was trained on, by whom that was written, how, and what it did."""
-    adapter, training = configuration.adapter, configuration.training
-    data = "\n\n".join(filter(None, (task_data(configuration), document_data(configuration, rows))))
+    adapter, training = run.adapter, run.training
+    data = "\n\n".join(filter(None, (task_data(run), document_data(run))))
     published = hub_id(recorded_name(adapter.base_model))
     base = f"base_model: {json.dumps(published)}\n" if published else ""  # the Hub takes ids of its own alone
     return f"""---
@@ -139,23 +137,23 @@ def _on(base_model: str) -> str:
     return f", on weights of `{recorded_name(base_model)}` that were {source}" if source else ""
 
 
-def document_data(configuration: Configuration, rows: Rows) -> str:
+def document_data(run: Run) -> str:
     """What the model card says about the document, "" where there is none."""
-    if configuration.document is None:
+    if run.document is None:
         return ""
-    written = "\n".join(f"- {who}: {count} rows" for who, count in rows.provenance().items())
+    written = "\n".join(f"- {who}: {count} rows" for who, count in run.rows.provenance().items())
     learned = f"""Rows to train on, by who wrote them ("human" is the document's own text, other names are teachers):
 
 {written}
 
-Held out and only measured: {held_out_share(configuration)}."""
-    return f"""The document `{configuration.document.frontmatter.dlm_id}`. \
-{learned if rows.parts() else "None of its rows was trained on as it is written."}"""
+Held out and only measured: {held_out_share(run)}."""
+    return f"""The document `{run.document.frontmatter.dlm_id}`. \
+{learned if run.rows.parts() else "None of its rows was trained on as it is written."}"""
 
 
-def task_data(configuration: Configuration) -> str:
+def task_data(run: Run) -> str:
     """What the model card says about the task, "" where there is none."""
-    task, training = configuration.task, configuration.training
+    task, training = run.task, run.training
     if task.task_rows:
         return f"Synthetic rows, written before the run, from the folder `{Path(task.task_rows).name}`."
     if not task.task:
@@ -165,6 +163,6 @@ def task_data(configuration: Configuration) -> str:
 Its options, stage by stage: `{json.dumps(read_stages(task.stages))}`; seed {training.seed}."""
 
 
-def held_out_share(configuration: Configuration) -> str:
+def held_out_share(run: Run) -> str:
     """How much of the document was held out, in words."""
-    return f"{configuration.notes.validation_fraction:.0%} of the source groups ({configuration.notes.split_method})"
+    return f"{run.notes.validation_fraction:.0%} of the source groups ({run.notes.split_method})"

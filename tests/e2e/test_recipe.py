@@ -176,7 +176,7 @@ def test_bad_input_is_one_line_each_before_any_weight_is_loaded(
         (("--notes", tmp_path / "missing.dlm"), "missing.dlm"),
         (("--base_model", "smollm2-135n"), "Did you mean 'smollm2-135m'"),
         ((*base, "--lora_rank", 3), "Did you mean 'lora_r'"),
-        ((*base, "--output_dir", tmp_path / "file" / "below"), "cannot be written"),
+        ((*base, "--output_dir", tmp_path / "file" / "below"), "can't write to output_dir"),
         ((*base, "--world_size", 2), "1 processes, and world_size asks for 2"),
         ((*base, "--target_modules", "no_such_module"), "does not fit the base"),
         ((*base, "--resume_from_checkpoint", "true"), "no checkpoint to resume from"),

@@ -111,8 +111,8 @@ def test_a_resumed_run_of_a_task_equals_the_uninterrupted_one(recipe: Recipe, pa
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (("--task", "mcsb"), "leave no place for those of the document"),
-        (("--task", "mcsb", "--rows", "none", "--prose", "false"), "has no end of its own: set max_steps"),
+        (("--task", "mcsb"), "leave no room for the document's"),
+        (("--task", "mcsb", "--rows", "none", "--prose", "false"), "never ends by itself: set max_steps"),
         (("--task", "mcbs", "--max_steps", 1), "There is no task 'mcbs'"),
         (("--task", "arithmetic", "--stages", "[3]"), "no list of mappings"),
         (("--task", "arithmetic", "--stages", "{"), "no JSON"),

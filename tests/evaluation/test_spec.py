@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dlm_trl.evaluation.recall import Question
 from dlm_trl.evaluation.spec import EvaluationSpec
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError
@@ -22,22 +23,25 @@ def notes(tmp_path: Path) -> str:
     return str(path)
 
 
+def questions_of(spec: EvaluationSpec) -> dict[str, list[Question]]:
+    document = spec.read_document()
+    return spec.recall_questions(*spec.pairs(document), document)
+
+
 def test_the_groups_share_no_question_and_together_they_are_the_document(notes: str) -> None:
     eval_spec = EvaluationSpec(notes)
-    groups = eval_spec.recall_questions(*eval_spec.pairs())
+    groups = questions_of(eval_spec)
     seen, held_out = set(groups["seen"]), set(groups["held-out"])
     assert not seen & held_out
     assert seen | held_out == {(f"What is {n} of forty?", f"It is {n}.", "Be brief.") for n in range(40)}
     assert set(groups) == {"seen", "held-out"}
-    assert EvaluationSpec(**json.loads(json.dumps(asdict(eval_spec)))).recall_questions(*eval_spec.pairs()) == groups
+    assert questions_of(EvaluationSpec(**json.loads(json.dumps(asdict(eval_spec))))) == groups
 
 
 def test_without_learned_rows_all_pairs_are_held_out_and_without_notes_there_are_none(notes: str) -> None:
     eval_spec = EvaluationSpec(notes, rows="none")
-    assert {group: len(asked) for group, asked in eval_spec.recall_questions(*eval_spec.pairs()).items()} == {
-        "held-out": 40
-    }
-    assert EvaluationSpec().recall_questions(*EvaluationSpec().pairs()) == {}
+    assert {group: len(asked) for group, asked in questions_of(eval_spec).items()} == {"held-out": 40}
+    assert questions_of(EvaluationSpec()) == {}
 
 
 def test_a_limit_takes_questions_from_the_whole_document_and_reworded_ones_are_read(notes: str, tmp_path: Path) -> None:
@@ -48,15 +52,15 @@ def test_a_limit_takes_questions_from_the_whole_document_and_reworded_ones_are_r
     eval_spec = EvaluationSpec(
         notes, validation_fraction=0, questions=str(tmp_path / "reworded.jsonl"), max_questions=4
     )
-    groups = eval_spec.recall_questions(*eval_spec.pairs())
+    groups = questions_of(eval_spec)
     assert [question for question, *_ in groups["seen"]] == [f"What is {n} of forty?" for n in (0, 10, 20, 30)]
     assert groups["reworded"][1] == ("Which\u2028is 2?", "2", "Be brief.")
     (tmp_path / "reworded.jsonl").write_text(lines[0] + '\n{"question": "no answer"}\n', encoding="utf-8")
     with pytest.raises(DlmError, match=r"reworded\.jsonl:2: This line is no question"):
-        eval_spec.recall_questions(*eval_spec.pairs())
+        questions_of(eval_spec)
     (tmp_path / "reworded.jsonl").write_text('{"reworded": "Ä?", "answer": "Ä"}', encoding="latin-1")
     with pytest.raises(DlmError, match=r"reworded\.jsonl: The file of questions is not UTF-8"):
-        eval_spec.recall_questions(*eval_spec.pairs())
+        questions_of(eval_spec)
 
 
 def test_multiple_choice_is_asked_only_where_conditions_say_so(tmp_path: Path) -> None:

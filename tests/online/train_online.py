@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_trl.train.distributed import leave, prepare_deepspeed
+from dlm_trl.train.distributed import exit_worker, prepare_deepspeed
 from tests.tasks.letters import CheckedLetters, Letters
 
 if TYPE_CHECKING:
@@ -76,4 +76,4 @@ if __name__ == "__main__":
     for run in json.loads(sys.argv[1]):
         accelerator = train(**run)
     accelerator.end_training()
-    leave()
+    exit_worker()

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from dlm_trl.train.rehearsal import Rehearsal, Span, _hidden, beside, kl_divergence, pieces
+from dlm_trl.train.rehearsal import Rehearsal, Segment, _hidden, beside, kl_divergence, pieces
 from tests.tasks.tokenizers import gpt2_style
 
 TEXTS = [[5, 6, 7, 8, 9], [11, 12], [13, 14, 15]]
@@ -77,11 +77,11 @@ def test_rows_keep_their_places() -> None:
     inputs, spans = beside(PADDED, TEXTS)
     assert torch.equal(inputs["input_ids"][:2, :3], PADDED["input_ids"])
     assert inputs["attention_mask"].sum(1).tolist() == [3, 2, 5, 2, 3]
-    assert spans[1] == Span(3, 0, 2)
+    assert spans[1] == Segment(3, 0, 2)
     inputs, spans = beside(FREE, TEXTS)
     assert torch.equal(inputs["input_ids"][:, :5], FREE["input_ids"])
     assert inputs["position_ids"][0].tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3, 4, 0, 1, 0, 1, 2]
-    assert spans[1] == Span(0, 10, 12)
+    assert spans[1] == Segment(0, 10, 12)
 
 
 def train(folder: Path, weight: float, **options: object) -> tuple[SFTTrainer, Rehearsal | None]:

@@ -7,7 +7,8 @@ from transformers import BloomConfig, PreTrainedTokenizerBase
 
 from dlm_trl.notes import DlmError
 from dlm_trl.train.config import read_configuration
-from dlm_trl.train.preflight import Prepared, prepare
+from dlm_trl.train.prepare import prepare
+from dlm_trl.train.run import Run
 
 NOTES = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n---\nProse.\n"
 
@@ -21,7 +22,7 @@ def out(tmp_path: Path) -> Path:
 def check(tmp_path: Path, out: Path):
     """check("--lora_r", "2", …, config=YAML text) → what the run would start from."""
 
-    def check(*argv: str, config: str = "") -> Prepared:
+    def check(*argv: str, config: str = "") -> Run:
         (tmp_path / "notes.dlm").write_text(NOTES)
         (tmp_path / "run.yaml").write_text(f"output_dir: {out}\nvalidation_fraction: 0\n{config}")
         notes = [] if "--task" in argv else ["--notes", str(tmp_path / "notes.dlm")]
@@ -53,9 +54,9 @@ def test_only_numbered_folders_are_checkpoints_of_an_earlier_run(check, out: Pat
 
 def test_few_rows_get_more_epochs_unless_somebody_sets_them(check) -> None:
     raised = "num_train_epochs is raised to 48, so that 1 rows make 48 steps."
-    assert raised in check().notes
-    assert raised not in check("--num_train_epochs", "3").notes
-    assert raised not in check("--max_steps", "3").notes
+    assert raised in check().notices
+    assert raised not in check("--num_train_epochs", "3").notices
+    assert raised not in check("--max_steps", "3").notices
 
 
 def test_a_base_without_a_last_position_takes_rows_of_any_length(
@@ -66,8 +67,8 @@ def test_a_base_without_a_last_position_takes_rows_of_any_length(
         vocab_size=len(tokenizer), hidden_size=8, n_layer=1, n_head=2, eos_token_id=tokenizer.eos_token_id
     )
     config.save_pretrained(tmp_path / "bloom")
-    assert not any("lowered" in note for note in check("--base_model", str(tmp_path / "bloom")).notes)
-    assert any("lowered" in note for note in check("--max_length", "999999").notes)
+    assert not any("lowered" in note for note in check("--base_model", str(tmp_path / "bloom")).notices)
+    assert any("lowered" in note for note in check("--max_length", "999999").notices)
 
 
 def test_questions_need_a_document(check, tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ import pytest
 
 from dlm_trl.models.load import load_tokenizer
 from dlm_trl.train.config import Configuration, read_configuration
-from dlm_trl.train.skill import check, eval_spec, learned_prose, open_curriculum, skill_measures
+from dlm_trl.train.data import Rows, read_rows
+from dlm_trl.train.measure import task_measures
+from dlm_trl.train.spec import evaluation_spec
+from dlm_trl.train.task import check_task, open_curriculum
 
 HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n"
 ADAPTERS = "training:\n  adapters:\n    one: {}\n    two: {}\n"
@@ -18,8 +21,19 @@ def configured(path: Path, text: str, *more: str) -> Configuration:
     return read_configuration(["--notes", str(path), *settings, *more])
 
 
+def rows_of(configuration: Configuration) -> Rows:
+    spec = evaluation_spec(configuration.notes, configuration.task, configuration.training.seed)
+    return read_rows(configuration.document, configuration.notes, spec)
+
+
+def problems_of(configuration: Configuration) -> list[str]:
+    spec = evaluation_spec(configuration.notes, configuration.task, configuration.training.seed)
+    return check_task(configuration, load_tokenizer("tiny"), rows_of(configuration), spec)
+
+
 def asked_about(configuration: Configuration) -> set[str]:
-    (task,) = open_curriculum(configuration, load_tokenizer("tiny")).stages
+    passages = rows_of(configuration).passages
+    (task,) = open_curriculum(configuration.task, load_tokenizer("tiny"), passages).stages
     return {span.passage for span in task.spans}
 
 
@@ -37,9 +51,9 @@ def test_prose_that_is_held_out_is_not_asked_about(tmp_path: Path) -> None:
     text = f"{HEAD}---\n" + "".join(f"\n::prose::\nThe number of day {n} is {n} loaves.\n" for n in range(20))
     more = ("--validation_fraction", "0.3", "--synthetic_fraction", "0.5")
     configuration = configured(tmp_path / "notes.dlm", text, *more)
-    learned, held_out = learned_prose(configuration)
-    assert len(held_out) > 2
-    assert asked_about(configuration) == {row["text"].strip() for row in learned}
+    rows = rows_of(configuration)
+    assert len(rows.held_out_prose) > 2
+    assert asked_about(configuration) == {row["text"].strip() for row in rows.prose}
     every = asked_about(configured(tmp_path / "notes.dlm", text, *more, "--prose", "false"))
     assert len(every) == 20
 
@@ -48,14 +62,14 @@ def test_prose_that_is_held_out_is_not_asked_about(tmp_path: Path) -> None:
     ("stages", "said"),
     [
         ('[{"choices": 3, "held_out": 0.3}, {"choices": 5}]', "differ in held_out"),
-        ('[{"split": "held_out"}]', "the words that are asked about"),
+        ('[{"split": "held_out"}]', "the words to measure with"),
         ("[{}]", None),
     ],
 )
 def test_words_that_are_held_out_are_never_trained(tmp_path: Path, stages: str, said: str | None) -> None:
     settings = ["--base_model", "tiny", "--max_steps", "2", "--output_dir", str(tmp_path / "out")]
     configuration = read_configuration(["--task", "mcsb", "--stages", stages, *settings])
-    problems = check(configuration, load_tokenizer("tiny"), has_rows=False)
+    problems = problems_of(configuration)
     assert [said in problem for problem in problems] == ([True] if said else [])
 
 
@@ -66,7 +80,7 @@ def test_a_task_that_raises_is_found_before_a_weight_is_loaded(tmp_path: Path) -
         assert broken in own
         (tmp_path / "own.py").write_text(own.replace(broken, f"{broken}\n        return nothing"), encoding="utf-8")
         configuration = read_configuration(["--task", f"{tmp_path / 'own.py'}:Naming", *settings])
-        (problem,) = check(configuration, load_tokenizer("tiny"), has_rows=False)
+        (problem,) = problems_of(configuration)
         assert "own.py:Naming fails: NameError: name 'nothing' is not defined" in problem
 
 
@@ -74,7 +88,8 @@ def test_the_eval_spec_is_found_from_any_folder(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "notes.dlm").write_text(f"{HEAD}---\nA loaf is a piece of bread.\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     said = ["--notes", "notes.dlm", "--questions", "reworded.jsonl", "--output_dir", "out"]
-    found = eval_spec(read_configuration(said))
+    configuration = read_configuration(said)
+    found = evaluation_spec(configuration.notes, configuration.task, seed=0)
     assert (found.notes, found.questions) == (str(tmp_path / "notes.dlm"), str(tmp_path / "reworded.jsonl"))
     assert found.glosses is None
 
@@ -82,5 +97,5 @@ def test_the_eval_spec_is_found_from_any_folder(tmp_path: Path, monkeypatch: pyt
 def test_what_a_resumed_run_measures_for_the_first_time_has_no_number_before() -> None:
     first = {"step": 0, "eval_mcsb/5:upper/accuracy": 0.2}
     last = {"step": 9, "eval_mcsb/5:upper/accuracy": 0.9, "eval_mcsb/glosses/accuracy": 0.8}
-    found = {measure.name: (measure.before, measure.after) for measure in skill_measures([first, last])}
+    found = {measure.name: (measure.before, measure.after) for measure in task_measures([first, last])}
     assert found == {"mcsb/5:upper/accuracy": (0.2, 0.9), "mcsb/glosses/accuracy": (None, 0.8)}

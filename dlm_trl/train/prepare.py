@@ -1,0 +1,188 @@
+"""From settings to a `Run`: everything that can be checked without weights is checked here.
+
+run = prepare(read_configuration(argv))        # or one PreflightError with a line for each problem
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+
+from datasets import Dataset
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from dlm_trl.models import tokenize
+from dlm_trl.models.load import context_length, load_config, load_tokenizer
+from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import PreflightError
+from dlm_trl.online.rows_on_disk import load_rows
+from dlm_trl.train.adapter import adapter_parameters, peft_config
+from dlm_trl.train.checkpoints import bytes_needed, check_output_dir
+from dlm_trl.train.config import Configuration
+from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
+from dlm_trl.train.rehearsal import pieces
+from dlm_trl.train.run import Run
+from dlm_trl.train.spec import evaluation_spec
+from dlm_trl.train.task import check_task
+
+LEAST_STEPS = 48  # optimizer steps; three epochs of a few dozen rows teach nothing
+EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "bitsandbytes": "bnb"}
+
+
+def prepare(configuration: Configuration) -> Run:
+    """Check the settings, the document, the base's configuration and tokenizer, and the output folder.
+
+    Lowers max_length to what the base can read, raises the epochs of very few rows, and gives the tokenizer a pad
+    token. Raises PreflightError, and NoRowsError if no row fits max_length.
+    """
+    problems = _Problems()
+    adapter, training, task = configuration.adapter, configuration.training, configuration.task
+    notices: list[str] = []
+    base = tokenizer = rows = spec = task_rows = texts = None
+    trainable = 0
+    with problems:
+        base = load_config(adapter.base_model)
+        tokenizer = load_tokenizer(adapter.base_model, training.chat_template_path)
+    with problems:
+        spec = evaluation_spec(configuration.notes, task, training.seed)
+        rows = read_rows(configuration.document, configuration.notes, spec)
+        if configuration.document and not (task.task or task.task_rows):
+            require_rows(rows, configuration.document)
+    if base and tokenizer:
+        notices += _fit_to_base(configuration, base, tokenizer)
+        try:
+            trainable = adapter_parameters(base, peft_config(adapter))
+        except ValueError as error:
+            problems.add(f"The adapter does not fit the base: {' '.join(str(error).split())}")
+        problems.extend(_sequence_problems(configuration, base, tokenizer, rows))
+    if rows:
+        notices += _raise_epochs(configuration, sum(len(part) for part in rows.parts()))
+    if tokenizer and spec and rows:
+        with problems:
+            task_rows = _task_rows(configuration, tokenizer)
+        problems.extend(check_task(configuration, tokenizer, rows, spec))
+    if tokenizer and configuration.notes.rehearsal_text:
+        try:
+            texts = pieces(configuration.notes.rehearsal_text, tokenizer)
+        except ValueError as error:
+            problems.add(f"rehearsal_text: {error}.")
+    problems.extend(_missing_extras(configuration))
+    problems.extend(_contradictions(configuration))
+    needed = bytes_needed(trainable, training, adapter.adapter == "adalora")
+    checkpoint, folder_problems = check_output_dir(training, configuration.notes.overwrite, needed)
+    problems.extend(folder_problems)
+    problems.raise_any()
+    return Run(
+        notes=configuration.notes,
+        adapter=adapter,
+        task=task,
+        training=training,
+        document=configuration.document,
+        tokenizer=tokenizer,
+        peft_config=peft_config(adapter),
+        trainable=trainable,
+        rows=rows,
+        tokens=tokenize_rows(rows, tokenizer, training.max_length, training.seed),
+        task_rows=task_rows,
+        rehearsal_texts=texts,
+        eval_spec=spec,
+        checkpoint=checkpoint,
+        notices=tuple(notices),
+    )
+
+
+class _Problems:
+    """Collects problems; as a context, it collects the DlmError that ends the block."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+
+    def extend(self, lines: Sequence[str] | Iterator[str]) -> None:
+        self.lines += lines
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, DlmError):
+            return False
+        self.add(str(error))
+        return True
+
+    def raise_any(self) -> None:
+        if self.lines:
+            raise PreflightError("\n".join(dict.fromkeys(self.lines)))
+
+
+def _sequence_problems(
+    configuration: Configuration, base: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, rows: Rows | None
+) -> list[str]:
+    return [text for part in (rows.parts() if rows else ()) for text in tokenize.preflight(tokenizer, base, part)]
+
+
+def _task_rows(configuration: Configuration, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
+    folder = configuration.task.task_rows
+    return load_rows(folder, tokenizer, configuration.training.max_length) if folder else None
+
+
+def _fit_to_base(configuration: Configuration, base: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Lower what the base can't do and give the tokenizer a pad token; returns what was changed."""
+    notices = []
+    context = context_length(base)
+    if context and configuration.training.max_length > context:
+        configuration.change("max_length", context, f"lowered to the {context} positions that the base has")
+        notices.append(f"max_length is lowered to the {context} positions that the base has.")
+    token, notice = tokenize.pad_token(tokenizer)
+    tokenizer.pad_token = token
+    # The tokenizer has its template now; the trainer must not load it again (and resize the model for it).
+    configuration.training.chat_template_path = None
+    return [*notices, *([notice] if notice else [])]
+
+
+def _raise_epochs(configuration: Configuration, rows: int) -> list[str]:
+    """Unless the number of epochs is set, as many as `LEAST_STEPS` take; returns what was changed."""
+    training = configuration.training
+    if configuration.settings["num_train_epochs"].source != "default" or training.max_steps > 0 or not rows:
+        return []
+    rows_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    epochs = math.ceil(LEAST_STEPS / math.ceil(rows / rows_per_step))
+    if epochs <= training.num_train_epochs:
+        return []
+    configuration.change("num_train_epochs", epochs, f"raised so that {rows} rows make {LEAST_STEPS} steps")
+    return [f"num_train_epochs is raised to {epochs}, so that {rows} rows make {LEAST_STEPS} steps."]
+
+
+def _missing_extras(configuration: Configuration) -> list[str]:
+    training = configuration.training
+    wanted = {name for name in training.report_to if name in EXTRAS}
+    if configuration.adapter.quantization or "8bit" in training.optim or "bnb" in training.optim:
+        wanted.add("bitsandbytes")
+    return [
+        f"{name} is not installed. Install it: pip install -c constraints.txt 'dlm-trl[{EXTRAS[name]}]'."
+        for name in sorted(wanted)
+        if find_spec(name) is None
+    ]
+
+
+def _contradictions(configuration: Configuration) -> list[str]:
+    adapter, training, notes = configuration.adapter, configuration.training, configuration.notes
+    problems = []
+    if adapter.adapter == "qlora" and adapter.quantization is None:
+        problems.append("adapter qlora needs quantization 4bit or 8bit.")
+    if adapter.adapter == "adalora" and training.deepspeed_plugin is not None:
+        problems.append(
+            "adalora reads gradients, which DeepSpeed keeps to itself: use lora, or launch without DeepSpeed."
+        )
+    if adapter.adapter == "adalora" and not 0 <= adapter.adalora_warmup < 1 - adapter.adalora_final <= 1:
+        problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
+    if notes.rehearsal < 0:
+        problems.append(f"rehearsal is {notes.rehearsal}; it is a weight, 0 for none.")
+    if notes.rehearsal_text and not notes.rehearsal:
+        problems.append("rehearsal_text is set, and rehearsal, its weight, is 0: nothing would be rehearsed.")
+    if notes.questions and not notes.notes:
+        problems.append("questions are asked about a document, and no notes are set.")
+    if notes.world_size is not None and notes.world_size != training.world_size:
+        problems.append(f"The run has {training.world_size} processes, and world_size asks for {notes.world_size}.")
+    return problems

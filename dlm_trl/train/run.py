@@ -1,0 +1,41 @@
+"""Everything a training run starts from, resolved once by `prepare` and then only read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datasets import Dataset
+from peft import PeftConfig
+from transformers import PreTrainedTokenizerBase
+from trl import SFTConfig
+
+from dlm_trl.evaluation.spec import EvaluationSpec
+from dlm_trl.notes import Document
+from dlm_trl.train.arguments import AdapterArguments, NotesArguments, TaskArguments
+from dlm_trl.train.data import Rows, Tokens
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings and data of a run; no weights.
+
+    The first four are the settings by group. document: parsed once, None for a run on a task alone. tokens: the
+    document's rows for the trainer. task_rows: rows that a task wrote before this run. rehearsal_texts: token ids of
+    the texts to rehearse, None if the base writes them. trainable: parameters of the adapter. checkpoint: the one to
+    resume from. notices: what `prepare` changed, one line each.
+    """
+
+    notes: NotesArguments
+    adapter: AdapterArguments
+    task: TaskArguments
+    training: SFTConfig
+    document: Document | None
+    tokenizer: PreTrainedTokenizerBase
+    peft_config: PeftConfig
+    trainable: int
+    rows: Rows
+    tokens: Tokens
+    task_rows: Dataset | None
+    rehearsal_texts: Sequence[Sequence[int]] | None
+    eval_spec: EvaluationSpec
+    checkpoint: str | None
+    notices: tuple[str, ...]
