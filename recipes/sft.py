@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     with args.main_process_first(desc="reading the document"):
         run = prepare(configuration)
         if run.notes.export:
-            ship.check(run.adapter.base_model, Path(args.output_dir), run.notes.export)
+            ship.check(run.base_model, Path(args.output_dir), run.notes.export)
     if args.process_index == 0:
         print_settings(configuration)
         print(*run.notices, sep="\n")
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
             remove_checkpoints(args.output_dir)
 
     # 2. Load the base, quantised if asked; the trainer puts the adapter on it.
-    model = load_base(run.adapter.base_model, base_dtype(args), run.adapter.quantization, attention(args))
+    model = load_base(run.base_model, base_dtype(args), run.adapter.quantization, attention(args))
     if run.adapter.quantization:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
     train_rows = run.tokens.train or run.task_rows
@@ -145,7 +145,7 @@ def run_facts(run: Run, accelerator) -> dict[str, object]:
     sources = {"document": run.notes.notes, "task": run.task.task, "rows of a task": run.task.task_rows}
     return {
         **{name: source for name, source in sources.items() if source},
-        "base": run.adapter.base_model,
+        "base": run.base_model,
         "adapter": f"{run.adapter.adapter}, {run.trainable:,} parameters",
         "rows": run.rows.provenance(),
         "shares of the loss": {kind: round(share, 3) for kind, share in run.tokens.shares().items()},

@@ -7,6 +7,7 @@ on: before the first step, after every `eval_steps`, and after the last.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -27,14 +28,16 @@ class MeasureDuring(TrainerCallback):
         self.trainer = trainer
         self.make_sets = make_sets
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         model = self._model()
         with torch.random.fork_rng(), evaluating(model):
             self.sets = self.make_sets(model)
         if state.global_step == 0:
             self._measure(control)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         if state.global_step % state.eval_steps == 0 or state.global_step == state.max_steps:
             self._measure(control)
 

@@ -1,12 +1,12 @@
-"""Fresh rows in the steps of a stock SFTTrainer: `OnlineSynthesisCallback(task, seed=0).attach(trainer)`.
+"""Fresh rows inside the steps of a stock SFTTrainer: `OnlineSynthesisCallback(task, seed=0).attach(trainer)`.
 
     trainer = SFTTrainer(model, args, train_dataset=placeholder(args), peft_config=LoraConfig(), …)
-    OnlineSynthesisCallback(Mcsb(tokenizer), seed=0).attach(trainer)                    # synthetic rows alone
-    OnlineSynthesisCallback(task, seed=0, synthetic_fraction=0.25).attach(trainer)      # among the trainer's own
+    OnlineSynthesisCallback(Mcsb(tokenizer), seed=0).attach(trainer)                    # synthetic rows only
+    OnlineSynthesisCallback(task, seed=0, synthetic_fraction=0.25).attach(trainer)      # mixed with the dataset
     trainer.train()
 
-The trainer asks for the batches of a whole step at once (`get_batch_samples`); there the rows are written, so that the
-loss is normalised over what is really trained on. Evaluation is not touched.
+The rows are written when the trainer asks for the batches of a whole step (`get_batch_samples`), so the loss is
+normalised over the tokens that are really trained on. Evaluation doesn't change.
 """
 
 from __future__ import annotations
@@ -33,40 +33,42 @@ from dlm_trl.models.frozen import check_attachable
 from dlm_trl.models.generate import row_seed
 from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.notes.errors import UsageError
-from dlm_trl.online.authors import AskedTeacher, FrozenBase
+from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
 from dlm_trl.online.curriculum import Curriculum
-from dlm_trl.online.encode import encode, rows_of
+from dlm_trl.online.encode import Encoded, encode, rows_of
 from dlm_trl.online.hooks import Batch, Fetch, StepHook, add_hook
 from dlm_trl.online.predictions import Place, reading
 from dlm_trl.online.rows import ATTEMPTS, Draft, Written, write_rows
-from dlm_trl.tasks.protocol import Example, Task
+from dlm_trl.tasks.protocol import Example, Reject, Task
 from dlm_trl.teachers.protocol import Teacher
 
 logger = logging.getLogger(__name__)
 
 STATE = "online_synthesis"  # the curriculum's key in the TrainerState
-_PLACES = "online_places"  # of a batch's rows, beside its tensors
+Key = tuple[int, int, tuple[int, ...]]  # step, stage of the curriculum, indices of the rows
+Features = dict[str, list[int]]  # input_ids and labels of a row
+_PLACES = "online_places"  # key in a batch: the places of its synthetic rows
 
 
 class _Step(NamedTuple):
-    """What one process knows of a step once it is trained."""
+    """What one process knows about a step after training on it."""
 
     examples: list[Example]
     predictions: list[str]
     rejects: Counter[str]
     new_tokens: int
-    share: float  # of the step's time, spent on waiting for rows
+    share: float  # of the step's time that was spent waiting for rows
 
 
 def placeholder(args: TrainingArguments) -> Dataset:
-    """A dataset for a run on synthetic rows alone: as many rows as the run has, none of which is ever looked at.
+    """A dataset for a run on synthetic rows only: as many rows as the run needs, never read.
 
-    With packing the trainer would make one row of many: give SFTConfig `dataset_kwargs={"skip_prepare_dataset": True}`.
-    Raises DlmError (UsageError) where `max_steps` is not set.
+    Packing would merge them: give SFTConfig `dataset_kwargs={"skip_prepare_dataset": True}`. Raises UsageError if
+    `max_steps` isn't set.
     """
     if args.max_steps <= 0:
         raise UsageError(
-            "A run on synthetic rows alone has no end of its own.",
+            "A run on synthetic rows only never ends by itself.",
             hint="Set max_steps.",
         )
     rows = args.max_steps * args.gradient_accumulation_steps * args.train_batch_size * args.world_size
@@ -74,16 +76,16 @@ def placeholder(args: TrainingArguments) -> Dataset:
 
 
 class OnlineSynthesisCallback(TrainerCallback, StepHook):
-    """Writes a task's rows just before each step, trains on them, and logs how it goes.
+    """Writes a task's rows right before each step, trains on them, and logs metrics.
 
-    task: a `Task`, or a `Curriculum` of them. teacher: who writes, the frozen base ("base") or any teacher; a teacher
-    is asked for the next step's rows while this one trains. synthetic_fraction: this share of a batch's rows is
-    synthetic, in place of the trainer's own rows, which stay where no row could be written in `attempts` attempts.
-    With 1.0 nothing is taken from the trainer's dataset; a row that could not be written is then missing, and a batch
-    without any row has no loss. log_file: "rows.jsonl" becomes "rows-<rank>.jsonl", a line for each draft; default
-    "online_rows.jsonl" in the output folder.
+    task: a `Task`, or a `Curriculum` of tasks. teacher: who writes, the frozen base ("base") or any teacher; a teacher
+    writes the next step's rows while this step trains. synthetic_fraction: the share of each batch that is synthetic;
+    such rows replace rows of the trainer's dataset, which stay if no row could be written in `attempts` attempts. With
+    1.0 the dataset isn't read; rows that couldn't be written are missing then, and a batch without rows has no loss.
+    log_file: "rows.jsonl" becomes "rows-<rank>.jsonl", one line per draft; the default is "online_rows.jsonl" in the
+    output folder.
 
-    Raises DlmError (UsageError) for a share that is none.
+    Raises UsageError for a fraction outside (0, 1].
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
         if not 0 < synthetic_fraction <= 1:
             raise UsageError(
                 f"synthetic_fraction is {synthetic_fraction}.",
-                hint="Give a share above 0, up to 1; without synthetic rows, leave the callback out.",
+                hint="It must be above 0 and at most 1; without synthetic rows, leave the callback out.",
             )
         self.curriculum = task if isinstance(task, Curriculum) else Curriculum([task])
         self.seed = seed
@@ -111,34 +113,39 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
         self._first_state = self.curriculum.state_dict()
 
     def attach(self, trainer: SFTTrainer) -> OnlineSynthesisCallback:
-        """Put it into a trainer, before `train`. Raises DlmError (AdapterError) where that cannot work."""
+        """Add it to a trainer, before `train`. Raises AdapterError if the adapter can't be switched off cleanly."""
         args = trainer.args
         model = trainer.accelerator.unwrap_model(trainer.model)
         check_attachable(model)
         self._trainer, self._model, self._tokenizer = trainer, model, trainer.processing_class
-        base = self.teacher == "base"
-        self._author = FrozenBase(model, self._tokenizer) if base else AskedTeacher(self.teacher)
-        self._ahead = None if base else ThreadPoolExecutor(1)
-        self._asked: tuple[tuple, Future[Written]] | None = None
+        if self.teacher == "base":
+            self._author: Author = FrozenBase(model, self._tokenizer)
+            self._ahead = None
+        else:
+            self._author = AskedTeacher(self.teacher)
+            self._ahead = ThreadPoolExecutor(1)
+        self._asked: tuple[Key, Future[Written]] | None = None
         path = Path(self.log_file or Path(args.output_dir) / "online_rows.jsonl")
         self._log_path = path.with_name(f"{path.stem}-{args.process_index}{path.suffix}")
-        self._steps: list[dict[str, float]] = []  # since the last line of the log
+        self._steps: list[dict[str, float]] = []  # since the last log line
         self._batch_places: list[Place] = []  # of the batch whose loss is being computed
         add_hook(trainer, self)
         trainer.add_callback(self)
         return self
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        # Read here: `restore_callback_states_from_checkpoint` would make a new callback, which nothing is attached to.
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Not by `restore_callback_states_from_checkpoint`: it would create a new callback that isn't attached.
         self.curriculum.load_state_dict(state.stateful_callbacks.get(STATE, self._first_state))
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         kept: list[str] = []
-        if state.global_step and self._log_path.exists():  # the steps after the checkpoint come again
+        if state.global_step and self._log_path.exists():  # the steps after the checkpoint are repeated
             lines = self._log_path.read_text("utf-8").split("\n")
             kept = [f"{line}\n" for line in lines[:-1] if json.loads(line)["step"] < state.global_step]
         self._log_path.write_text("".join(kept), "utf-8")
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         share = self._waited / (time.perf_counter() - self._began)
         mine = _Step(self._examples, self._predictions, self._rejects, self._new_tokens, share)
         steps = [_Step(*step) for step in gather_object([tuple(mine)])]
@@ -157,10 +164,12 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
             }
         )
         if self.curriculum.observe(metrics):
-            logger.info("step %d: on to stage %d of the curriculum", state.global_step, self.curriculum.stage + 1)
+            logger.info("step %d: stage %d of the curriculum begins", state.global_step, self.curriculum.stage + 1)
         state.stateful_callbacks[STATE] = self.curriculum.state_dict()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._asked:
             self._asked[1].cancel()
             self._asked = None
@@ -170,26 +179,26 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
     ) -> tuple[list[Batch], Any]:
         trainer, args = self._trainer, self._trainer.args
         self._began = time.perf_counter()
-        own: list[list[dict[str, list[int]] | None]]  # of each batch, the rows that are there or None for a free place
+        own: list[list[Features | None]]  # of each batch: the document's rows, None for a place that a task fills
         wide = args.train_batch_size
         if self.fraction == 1:
             own = [[None] * wide for _ in range(num_batches)]
             sizes = [[wide] * num_batches] * args.world_size
-        else:  # packed or balanced batches differ in their numbers of rows
-            own = [rows_of(batch) for batch in fetch(epoch_iterator, num_batches, device)[0]]
+        else:  # packed and balanced batches have different numbers of rows
+            own = [[*rows_of(batch)] for batch in fetch(epoch_iterator, num_batches, device)[0]]
             sizes = gather_object([[len(rows) for rows in own]])
         places = _places(sizes, args.process_index)
         step = trainer.state.global_step
         asking = time.perf_counter()
         drafts, self._new_tokens = self._written(step, [index for batch in places for index in batch])
         self._waited = time.perf_counter() - asking
-        if self.fraction == 1:  # rows of a length side by side: the step's loss is one sum, and padding costs time
+        if self.fraction == 1:  # the step's loss is one sum, so rows may be grouped by length: less padding
             drafts = sorted(drafts, key=_length)
             order = dict.fromkeys(draft.index for draft in drafts if draft.encoded)
             every = [*order, *(index for index in chain.from_iterable(places) if index not in order)]
             places = [every[start : start + wide] for start in range(0, len(every), wide)]
         rows = {draft.index: draft for draft in drafts if draft.encoded}
-        self._rejects = Counter(draft.outcome.reason for draft in drafts if not draft.encoded)
+        self._rejects = Counter(draft.outcome.reason for draft in drafts if isinstance(draft.outcome, Reject))
         self.samples = list(rows.values())[:3]
         self._examples: list[Example] = []
         self._predictions: list[str] = []
@@ -203,7 +212,7 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
         return batches, trainer._get_num_items_in_batch(batches, device)
 
     def _written(self, step: int, slots: Sequence[int]) -> Written:
-        """The rows for those of a step's places that are to be synthetic; a teacher is asked for the next step's."""
+        """The rows for the synthetic places of a step; a teacher starts on those of the next step."""
         key, write = self._wanted(step, slots)
         if self._ahead is None:
             return write()
@@ -216,9 +225,9 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
             self._asked = key, self._ahead.submit(write)
         return written
 
-    def _wanted(self, step: int, slots: Sequence[int]) -> tuple[tuple, Callable[[], Written]]:
-        """What the rows of a step depend on, and the work that it is to write them."""
-        # Systematic sampling: of any n places in a row, fraction × n are synthetic, up to one.
+    def _wanted(self, step: int, slots: Sequence[int]) -> tuple[Key, Callable[[], Written]]:
+        """What the rows of a step depend on, and the function that writes them."""
+        # Systematic sampling: among any n consecutive places, fraction × n are synthetic, give or take one.
         offset = row_seed(self.seed, step, "places") / 2**64
         share = self.fraction
         indices = [i for i in slots if math.floor(offset + (i + 1) * share) > math.floor(offset + i * share)]
@@ -234,17 +243,18 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
         )
         return (step, self.curriculum.stage, tuple(indices)), write
 
-    def _collate(self, rows: Sequence[Draft | dict[str, list[int]] | None]) -> dict[str, Any]:
-        """The batch of these rows, with the places of the synthetic ones; never empty, lest the others wait for it."""
+    def _collate(self, rows: Sequence[Draft | Features | None]) -> dict[str, Any]:
+        """The batch of these rows with the places of the synthetic ones. Never empty: other processes would wait."""
         present = [row for row in rows if row is not None]
-        nothing = {"input_ids": [0, 0], "labels": [IGNORED, IGNORED]}
-        features = [row.encoded.row if isinstance(row, Draft) else row for row in present] or [nothing]
-        batch = self._trainer.data_collator(features)
+        features: list[Features] = []
+        for row in present:
+            features.append(_encoded(row).row if isinstance(row, Draft) else row)
+        batch = self._trainer.data_collator(features or [{"input_ids": [0, 0], "labels": [IGNORED, IGNORED]}])
         places, start = [], 0
         for line, row in enumerate(present):
-            if isinstance(row, Draft):
+            if isinstance(row, Draft) and isinstance(row.outcome, Example):
                 at = (line, 0) if "attention_mask" in batch else (0, start)
-                places.append(Place(*at, row.outcome, row.encoded))
+                places.append(Place(*at, row.outcome, _encoded(row)))
             start += len(features[line]["input_ids"])
         return {**batch, _PLACES: places}
 
@@ -270,21 +280,26 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
             means[f"online/{name}"] = sum(values) / len(self._steps if name.startswith("rejected/") else values)
         if self._steps:
             for draft in self.samples:
-                logger.info("row %d: %s → %s", draft.index, draft.outcome.prompt, draft.outcome.target)
+                logger.info("row %d: %s", draft.index, draft.outcome)
         self._steps = []
         return means
 
 
 def _places(sizes: Sequence[Sequence[int]], process: int) -> list[list[int]]:
-    """The rows' indices in the global batch, of each batch of this process.
+    """For each batch of this process, the indices of its rows in the global batch.
 
-    sizes: of each process, how many rows its batches have. The trainer deals batches out to one process after another.
+    sizes: the number of rows of each batch, by process. The trainer gives batches to the processes in turn.
     """
     dealt = [(k, rank) for k in range(max(map(len, sizes))) for rank in range(len(sizes)) if k < len(sizes[rank])]
     ends = list(accumulate(sizes[rank][k] for k, rank in dealt))
     return [
         list(range(end - sizes[rank][k], end)) for (k, rank), end in zip(dealt, ends, strict=True) if rank == process
     ]
+
+
+def _encoded(draft: Draft) -> Encoded:
+    assert draft.encoded is not None  # rejected drafts are left out before
+    return draft.encoded
 
 
 def _length(draft: Draft) -> tuple[int, int]:

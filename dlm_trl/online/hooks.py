@@ -25,16 +25,15 @@ from trl import SFTTrainer
 from dlm_trl.notes.errors import UsageError
 
 Batch = dict[str, Any]
-Fetch = Callable[[Iterator[Any], int, Any], tuple[list[Batch], Any]]  # the trainer's own get_batch_samples
+Batches = tuple[list[Batch], Any]  # of a step, and how many of its tokens have a loss
+Fetch = Callable[[Iterator[Any], int, Any], Batches]  # the trainer's own get_batch_samples
 _ATTRIBUTE = "_dlm_trl_hooks"
 
 
 class StepHook:
     """What a training step offers to change; override what you need. Evaluation never calls any of it."""
 
-    def batches(
-        self, fetch: Fetch, epoch_iterator: Iterator[Any], num_batches: int, device: Any
-    ) -> tuple[list[Batch], Any] | None:
+    def batches(self, fetch: Fetch, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Batches | None:
         """The batches of a step and how many of their tokens have a loss; None leaves them to the trainer.
 
         fetch: the trainer's own method, with the same arguments. Only one hook of a trainer may override this.
@@ -77,14 +76,13 @@ class _Hooks:
     def __init__(self, trainer: SFTTrainer) -> None:
         self.trainer = trainer
         self.hooks: list[StepHook] = []
-        self._batches, self._loss = trainer.get_batch_samples, trainer.compute_loss
+        self._batches: Fetch = trainer.get_batch_samples
+        self._loss = trainer.compute_loss
         self._log, self._evaluate = trainer.log, trainer.evaluate
         trainer.get_batch_samples, trainer.compute_loss = self.get_batch_samples, self.compute_loss
         trainer.log, trainer.evaluate = self.log, self.evaluate
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
-    ) -> tuple[list[Batch], Any]:
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Batches:
         for hook in self.hooks:
             if (made := hook.batches(self._batches, epoch_iterator, num_batches, device)) is not None:
                 return made
@@ -120,4 +118,5 @@ class _Hooks:
 def _hooks(trainer: SFTTrainer) -> _Hooks:
     if _ATTRIBUTE not in vars(trainer):
         setattr(trainer, _ATTRIBUTE, _Hooks(trainer))
-    return vars(trainer)[_ATTRIBUTE]
+    hooks: _Hooks = vars(trainer)[_ATTRIBUTE]
+    return hooks

@@ -1,8 +1,7 @@
-"""A configuration becomes a trained adapter: what `recipes/sft.py` is made of, one module a step.
+"""From settings to a trained adapter: the parts that `recipes/sft.py` is made of.
 
-`arguments` are the settings with their help, `config` finds each one's value (command line, YAML, the document's
-frontmatter, default) and says where it came from, `preflight` finds everything that would go wrong before any weight is
-loaded, `data` makes tokenised rows and questions, `adapter` the PEFT configuration, `callbacks` what happens during the
-run, `measure` the numbers before and after, `save` what stays. `distributed` makes several processes work on machines
-without a GPU.
+`arguments` has the settings with their help, `config` finds the value of each one (command line, YAML, frontmatter,
+default), `prepare` checks everything and returns a `Run` (`run`, `data`, `spec`, `checkpoints`), `task` attaches a
+task, `adapter`, `callbacks`, `rehearsal` and `loss` act during training, `measure` takes the numbers before and after,
+and `save` writes the result. `distributed` is about several processes. May import every room above it but `synth`.
 """

@@ -1,4 +1,4 @@
-"""The adapter: LoRA, DoRA or AdaLoRA as a PEFT configuration, its size, and AdaLoRA's pruning during the run."""
+"""The adapter as a PEFT configuration (LoRA, DoRA, AdaLoRA), its size, and AdaLoRA's pruning during training."""
 
 from pathlib import Path
 from typing import Any
@@ -22,32 +22,32 @@ RANKS = "adalora_ranks.pt"  # in a checkpoint
 MEANS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # that PEFT's RankAllocator keeps in memory
 
 
-def peft_config(arguments: AdapterArguments) -> PeftConfig:
-    """What `arguments` describe; it names the base so that the adapter finds it again on any machine."""
+def peft_config(base_model: str, arguments: AdapterArguments) -> PeftConfig:
+    """The PEFT configuration; it records the base by a name that works on any machine."""
     common: dict[str, Any] = {
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": recorded_name(arguments.base_model),
+        "base_model_name_or_path": recorded_name(base_model),
         "target_modules": arguments.target_modules or "all-linear",
         "lora_alpha": arguments.lora_alpha,
         "lora_dropout": arguments.lora_dropout,
     }
     if arguments.adapter == "adalora":
-        wide = arguments.adalora_init_r or round(1.5 * arguments.lora_r)
-        # The schedule's steps are known once the trainer has counted them: ShrinkRanks sets them.
-        return AdaLoraConfig(init_r=wide, target_r=arguments.lora_r, total_step=1, **common)
+        initial = arguments.adalora_init_r or round(1.5 * arguments.lora_r)
+        # The number of steps is known once the trainer has counted them: ShrinkRanks sets it.
+        return AdaLoraConfig(init_r=initial, target_r=arguments.lora_r, total_step=1, **common)
     return LoraConfig(r=arguments.lora_r, use_dora=arguments.adapter == "dora", **common)
 
 
 def adapter_parameters(base: PretrainedConfig, adapter: PeftConfig) -> int:
-    """How many numbers the adapter trains, counted on a model without weights.
+    """The number of trainable parameters, counted on a model without weights.
 
-    Raises ValueError, as PEFT does, for target modules that the base does not have, and for a base that is no causal
+    Raises ValueError, like PEFT, for target modules that the base doesn't have, and for a base that is not a causal
     language model.
     """
     if type(base) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"{base.model_type!r} is no causal language model")
+        raise ValueError(f"{base.model_type!r} is not a causal language model")
     with init_empty_weights():
-        # The class itself: from_config would have DeepSpeed part the weights, which are not there.
+        # Not from_config: with ZeRO-3, that partitions the weights, and there are none.
         model = get_peft_model(MODEL_FOR_CAUSAL_LM_MAPPING[type(base)](base), adapter)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -55,20 +55,20 @@ def adapter_parameters(base: PretrainedConfig, adapter: PeftConfig) -> int:
 class ShrinkRanks(TrainerCallback):
     """Calls AdaLoRA's `update_and_allocate` in every step, which neither TRL nor transformers does.
 
-    Before `warmup` (a share of all steps) nothing is pruned, in the last `final` share nothing more. PEFT saves only
-    the ranks that its configuration says are kept, and cannot load those into an adapter of full width; so the
-    configuration says it once training is over, and not in checkpoints. Beside a checkpoint lie the kept ranks and
-    the running means of their importance, and a run resumed from that `checkpoint` goes on with them.
+    warmup and final: shares of all steps before pruning starts and after it ends. PEFT saves only the ranks listed in
+    its configuration and can't load them into an adapter of full width; so the configuration lists them only after
+    training, and checkpoints hold the full adapter. The kept ranks and the running means of importance are saved next
+    to each checkpoint; a run resumed from `checkpoint` loads them.
     """
 
     def __init__(self, warmup: float, final: float, checkpoint: str | None = None) -> None:
         self.warmup = warmup
         self.final = final
         self.checkpoint = checkpoint
-        self.kept: dict[str, list[bool]] | None = None  # of each module's ranks
+        self.kept: dict[str, list[bool]] | None = None  # by module, one per rank
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kw: Any
     ) -> None:
         config = model.peft_config["default"]
         config.total_step = state.max_steps
@@ -80,23 +80,23 @@ class ShrinkRanks(TrainerCallback):
             vars(model.base_model.rankallocator).update(saved)
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kw: Any
     ) -> None:
-        # After the optimizer's step and before the gradients are cleared: the importance is weight × gradient.
+        # Between the optimizer's step and zero_grad: importance is weight × gradient.
         config = model.peft_config["default"]
         config.rank_pattern = self.kept
         model.base_model.update_and_allocate(state.global_step)
         self.kept, config.rank_pattern = config.rank_pattern, None
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kw: Any
     ) -> None:
         if state.is_world_process_zero:
             means = {name: vars(model.base_model.rankallocator)[name] for name in MEANS}
             torch.save({"kept": self.kept, **means}, Path(args.output_dir, f"checkpoint-{state.global_step}", RANKS))
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kw: Any
     ) -> None:
         model.peft_config["default"].rank_pattern = self.kept
         if state.is_world_process_zero and self.kept:

@@ -1,10 +1,10 @@
-"""What happens while the trainer runs: it stops with a checkpoint when asked to, shows tokens per second, and evaluates
-without a trace.
-"""
+"""Callbacks that every run has: stop with a checkpoint on Ctrl-C or SIGTERM, and a progress bar with tokens/s."""
 
 import signal
 import time
+from collections.abc import Mapping
 from types import FrameType
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -16,11 +16,13 @@ from dlm_trl.online.hooks import evaluate_without_a_trace
 
 
 class StopWithCheckpoint(JITCheckpointCallback):
-    """transformers' just-in-time checkpoint, for Ctrl-C as well as SIGTERM, agreed on by all processes.
+    """transformers' just-in-time checkpoint, also for Ctrl-C, and agreed on by all processes.
 
-    Signals reach the processes of a run at different steps. The stock callback lets each one save by itself, which
-    never ends where saving or the next step needs all of them; here they ask each other after every step. Saving only
-    between steps also keeps the random state whole, so that the resumed run equals an uninterrupted one.
+    Signals reach the processes of a run at different steps. The stock callback lets each process save on its own, which
+    hangs where saving or the next step needs all of them; here they agree after every step. Saving only between steps
+    also keeps the random state whole, so a resumed run equals an uninterrupted one.
+
+    signal: the signal that stopped the run, saved: its checkpoint; both None if the run was not stopped.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -29,28 +31,28 @@ class StopWithCheckpoint(JITCheckpointCallback):
         self.jit_manager = CheckpointManager(trainer)
         self.signal: int | None = None
         self.saved: str | None = None
-        self._handlers: dict[int, object] = {}
+        self._handlers: dict[int, Any] = {}
 
     def set_trainer(self, trainer: Trainer) -> None:
-        """Nothing to set up: unlike the stock callback, signals are caught only while the trainer runs."""
+        """Nothing to set up: unlike the stock callback, this one handles signals only while the trainer runs."""
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._ask)
+            self._handlers[number] = signal.signal(number, self._request_stop)
 
-    def on_pre_optimizer_step(self, *args, **kwargs) -> None:
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The stock callback saves here, in the middle of a step."""
 
-    def on_step_begin(self, *args, **kwargs) -> None:
-        """The stock callback saves here too; the end of the step before has looked already."""
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """The stock callback saves here too; `on_step_end` of the step before has done it."""
 
-    def on_epoch_end(self, *args, **kwargs) -> None:
-        """The end of the last step has looked already."""
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        """`on_step_end` of the last step has done it."""
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         accelerator = self.trainer.accelerator
-        asked = torch.tensor([self.signal or 0], device=accelerator.device)
-        number = int(accelerator.gather(asked).max())
+        requested = torch.tensor([self.signal or 0], device=accelerator.device)
+        number = int(accelerator.gather(requested).max())
         if number and state.global_step < state.max_steps:
             self.signal = number
             self.jit_manager.execute_jit_checkpoint()
@@ -59,49 +61,56 @@ class StopWithCheckpoint(JITCheckpointCallback):
             control.should_evaluate = False
             control.should_training_stop = True
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
 
 
 class TokenRate(ProgressCallback):
-    """The stock progress bar, with the tokens per second since the last line of the log at its end; above it, a line
-    for each measurement of a task.
+    """The stock progress bar plus loss, accuracy and tokens per second since the last log line; a task's measurements
+    are printed above it.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._since = (time.perf_counter(), 0.0)  # when the last line was written, and the tokens until then
+        self._since = (time.perf_counter(), 0.0)  # time of the last log line, and the tokens until then
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        super().on_step_begin(args, state, control, **kwargs)
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        super().on_step_begin(args, state, control, **kw)
         if state.global_step == 0:
             self._since = (time.perf_counter(), 0.0)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kw: Any,
     ) -> None:
-        if state.is_world_process_zero and logs and "loss" in logs:
+        if not (state.is_world_process_zero and logs):
+            return
+        if "loss" in logs:
             now, tokens = time.perf_counter(), float(logs["num_tokens"])
             rate = (tokens - self._since[1]) / (now - self._since[0])
             self._since = (now, tokens)
             right = f"{float(logs['online/accuracy']):.0%} right, " if "online/accuracy" in logs else ""
             self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}, {right}{rate:,.0f} tokens/s")
-        elif state.is_world_process_zero and logs and "eval_perplexity" in logs:
-            accuracies = {n.split("/")[1]: value for n, value in logs.items() if n.endswith("/accuracy")}
+        elif "eval_perplexity" in logs:
+            accuracies = {name.split("/")[1]: value for name, value in logs.items() if name.endswith("/accuracy")}
             shown = ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items())
             tqdm.write(f"step {state.global_step}: {shown}; perplexity {logs['eval_perplexity']:.1f}")
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        super().on_evaluate(args, state, control, **kwargs)
-        self._since = (time.perf_counter(), self._since[1])  # evaluating is not training
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        super().on_evaluate(args, state, control, **kw)
+        self._since = (time.perf_counter(), self._since[1])  # the time of evaluation doesn't count
 
 
 def install(trainer: SFTTrainer) -> StopWithCheckpoint:
-    """Put all of this into a trainer; the callback returned says afterwards whether and where the run was stopped."""
+    """Add both to a trainer; the callback returned tells after training whether the run was stopped."""
     stop = StopWithCheckpoint(trainer)
     trainer.add_callback(stop)
     if not trainer.args.disable_tqdm:

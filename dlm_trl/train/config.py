@@ -1,9 +1,9 @@
-"""Where every setting's value comes from: command line over YAML over the document's frontmatter over default.
+"""Find the value of every setting: the command line wins over YAML, YAML over frontmatter, frontmatter over defaults.
 
     configuration = read_configuration(["--config", "recipes/notes.yaml", "--lora_r", "4"])
     print_settings(configuration)
 
-Nothing here loads weights; the document is read, the YAML and the command line are checked against what exists.
+Reads the document and checks the names and types of all settings; loads no weights.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from dlm_trl.notes import Document, read
 from dlm_trl.notes.errors import ConfigError, DlmError, UsageError
 from dlm_trl.train.arguments import AdapterArguments, NotesArguments, TaskArguments
 
-GLOBAL_BATCH = 16  # rows of an optimizer step where the document leaves both of its batch settings at "auto"
+GLOBAL_BATCH = 16  # rows per optimizer step if both batch settings are "auto"
 MICRO_BATCH = 8
 
-# Frontmatter key → setting, where one value stands for one value; the others are in _from_frontmatter.
+# Frontmatter key → setting, if the value can be used as it is; _from_frontmatter handles the others.
 FLAT_KEYS = {
     "sequence_len": "max_length",
     "num_epochs": "num_train_epochs",
@@ -46,7 +46,7 @@ ADAPTER_KEYS = ("adapter", "lora_r", "lora_alpha", "lora_dropout", "target_modul
 
 @dataclass(frozen=True)
 class Setting:
-    """A value and where it was said."""
+    """A value and where it comes from."""
 
     value: Any
     source: str
@@ -54,7 +54,7 @@ class Setting:
 
 @dataclass
 class Configuration:
-    """Everything a run needs to know; `settings` is what the table shows, by name."""
+    """All settings of a run. settings: value and source by name, for the table."""
 
     notes: NotesArguments
     adapter: AdapterArguments
@@ -63,8 +63,14 @@ class Configuration:
     document: Document | None
     settings: dict[str, Setting]
 
+    @property
+    def base_model(self) -> str:
+        """The base's name; `read_configuration` makes sure that there is one."""
+        assert self.adapter.base_model is not None
+        return self.adapter.base_model
+
     def change(self, name: str, value: Any, why: str) -> None:
-        """Sets one setting anew and says so in the table."""
+        """Change a setting, and note why in the table."""
         owner = next(part for part in (self.notes, self.adapter, self.task, self.training) if hasattr(part, name))
         setattr(owner, name, value)
         said = self.settings[name].source if name in self.settings else "default"
@@ -77,16 +83,16 @@ SECRET = "hub_token"
 
 
 class _Parser(TrlParser):
-    """TrlParser whose complaints are DlmErrors of one line."""
+    """TrlParser that raises one-line DlmErrors."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint="--help lists all settings.")
 
 
 def read_configuration(argv: Sequence[str]) -> Configuration:
-    """The configuration for a command line (without the program's name). Raises DlmError, one line for each problem."""
+    """Parse a command line (without the program's name). Raises DlmError, with one line per problem."""
     parser = _Parser(ARGUMENTS, allow_abbrev=False)
-    # The first of a name's actions takes its value; the other is the --no_… of a setting that is true by default.
+    # The first action of a name takes its value; the second is the --no_… of a setting that is true by default.
     known = {action.dest: action for action in reversed(parser._actions) if action.dest in HINTS}
     config_path, argv = _split_config(argv)
     command_line = _explicit(argv, known)
@@ -94,14 +100,14 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     said = from_yaml | command_line
     if not (said.get("notes") or said.get("task") or said.get("task_rows")):
         raise UsageError(
-            "Neither a document nor a task was named.",
-            hint="Set notes: in the YAML, or --notes; or task.",
+            "No document and no task is set.",
+            hint="Set notes (in the YAML, or --notes), or task.",
         )
     document = read(said["notes"]) if said.get("notes") else None
     if document is None and said.get("base_model") is None:
         raise UsageError(
-            "No base model was named, and there is no document that names one.",
-            hint="Set base_model: in the YAML, or --base_model (tiny is the embedded one).",
+            "No base model is set, and there is no document that names one.",
+            hint="Set base_model (in the YAML, or --base_model); tiny is the built-in one.",
         )
 
     settings = {name: Setting(value, "default") for name, value in _defaults(document, said).items()}
@@ -114,7 +120,8 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
         settings |= {key: Setting(value, source) for key, value in values.items()}
     settings |= _by_base(settings)
     _check_numbers(settings)
-    sizes = auto_batches(*(settings[key].value for key in BATCHES), int(os.environ.get("WORLD_SIZE", "1")))
+    micro, steps = (settings[key].value for key in BATCHES)
+    sizes = auto_batches(micro, steps, int(os.environ.get("WORLD_SIZE", "1")))
     settings |= {key: replace(settings[key], value=size) for key, size in zip(BATCHES, sizes, strict=True)}
     notes, adapter, task, training = _build(parser, {key: setting.value for key, setting in settings.items()})
     if adapter.adapter == "qlora" and adapter.quantization is None:
@@ -127,7 +134,7 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
 
 
 def _by_base(settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """What depends on the base where nobody sets it: the learning rate, and on a CPU float32 or bfloat16."""
+    """Defaults that depend on the base: the learning rate, and on a CPU float32 or bfloat16."""
     try:
         base = load_config(settings["base_model"].value)
     except DlmError:  # preflight reports it, with whatever else is wrong
@@ -141,32 +148,32 @@ def _by_base(settings: Mapping[str, Setting]) -> dict[str, Setting]:
 
 
 def learning_rate(width: int) -> float:
-    """A learning rate for LoRA on a base of this hidden size: 5e-4 at 2,000, more for narrower ones, 3e-3 at most.
+    """The default learning rate for LoRA on a base of this hidden size: 5e-4 at 2,000, higher for narrower bases.
 
-    Schulman et al., "LoRA Without Regret" (2025), who fitted it to Llama models; it does not depend on the rank. The
-    most is what the narrowest base that was measured takes. Rounded to two digits. Figures: benchmarks/RESULTS.md.
+    The formula is from Schulman et al., "LoRA Without Regret" (2025), fitted to Llama models; it doesn't depend on the
+    rank. At most 3e-3, the highest rate that worked on the narrowest base measured. See benchmarks/RESULTS.md.
     """
     return min(3e-3, float(f"{5e-4 * (2000 / width) ** 0.781:.1e}"))
 
 
 def print_settings(configuration: Configuration) -> None:
-    """The table of each setting, its value and where it came from; SFTConfig's untouched defaults are left out."""
+    """Print each setting with its value and source; defaults of SFTConfig are left out."""
     table = Table("setting", "value", "source", title="Settings", title_justify="left")
     for name, setting in sorted(configuration.settings.items()):
         table.add_row(name, "(not shown)" if name == SECRET else str(setting.value), setting.source)
-    # As wide as its content: a file that a run's output goes to has no width of its own.
+    # Full width even if the output goes to a file.
     Console(width=160, soft_wrap=True).print(table)
 
 
 def _defaults(document: Document | None, said: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the recipe differs from SFTConfig, and what the format says of keys that the document leaves out."""
+    """Defaults that differ from SFTConfig's, and the format's defaults for keys that the document leaves out."""
     gpu = torch.cuda.is_available()
     bf16 = gpu and torch.cuda.is_bf16_supported()
     stem = Path(said["notes"] if document else said.get("task") or said["task_rows"]).stem
     return {
         "output_dir": f"runs/{stem}",
         "max_length": 2048,
-        "learning_rate": 2e-4,  # where the base is not there to be looked at
+        "learning_rate": 2e-4,  # if the base can't be read; prepare reports it
         "num_train_epochs": 3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
@@ -177,8 +184,8 @@ def _defaults(document: Document | None, said: Mapping[str, Any]) -> dict[str, A
         "fp16": gpu and not bf16,
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
-        # The same rows in every step as a random order gives, dealt into batches of like length: little padding. Rows
-        # of a task lie in the order of its stages, and of lengths already.
+        # The rows of a step are those of a random order, grouped into batches of similar length: little padding. Rows
+        # of a task are already in the order of its stages, and of length.
         "train_sampling_strategy": "sequential" if said.get("task_rows") else "batch_rebalance",
         "gradient_checkpointing": False,
         "logging_steps": 5,
@@ -190,7 +197,7 @@ def _defaults(document: Document | None, said: Mapping[str, Any]) -> dict[str, A
 
 
 def _from_frontmatter(document: Document, adapter_name: str | None) -> dict[str, Any]:
-    """What the document itself says, under the names of the settings; keys left out are not in it."""
+    """The settings that the document sets, by name."""
     training = document.frontmatter.training
     values: dict[str, Any] = {"base_model": document.frontmatter.base_model}
     said = training.model_dump(include=training.model_fields_set)
@@ -226,10 +233,7 @@ def _named_adapter(document: Document, name: str | None) -> dict[str, Any]:
 
 
 def auto_batches(micro: int | str, steps: int | str, world: int) -> tuple[int, int]:
-    """Rows of a batch and batches of a step for each of `world` processes, where either may be "auto".
-
-    What is "auto" is chosen so that an optimizer step has 16 rows, whatever the number of processes.
-    """
+    """Batch size and accumulation steps for each of `world` processes; "auto" makes 16 rows per optimizer step."""
     if micro == "auto":
         wanted = GLOBAL_BATCH // (world * (1 if steps == "auto" else int(steps)))
         micro = max(1, min(MICRO_BATCH, wanted))
@@ -246,7 +250,7 @@ def _split_config(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def _explicit(argv: list[str], known: Mapping[str, argparse.Action]) -> dict[str, Any]:
-    """What the command line itself says: the same parser with every default left out."""
+    """The settings on the command line, without any defaults."""
     parser = _Parser(ARGUMENTS, allow_abbrev=False)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
@@ -258,24 +262,24 @@ def _explicit(argv: list[str], known: Mapping[str, argparse.Action]) -> dict[str
             _unknown(names, known, "command line")
             if names
             else UsageError(
-                f"{' '.join(unknown)!r} stands alone on the command line.",
+                f"{' '.join(unknown)!r} is not an option.",
                 hint="Write --key value.",
             )
         )
-    return vars(found)
+    return dict(vars(found))
 
 
 def _read_yaml(path: Path, parser: _Parser, known: Mapping[str, argparse.Action]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise ConfigError(f"It cannot be read: {error.strerror}.", path=path) from error
+        raise ConfigError(f"Can't read it: {error.strerror}.", path=path) from error
     except UnicodeDecodeError as error:
-        raise ConfigError("It is not UTF-8.", path=path) from error
+        raise ConfigError("Not UTF-8.", path=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(
-            f"It is not YAML: {getattr(error, 'problem', error)}.",
+            f"Not YAML: {getattr(error, 'problem', error)}.",
             path=path,
             line=mark.line + 1 if mark else None,
             column=mark.column + 1 if mark else None,
@@ -301,9 +305,9 @@ def _read_yaml(path: Path, parser: _Parser, known: Mapping[str, argparse.Action]
 
 
 def _typed(parser: _Parser, action: argparse.Action, value: Any) -> Any:
-    """A YAML value as its setting takes it: as it is, or as the same text on the command line would be read.
+    """A YAML value converted to the type of its setting, like the same text on the command line.
 
-    Raises argparse.ArgumentError for a text that the command line would refuse.
+    Raises argparse.ArgumentError if the command line would refuse it.
     """
     if action.nargs == "+" and isinstance(value, list):
         return [parser._get_value(action, str(word)) for word in value]
@@ -316,7 +320,7 @@ def _typed(parser: _Parser, action: argparse.Action, value: Any) -> Any:
 def _check_numbers(settings: Mapping[str, Setting]) -> None:
     said = {name: settings[name] for name in ABOVE_0 if name in settings and settings[name].value != "auto"}
     wrong = {name: setting for name, setting in said.items() if setting.value is None or not setting.value > 0}
-    lines = [f"{setting.source}: {name} is {setting.value}; it is a number above 0." for name, setting in wrong.items()]
+    lines = [f"{setting.source}: {name} is {setting.value}; it must be above 0." for name, setting in wrong.items()]
     if lines:
         raise UsageError("\n".join(lines))
 
@@ -325,7 +329,7 @@ def _unknown(names: list[str], known: Mapping[str, argparse.Action], where: str)
     lines = []
     for name in names:
         near = process.extractOne(name, known.keys(), scorer=JaroWinkler.similarity, score_cutoff=0.75)
-        lines.append(f"{where}: there is no setting {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        lines.append(f"{where}: unknown setting {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
     return ConfigError("\n".join(lines))
 
 
@@ -337,9 +341,9 @@ def _build(parser: _Parser, values: dict[str, Any]) -> tuple[Any, ...]:
             raise UsageError(f"{action.dest} is {value!r}.", hint=f"It is one of: {choices}.")
     parser.set_defaults_with_config(**values)
     try:
-        return parser.parse_args_into_dataclasses(args=[])
+        return tuple(parser.parse_args_into_dataclasses(args=[]))
     except (TypeError, ValueError, ImportError) as error:
         raise UsageError(
-            f"The training settings do not go together: {' '.join(str(error).split())}",
+            f"The training settings don't fit together: {' '.join(str(error).split())}",
             hint="Check the values in the YAML, the frontmatter and the command line.",
         ) from error

@@ -1,17 +1,15 @@
-"""Several processes on a machine without a GPU, with nothing to set by hand; call `prepare_deepspeed` before TRL loads.
-
-`accelerate launch` tells its processes by the environment whether DeepSpeed is wanted.
-"""
+"""What several processes need on a machine without a GPU. Call `prepare_deepspeed` before TRL is imported."""
 
 import os
 import sys
 
 
 def prepare_deepspeed() -> None:
-    """On machines without a GPU, keeps DeepSpeed from compiling a shared-memory operator when it starts.
+    """On machines without a GPU, keep DeepSpeed from compiling its shared-memory operator at start.
 
-    The operator is an option that only speeds up the communication of CPU processes; building it takes over a minute,
-    and a build that is killed leaves a lock on which later runs wait.
+    The operator only speeds up communication between CPU processes. Building it takes over a minute, and a build that
+    is killed leaves a lock that later runs wait for. `accelerate launch` says through the environment whether DeepSpeed
+    is used.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
         return
@@ -26,10 +24,10 @@ def prepare_deepspeed() -> None:
 
 
 def exit_worker() -> None:
-    """End a process of several whose work is done, with no more ado; one that is alone goes on.
+    """Exit immediately if this is one of several processes; a single process goes on.
 
     The threads of a process group live as long as a model that holds it, and can abort the process while the
-    interpreter takes itself down ("terminate called without an active exception"); the launcher then reports a failure.
+    interpreter shuts down ("terminate called without an active exception"); the launcher then reports a failure.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()

@@ -1,11 +1,11 @@
-"""On a CPU, TRL's loss projects every position to the vocabulary and then drops those without a label. Not with this.
+"""Skip unlabelled positions in TRL's loss on a CPU too.
 
     with scored_where_labelled():
         trainer.train()
 
-On GPUs TRL leaves the positions without a label out by itself. It does not elsewhere, because there are devices that
-compile anew for every shape; a CPU does not. Half of a short pair and more is prompt, and for a small model the
-projection is a large part of the work. The loss is the same.
+On GPUs TRL projects only labelled positions to the vocabulary. It doesn't elsewhere, because some devices compile anew
+for every shape; a CPU doesn't. More than half of a short pair is prompt, and in a small model the projection is a large
+part of the work. The loss is the same.
 """
 
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ from trl.trainer import utils
 def scored_where_labelled() -> Iterator[None]:
     """Inside, SFTTrainer computes log-probabilities for labelled positions only, on a CPU too.
 
-    `_use_triton` is what TRL asks whether to leave positions out; its kernels ask a function of their own.
+    `_use_triton` is what TRL asks whether to skip positions; its kernels ask another function.
     """
-    on_device = utils._use_triton
+    use_triton = utils._use_triton
 
-    def on_device_or_cpu(device: torch.device) -> bool:
-        return device.type == "cpu" or on_device(device)
+    def use_triton_or_cpu(device: torch.device) -> bool:
+        return device.type == "cpu" or bool(use_triton(device))
 
-    utils._use_triton = on_device_or_cpu
+    utils._use_triton = use_triton_or_cpu
     try:
         yield
     finally:
-        utils._use_triton = on_device
+        utils._use_triton = use_triton

@@ -1,5 +1,5 @@
-"""The numbers before and after: validation loss, recall of seen, held-out and reworded questions, perplexity; and what
-the untrained base answers with the notes in its prompt.
+"""Measurements before and after training: validation loss, answer recall by group of questions, perplexity, and the
+open-book baseline (the untrained base with the notes in its prompt).
 """
 
 import json
@@ -20,14 +20,14 @@ from dlm_trl.evaluation.recall import Question, Recall, answer_recall
 from dlm_trl.evaluation.report import Measure, Sample
 from dlm_trl.models.frozen import frozen
 
-FILE = "before.json"  # in output_dir, so that a resumed run reports what the untrained model could do
+FILE = "before.json"  # in output_dir: a resumed run needs the numbers of the untrained model
 TASK_MEASURES = ("accuracy", "ppa")  # of each condition
-SAMPLES = 5  # questions of each group that the report shows side by side
+SAMPLES = 5  # questions per group in the report
 
 
 @dataclass(frozen=True)
 class Answered:
-    """By group of questions: shares by their names in the report, and the answer to each question."""
+    """By group of questions: the shares by name, and the answer to each question."""
 
     shares: dict[str, dict[str, float]]
     answers: dict[str, dict[str, str]]
@@ -35,7 +35,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Numbers:
-    """One measurement. open_book: the frozen base with the notes in its prompt, measured before training alone."""
+    """One measurement. open_book: the base with the notes in its prompt, measured only before training."""
 
     validation_loss: float | None
     perplexity: float
@@ -44,7 +44,7 @@ class Numbers:
 
 
 def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]]) -> Numbers:
-    """Measure the model as it stands; every process takes part, and the run's random state stays as it is."""
+    """Measure the model as it is now. All processes take part; the run's random state doesn't change."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     tokenizer = trainer.processing_class
     with torch.random.fork_rng():
@@ -59,7 +59,7 @@ def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]]) ->
 def measure_open_book(
     trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]], prose: Sequence[str]
 ) -> Answered | None:
-    """What the frozen base answers with the notes in its prompt; None where it has no prose, questions or room."""
+    """The base with the notes in its prompt; None without prose or questions, or if the context is too short."""
     if not (questions and prose):
         return None
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
@@ -72,7 +72,7 @@ def measure_open_book(
 
 
 class MeasureBefore(TrainerCallback):
-    """Measures when the trainer is ready and nothing is trained yet: only then has ZeRO-3 a model that can answer."""
+    """Measures once the trainer is set up, before the first step: ZeRO-3 can't generate earlier."""
 
     def __init__(
         self, trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]], prose: Sequence[str] = ()
@@ -82,7 +82,9 @@ class MeasureBefore(TrainerCallback):
         self.prose = prose
         self.numbers: Numbers | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         file = Path(args.output_dir) / FILE
         if state.global_step:
             self.numbers = TypeAdapter(Numbers).validate_json(file.read_bytes()) if file.exists() else None
@@ -96,20 +98,21 @@ class MeasureBefore(TrainerCallback):
 def measures(before: Numbers | None, after: Numbers) -> list[Measure]:
     """The rows of the before/after table.
 
-    Where a resumed run asks other questions than it began with, a group has no number before: it would be a share of
+    If a resumed run asks other questions than it started with, a group has no number before: it would be a share of
     something else.
     """
     asked = before.recall.answers if before else {}
     same = {group for group, said in after.recall.answers.items() if asked.get(group, {}).keys() == said.keys()}
     open_book = before.open_book.shares if before and before.open_book else {}
     names = list(dict.fromkeys(name for shares in after.recall.shares.values() for name in shares))
-    rows = [Measure("validation loss", "nats per token", before and before.validation_loss, after.validation_loss)]
+    loss_before, perplexity_before = (before.validation_loss, before.perplexity) if before else (None, None)
+    rows = [Measure("validation loss", "nats per token", loss_before, after.validation_loss)]
     for name in names:
         for group, shares in after.recall.shares.items():
-            was = before.recall.shares[group][name] if group in same else None
+            was = before.recall.shares[group][name] if before and group in same else None
             with_notes = open_book[group][name] if group in same and open_book else None
             rows.append(Measure(f"{name}, {group}", "share", was, shares[name], with_notes))
-    rows.append(Measure("perplexity, general text", "per token", before and before.perplexity, after.perplexity))
+    rows.append(Measure("perplexity, general text", "per token", perplexity_before, after.perplexity))
     return rows
 
 
@@ -128,7 +131,7 @@ def task_measures(history: Sequence[Mapping[str, Any]]) -> list[Measure]:
 
 
 def samples(questions: Mapping[str, Sequence[Question]], before: Numbers | None, after: Numbers) -> list[Sample]:
-    """Some answers side by side, of each group of questions; a dash for a question that was not asked before."""
+    """A few answers of each group side by side; a dash for a question that was not asked before training."""
     was = before.recall.answers if before else {}
     with_notes = before.open_book.answers if before and before.open_book else None
     return [
@@ -138,7 +141,7 @@ def samples(questions: Mapping[str, Sequence[Question]], before: Numbers | None,
             answer,
             was.get(group, {}).get(question, "–"),
             after.recall.answers[group][question],
-            with_notes and with_notes.get(group, {}).get(question, "–"),
+            None if with_notes is None else with_notes.get(group, {}).get(question, "–"),
         )
         for group, asked in questions.items()
         for question, answer, _ in asked[:SAMPLES]

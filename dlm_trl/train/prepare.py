@@ -40,8 +40,8 @@ def prepare(configuration: Configuration) -> Run:
     base = tokenizer = rows = spec = task_rows = texts = None
     trainable = 0
     with problems:
-        base = load_config(adapter.base_model)
-        tokenizer = load_tokenizer(adapter.base_model, training.chat_template_path)
+        base = load_config(configuration.base_model)
+        tokenizer = load_tokenizer(configuration.base_model, training.chat_template_path)
     with problems:
         spec = evaluation_spec(configuration.notes, task, training.seed)
         rows = read_rows(configuration.document, configuration.notes, spec)
@@ -50,7 +50,7 @@ def prepare(configuration: Configuration) -> Run:
     if base and tokenizer:
         notices += _fit_to_base(configuration, base, tokenizer)
         try:
-            trainable = adapter_parameters(base, peft_config(adapter))
+            trainable = adapter_parameters(base, peft_config(configuration.base_model, adapter))
         except ValueError as error:
             problems.add(f"The adapter does not fit the base: {' '.join(str(error).split())}")
         problems.extend(_sequence_problems(configuration, base, tokenizer, rows))
@@ -71,14 +71,16 @@ def prepare(configuration: Configuration) -> Run:
     checkpoint, folder_problems = check_output_dir(training, configuration.notes.overwrite, needed)
     problems.extend(folder_problems)
     problems.raise_any()
+    assert rows is not None and spec is not None  # or there was a problem
     return Run(
         notes=configuration.notes,
         adapter=adapter,
         task=task,
         training=training,
+        base_model=configuration.base_model,
         document=configuration.document,
         tokenizer=tokenizer,
-        peft_config=peft_config(adapter),
+        peft_config=peft_config(configuration.base_model, adapter),
         trainable=trainable,
         rows=rows,
         tokens=tokenize_rows(rows, tokenizer, training.max_length, training.seed),

@@ -1,14 +1,16 @@
-"""Against forgetting: general texts are rehearsed beside the rows that are learned.
+"""Rehearsal, against forgetting: stay close to the base on general texts while training on the notes.
 
     Rehearsal(weight=5.0, seed=0).attach(trainer)                                   # before train
-    Rehearsal(5.0, seed=0, texts=pieces("general.txt", tokenizer)).attach(trainer)  # with texts of one's own
+    Rehearsal(5.0, seed=0, texts=pieces("general.txt", tokenizer)).attach(trainer)  # with your own texts
 
-In every batch, a few texts are read by the base (the adapter switched off) and by the model in training, and the
-divergence of the two, KL(base ‖ model), mean over the tokens, is added to the loss. Without texts of one's own the base
-writes some before the first step, from nothing and at temperature 1. A network's own old outputs as targets: Li and
-Hoiem, "Learning without Forgetting" (2016); texts that it writes itself as a stand-in for what it was once trained on:
-Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal" (1995). That can be no better than what it writes: the
-embedded base writes glossaries, and keeps its hand in prose only with prose.
+In every batch, the base (adapter off) and the model in training read a few texts, and their divergence,
+KL(base ‖ model) averaged over tokens, is added to the loss. If you give no texts, the base writes some before the first
+step, sampled at temperature 1 from the start token.
+
+Sources: a network's old outputs as targets, Li and Hoiem, "Learning without Forgetting" (2016); self-written texts as a
+stand-in for the old training data, Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal" (1995).
+Self-written texts only preserve what the base tends to write: the built-in base writes glossaries, and forgets prose
+unless you give it prose.
 """
 
 import random
@@ -31,13 +33,13 @@ from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.online.hooks import Batch, StepHook, add_hook
 from dlm_trl.online.predictions import whole
 
-TEXTS = 256  # that the base writes
-TOKENS = 32  # of a text, at most: a longer one would have short rows padded to its length
-ROWS = 8  # texts beside a batch
+TEXTS = 256  # written by the base
+TOKENS = 32  # at most, per text: short rows are padded to the longest one
+ROWS = 8  # texts added to a batch
 
 
 class Segment(NamedTuple):
-    """Where a text stands in a batch: in which line, from which token to which."""
+    """The position of a text in a batch: its line, and its first and last token (exclusive)."""
 
     line: int
     start: int
@@ -47,9 +49,9 @@ class Segment(NamedTuple):
 class Rehearsal(TrainerCallback, StepHook):
     """Adds weight × KL(base ‖ model), in nats per token, to the loss of each training batch of a stock SFTTrainer.
 
-    Which texts stand beside a batch is a function of seed, step and the batch's number in the step, counted over all
-    processes; so a resumed run equals an uninterrupted one, and two processes equal one. texts: tokens, at least `ROWS`
-    texts of any lengths; None: the base's own.
+    The texts of a batch depend only on seed, step and the number of the batch in the step over all processes, so a
+    resumed run equals an uninterrupted one, and two processes equal one. texts: token ids of at least `ROWS` texts;
+    None lets the base write them.
     """
 
     def __init__(self, weight: float, seed: int, texts: Sequence[Sequence[int]] | None = None) -> None:
@@ -58,7 +60,7 @@ class Rehearsal(TrainerCallback, StepHook):
         self.texts = texts
 
     def attach(self, trainer: SFTTrainer) -> "Rehearsal":
-        """Put it into a trainer. Raises DlmError (AdapterError) where switching the adapter off gives no base back."""
+        """Add it to a trainer. Raises AdapterError if switching the adapter off doesn't give the base back."""
         self._trainer, self._model = trainer, trainer.accelerator.unwrap_model(trainer.model)
         check_attachable(self._model)
         self._at = (-1, 0)  # the step, and the batch in it
@@ -67,7 +69,9 @@ class Rehearsal(TrainerCallback, StepHook):
         trainer.add_callback(self)
         return self
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.texts is not None:
             return
         tokenizer = self._trainer.processing_class
@@ -101,13 +105,14 @@ class Rehearsal(TrainerCallback, StepHook):
         batches = 1 if num_items_in_batch is None else self._trainer.current_gradient_accumulation_steps
         return loss + self.weight * divergence / batches
 
-    def _chosen(self) -> list[list[int]]:
+    def _chosen(self) -> list[Sequence[int]]:
         step, batch = self._trainer.state.global_step, 0
         if self._at[0] == step:
             batch = self._at[1] + 1
         self._at = (step, batch)
+        assert self.texts is not None  # since training began
         number = batch * self._trainer.args.world_size + self._trainer.args.process_index
-        return random.Random(row_seed(self.seed, "rehearsal", step, number)).sample(self.texts, ROWS)
+        return random.Random(row_seed(self.seed, "rehearsal", step, number)).sample(list(self.texts), ROWS)
 
     def log_values(self) -> dict[str, float]:
         """The mean divergence of this process since the last line."""
@@ -116,11 +121,11 @@ class Rehearsal(TrainerCallback, StepHook):
 
 
 def pieces(file: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """A text file in pieces of `TOKENS` tokens. Raises ValueError for one that cannot be read or is too short."""
+    """A text file in pieces of `TOKENS` tokens. Raises ValueError if it can't be read or is too short."""
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
+        raise ValueError(f"can't read {file}: {error}") from None
     tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     found = [tokens[at : at + TOKENS] for at in range(0, len(tokens) - TOKENS + 1, TOKENS)]
     if len(found) < ROWS:
@@ -129,9 +134,9 @@ def pieces(file: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[list[in
 
 
 def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[dict[str, Any], list[Segment]]:
-    """The batch with these texts behind its rows, none of which has a loss, and where they stand.
+    """The batch with these texts added after its rows, without labels, and their positions.
 
-    A batch is padded on the right, or one line of rows behind each other (padding-free).
+    The batch is padded on the right, or padding-free (all rows in one line).
     """
     ids = inputs["input_ids"]
     lengths = [len(text) for text in texts]
@@ -157,12 +162,11 @@ def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[d
 
 
 def kl_divergence(base: nn.Module, hidden: Tensor, segments: Sequence[Segment], wanted: Tensor) -> Tensor:
-    """Mean over the tokens of the segments of KL(wanted ‖ model).
+    """KL(wanted ‖ model), averaged over the tokens of the segments.
 
-    hidden: (lines, tokens, width); wanted: log-probabilities (tokens of the segments, vocabulary).
-
-    The gradient up to the hidden states is taken at once, so that no activation of the vocabulary's size stays until
-    the backward pass, nor does a head whose weights lie in parts on several processes.
+    hidden: (lines, tokens, width); wanted: log-probabilities (tokens of the segments, vocabulary). The gradient with
+    respect to the hidden states is computed right away, so no activation of vocabulary size lives until the backward
+    pass, and a head that is partitioned over processes is needed only here.
     """
     states = _at(hidden, segments)
     leaf = states.detach().requires_grad_()
@@ -179,10 +183,11 @@ def _log_probs(base: nn.Module, hidden: Tensor, segments: Sequence[Segment]) -> 
 
 
 def _scores(base: nn.Module, states: Tensor) -> Tensor:
-    """Log-probabilities (tokens, vocabulary) in float32, before anything that a model does behind its head."""
+    """Log-probabilities (tokens, vocabulary) in float32, without any scaling a model applies to its logits."""
     head = base.get_output_embeddings()
     with maybe_gather_lm_head_ctx(head.weight, head.bias), torch.autocast(states.device.type, enabled=False):
-        weight, bias = (None if w is None else whole(w.detach()) for w in (head.weight, head.bias))
+        weight = whole(head.weight.detach())
+        bias = None if head.bias is None else whole(head.bias.detach())
         return linear(states.to(weight.dtype), weight, bias).float().log_softmax(-1)
 
 
@@ -200,13 +205,13 @@ def _last_hidden(base: nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
 
 @contextmanager
 def _hidden(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The last hidden states of the forward pass inside."""
+    """Collects the last hidden states of the forward pass inside."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         seen[:] = [output.last_hidden_state]
 
-    # Not on the base itself: some adapters call its forward past its hooks.
+    # Not on the base itself: some adapters call its forward without its hooks.
     hook = model.get_base_model().base_model.register_forward_hook(keep)
     try:
         yield seen

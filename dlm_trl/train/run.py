@@ -18,16 +18,17 @@ from dlm_trl.train.data import Rows, Tokens
 class Run:
     """Settings and data of a run; no weights.
 
-    The first four are the settings by group. document: parsed once, None for a run on a task alone. tokens: the
-    document's rows for the trainer. task_rows: rows that a task wrote before this run. rehearsal_texts: token ids of
-    the texts to rehearse, None if the base writes them. trainable: parameters of the adapter. checkpoint: the one to
-    resume from. notices: what `prepare` changed, one line each.
+    The first four are the settings by group. base_model: its name as the user wrote it. document: parsed once, None for
+    a run on a task alone. trainable: number of parameters of the adapter. tokens: the document's rows for the trainer.
+    task_rows: rows that a task wrote before this run. rehearsal_texts: token ids of the texts to rehearse, None if the
+    base writes them. checkpoint: the one to resume from. notices: what `prepare` changed, one line each.
     """
 
     notes: NotesArguments
     adapter: AdapterArguments
     task: TaskArguments
     training: SFTConfig
+    base_model: str
     document: Document | None
     tokenizer: PreTrainedTokenizerBase
     peft_config: PeftConfig

@@ -1,4 +1,4 @@
-"""What stays of a run: the adapter with all that serving it needs, in output_dir and in the document's store."""
+"""Save the adapter with everything needed to serve it, in output_dir and in the document's store."""
 
 import json
 import shutil
@@ -23,15 +23,15 @@ from dlm_trl.train.run import Run
 
 
 def save(trainer: SFTTrainer, run: Run, measures: Sequence[Measure]) -> Path:
-    """Write adapter, tokenizer, chat template, generation_config, lineage and model card; make it the document's live
-    adapter.
+    """Write adapter, tokenizer, chat template, generation_config, lineage and model card, and make the adapter the
+    document's current one.
 
-    Every process must call it (ZeRO-3 gathers the weights); one of them writes. Returns the folder in the document's
-    store, or output_dir where there is no document.
+    All processes must call this (ZeRO-3 gathers the weights); the first one writes. Returns the adapter's folder in the
+    document's store, or output_dir without a document.
     """
     output_dir, document = Path(trainer.args.output_dir), run.document
     with warnings.catch_warnings():
-        if run.adapter.adapter == "adalora":  # PEFT takes a rank that was pruned to nothing for a part of one
+        if run.adapter.adapter == "adalora":  # PEFT warns about ranks that were pruned to 0
             warnings.filterwarnings("ignore", r"Adapter .* LoRA tensor\(s\) have invalid shape")
         trainer.save_model()
     if trainer.is_world_process_zero():
@@ -52,16 +52,17 @@ def save(trainer: SFTTrainer, run: Run, measures: Sequence[Measure]) -> Path:
 
 
 def adapter_files(output_dir: Path) -> list[Path]:
-    """The files of an output_dir that belong to the adapter, without checkpoints, reports and the trainer's state."""
+    """The adapter's own files in output_dir: no checkpoints, reports or trainer state."""
     names = ("adapter_config.json", "adapter_model.safetensors", "generation_config.json", lineage.FILE, "README.md")
     patterns = (*names, *TOKENIZER_FILES)
     return sorted(file for pattern in patterns for file in output_dir.glob(pattern))
 
 
 def generation_config(trainer: SFTTrainer) -> GenerationConfig:
-    """Greedy, ending at every end token of base and tokenizer; a pad token of its own is none of them.
+    """Greedy decoding that ends at every end token of base and tokenizer.
 
-    Servers end a text at any token of the list, so a pad token in it gives empty answers.
+    The pad token is left out unless it is the end token too: servers stop at any token of the list, and would give
+    empty answers.
     """
     tokenizer = trainer.processing_class
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -72,9 +73,9 @@ def generation_config(trainer: SFTTrainer) -> GenerationConfig:
 
 
 def training_step(run: Run, measures: Sequence[Measure]) -> lineage.Step:
-    """What merging and later checks want to know of the run: on what, from what, how, how well, and how that is asked.
+    """The run's entry in lineage.json: base, data, settings, numbers, and the questions that later checks ask again.
 
-    A base whose weights are no safetensors has no fingerprint; merging refuses such a base by itself.
+    A base without safetensors weights has no fingerprint; merging refuses it.
     """
     adapter, document = run.adapter, run.document
     step = {
@@ -82,8 +83,8 @@ def training_step(run: Run, measures: Sequence[Measure]) -> lineage.Step:
         "document": document and document.frontmatter.dlm_id,
         "rows": run.rows.provenance(),
         "task": run.task.task or run.task.task_rows,
-        "base": recorded_name(adapter.base_model),
-        "base_source": base_source(adapter.base_model),
+        "base": recorded_name(run.base_model),
+        "base_source": base_source(run.base_model),
         "adapter": {"type": adapter.adapter, "rank": adapter.lora_r, "alpha": adapter.lora_alpha},
         "quantization": adapter.quantization,
         "seed": run.training.seed,
@@ -92,7 +93,7 @@ def training_step(run: Run, measures: Sequence[Measure]) -> lineage.Step:
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
     try:
-        weights = find_weights(adapter.base_model)
+        weights = find_weights(run.base_model)
         found = {"base_revision": weights.revision, "base_fingerprint": lineage.fingerprint(weights)}
     except DlmError:
         found = {"base_revision": None, "base_fingerprint": None}
@@ -100,20 +101,20 @@ def training_step(run: Run, measures: Sequence[Measure]) -> lineage.Step:
 
 
 def model_card(run: Run, table: str) -> str:
-    """A model card: what it was trained on, by whom that was written, how, and what it did."""
+    """The model card: the data and who wrote it, the training, the numbers before and after."""
     adapter, training = run.adapter, run.training
     data = "\n\n".join(filter(None, (task_data(run), document_data(run))))
-    published = hub_id(recorded_name(adapter.base_model))
-    base = f"base_model: {json.dumps(published)}\n" if published else ""  # the Hub takes ids of its own alone
+    published = hub_id(recorded_name(run.base_model))
+    base = f"base_model: {json.dumps(published)}\n" if published else ""  # only ids of the Hub are valid there
     return f"""---
 {base}library_name: peft
 pipeline_tag: text-generation
 tags: [dlm, trl, sft, {adapter.adapter}]
 ---
 
-# An adapter for {adapter.base_model}
+# An adapter for {run.base_model}
 
-Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers){_on(adapter.base_model)}.
+Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers){_on(run.base_model)}.
 
 ## Data
 
@@ -132,27 +133,27 @@ seed {training.seed}, at most {training.max_length} tokens a row.
 
 
 def _on(base_model: str) -> str:
-    """What the model card says about a base whose weights are not those that were published."""
+    """A note if the base's weights differ from the published ones."""
     source = base_source(base_model)
-    return f", on weights of `{recorded_name(base_model)}` that were {source}" if source else ""
+    return f", on weights of `{recorded_name(base_model)}` {source}" if source else ""
 
 
 def document_data(run: Run) -> str:
-    """What the model card says about the document, "" where there is none."""
+    """The card's paragraph about the document, "" without one."""
     if run.document is None:
         return ""
     written = "\n".join(f"- {who}: {count} rows" for who, count in run.rows.provenance().items())
-    learned = f"""Rows to train on, by who wrote them ("human" is the document's own text, other names are teachers):
+    learned = f"""Training rows by author ("human" is the document's own text, other names are teachers):
 
 {written}
 
-Held out and only measured: {held_out_share(run)}."""
+Held out, only used to measure: {held_out_share(run)}."""
     return f"""The document `{run.document.frontmatter.dlm_id}`. \
-{learned if run.rows.parts() else "None of its rows was trained on as it is written."}"""
+{learned if run.rows.parts() else "No row was trained on as it is written in the document."}"""
 
 
 def task_data(run: Run) -> str:
-    """What the model card says about the task, "" where there is none."""
+    """The card's paragraph about the task, "" without one."""
     task, training = run.task, run.training
     if task.task_rows:
         return f"Synthetic rows, written before the run, from the folder `{Path(task.task_rows).name}`."

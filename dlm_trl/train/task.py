@@ -70,6 +70,7 @@ def open_curriculum(
 
     Raises DlmError for unknown tasks and options.
     """
+    assert task.task is not None
     documents = [passages] if task.task == "prose_qa" and passages else []
     stages = load_tasks(
         task.task, read_stages(task.stages), tokenizer=tokenizer, documents=documents, embeddings=embeddings

@@ -83,7 +83,7 @@ def test_misuse_is_exit_2_and_no_crash(arguments: tuple[str, ...], notes: Path) 
 
 def test_an_error_of_the_house_is_one_line_and_exit_1() -> None:
     program = (
-        "from dlm_trl import cli\nfrom dlm_trl.notes import DlmError\n"
+        "from dlm_trl.cli import main as cli\nfrom dlm_trl.notes import DlmError\n"
         "@cli.app.command()\ndef fail() -> None:\n"
         "    raise DlmError('It broke.', hint='Mend it.', line=3)\n"
         "cli.main()"

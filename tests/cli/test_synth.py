@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from dlm_trl import cli, load_dlm
+from dlm_trl import load_dlm
+from dlm_trl.cli import main as cli
 from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.staging import staged

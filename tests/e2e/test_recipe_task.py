@@ -133,7 +133,7 @@ def test_what_is_wrong_with_a_task_is_said_before_a_weight_is_loaded(
 
 
 def test_no_document_and_no_base_is_said(recipe: Recipe) -> None:
-    with pytest.raises(DlmError, match="No base model was named"):
+    with pytest.raises(DlmError, match="No base model is set"):
         recipe("--task", "arithmetic", notes=None)
-    with pytest.raises(DlmError, match="Neither a document nor a task"):
+    with pytest.raises(DlmError, match="No document and no task"):
         recipe("--base_model", "tiny", notes=None)

@@ -156,7 +156,7 @@ def test_a_judge_whose_chat_template_takes_no_question_is_refused_at_once(
 ) -> None:
     tokenizer = load_tokenizer(str(random_base))
     tokenizer.chat_template = "{{ raise_exception('A system prompt\nis needed') }}"
-    with pytest.raises(DlmError, match="of base refuses these messages: A system prompt is needed") as caught:
+    with pytest.raises(DlmError, match="of the judge base refuses a conversation: A system prompt is needed") as caught:
         Judge(model, tokenizer, "base")
     assert caught.value.kind == "ChatTemplateError"
 

@@ -12,7 +12,7 @@ from wonderwords import RandomWord
 from wonderwords.random_word import Defaults
 
 from dlm_trl import tiny
-from dlm_trl.online import prompts as online
+from dlm_trl.tasks import prompts as online
 
 
 @pytest.fixture(scope="module")

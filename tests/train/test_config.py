@@ -132,7 +132,7 @@ def test_a_named_adapter_brings_its_own_settings(read) -> None:
     [
         ("learning_rte: 1\nlora: 2\n", [], ["'learning_rte'. Did you mean 'learning_rate'", "'lora'"]),
         ("", ["--lora_rr=2"], ["'lora_rr'. Did you mean 'lora_r'"]),
-        ("", ["stray"], ["'stray' stands alone"]),
+        ("", ["stray"], ["'stray' is not an option"]),
         ("adapter: lara\n", [], ["adapter is 'lara'", "dora"]),
         ("lora_r: many\n", [], ["run.yaml", "lora_r", "many"]),
         ("lora_r: 8.5\n", [], ["lora_r", "'8.5'"]),
@@ -145,7 +145,7 @@ def test_a_named_adapter_brings_its_own_settings(read) -> None:
         ("", ["--eval_steps", "0"], ["eval_steps is 0"]),
         ("max_length: null\n", [], ["max_length is None"]),
         ("env: [A]\n", [], ["env must be a mapping", "run.yaml"]),
-        ("task: sch\xf6n\n", [], ["not UTF-8", "run.yaml"]),
+        ("task: sch\xf6n\n", [], ["Not UTF-8", "run.yaml"]),
         ("lora_r: [\n", [], ["not YAML", "run.yaml:"]),
         ("save_strategy: sometimes\n", [], ["sometimes"]),
     ],
