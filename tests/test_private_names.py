@@ -1,0 +1,111 @@
+"""Private names of libraries that the package depends on: a release that changes one fails here, with its name.
+
+CONTRIBUTING.md shows this table; each row names the library, what is used of it, and the module that uses it.
+"""
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def has(module: str, name: str, *parameters: str) -> Callable[[], None]:
+    """A check that the module has this (dotted) name, and that it takes these parameters, in this order, first."""
+
+    def check() -> None:
+        thing: Any = import_module(module)
+        for part in name.split("."):
+            assert hasattr(thing, part), f"{module} has no {name}"
+            thing = getattr(thing, part)
+        if parameters:
+            takes = [one for one in inspect.signature(thing).parameters if one != "self"]
+            assert tuple(takes[: len(parameters)]) == parameters, f"{module}.{name} takes {takes}"
+
+    return check
+
+
+def adalora_keeps_running_means() -> None:
+    source = inspect.getsource(import_module("peft.tuners.adalora.layer").RankAllocator)
+    for name in ("self.ipt", "self.exp_avg_ipt", "self.exp_avg_unc"):
+        assert name in source, f"RankAllocator has no {name}"
+
+
+def losses_come_from_log_probs() -> None:
+    source = inspect.getsource(import_module("trl").SFTTrainer.compute_loss)
+    assert "outputs.log_probs" in source, "SFTTrainer.compute_loss doesn't read outputs.log_probs"
+
+
+def incomplete_checkpoints_are_marked() -> None:
+    from dlm_trl.train.checkpoints import INCOMPLETE
+
+    source = inspect.getsource(import_module("transformers.trainer_jit_checkpoint"))
+    assert f'"{INCOMPLETE}"' in source, f"unfinished checkpoints have no {INCOMPLETE}"
+
+
+def packaged_modules_have_tables() -> None:
+    from datasets import packaged_modules
+
+    for name in ("_PACKAGED_DATASETS_MODULES", "_EXTENSION_TO_MODULE", "_MODULE_TO_EXTENSIONS"):
+        assert isinstance(vars(packaged_modules).get(name), dict), f"datasets.packaged_modules has no dict {name}"
+
+
+def deepspeed_lists_compatible_operators() -> None:
+    deepspeed = pytest.importorskip("deepspeed.ops")
+    assert isinstance(deepspeed.__compatible_ops__, dict)
+
+
+FETCH = ("epoch_iterator", "num_batches", "device")
+LOSS = ("model", "inputs", "return_outputs", "num_items_in_batch")
+TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
+    ("trl", "SFTTrainer.compute_loss", "online/hooks.py"): has("trl", "SFTTrainer.compute_loss", *LOSS),
+    ("trl", "SFTTrainer.log", "online/hooks.py"): has("trl", "SFTTrainer.log", "logs"),
+    ("trl", "outputs.log_probs", "online/predictions.py"): losses_come_from_log_probs,
+    ("trl", "trainer.utils._use_triton", "train/loss.py"): has("trl.trainer.utils", "_use_triton", "device"),
+    ("trl", "trainer.utils.maybe_gather_lm_head_ctx", "online/predictions.py"): has(
+        "trl.trainer.utils", "maybe_gather_lm_head_ctx"
+    ),
+    ("transformers", "Trainer.get_batch_samples", "online/hooks.py"): has(
+        "transformers", "Trainer.get_batch_samples", *FETCH
+    ),
+    ("transformers", "Trainer._get_num_items_in_batch", "online/callback.py"): has(
+        "transformers", "Trainer._get_num_items_in_batch", "batch_samples", "device"
+    ),
+    ("transformers", "trainer_jit_checkpoint", "train/callbacks.py"): has(
+        "transformers.trainer_jit_checkpoint", "CheckpointManager.execute_jit_checkpoint"
+    ),
+    ("transformers", "checkpoint-is-incomplete.txt", "train/checkpoints.py"): incomplete_checkpoints_are_marked,
+    ("transformers", "cache_utils.DynamicLayer", "models/prefix.py"): has(
+        "transformers.cache_utils", "DynamicLayer.lazy_initialization", "key_states", "value_states"
+    ),
+    ("transformers", "integrations.fsdp.is_fsdp_managed_module", "models/generate.py"): has(
+        "transformers.integrations.fsdp", "is_fsdp_managed_module"
+    ),
+    ("peft", "RankAllocator", "train/adapter.py"): adalora_keeps_running_means,
+    ("accelerate", "utils.memory.should_reduce_batch_size", "models/batching.py"): has(
+        "accelerate.utils.memory", "should_reduce_batch_size", "exception"
+    ),
+    ("datasets", "packaged_modules", "rows/register.py"): packaged_modules_have_tables,
+    ("deepspeed", "ops.__compatible_ops__", "train/distributed.py"): deepspeed_lists_compatible_operators,
+    ("argparse", "ArgumentParser._get_value", "train/config.py"): has(
+        "argparse", "ArgumentParser._get_value", "action", "arg_string"
+    ),
+}
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]} {row[1]}")
+def test_the_library_still_has_it(row: tuple[str, str, str]) -> None:
+    TABLE[row]()
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]} {row[1]}")
+def test_the_module_uses_it_and_contributing_lists_it(row: tuple[str, str, str]) -> None:
+    library, name, module = row
+    used = (ROOT / "dlm_trl" / module).read_text(encoding="utf-8")
+    assert name.rsplit(".", 1)[-1] in used
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"| {library} | `{name}` | `{module}` |" in table
