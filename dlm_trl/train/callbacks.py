@@ -1,5 +1,8 @@
-"""Callbacks that every run has: stop with a checkpoint on Ctrl-C or SIGTERM, and a progress bar with tokens/s."""
+"""Callbacks that every run has: a checkpoint on Ctrl-C or SIGTERM, a progress bar with tokens/s, and on a CPU, memory
+that is given back.
+"""
 
+import ctypes
 import signal
 import time
 from collections.abc import Mapping
@@ -8,7 +11,7 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_jit_checkpoint import CheckpointManager, JITCheckpointCallback
 from trl import SFTTrainer
 
@@ -109,12 +112,32 @@ class TokenRate(ProgressCallback):
         self._since = (time.perf_counter(), self._since[1])  # the time of evaluation doesn't count
 
 
+class TrimMemory(TrainerCallback):
+    """Gives freed memory back to the system after each step of a run on a CPU.
+
+    Batches of many different shapes fragment glibc's heap: without this, the multiple-choice task on SmolLM2-135M takes
+    11 GB after 140 steps instead of 2 between steps and 7 within one. Does nothing with other C libraries.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._trim = ctypes.CDLL(None).malloc_trim
+        except (AttributeError, OSError, TypeError):  # macOS, Windows, musl
+            self._trim = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        if self._trim is not None:
+            self._trim(0)
+
+
 def install(trainer: SFTTrainer) -> StopWithCheckpoint:
-    """Add both to a trainer; the callback returned tells after training whether the run was stopped."""
+    """Add them to a trainer; the callback returned tells after training whether the run was stopped."""
     stop = StopWithCheckpoint(trainer)
     trainer.add_callback(stop)
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(TokenRate())
+    if trainer.args.use_cpu:
+        trainer.add_callback(TrimMemory())
     evaluate_without_a_trace(trainer)
     return stop
