@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tiny_paragraphs import Pair, definition_paragraph, sentence, sentence_paragraph, with_article
 from tiny_wordnet import Synset
 
-from dlm_trl.online import prompts as online
+from dlm_trl.tasks import prompts as online
 from dlm_trl.synth import prompts as synth
 
 BOS, EOS, PAD, START = "<|endoftext|>", "<|im_end|>", "<|pad|>", "<|im_start|>"

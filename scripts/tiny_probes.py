@@ -11,7 +11,7 @@ import torch
 from tiny_corpus import VALUES, Corpus
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dlm_trl.online import prompts as online
+from dlm_trl.tasks import prompts as online
 
 LETTERS = ["A", "B", "C", "D", "E"]
 

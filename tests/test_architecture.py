@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
 }
 FRONT_DOORS = {"__init__", "__main__"}  # may import every room
 MODULES = sorted(PACKAGE.rglob("*.py"))
+OUTSIDE = sorted(path for name in ("recipes", "scripts", "benchmarks") for path in (PACKAGE.parent / name).glob("*.py"))
 
 
 def rooms_imported(source: str, module: str) -> Iterator[tuple[str, int]]:
@@ -81,6 +82,33 @@ def test_imports_go_one_way(path: Path) -> None:
 )
 def test_the_import_reader_sees_every_form(source: str, rooms: list[str]) -> None:
     assert [room for room, _ in rooms_imported(source, "dlm_trl.notes.check")] == rooms
+
+
+def defined_names(module: Path) -> set[str]:
+    """What can be imported from a module of the package: definitions, assignments, imports, and submodules."""
+    names = {path.stem for path in module.parent.iterdir()} if module.name == "__init__.py" else set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+            case ast.Import() | ast.ImportFrom():
+                names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: path.relative_to(PACKAGE.parent).as_posix())
+def test_recipes_scripts_and_benchmarks_import_what_exists(path: Path) -> None:
+    missing = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("dlm_trl"):
+            continue
+        base = PACKAGE.parent.joinpath(*node.module.split("."))
+        module = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+        known = defined_names(module) if module.is_file() else set()
+        missing += [f"{path.name}:{node.lineno} {node.module}.{a.name}" for a in node.names if a.name not in known]
+    assert not missing
 
 
 def test_the_rooms_are_the_ones_of_the_map() -> None:
