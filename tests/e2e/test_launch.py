@@ -43,7 +43,7 @@ def test_a_stopped_run_leaves_a_checkpoint_that_resumes(
     assert "Traceback" not in "".join(output)
     (checkpoint,) = out.glob("checkpoint-*")
     stopped = int(checkpoint.name.split("-")[1])
-    assert f"{checkpoint} is whole" in "".join(output)
+    assert f"{checkpoint} is complete" in "".join(output)
     assert not store.adapter_dir("01K9BREADW1THS0VRD0VGH2T3R").exists()
 
     more = ("--max_steps", stopped + 2, *settings, "--save_strategy", "steps", "--save_steps", 1)

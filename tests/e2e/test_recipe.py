@@ -192,7 +192,7 @@ def test_bad_input_is_one_line_each_before_any_weight_is_loaded(
 
     text = document.read_text().split("\n::instruction::")[0]
     document.write_text(text.split("Kneading")[0])
-    with pytest.raises(DlmError, match="nothing to train on"):
+    with pytest.raises(DlmError, match="Nothing to train on"):
         recipe(*base)
 
 

@@ -89,7 +89,7 @@ def test_pairs_that_are_not_learned_are_asked(recipe: Recipe) -> None:
     report = json.loads((out / "report.json").read_text())
     assert {sample["group"] for sample in report["samples"]} == {"held-out"}
     assert next(m for m in report["measures"] if m["name"] == "validation loss")["before"] > 0
-    assert "None of its rows was trained on" in (out / "README.md").read_text()
+    assert "No row was trained on as it is written" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("packing", ["false", "true"])

@@ -334,7 +334,7 @@ def test_a_teacher_is_asked_ahead_and_never_twice(random_base: Path, model, toke
 
 
 def test_what_cannot_work_is_refused(model, tokenizer, tmp_path: Path) -> None:
-    with pytest.raises(DlmError, match="no end of its own"):
+    with pytest.raises(DlmError, match="never ends by itself"):
         placeholder(arguments(tmp_path, max_steps=-1))
     for fraction in (0.0, 1.5):
         with pytest.raises(DlmError, match="synthetic_fraction"):

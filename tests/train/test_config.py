@@ -146,7 +146,7 @@ def test_a_named_adapter_brings_its_own_settings(read) -> None:
         ("max_length: null\n", [], ["max_length is None"]),
         ("env: [A]\n", [], ["env must be a mapping", "run.yaml"]),
         ("task: sch\xf6n\n", [], ["Not UTF-8", "run.yaml"]),
-        ("lora_r: [\n", [], ["not YAML", "run.yaml:"]),
+        ("lora_r: [\n", [], ["Not YAML", "run.yaml:"]),
         ("save_strategy: sometimes\n", [], ["sometimes"]),
     ],
 )
