@@ -1,7 +1,7 @@
-"""The command line, `dlm-trl VERB …` or `python -m dlm_trl VERB …`: one thin function for each verb.
+"""The program: `dlm-trl VERB …` or `python -m dlm_trl VERB …`.
 
-A `DlmError` is shown as one line on stderr, exit 1; misuse is exit 2. What a verb needs is imported inside its
-function, so that `dlm-trl --help` and the light verbs start at once.
+A `DlmError` is one line on stderr and exit 1; wrong usage is exit 2. Each verb imports what it needs inside its
+function, so `dlm-trl --help` starts fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dlm_trl.cli import evaluate, export, synth
 from dlm_trl.notes.errors import DlmError
 
 app = typer.Typer(
-    help="Notes go in, a model that knows them comes out.",
+    help="Train small language models on .dlm notes, check every step, and serve them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 
 class Format(StrEnum):
-    """How findings are written."""
+    """How findings are printed."""
 
     text = "text"
     json = "json"
@@ -36,7 +36,7 @@ class Format(StrEnum):
 
 @app.callback()
 def _verbs() -> None:
-    """Without a callback, typer would take a single verb for the whole program."""
+    """Without a callback, typer would turn a single verb into the whole program."""
 
 
 @app.command()
@@ -44,17 +44,17 @@ def check(
     files: Annotated[
         list[Path],
         typer.Argument(
-            exists=True, dir_okay=False, readable=True, metavar="FILE…", help="Documents, such as notes/*.dlm."
+            exists=True, dir_okay=False, readable=True, metavar="FILE…", help="Documents, for example notes/*.dlm."
         ),
     ],
     format: Annotated[
-        Format, typer.Option(help="text to read, json for programs, github for annotations.")
+        Format, typer.Option(help="text for people, json for programs, github for annotations.")
     ] = Format.text,
 ) -> None:
-    """Show what the reader refuses and what it would silently misread.
+    """List what the reader would refuse or silently misread.
 
     Each finding says where it is, what is wrong, why it matters and what to do. No file is changed.
-    Exit 0: nothing, 1: findings, 2: misuse.
+    Exit 0: no findings, 1: findings, 2: wrong usage.
     """
     from dlm_trl.notes import findings
     from dlm_trl.notes.check import check as check_file
@@ -71,10 +71,18 @@ def check(
 
 @app.command()
 def train(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE")],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…")] = None,
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]…", help="Settings, such as lora_r=16 or config=recipes/notes.yaml."),
+    ] = None,
 ) -> None:
-    """Train the document's adapter: the recipe sft.py with FILE as its notes. `config=FILE.yaml` is a setting too."""
+    """Train the document's adapter: runs recipes/sft.py with FILE as its notes.
+
+    The recipe's --help lists all settings.
+    """
     arguments = ["--notes", str(file)]
     for setting in settings or []:
         key, equals, value = setting.partition("=")
@@ -105,7 +113,7 @@ app.command("serve-check")(export.serve_check)
 
 
 def main() -> None:
-    """The program's entry point."""
+    """Entry point."""
     try:
         app()
     except DlmError as error:

@@ -116,7 +116,7 @@ class TrimMemory(TrainerCallback):
     """Gives freed memory back to the system after each step of a run on a CPU.
 
     Batches of many different shapes fragment glibc's heap: without this, the multiple-choice task on SmolLM2-135M takes
-    11 GB after 140 steps instead of 2 between steps and 7 within one. Does nothing with other C libraries.
+    11 GB after 140 steps instead of 2 between steps and 9 within one. Does nothing with other C libraries.
     """
 
     def __init__(self) -> None:
