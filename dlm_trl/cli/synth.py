@@ -119,11 +119,11 @@ def instructions(
     where it was, and nothing is paid for twice. Exit 0 also when no pair was accepted, 1: a failure, of a request too,
     2: misuse.
     """
-    from dlm_trl.synth.plan import Settings
+    from dlm_trl.synth.settings import SynthSettings
 
     if apply and dry_run:
         raise typer.BadParameter("--apply and --dry-run exclude each other.")
-    settings = Settings(
+    settings = SynthSettings(
         teacher=teacher, per_section=per_section, strategy=strategy, filter=filter, threshold=threshold,
         max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p, seed=seed, fresh=fresh,
         concurrency=concurrency, quantization=quantization, max_cost=max_cost, price=_prices(price),

@@ -13,7 +13,7 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from dlm_trl.online.rows_folder import Progress, Settings
+from dlm_trl.online.rows_folder import Progress, TaskRowsSettings
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _COLUMNS = {
@@ -38,7 +38,7 @@ _MESSAGES = """
       dtype: string"""
 
 
-def card(settings: Settings, progress: Progress, first: Mapping[str, Any] | None) -> str:
+def card(settings: TaskRowsSettings, progress: Progress, first: Mapping[str, Any] | None) -> str:
     """first: any of the rows, None where there is none; whether prompts are texts or messages is read from it."""
     said = first is not None and _are_messages(first)
     size = next((name for limit, name in _SIZES if progress.rows < limit), "10M<n<100M")

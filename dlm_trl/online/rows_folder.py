@@ -25,7 +25,7 @@ _SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TaskRowsSettings:
     """What decides the rows, and over how many shards they are spread.
 
     stages: the task's options; each stage gets as many steps as the others, in this order, for what an online run's
@@ -77,7 +77,7 @@ class Progress(NamedTuple):
     bytes: int
 
 
-def claim(folder: Path, settings: Settings) -> Settings:
+def claim(folder: Path, settings: TaskRowsSettings) -> TaskRowsSettings:
     """Make this a folder for rows of these settings, where it is none yet; gives the settings, with its own `shards`.
 
     Raises DlmError: SettingsError for a folder of other settings or with other files, DlmWriteError.
@@ -107,11 +107,11 @@ def claim(folder: Path, settings: Settings) -> Settings:
     return settings
 
 
-def read_settings(folder: str | os.PathLike[str]) -> Settings:
+def read_settings(folder: str | os.PathLike[str]) -> TaskRowsSettings:
     """What the rows of a folder are. Raises DlmError (SettingsError) for one that holds no such rows."""
     file = Path(folder) / _SETTINGS
     try:
-        return Settings(**json.loads(file.read_text("utf-8")))
+        return TaskRowsSettings(**json.loads(file.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         raise SettingsError(
             "This folder holds no rows of a task: there is no settings.json that says how they were written.",
@@ -120,7 +120,7 @@ def read_settings(folder: str | os.PathLike[str]) -> Settings:
         ) from None
 
 
-def progress(folder: Path, settings: Settings, shard: int | None = None) -> Progress:
+def progress(folder: Path, settings: TaskRowsSettings, shard: int | None = None) -> Progress:
     """What has been written so far, of one shard or of all."""
     numbers = range(settings.shards) if shard is None else [shard]
     files = [shard_files(folder, settings, number)[1] for number in numbers]
@@ -131,7 +131,7 @@ def progress(folder: Path, settings: Settings, shard: int | None = None) -> Prog
     return Progress(len(lines), *sums, rejected, sum(shard[-1]["bytes"] for shard in shards if shard))
 
 
-def shard_files(folder: Path, settings: Settings, shard: int) -> tuple[Path, Path]:
+def shard_files(folder: Path, settings: TaskRowsSettings, shard: int) -> tuple[Path, Path]:
     """A shard's rows, and its progress."""
     name = f"{shard:05d}-of-{settings.shards:05d}.jsonl"
     return folder / "data" / f"rows-{name}", folder / f"progress-{name}"

@@ -30,13 +30,13 @@ from dlm_trl.online.authors import Author
 from dlm_trl.online.dataset_card import card, counts, features
 from dlm_trl.online.encode import Encoded, encode
 from dlm_trl.online.rows import Draft, write_rows
-from dlm_trl.online.rows_folder import Settings, progress, read_settings, shard_files, vocabulary, whole_lines
+from dlm_trl.online.rows_folder import TaskRowsSettings, progress, read_settings, shard_files, vocabulary, whole_lines
 from dlm_trl.tasks.protocol import Example, Reject, Task, smoke_test
 
 _TRAINED = ["input_ids", "labels"]
 
 
-def check_task(task: Task, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_task(task: Task, settings: TaskRowsSettings, tokenizer: PreTrainedTokenizerBase) -> None:
     """Try the task out, before any weight is loaded.
 
     Raises DlmError: TaskError for whatever a user's own task raises, UsageError and ChatTemplateError for rows that
@@ -51,7 +51,7 @@ def check_task(task: Task, settings: Settings, tokenizer: PreTrainedTokenizerBas
 
 def write_shard(
     folder: Path,
-    settings: Settings,
+    settings: TaskRowsSettings,
     shard: int,
     tasks: Sequence[Task],
     author: Author,
@@ -97,7 +97,7 @@ def write_shard(
                 on_step(line)
 
 
-def finish(folder: Path, settings: Settings) -> None:
+def finish(folder: Path, settings: TaskRowsSettings) -> None:
     """Write the dataset card, unless there is one; all rows have been written."""
     path = folder / "README.md"
     if not path.exists():
@@ -159,7 +159,7 @@ def _encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: in
     return encode(example, tokenizer, max_length)
 
 
-def _check_replies(drafts: Sequence[Draft], step: int, settings: Settings) -> None:
+def _check_replies(drafts: Sequence[Draft], step: int, settings: TaskRowsSettings) -> None:
     answered = {draft.index for draft in drafts if draft.encoded or draft.outcome.reason != "no reply"}
     if missing := {draft.index for draft in drafts} - answered:
         raise TeacherError(
@@ -195,7 +195,7 @@ def _cut(file: Path, length: int) -> BinaryIO:
     return stream
 
 
-def _rows_files(folder: Path, settings: Settings) -> list[Path]:
+def _rows_files(folder: Path, settings: TaskRowsSettings) -> list[Path]:
     return [shard_files(folder, settings, shard)[0] for shard in range(settings.shards)]
 
 

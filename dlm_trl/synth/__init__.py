@@ -1,4 +1,4 @@
-"""Prose in, new question/answer pairs out, offline: `synthesize("notes.dlm", Settings(teacher="hf:tiny"))`.
+"""Prose in, new question/answer pairs out, offline: `synthesize("notes.dlm", SynthSettings(teacher="hf:tiny"))`.
 
 The way of a pair: prompt, teacher, reply parsing, guard (nothing that would break the file), deduplication, judge,
 staging; a ledger remembers every finished unit of work, so that nothing is asked for twice. `staging` has the verbs
@@ -6,7 +6,7 @@ staging; a ledger remembers every finished unit of work, so that nothing is aske
 `models` and `teachers`.
 """
 
-from dlm_trl.synth.plan import Settings
 from dlm_trl.synth.run import synthesize, synthesize_all
+from dlm_trl.synth.settings import SynthSettings
 
-__all__ = ["Settings", "synthesize", "synthesize_all"]
+__all__ = ["SynthSettings", "synthesize", "synthesize_all"]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rapidfuzz import process
 from rapidfuzz.distance import Indel, Levenshtein
 
-from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.words import Words, words
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class _Text(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    pair: Pair
+    pair: QAPair
     question: _Text
     answer: _Text
 
@@ -81,7 +81,7 @@ class Index:
         # Whoever asks for the nearest of a pair most often adds it next.
         self._prepared = lru_cache(maxsize=1)(self._prepare)
 
-    def add(self, pair: Pair, name: str) -> None:
+    def add(self, pair: QAPair, name: str) -> None:
         """From now on this pair is known, by a name that says where it stands; the first of equal pairs counts."""
         entry, signature = self._prepared(pair)
         at = len(self._entries)
@@ -92,7 +92,7 @@ class Index:
         self._by_question.setdefault(entry.question.words, at)
         self._by_pair.setdefault(entry[1:], at)
 
-    def nearest(self, pair: Pair) -> Match | None:
+    def nearest(self, pair: QAPair) -> Match | None:
         """The known pair that this one repeats, the nearest if there are several; None for a new one."""
         new, signature = self._prepared(pair)
         if (equal := self._by_pair.get(new[1:])) is not None:
@@ -114,7 +114,7 @@ class Index:
         near = process.extract(question, questions, scorer=Levenshtein.distance, score_cutoff=limit, limit=None)
         return [candidates[i] for _, _, i in near]
 
-    def _prepare(self, pair: Pair) -> tuple[_Entry, MinHash]:
+    def _prepare(self, pair: QAPair) -> tuple[_Entry, MinHash]:
         asked, answered = (words(text) for text in pair)
         entry = _Entry(pair, self._text(asked), self._text(answered))
         mark = hashlib.blake2b(" ".join(content(answered)).encode(), digest_size=8).digest()

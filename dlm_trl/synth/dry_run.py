@@ -1,4 +1,4 @@
-"""What a run would ask and cost, without a request and without weights: `estimate("notes.dlm", Settings(…))`."""
+"""What a run would ask and cost, without a request and without weights: `estimate("notes.dlm", SynthSettings(…))`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from dlm_trl.notes import read
 from dlm_trl.synth.budget import bound_of, price_of
 from dlm_trl.synth.ledger import Ledger
-from dlm_trl.synth.plan import Settings, plan
+from dlm_trl.synth.plan import plan
 from dlm_trl.synth.run import check
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.load import is_own, survey
 from dlm_trl.teachers.protocol import Usage
 
@@ -39,7 +40,7 @@ class Estimate:
     seconds: float | None
 
 
-def estimate(path: str | os.PathLike[str], settings: Settings) -> Estimate:
+def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
     """The estimate for the document at this path. Raises DlmError as `synthesize` does before its first request, but
     for what weights and servers tell.
     """

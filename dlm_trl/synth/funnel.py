@@ -18,9 +18,10 @@ from dlm_trl.rows.split import VALIDATION_FRACTION
 from dlm_trl.synth.dedup import Index
 from dlm_trl.synth.guard import Refusal, make_safe
 from dlm_trl.synth.leak import LeakCheck, validation_questions
-from dlm_trl.synth.pairs import Candidate, Pair
-from dlm_trl.synth.plan import Ask, Settings
+from dlm_trl.synth.pairs import Candidate, QAPair
+from dlm_trl.synth.plan import Ask
 from dlm_trl.synth.report import Loss, Stage, Synthesis
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.staging import Staged, applied
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ class Funnel:
     """Knows the document's pairs, the staged ones and those of this run, so that none comes twice."""
 
     def __init__(
-        self, document: Document, staged: Sequence[Staged], settings: Settings, judge: Judge | None, outcome: Synthesis
+        self,
+        document: Document,
+        staged: Sequence[Staged],
+        settings: SynthSettings,
+        judge: Judge | None,
+        outcome: Synthesis,
     ) -> None:
         self._settings, self._judge, self._outcome = settings, judge, outcome
         if settings.filter == "none":
@@ -44,13 +50,13 @@ class Funnel:
         self._own = {(known.request_key, known.pair) for known in [*staged, *applied(document)]}
         for section in document.sections:
             for pair in section.pairs():
-                self._index.add(Pair(pair.question, pair.answer), f"line {pair.line}")
+                self._index.add(QAPair(pair.question, pair.answer), f"line {pair.line}")
         for known in staged:
             self._index.add(known.pair, f"staged {known.section_id[:8]}")
         seed = document.frontmatter.training.seed
         self._leaks = LeakCheck(validation_questions(document, VALIDATION_FRACTION, seed))
 
-    def take(self, found: Sequence[tuple[Ask, Sequence[Pair]]]) -> list[Candidate]:
+    def take(self, found: Sequence[tuple[Ask, Sequence[QAPair]]]) -> list[Candidate]:
         """The pairs of these replies that pass, in their order, and no more of a reply than were asked for."""
         who = self._outcome.teacher
         candidates = [
@@ -63,7 +69,7 @@ class Funnel:
         room = {ask.request.key: ask.n for ask, _ in found}
         if self._settings.filter == "none":
             return [candidate for candidate in safe if self._has_room(candidate, room)]
-        new: dict[tuple[str, Pair], Candidate] = {}
+        new: dict[tuple[str, QAPair], Candidate] = {}
         for candidate in safe:
             if self._is_leak(candidate) or self._is_repeat(candidate):
                 continue

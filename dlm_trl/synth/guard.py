@@ -1,6 +1,6 @@
 """Nothing that a teacher wrote can break a file: `make_safe` before a pair is staged, `synth_section` to write it.
 
-    found = make_safe(Pair(question, answer))
+    found = make_safe(QAPair(question, answer))
     if isinstance(found, Refusal): …                       # found.reason says why
     else: edit.append(path, synth_section(found, …))       # a section whose `pairs()` is exactly this pair
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from dlm_trl.notes import parse
 from dlm_trl.notes.code_blocks import markdown_blocks, toggles
 from dlm_trl.notes.errors import DlmError, UsageError
-from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.prompts import Strategy
 
 _HEADERS = {"### Q", "### A", "### Q !probe"}
@@ -31,25 +31,25 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def make_safe(pair: Pair) -> Pair | Refusal:
+def make_safe(pair: QAPair) -> QAPair | Refusal:
     """The pair as it can stand in a document, or why it cannot.
 
     Both texts are stripped and their lines end with LF. `### Q` and `### A` lines become `####` headings; lines that
     look like a section fence become inline code, unless they stand in a code block; code blocks are closed. Texts that
     are empty, or hold control characters or lone surrogates, are refused: such a reply is damaged.
     """
-    for name, text in zip(Pair._fields, pair, strict=True):
+    for name, text in zip(QAPair._fields, pair, strict=True):
         if damage := next((c for c in "".join(text.splitlines()) if _is_damage(c)), None):
             return Refusal(f"The {name} holds the character U+{ord(damage):04X}, which is no text.")
-    safe = Pair(*map(_safe_text, pair))
-    for name, text in zip(Pair._fields, safe, strict=True):
+    safe = QAPair(*map(_safe_text, pair))
+    for name, text in zip(QAPair._fields, safe, strict=True):
         if not text:
             return Refusal(f"The {name} is empty.")
     return safe if _reads_back(safe) else Refusal("The pair cannot be written so that it reads back as it is.")
 
 
 def synth_section(
-    pair: Pair,
+    pair: QAPair,
     *,
     teacher: str,
     strategy: Strategy,
@@ -121,7 +121,7 @@ def _closed(lines: list[str]) -> list[str]:
     return lines
 
 
-def _reads_back(pair: Pair) -> bool:
+def _reads_back(pair: QAPair) -> bool:
     section = synth_section(
         pair, teacher="t", strategy="extraction", synth_at="2000-01-01T00:00:00Z", source_section_id="0" * 16
     )

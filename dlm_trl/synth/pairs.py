@@ -1,4 +1,4 @@
-"""What moves through the stages: a `Pair` as the teacher meant it, and a `Candidate`, which knows its origin."""
+"""What moves through the stages: a `QAPair` as the teacher meant it, and a `Candidate`, which knows its origin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dlm_trl.synth.prompts import Strategy
 
 
-class Pair(NamedTuple):
+class QAPair(NamedTuple):
     """A question and its answer."""
 
     question: str
@@ -36,7 +36,7 @@ class Candidate:
     the one that the section is for, None where it names none.
     """
 
-    pair: Pair
+    pair: QAPair
     section_id: str
     strategy: Strategy
     prose: str

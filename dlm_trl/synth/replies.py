@@ -16,7 +16,7 @@ from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
 from dlm_trl.notes.code_blocks import markdown_blocks
-from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.pairs import QAPair
 
 _QUESTION_KEYS = ("question", "q", "prompt")
 _ANSWER_KEYS = ("answer", "a", "response")
@@ -61,7 +61,7 @@ _ITEM = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s")
 class Parsed(NamedTuple):
     """The pairs of a reply in their order, as the teacher wrote them; or, without any, the problem in one line."""
 
-    pairs: list[Pair]
+    pairs: list[QAPair]
     problem: str | None
 
 
@@ -90,7 +90,7 @@ def parse_reply(text: str, is_cut: bool = False) -> Parsed:
 
 
 def _json_pairs(text: str) -> Parsed:
-    pairs: list[Pair] = []
+    pairs: list[QAPair] = []
     problem = None
     at = text.find("{")
     while at >= 0:
@@ -108,7 +108,7 @@ def _json_pairs(text: str) -> Parsed:
     return Parsed(pairs, problem)
 
 
-def _object_pairs(source: str) -> list[Pair] | str:
+def _object_pairs(source: str) -> list[QAPair] | str:
     """The pairs in this JSON object, several where a teacher forgot the braces between them; or what is wrong with it
     in one line.
     """
@@ -133,7 +133,7 @@ def _object_pairs(source: str) -> list[Pair] | str:
     questions, answers = (
         next((texts[key] for key in keys if key in texts), []) for keys in (_QUESTION_KEYS, _ANSWER_KEYS)
     )
-    pairs = [pair for pair in map(Pair, questions, answers) if _is_question(pair.question)]
+    pairs = [pair for pair in map(QAPair, questions, answers) if _is_question(pair.question)]
     if not pairs or len(questions) != len(answers):
         return 'A JSON object lacks a text for "question" or for "answer".'
     return pairs
@@ -148,7 +148,7 @@ def _is_question(text: str) -> bool:
     return not _PLACEHOLDER.fullmatch(text)
 
 
-def _loose_pairs(text: str) -> list[Pair]:
+def _loose_pairs(text: str) -> list[QAPair]:
     """Pairs in what would be JSON but for its quotes: single ones, typographic ones, none around the keys, or bare
     ones within a text.
 
@@ -165,7 +165,7 @@ def _loose_pairs(text: str) -> list[Pair]:
             question = value if name in _QUESTION_KEYS else None
         elif name in _ANSWER_KEYS:
             if question and value and _is_question(question):
-                pairs.append(Pair(question, value))
+                pairs.append(QAPair(question, value))
             question = None
     return pairs
 
@@ -191,7 +191,7 @@ def _loose_text(source: str, quote: str, sign: str | None) -> str | None:
         return None
 
 
-def _labelled_pairs(text: str, is_cut: bool) -> list[Pair]:
+def _labelled_pairs(text: str, is_cut: bool) -> list[QAPair]:
     """Pairs in lines such as `1. **Q:** …` and `A: …`, or under headings `### Question`.
 
     Each text runs to the next label, a rule, or a blank line behind which no code block and no list goes on.
@@ -223,7 +223,7 @@ def _labelled_pairs(text: str, is_cut: bool) -> list[Pair]:
         texts.pop()
     kinds = [is_question for is_question, _ in texts[2:]] + [True, True]
     return [
-        Pair(_bare(question), _bare(answer))
+        QAPair(_bare(question), _bare(answer))
         for (((first, question), (second, answer)), third) in zip(pairwise(texts), kinds, strict=False)
         # A second answer shows that the first was none: an option of several, or a text with labels of its own.
         if first and not second and third and any(answer) and _is_question(_bare(question))

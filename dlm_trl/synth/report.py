@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.staging import Staged
 from dlm_trl.teachers.protocol import Usage
 
@@ -61,7 +61,7 @@ class Loss:
     """A pair that did not pass, the stage that stopped it and why."""
 
     stage: Stage
-    pair: Pair
+    pair: QAPair
     section_id: str
     reason: str
 

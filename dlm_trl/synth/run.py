@@ -1,4 +1,4 @@
-"""One run for one document, from its prose to staged pairs: `synthesize("notes.dlm", Settings(teacher="hf:tiny"))`.
+"""One run for one document, from prose to staged pairs: `synthesize(path, SynthSettings(teacher="hf:tiny"))`.
 
 Requests go out in waves. All of them are one wave, unless `max_pairs` or a budget may end the run earlier. What comes
 back goes through the funnel in the order of the plan, not in that of arrival, so that a run that was killed and
@@ -24,10 +24,11 @@ from dlm_trl.synth.budget import Budget, bound_of, price_of
 from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.ledger import Ledger, now, run_lock
-from dlm_trl.synth.pairs import Candidate, Pair
-from dlm_trl.synth.plan import Ask, Settings, again, plan
+from dlm_trl.synth.pairs import Candidate, QAPair
+from dlm_trl.synth.plan import Ask, again, plan
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.staging import Staged, stage, staged
 from dlm_trl.teachers.load import is_own, load_teacher, survey
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
@@ -39,7 +40,7 @@ OnReply = Callable[[Reply, int], None]  # a reply that came now, and how many re
 
 def synthesize(
     path: str | os.PathLike[str],
-    settings: Settings | None = None,
+    settings: SynthSettings | None = None,
     apply_now: bool = False,
     teacher: Teacher | None = None,
     judge: Judge | None = None,
@@ -52,7 +53,7 @@ def synthesize(
     to share one among documents. Under `accelerate launch` each process asks its share, and all return the same.
     Raises DlmError before the first request where something that the run needs is missing.
     """
-    settings = settings or Settings()
+    settings = settings or SynthSettings()
     document = read(path)
     started = time.monotonic()
     teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
@@ -83,7 +84,7 @@ def synthesize(
 
 def synthesize_all(
     paths: Sequence[str | os.PathLike[str]],
-    settings: Settings,
+    settings: SynthSettings,
     apply_now: bool = False,
     on_reply: OnReply | None = None,
 ) -> Iterator[Synthesis]:
@@ -106,7 +107,7 @@ def synthesize_all(
             judge = None  # the next document has an adapter of its own; a base is held, and not loaded again
 
 
-def check(document: Document, settings: Settings) -> None:
+def check(document: Document, settings: SynthSettings) -> None:
     """Raises DlmError for what a run about this document would end with before its first request, as far as that can
     be told without weights: its ledger, its staged pairs, its own pairs, the prompt, and its adapter where that is the
     teacher or the judge.
@@ -124,17 +125,17 @@ def check(document: Document, settings: Settings) -> None:
         judging_adapter(settings.judge, document)
 
 
-def _judge(document: Document, settings: Settings) -> Judge:
+def _judge(document: Document, settings: SynthSettings) -> Judge:
     return open_judge(document, settings.judge, settings.quantization)
 
 
-def _budget(settings: Settings) -> Budget:
+def _budget(settings: SynthSettings) -> Budget:
     return Budget(settings.budget_tokens, settings.max_cost, settings.price)
 
 
 @dataclass(slots=True)
 class _Run:
-    settings: Settings
+    settings: SynthSettings
     teacher: Teacher
     ledger: Ledger
     budget: Budget
@@ -210,7 +211,7 @@ class _Run:
         self.ledger.sync()
         return [answers[ask.request.key] for ask in wave]
 
-    def _parsed(self, wave: Sequence[Ask], replies: Sequence[Reply]) -> list[tuple[Ask, list[Pair]]]:
+    def _parsed(self, wave: Sequence[Ask], replies: Sequence[Reply]) -> list[tuple[Ask, list[QAPair]]]:
         """What the replies of a wave hold; one that cannot be read is asked about again, once, in the next wave."""
         found, retries = [], []
         for ask, reply in zip(wave, replies, strict=True):

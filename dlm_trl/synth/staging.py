@@ -31,7 +31,7 @@ from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.schema import AdapterName
 from dlm_trl.notes.store import synth_dir
 from dlm_trl.synth.ledger import check_owner, make_folder, now, source_path
-from dlm_trl.synth.pairs import Candidate, Pair, Scores
+from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Staged:
     """
 
     section_id: str
-    pair: Pair
+    pair: QAPair
     teacher: str
     strategy: str
     synth_at: str
@@ -167,7 +167,7 @@ def applied(document: Document) -> list[Staged]:
     origins = _read(_origins_path(document), _ORIGINS) or {}
     return [
         # Blank lines behind a pair come and go as others write there.
-        _item(section.bare_id, Pair(pair.question, pair.answer), section.provenance, section.adapter, origins)
+        _item(section.bare_id, QAPair(pair.question, pair.answer), section.provenance, section.adapter, origins)
         for section in document.sections
         if section.auto_synth
         for pair in section.pairs()
@@ -210,7 +210,7 @@ def resolve_ids(ids: Sequence[str], known: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _content(pair: Pair) -> str:
+def _content(pair: QAPair) -> str:
     return f"### Q\n{pair.question}\n### A\n{pair.answer}"
 
 
@@ -241,14 +241,14 @@ def _staged(document: Document, plan: _Plan, origins: _Origins) -> list[Staged]:
             ((question, answer, *_),) = read_pairs(entry.content, 1)
         except (DlmError, ValueError):
             raise _damaged(_pending_path(document), f"Section {number} is not one question with its answer.") from None
-        pair = Pair(question, answer)
+        pair = QAPair(question, answer)
         # Not the entry's content, which another program may have spaced otherwise: this is what gets into the file.
         own_id = section_id("instruction", _content(pair))
         items.append(_item(own_id, pair, entry.model_dump(), entry.adapter, origins))
     return items
 
 
-def _item(own_id: str, pair: Pair, marker: Mapping[str, Any], adapter: str | None, origins: _Origins) -> Staged:
+def _item(own_id: str, pair: QAPair, marker: Mapping[str, Any], adapter: str | None, origins: _Origins) -> Staged:
     fields = (marker[key] for key in ("synth_teacher", "synth_strategy", "synth_at", "source_section_id"))
     item = Staged(own_id, pair, *fields, adapter)
     return replace(item, **dict(origins[own_id])) if own_id in origins else item

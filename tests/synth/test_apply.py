@@ -17,7 +17,7 @@ from dlm_trl.rows.convert import convert
 from dlm_trl.synth import apply as apply_module
 from dlm_trl.synth.apply import apply, resolve_source, revert
 from dlm_trl.synth.guard import Refusal, make_safe
-from dlm_trl.synth.pairs import Candidate, Pair
+from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.staging import Staged, applied, stage, staged
 from tests.notes.test_edit import HEAD, documents
 from tests.synth.test_guard import TEXTS
@@ -33,12 +33,12 @@ def notes(tmp_path: Path) -> Path:
     return path
 
 
-def candidate(pair: Pair, teacher: str = "hf:tiny") -> Candidate:
+def candidate(pair: QAPair, teacher: str = "hf:tiny") -> Candidate:
     return Candidate(pair, PROSE, "extraction", "Prose one.", "ab" * 16, 0, teacher)
 
 
 def stage_numbers(path: Path, *numbers: int, teacher: str = "hf:tiny") -> list[Staged]:
-    found = [candidate(Pair(f"What is {i}?", f"A number, {i}."), teacher) for i in numbers]
+    found = [candidate(QAPair(f"What is {i}?", f"A number, {i}."), teacher) for i in numbers]
     return stage(read(path), found, AT)
 
 
@@ -66,7 +66,7 @@ def test_apply_then_revert_gives_the_original_bytes(
     shutil.rmtree(dlm_home, ignore_errors=True)
     path = tmp_path / "any.dlm"
     path.write_bytes(document.raw)
-    pairs = [safe for text in texts if not isinstance(safe := make_safe(Pair(*text)), Refusal)]
+    pairs = [safe for text in texts if not isinstance(safe := make_safe(QAPair(*text)), Refusal)]
     items = stage(read(path), [candidate(pair) for pair in pairs], AT)
     assert [item.pair for item in items] == list(dict.fromkeys(pairs))
     some = [item.section_id for item in items]

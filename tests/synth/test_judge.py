@@ -20,7 +20,7 @@ from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, Document, parse
 from dlm_trl.notes.store import next_version, set_current_adapter
 from dlm_trl.synth.judge import Judge, open_judge, verdict
-from dlm_trl.synth.pairs import Candidate, Pair, Scores
+from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.words import content_words, overlap
 from dlm_trl.teachers.load import load_teacher
@@ -28,13 +28,13 @@ from dlm_trl.teachers.load import load_teacher
 ID = "01JTRX0000000000000000000A"
 PROSE = "A starter is a mix of flour and water in which wild yeast and bacteria live. It needs about 9 days."
 PAIRS = [
-    Pair("What is a starter?", "A mix of flour and water."),
-    Pair("How long does it need?", "About 9 days."),
-    Pair("What lives in a starter?", "Yeast {and} bacteria, wild ones, in flour and in water; nothing else."),
+    QAPair("What is a starter?", "A mix of flour and water."),
+    QAPair("How long does it need?", "About 9 days."),
+    QAPair("What lives in a starter?", "Yeast {and} bacteria, wild ones, in flour and in water; nothing else."),
 ]
 
 
-def candidate(pair: Pair, prose: str = PROSE) -> Candidate:
+def candidate(pair: QAPair, prose: str = PROSE) -> Candidate:
     return Candidate(pair, "0" * 16, "extraction", prose, request_key="k", index=0, teacher="hf:tiny")
 
 
@@ -71,7 +71,7 @@ def mean_log_prob(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, co
     return sum(table[len(prompt) + k - 1, token].item() for k, token in enumerate(tokens)) / len(tokens)
 
 
-def by_definition(judge: Judge, pair: Pair, prose: str) -> tuple[float, float]:
+def by_definition(judge: Judge, pair: QAPair, prose: str) -> tuple[float, float]:
     def asked(content: str, answer: str) -> float:
         return mean_log_prob(judge.model, judge.tokenizer, content, answer)
 
@@ -92,7 +92,7 @@ def test_margin_and_grounding_are_what_they_say(tiny_judge: Judge) -> None:
 
 def test_what_the_prose_says_is_grounded_and_what_another_prose_says_is_not(tiny_judge: Judge) -> None:
     rows = [json.loads(line) for line in (tiny.path() / "held_out.jsonl").read_text().splitlines()[:30]]
-    said = [candidate(Pair(*row["pairs"][0]), row["prose"]) for row in rows]
+    said = [candidate(QAPair(*row["pairs"][0]), row["prose"]) for row in rows]
     unsaid = [replace(one, prose=other.prose) for one, other in zip(said, said[1:] + said[:1], strict=True)]
 
     def share_kept(candidates: list[Candidate]) -> float:
@@ -186,7 +186,7 @@ def test_of_long_prose_the_piece_that_helps_most_counts(
 def test_prose_of_any_length_is_read_whole(random_base: Path, text: str, times: int, answer: int) -> None:
     judge = random_judge(str(random_base))
     prose = text * times
-    pieces = pieces_read(judge, candidate(Pair(PAIRS[0].question, "!\n" * answer), prose))  # two tokens a line
+    pieces = pieces_read(judge, candidate(QAPair(PAIRS[0].question, "!\n" * answer), prose))  # two tokens a line
     if pieces:
         assert Counter("".join("".join(pieces).split())) == Counter("".join(prose.split()))
     else:
@@ -195,7 +195,7 @@ def test_prose_of_any_length_is_read_whole(random_base: Path, text: str, times: 
 
 def test_what_fits_no_context_passes_no_verdict(tiny_judge: Judge) -> None:
     long = "flour and water " * 1000
-    asked = [Pair(long, "A mix."), PAIRS[0], Pair("What is a starter?", long)]
+    asked = [QAPair(long, "A mix."), PAIRS[0], QAPair("What is a starter?", long)]
     too_long, fits, too_long_too = tiny_judge.score([candidate(pair) for pair in asked])
     assert too_long == Scores(-math.inf, -math.inf, too_long.overlap)
     assert too_long_too == Scores(-math.inf, -math.inf, 1.0)

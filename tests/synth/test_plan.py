@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError, Document, parse, read
-from dlm_trl.synth.plan import Settings, again, plan
+from dlm_trl.synth.plan import again, plan
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.protocol import Reply, Request
 from tests.synth.writer import HEAD, TOPICS, prose
 
@@ -29,7 +30,7 @@ class Reader:
         return sum(len(message["content"].split()) for message in messages)
 
 
-SHORT = Settings(max_new_tokens=20)
+SHORT = SynthSettings(max_new_tokens=20)
 
 
 def document(*sections: str) -> Document:
@@ -38,7 +39,7 @@ def document(*sections: str) -> Document:
 
 @pytest.mark.parametrize(("n", "budgets"), [(1, [1]), (2, [1, 1]), (3, [2, 1]), (4, [2, 2])])
 def test_both_strategies_share_the_budget(n: int, budgets: list[int]) -> None:
-    asks = plan(document("Elm."), Settings(strategy="both", per_section=n), Reader())
+    asks = plan(document("Elm."), SynthSettings(strategy="both", per_section=n), Reader())
     assert [ask.n for ask in asks] == budgets
     assert [ask.strategy for ask in asks] == ["extraction", "expansion"][: len(budgets)]
     assert [ask.request.messages[0]["content"].split()[1] for ask in asks] == [str(budget) for budget in budgets]
@@ -46,14 +47,14 @@ def test_both_strategies_share_the_budget(n: int, budgets: list[int]) -> None:
 
 @pytest.mark.parametrize("strategy", ["extraction", "expansion"])
 def test_one_strategy_has_all_of_it(strategy: str) -> None:
-    (ask,) = plan(document("Elm."), Settings(strategy=strategy, per_section=5), Reader())
+    (ask,) = plan(document("Elm."), SynthSettings(strategy=strategy, per_section=5), Reader())
     assert (ask.strategy, ask.n) == (strategy, 5)
 
 
 def test_prose_is_stripped_pairs_are_left_out_and_what_comes_twice_is_asked_once() -> None:
     pairs = "::instruction::\n### Q\nq\n### A\na\n"
     notes = parse(f"{HEAD}\n  Elm.  \n\n{pairs}::prose::\n\nElm.\n{pairs}::prose::\n \n::prose::\nFir.\n")
-    asks = plan(notes, Settings(), Reader())
+    asks = plan(notes, SynthSettings(), Reader())
     assert [ask.prose for ask in asks] == ["Elm.", "Fir."]
     assert asks[0].section_id == notes.sections[0].section_id
 
@@ -64,7 +65,7 @@ def test_files_of_training_sources_are_not_asked_about(tmp_path: Path) -> None:
     head = HEAD.replace("base_model", "training:\n  sources:\n  - path: more\nbase_model")
     path = tmp_path / "notes.dlm"
     path.write_text(f"{head}\n{prose('Elm')}\n")
-    assert [ask.prose for ask in plan(read(path), Settings(), Reader())] == [prose("Elm")]
+    assert [ask.prose for ask in plan(read(path), SynthSettings(), Reader())] == [prose("Elm")]
 
 
 def test_windows_of_long_prose_fit_and_share_the_budget() -> None:
@@ -81,7 +82,7 @@ def test_windows_of_long_prose_fit_and_share_the_budget() -> None:
 
 def test_a_seed_decides_nothing_where_nothing_is_drawn() -> None:
     def key(temperature: float, seed: int | None) -> str:
-        (ask,) = plan(document("Elm."), Settings(temperature=temperature, seed=seed), Reader())
+        (ask,) = plan(document("Elm."), SynthSettings(temperature=temperature, seed=seed), Reader())
         return ask.request.key
 
     assert key(0.0, 1) == key(0.0, 2) == key(0.0, None)
@@ -126,7 +127,7 @@ def test_a_teacher_that_reads_too_little_is_one_error() -> None:
 @given(st.integers(2, 40), st.integers(1, 40))
 def test_with_max_pairs_every_beginning_is_spread_over_the_file(count: int, first: int) -> None:
     notes = document(*(f"Section {i}." for i in range(count)))
-    asks = plan(notes, Settings(max_pairs=first), Reader())
+    asks = plan(notes, SynthSettings(max_pairs=first), Reader())
     places = sorted(int(ask.prose.split()[1].rstrip(".")) for ask in asks)
     assert places == list(range(count))
     if 1 < first <= count:
@@ -161,7 +162,7 @@ def test_the_second_request_shows_the_reply_and_what_is_wrong() -> None:
 )  # fmt: skip
 def test_settings_that_no_run_can_have(values: dict[str, object]) -> None:
     with pytest.raises(DlmError) as caught:
-        Settings(**values)
+        SynthSettings(**values)
     assert caught.value.kind == "UsageError"
 
 
@@ -169,10 +170,10 @@ class TestPrompt:
     def test_ones_own_is_used(self, tmp_path: Path) -> None:
         path = tmp_path / "prompt.txt"
         path.write_text("\ufeff{{ n }} {{ strategy }} pairs, please: <{{ prose }}>")
-        asks = plan(document("Elm."), Settings(prompt=path, strategy="both"), Reader())
+        asks = plan(document("Elm."), SynthSettings(prompt=path, strategy="both"), Reader())
         contents = [ask.request.messages[0]["content"] for ask in asks]
         assert contents == ["2 extraction pairs, please: <Elm.>", "1 expansion pairs, please: <Elm.>"]
-        assert asks[0].request.key != plan(document("Elm."), Settings(strategy="both"), Reader())[0].request.key
+        assert asks[0].request.key != plan(document("Elm."), SynthSettings(strategy="both"), Reader())[0].request.key
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -195,5 +196,5 @@ class TestPrompt:
         path = tmp_path / "prompt.txt"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(DlmError, match=said) as caught:
-            plan(document("Elm."), Settings(prompt=path, per_section=1), Reader())
+            plan(document("Elm."), SynthSettings(prompt=path, per_section=1), Reader())
         assert caught.value.kind == "PromptError" and ".." not in str(caught.value)

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.replies import parse_reply
 
-DEW, HAIL = Pair("What is dew?", "Water that condenses."), Pair("What is hail?", "Frozen rain.")
+DEW, HAIL = QAPair("What is dew?", "Water that condenses."), QAPair("What is hail?", "Frozen rain.")
 ITEMS = [pair._asdict() for pair in (DEW, HAIL)]
 LIST = json.dumps(ITEMS)
 DRAFT = json.dumps([{"question": "Draft?", "answer": "x"}])
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\b\f"))
 QUESTIONS = TEXTS.map(lambda text: f"Why {text}")
-PAIRS = st.lists(st.builds(Pair, QUESTIONS, TEXTS), min_size=1, max_size=4)
+PAIRS = st.lists(st.builds(QAPair, QUESTIONS, TEXTS), min_size=1, max_size=4)
 PREAMBLES = st.sampled_from(
     ["", "Sure! Here it is:\n", 'A 5" {set} of "pairs", {}:\n\n', '<think>[{ "</think>', "```json\n"]
 )
@@ -81,14 +81,14 @@ def test_two_pairs_are_read_from(text: str) -> None:
 
 @given(PAIRS, PREAMBLES, CHATTER, st.booleans(), st.sampled_from([None, 0, 2]))
 def test_any_pairs_survive_what_stands_around_them(
-    pairs: list[Pair], preamble: str, chatter: str, ascii_only: bool, indent: int | None
+    pairs: list[QAPair], preamble: str, chatter: str, ascii_only: bool, indent: int | None
 ) -> None:
     text = json.dumps([pair._asdict() for pair in pairs], ensure_ascii=ascii_only, indent=indent)
     assert parse_reply(f"{preamble}{text}{chatter}") == (pairs, None)
 
 
 @given(PAIRS, st.data())
-def test_a_cut_reply_keeps_its_complete_items(pairs: list[Pair], data: st.DataObject) -> None:
+def test_a_cut_reply_keeps_its_complete_items(pairs: list[QAPair], data: st.DataObject) -> None:
     items = [json.dumps(pair._asdict()) for pair in pairs]
     kept = data.draw(st.integers(1, len(pairs)))
     whole = f"[{', '.join(items[:kept])}"
@@ -99,7 +99,7 @@ def test_a_cut_reply_keeps_its_complete_items(pairs: list[Pair], data: st.DataOb
 
 def test_tex_and_line_breaks_within_strings_stay() -> None:
     source = r'{"question": "What is \(x\) in \frac{1}{\beta}?", "answer": "A \"half\",' + "\n" + r'\u00e9\\\n"}'
-    assert parse_reply(source).pairs == [Pair(r"What is \(x\) in \frac{1}{\beta}?", 'A "half",\né\\\n')]
+    assert parse_reply(source).pairs == [QAPair(r"What is \(x\) in \frac{1}{\beta}?", 'A "half",\né\\\n')]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_tex_and_line_breaks_within_strings_stay() -> None:
     ],
 )
 def test_a_tex_command_is_told_from_a_tab_and_a_line_end(source: str, text: str) -> None:
-    assert parse_reply(f'{{"question": "What?", "answer": "{source}"}}').pairs == [Pair("What?", text)]
+    assert parse_reply(f'{{"question": "What?", "answer": "{source}"}}').pairs == [QAPair("What?", text)]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_bare_quotes_in_a_text_are_read_where_its_end_is_certain(answer: str, te
 def test_single_quotes_may_hold_apostrophes() -> None:
     first = r"""{'question': "What's dew?", 'answer': 'It\'s water.'"""
     second = """'question': 'Who's "he"?', 'answer': 'Him'"""
-    pairs = [Pair("What's dew?", "It's water."), Pair('Who\'s "he"?', "Him")]
+    pairs = [QAPair("What's dew?", "It's water."), QAPair('Who\'s "he"?', "Him")]
     assert parse_reply(f"[{first}}}, {{{second}}}]").pairs == pairs
     assert parse_reply(f"[{first}, 'level': None}}, {{{second}}}]").pairs == pairs[1:]
 
@@ -159,7 +159,7 @@ def test_single_quotes_may_hold_apostrophes() -> None:
 )
 def test_a_labelled_answer_is_not_cut_within_a_list_or_code(answer: str) -> None:
     reply = f"**Q1:** What?\n**A1:** {answer}\n\n**Q2:** {HAIL.question}\n**A2:** {HAIL.answer}\n\n"
-    assert parse_reply(reply).pairs == [Pair("What?", answer), HAIL]
+    assert parse_reply(reply).pairs == [QAPair("What?", answer), HAIL]
     assert parse_reply(f"```\n{reply}```").pairs[1:] == [HAIL] or "```" in answer
 
 
@@ -172,16 +172,16 @@ def test_the_last_answer_of_a_labelled_reply_that_was_cut_is_left_out() -> None:
     reply = f"Q: {DEW.question}\nA: {DEW.answer}\nQ: {HAIL.question}\nA: Froz"
     assert parse_reply(reply, is_cut=True).pairs == [DEW]
     assert parse_reply(f"{reply}en rain.\n\nThis is al", is_cut=True).pairs == [DEW, HAIL]
-    assert parse_reply(reply).pairs == [DEW, Pair(HAIL.question, "Froz")]
+    assert parse_reply(reply).pairs == [DEW, QAPair(HAIL.question, "Froz")]
     assert parse_reply(LIST, is_cut=True).pairs == [DEW, HAIL]
 
 
 def test_numbers_stay_as_they_were_written() -> None:
-    assert parse_reply('[{"question": "How many?", "answer": 1.50}]').pairs == [Pair("How many?", "1.50")]
+    assert parse_reply('[{"question": "How many?", "answer": 1.50}]').pairs == [QAPair("How many?", "1.50")]
 
 
 def test_an_answer_may_speak_of_the_reasoning_tag() -> None:
-    pair = Pair("What ends reasoning?", "The tag </think>.")
+    pair = QAPair("What ends reasoning?", "The tag </think>.")
     assert parse_reply(json.dumps([pair._asdict()])).pairs == [pair]
 
 

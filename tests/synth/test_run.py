@@ -26,7 +26,7 @@ from dlm_trl.models.load import load_tokenizer
 from dlm_trl.notes import read, store
 from dlm_trl.notes.errors import DlmError, TeacherError
 from dlm_trl.rows.convert import convert
-from dlm_trl.synth import Settings, synthesize, synthesize_all
+from dlm_trl.synth import SynthSettings, synthesize, synthesize_all
 from dlm_trl.synth.apply import revert
 from dlm_trl.synth.budget import bound_of
 from dlm_trl.synth.dry_run import estimate
@@ -42,7 +42,7 @@ from tests.teachers.servers import Answer, App, Call, completion, serve
 
 CONFIG = Path(__file__).parents[2] / "accelerate_configs" / "cpu_2proc.yaml"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
-PLAIN = Settings(teacher="openai:m", filter="dedup-only", per_section=2)
+PLAIN = SynthSettings(teacher="openai:m", filter="dedup-only", per_section=2)
 RUN = ["synth", "instructions", "notes.dlm", "--teacher", "openai:m", "--filter", "dedup-only", "--per-section", "2"]
 
 
@@ -134,7 +134,7 @@ def test_a_reply_that_could_not_be_read_is_counted_where_the_budget_ends_first(a
 
 
 def test_a_local_teacher_can_be_quantised(path: Path) -> None:
-    settings = Settings(
+    settings = SynthSettings(
         teacher="hf:tiny", filter="none", per_section=1, max_pairs=1, max_new_tokens=4, quantization="4bit"
     )
     synthesize(path, settings)
@@ -418,7 +418,7 @@ class TestBeforeTheFirstRequest:
         monkeypatch.setattr("dlm_trl.synth.run.load_teacher", lambda *_, **__: pytest.fail("It takes minutes."))
         (tmp_path / "prompt.txt").write_text("Write.")
         with pytest.raises(DlmError, match=r"prompt\.txt"):
-            list(synthesize_all([path], Settings(teacher="hf:tiny", prompt=tmp_path / "prompt.txt")))
+            list(synthesize_all([path], SynthSettings(teacher="hf:tiny", prompt=tmp_path / "prompt.txt")))
 
     @pytest.mark.parametrize("more", ["", "::std::\n", "::instruction::\n### Q\nWho?\n"])
     def test_every_document_is_read(self, app: App, path: Path, tmp_path: Path, more: str) -> None:
@@ -482,7 +482,12 @@ REPLIES = st.none() | st.just("No \ud83d.") | st.lists(st.sampled_from(SOME_PAIR
 )
 @settings(max_examples=40)
 def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replies: list[str | None], told: Settings, most: int
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replies: list[str | None],
+    told: SynthSettings,
+    most: int,
 ) -> None:
     outcomes = []
     for parts in ([None], [most, None]):
@@ -562,7 +567,9 @@ def test_several_processes_read_only_what_a_run_before_them_has_written(app: App
 class TestTinyModel:
     """The embedded model as teacher and judge."""
 
-    SETTINGS = Settings(teacher="hf:tiny", max_new_tokens=96, threshold=-100.0, min_grounding=-100.0, per_section=2)
+    SETTINGS = SynthSettings(
+        teacher="hf:tiny", max_new_tokens=96, threshold=-100.0, min_grounding=-100.0, per_section=2
+    )
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:

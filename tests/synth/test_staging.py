@@ -12,7 +12,7 @@ import pytest
 
 from dlm_trl.notes import DlmError, Document, edit, read, store
 from dlm_trl.synth.guard import synth_section
-from dlm_trl.synth.pairs import Candidate, Pair, Scores
+from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.staging import Staged, applied, clear, drop, resolve_ids, stage, staged
 
 ID = "01JTRX0000000000000000000A"
@@ -20,8 +20,8 @@ TEXT = f"---\ndlm_id: {ID}\ndlm_version: 15\nbase_model: smollm2-135m\n---\nDew 
 # Written by `save_pending_plan` of the package `document-language-model`, version 0.10.0.
 REFERENCE = Path(__file__).parents[1] / "data" / "pending.json"
 REFERENCE_PAIRS = [
-    Pair("What is dew?", 'Water that condenses\n\novernight – at 0 °C it is "hoar frost".'),
-    Pair("When does dew form?", "At night 🙂."),
+    QAPair("What is dew?", 'Water that condenses\n\novernight – at 0 °C it is "hoar frost".'),
+    QAPair("When does dew form?", "At night 🙂."),
 ]
 AT = "2026-04-24T10:18:42Z"
 
@@ -40,13 +40,13 @@ def pending() -> Path:
     return path
 
 
-def candidate(pair: Pair, scores: Scores | None = None) -> Candidate:
+def candidate(pair: QAPair, scores: Scores | None = None) -> Candidate:
     origin = {"request_key": "ab" * 16, "index": 1, "teacher": "hf:org/model"}
     return Candidate(pair, "8a2ddcb42cabaf7d", "extraction", "Dew is water.", **origin, scores=scores)
 
 
 def numbered(i: int, scores: Scores | None = None) -> Candidate:
-    return candidate(Pair(f"What is {i}?", f"A number, {i}."), scores)
+    return candidate(QAPair(f"What is {i}?", f"A number, {i}."), scores)
 
 
 def test_what_the_reference_staged_is_read_and_what_we_stage_is_what_it_would_write(
@@ -73,7 +73,7 @@ def test_a_pair_comes_back_with_all_that_is_known_of_it(notes: Document) -> None
     (added,) = stage(notes, [numbered(1, scores)], AT)
     assert added == Staged(
         added.section_id,
-        Pair("What is 1?", "A number, 1."),
+        QAPair("What is 1?", "A number, 1."),
         "hf:org/model",
         "extraction",
         AT,
@@ -132,7 +132,7 @@ def test_fields_and_entries_of_others_stay(notes: Document, pending: Path) -> No
     assert json.loads(pending.read_text())["sections"][:2] == theirs["sections"]
     assert json.loads(pending.read_text())["also"] == 1
     odd = staged(notes)[1]
-    assert odd.pair == Pair("When?", "At night.")
+    assert odd.pair == QAPair("When?", "At night.")
     marker = {"teacher": "t", "strategy": "extraction", "synth_at": AT, "source_section_id": "0" * 16}
     assert edit.append(notes, synth_section(odd.pair, **marker)).sections[-1].section_id == odd.section_id
     assert drop(read(str(notes.path)), [odd.section_id]) == 1

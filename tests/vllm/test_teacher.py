@@ -15,8 +15,8 @@ from dlm_trl.cli.main import app
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger
-from dlm_trl.synth.plan import Settings
 from dlm_trl.synth.run import synthesize
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.protocol import Reply, Usage
 from dlm_trl.teachers.vllm import VllmTeacher
 from tests.vllm.conftest import BASE, Serve
@@ -62,7 +62,7 @@ def test_a_run_goes_on_when_one_of_two_servers_is_killed(
     path, each = notes(14), 2
     before = answered(server)
     with serve(line) as (other, process):
-        settings = Settings(
+        settings = SynthSettings(
             teacher=f"vllm-server:{other},{server}",
             filter="none",
             max_new_tokens=NEW_TOKENS,
