@@ -47,19 +47,19 @@ def request_key(
     temperature: float,
     top_p: float | None,
     seed: int | None,
-    sample: int = 0,
+    schema: Mapping[str, Any] | None,
 ) -> str:
-    """32 hex digits of a SHA-256 over all that decides a reply; sample tells requests apart that are else the same.
+    """The request's key in the ledger: 32 hex digits of a SHA-256 over everything that decides its reply.
 
-    The addresses of vLLM servers do not decide it, their model does, which is the revision: behind another port, or
-    with a server more, nothing is asked again.
+    A vLLM fleet counts by its model (the teacher's revision), not by its addresses: replies stay valid when a server
+    is added or moves to another port.
     """
     kind, _, _ = teacher.reference.partition(":")
-    who = kind if kind == "vllm-server" else teacher.reference
-    said = [dict(message) for message in messages]
-    parameters = [max_new_tokens, float(temperature), top_p, seed, sample]
-    decides = [who, teacher.revision, prompt_version, said, parameters]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+    reference = kind if kind == "vllm-server" else teacher.reference
+    conversation = [dict(message) for message in messages]
+    sampling = [max_new_tokens, float(temperature), top_p, seed]
+    inputs = [reference, teacher.revision, prompt_version, conversation, sampling, schema]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Ledger:

@@ -117,7 +117,7 @@ def again(ask: Ask, reply: str, problem: str, settings: SynthSettings, teacher: 
 def _request(messages: Sequence[Mapping[str, str]], settings: SynthSettings, teacher: TeacherFacts) -> Request:
     seed = settings.seed if settings.temperature else None  # the likeliest token needs no luck
     sampling = settings.max_new_tokens, settings.temperature, settings.top_p, seed
-    key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling)
+    key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling, SCHEMA)
     return Request(key, messages, *sampling, SCHEMA)
 
 

@@ -94,7 +94,7 @@ def test_a_failed_request_is_not_finished_and_the_later_of_two_replies_counts(no
 def test_a_key_changes_with_all_that_decides_a_reply() -> None:
     def key(**changes: object) -> str:
         given = {"prompt_version": 1, "messages": MESSAGES, "max_new_tokens": 9, "temperature": 0.5, "top_p": None}
-        return request_key(**{"teacher": NamedTeacher(), **given, "seed": None, "sample": 0, **changes})
+        return request_key(**{"teacher": NamedTeacher(), **given, "seed": None, "schema": None, **changes})
 
     changed: list[dict[str, object]] = [
         {"teacher": NamedTeacher("hf:other")},
@@ -102,11 +102,13 @@ def test_a_key_changes_with_all_that_decides_a_reply() -> None:
         {"prompt_version": 2},
         {"messages": [{"role": "user", "content": "Write about hail."}]},
         {"messages": [*MESSAGES, *MESSAGES]},
+        {"messages": [{"role": "system", "content": "Be brief."}, *MESSAGES]},
         {"max_new_tokens": 10},
         {"temperature": 0.6},
         {"top_p": 0.9},
         {"seed": 0},
-        {"sample": 1},
+        {"schema": {"type": "object"}},
+        {"schema": {"type": "array"}},
     ]
     keys = [key(), *(key(**change) for change in changed)]
     assert len(set(keys)) == len(keys) and all(len(k) == 32 for k in keys)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError, Document, parse, read
+from dlm_trl.synth import plan as plan_module
 from dlm_trl.synth.plan import again, plan
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.protocol import Reply, Request
@@ -87,6 +88,16 @@ def test_a_seed_decides_nothing_where_nothing_is_drawn() -> None:
 
     assert key(0.0, 1) == key(0.0, 2) == key(0.0, None)
     assert key(0.5, 1) != key(0.5, 2)
+
+
+def test_a_changed_schema_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def request() -> Request:
+        (ask,) = plan(document("Elm."), SynthSettings(), Reader())
+        return ask.request
+
+    before = request()
+    monkeypatch.setattr(plan_module, "SCHEMA", {"type": "object"})
+    assert request().schema == {"type": "object"} and request().key != before.key
 
 
 def test_an_empty_reply_is_asked_about_with_a_turn_that_servers_take() -> None:
