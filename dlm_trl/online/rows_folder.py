@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.notes.errors import SettingsError
 from dlm_trl.notes.files import replace_file, write_error
+from dlm_trl.notes.journal import whole_lines
 
 _SETTINGS = "settings.json"
 
@@ -135,12 +136,6 @@ def shard_files(folder: Path, settings: TaskRowsSettings, shard: int) -> tuple[P
     """A shard's rows, and its progress."""
     name = f"{shard:05d}-of-{settings.shards:05d}.jsonl"
     return folder / "data" / f"rows-{name}", folder / f"progress-{name}"
-
-
-def whole_lines(file: Path) -> list[bytes]:
-    """The whole lines of a file, with their ends."""
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:

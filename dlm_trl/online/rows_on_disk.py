@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from datasets import Dataset, load_dataset
 from pyarrow.compute import list_value_length
@@ -26,11 +26,12 @@ from transformers import PreTrainedTokenizerBase
 from dlm_trl.models.chat import require_template
 from dlm_trl.notes.errors import NoRowsError, SettingsError, TeacherError, TokenizerError, UsageError
 from dlm_trl.notes.files import locked, replace_file
+from dlm_trl.notes.journal import append
 from dlm_trl.online.authors import Author
 from dlm_trl.online.dataset_card import card, counts, features
 from dlm_trl.online.encode import Encoded, encode
 from dlm_trl.online.rows import Draft, write_rows
-from dlm_trl.online.rows_folder import TaskRowsSettings, progress, read_settings, shard_files, vocabulary, whole_lines
+from dlm_trl.online.rows_folder import TaskRowsSettings, progress, read_settings, shard_files, vocabulary
 from dlm_trl.tasks.protocol import Example, Reject, Task, smoke_test
 
 _TRAINED = ["input_ids", "labels"]
@@ -67,34 +68,33 @@ def write_shard(
     rows_file, progress_file = shard_files(folder, settings, shard)
     rows_file.parent.mkdir(exist_ok=True)
     with locked(rows_file, seconds=0):
-        lines = whole_lines(progress_file)
-        reached = json.loads(lines[-1])["bytes"] if lines else 0
-        with _cut(rows_file, reached) as rows, _cut(progress_file, sum(map(len, lines))) as progress:
-            for step in settings.steps_of(shard)[len(lines) :]:
-                task = tasks[settings.stage(step)]
-                drafts, new_tokens = write_rows(
-                    task,
-                    author,
-                    partial(_encode, tokenizer=tokenizer, max_length=settings.max_length),
-                    seed=settings.seed,
-                    step=step,
-                    indices=settings.indices(step),
-                    attempts=settings.attempts,
-                )
-                _check_replies(drafts, step, settings)
-                kept = sorted((draft for draft in drafts if draft.encoded), key=lambda draft: draft.index)
-                _append(rows, [_row(draft, task, step) for draft in kept])
-                rejected = Counter(draft.outcome.reason for draft in drafts if not draft.encoded)
-                line = {
-                    "step": step,
-                    "rows": len(kept),
-                    "tokens": sum(len(draft.encoded.input_ids) for draft in kept),
-                    "new_tokens": new_tokens,
-                    "rejected": dict(sorted(rejected.items())),
-                    "bytes": rows.tell(),
-                }
-                _append(progress, [line])  # behind its rows: a step that stands here is whole
-                on_step(line)
+        done = progress(folder, settings, shard)
+        _remove_unfinished_step(rows_file, done.bytes)
+        for step in settings.steps_of(shard)[done.steps :]:
+            task = tasks[settings.stage(step)]
+            drafts, new_tokens = write_rows(
+                task,
+                author,
+                partial(_encode, tokenizer=tokenizer, max_length=settings.max_length),
+                seed=settings.seed,
+                step=step,
+                indices=settings.indices(step),
+                attempts=settings.attempts,
+            )
+            _check_replies(drafts, step, settings)
+            kept = sorted((draft for draft in drafts if draft.encoded), key=lambda draft: draft.index)
+            length = append(rows_file, [_row(draft, task, step) for draft in kept], ensure_ascii=False)
+            rejected = Counter(draft.outcome.reason for draft in drafts if not draft.encoded)
+            line = {
+                "step": step,
+                "rows": len(kept),
+                "tokens": sum(len(draft.encoded.input_ids) for draft in kept),
+                "new_tokens": new_tokens,
+                "rejected": dict(sorted(rejected.items())),
+                "bytes": length,
+            }
+            append(progress_file, [line], ensure_ascii=False)  # after its rows: a step listed here is complete
+            on_step(line)
 
 
 def finish(folder: Path, settings: TaskRowsSettings) -> None:
@@ -175,24 +175,16 @@ def _row(draft: Draft, task: Task, step: int) -> dict[str, Any]:
     return record
 
 
-def _append(file: BinaryIO, lines: Sequence[dict[str, Any]]) -> None:
-    file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _cut(file: Path, length: int) -> BinaryIO:
-    """The file, to be appended to, without what a killed process left behind the last whole step."""
-    stream = file.open("ab")
-    if stream.tell() < length:
-        stream.close()
-        raise SettingsError(
-            "The file is shorter than it was when its last step was written.",
-            hint="Remove its folder and start anew.",
-            path=file,
-        )
-    stream.truncate(length)
-    return stream
+def _remove_unfinished_step(rows_file: Path, length: int) -> None:
+    """Create the file, or truncate it to the rows of its finished steps."""
+    with rows_file.open("ab") as file:
+        if file.tell() < length:
+            raise SettingsError(
+                "The file is shorter than when its last step was written.",
+                hint="Delete its folder and start again.",
+                path=rows_file,
+            )
+        file.truncate(length)
 
 
 def _rows_files(folder: Path, settings: TaskRowsSettings) -> list[Path]:

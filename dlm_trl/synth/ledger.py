@@ -23,13 +23,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import LedgerError, StoreError, UsageError
 from dlm_trl.notes.files import LOCK_SECONDS, locked, write_error
+from dlm_trl.notes.journal import append, whole_lines
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.store import synth_dir
 from dlm_trl.teachers.protocol import Reply, Request, TeacherFacts, Usage
@@ -75,7 +76,7 @@ class Ledger:
         self.path = synth_dir(dlm_id) / "ledger.jsonl"
         self._replies: dict[str, Reply] = {}
         owner: str | None = None
-        for line in _objects(self.path):
+        for line in _records(self.path):
             match line:
                 case {"ledger": 1, "source_path": str(path)}:
                     owner = path
@@ -124,7 +125,6 @@ class Ledger:
             "seed": request.seed,
             "facts": facts,
         }
-        # ASCII, for a reply may hold what UTF-8 cannot (half a surrogate pair) or what others take for a line's end.
         self._append([*self._unwritten, line])
         self._unwritten = []
         self._replies[request.key] = reply
@@ -137,27 +137,16 @@ class Ledger:
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Every finished request as `record` wrote it, oldest first, read from the disk."""
-        return (line for line in _objects(self.path) if _reply(line))
+        return (line for line in _records(self.path) if _reply(line))
 
-    def _append(self, items: Sequence[Mapping[str, Any]], sync: bool = False) -> None:
-        lines = "".join(f"{json.dumps(item)}\n" for item in items).encode()
+    def _append(self, records: Sequence[Mapping[str, Any]], sync: bool = False) -> None:
         make_folder(self.path.parent)
+        sync = sync or time.monotonic() - self._synced >= SYNC_SECONDS
         with locked(self.path):
-            try:
-                with open(self.path, "a+b", buffering=0) as file:
-                    end = _healed(file)
-                    try:
-                        while lines:  # a full disk takes a part first and refuses the rest
-                            lines = lines[file.write(lines) :]
-                        if sync or time.monotonic() - self._synced >= SYNC_SECONDS:
-                            os.fsync(file.fileno())
-                            self._synced = time.monotonic()
-                    except OSError:
-                        file.truncate(end)
-                        raise
-            except OSError as error:
-                why, hint = error.strerror or str(error), "Make room and repeat the command: it goes on from here."
-                raise write_error(self.path, why, hint) from None
+            # ASCII, because a reply may contain lone surrogates, which UTF-8 can't encode, or Unicode line separators.
+            append(self.path, records, sync=sync)
+        if sync:
+            self._synced = time.monotonic()
 
 
 @contextmanager
@@ -243,29 +232,24 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects in this file, one a line."""
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects in this file, without damaged lines."""
     skipped = 0
     try:
-        with open(path, "rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # a writer was killed here
-                try:
-                    found = json.loads(line)
-                except (ValueError, RecursionError):
-                    found = None
-                if isinstance(found, dict):
-                    yield found
-                else:
-                    skipped += 1
-    except FileNotFoundError:
-        return
+        for line in whole_lines(path):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if isinstance(record, dict):
+                yield record
+            else:
+                skipped += 1
     except OSError as error:
         why = error.strerror or str(error)
         raise LedgerError(f"The ledger cannot be read: {why}.", hint="Check the permissions.", path=path) from None
     if skipped:
-        logger.warning("%s: %d lines are damaged and were skipped.", path, skipped)
+        logger.warning("%s: skipped %d lines that are damaged.", path, skipped)
 
 
 def _reply(line: dict[str, Any]) -> Reply | None:
@@ -279,17 +263,6 @@ def _reply(line: dict[str, Any]) -> Reply | None:
         }:
             return Reply(key, text, Usage(prompt_tokens, completion_tokens), seconds)
     return None
-
-
-def _healed(file: BinaryIO) -> int:
-    """The file's length, once what stands behind its last whole line is gone."""
-    end = file.seek(0, os.SEEK_END)
-    if end:
-        file.seek(end - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            end = file.truncate(file.read().rfind(b"\n") + 1)
-    return end
 
 
 def _read_holder(holder: Path) -> str:

@@ -145,7 +145,7 @@ def test_damaged_lines_in_the_middle_are_kept_and_skipped_with_one_warning(
         file.write(b"\n".join(damage) + b'\n{"key": 5, "text": null}\n')
     before = ledger.path.read_bytes()
     Ledger(notes).record(*finished(2))
-    assert ["6 lines are damaged" in r.getMessage() for r in caplog.records] == [True]
+    assert ["6 lines that are damaged" in r.getMessage() for r in caplog.records] == [True]
     assert ledger.path.read_bytes().startswith(before)
     again = Ledger(notes)
     assert len(again) == 2 and [entry["key"] for entry in again.entries()] == ["key 1", "key 2"]
