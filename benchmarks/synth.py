@@ -113,7 +113,7 @@ def remote(requests: int, concurrency: int) -> dict[str, Any]:
     server.kill()
     ideal = requests * LATENCY / concurrency
     return {
-        "requests": done.counts.asked,
+        "requests": done.counts.sent,
         "pairs": done.counts.kept,
         "concurrency": concurrency,
         "seconds": round(done.seconds, 2),

@@ -1,7 +1,7 @@
-"""What will be asked of the teacher: `plan(document, settings, teacher)` gives every request before one is sent.
+"""The requests of a run: `plan(document, settings, teacher)` lists all of them before the first one is sent.
 
-A section's prose becomes one request for each strategy, or several where it is too long for the teacher; the
-section's budget of pairs is then shared among its windows.
+The prose of a section becomes one request per strategy, or several if it is too long for the teacher; the section's
+number of pairs is then split among its windows.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.synth import prompts
-from dlm_trl.synth.budget import most_tokens
+from dlm_trl.synth.budget import max_prompt_tokens
 from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.settings import SynthSettings
-from dlm_trl.synth.windows import shares, windows
+from dlm_trl.synth.windows import split_budget, windows
 from dlm_trl.teachers.protocol import Request, TeacherFacts
 
 logger = logging.getLogger(__name__)
 
-# Where the teacher's context is not known: about four thousand tokens of prose in one request.
-_LONGEST_PROSE = 16_000
+_MAX_PROSE = 16_000  # characters per request if the teacher's context is unknown: about four thousand tokens
 
-# The root is an object, for some servers take no other; the reply parser reads either.
+# The root is an object because some servers accept nothing else; the reply parser reads lists, too.
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -48,9 +48,11 @@ SCHEMA: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One request and where its pairs belong: n pairs about prose, a window of the section of this id, which trains
-    this adapter where it names one.
+class PlannedRequest:
+    """A request for n pairs, and where they belong.
+
+    section_id: of the prose section. prose: the window of it in this request. adapter: the one the section trains, or
+    None.
     """
 
     request: Request
@@ -61,67 +63,69 @@ class Ask:
     adapter: str | None = None
 
 
-def plan(document: Document, settings: SynthSettings, teacher: TeacherFacts) -> list[Ask]:
-    """All requests about the document's own prose (not that of `training.sources`), in the order of the file.
+def plan(document: Document, settings: SynthSettings, teacher: TeacherFacts) -> list[PlannedRequest]:
+    """All requests about the document's own prose (without `training.sources`), in file order.
 
-    With `max_pairs` the sections come in an order that is spread over the file, since the run may end before the
-    last. Raises DlmError: PromptError where the prompt file is no template, UsageError where the teacher's context is
+    With `max_pairs`, requests are ordered so that any first part of the list covers the whole file, since the run may
+    end early. Raises DlmError: PromptError for a prompt file that can't be used, UsageError if the teacher's context is
     too short.
     """
     prompt = None if settings.prompt is None else prompts.read_prompt(Path(settings.prompt))
-    found: dict[str, Ask] = {}  # by the request's key: prose that comes twice is asked about once
+    unique: dict[str, PlannedRequest] = {}  # by key, so that repeated prose is requested once
     for section in document.sections:
         prose = section.content.strip()
         if section.kind == "prose" and prose:
-            for strategy, budget in _budgets(settings):
-                if not _fits(prose[0], strategy, settings, teacher, prompt):
+            for strategy, n_pairs in _pairs_per_strategy(settings):
+                fits = partial(_fits, strategy=strategy, settings=settings, teacher=teacher, prompt=prompt)
+                if not fits(prose[0]):
                     raise UsageError(
-                        f"The teacher reads {teacher.context} tokens, too few for the prompt and "
-                        f"{settings.max_new_tokens} new ones.",
+                        f"The teacher's context of {teacher.context} tokens is too short for the prompt and "
+                        f"{settings.max_new_tokens} new tokens.",
                         hint="Lower --max-new-tokens, or choose a teacher with a longer context.",
                         path=document.path,
                     )
-                pieces = windows(prose, lambda text, s=strategy: _fits(text, s, settings, teacher, prompt))
-                if budget < len(pieces):
+                pieces = windows(prose, fits)
+                if n_pairs < len(pieces):
                     logger.warning(
-                        "%s:%d: this prose has %d parts of the length that the teacher reads, and %d %s pairs reach no "
-                        "more than %d of them. More --per-section, or `::prose::` lines within it, reach them all.",
-                        document.path, section.content_line, len(pieces), budget, strategy, budget,
+                        "%s:%d: this prose takes %d requests, but only %d of them are made for %d %s pairs. Raise "
+                        "--per-section, or divide the prose with `::prose::` lines, to cover all of it.",
+                        document.path, section.content_line, len(pieces), n_pairs, n_pairs, strategy,
                     )  # fmt: skip
-                for piece, n in zip(pieces, shares(budget, [len(p) for p in pieces]), strict=True):
+                for piece, n in zip(pieces, split_budget(n_pairs, [len(p) for p in pieces]), strict=True):
                     if n:
-                        messages = prompts.pair_messages(piece, n, strategy, prompt)
-                        request = _request(messages, settings, teacher)
-                        ask = Ask(request, section.section_id, strategy, piece, n, section.adapter)
-                        found.setdefault(request.key, ask)
-    asks = list(found.values())
-    return asks if settings.max_pairs is None else _spread(asks)
+                        request = _request(prompts.pair_messages(piece, n, strategy, prompt), settings, teacher)
+                        planned = PlannedRequest(request, section.section_id, strategy, piece, n, section.adapter)
+                        unique.setdefault(request.key, planned)
+    requests = list(unique.values())
+    return requests if settings.max_pairs is None else _spread(requests)
 
 
-def again(ask: Ask, reply: str, problem: str, settings: SynthSettings, teacher: TeacherFacts) -> Ask | None:
-    """The second and last request for pairs whose first reply could not be read, with that reply and what is wrong.
+def retry(
+    planned: PlannedRequest, reply: str, problem: str, settings: SynthSettings, teacher: TeacherFacts
+) -> PlannedRequest | None:
+    """The second and last request after an unreadable reply; it quotes the reply and names the problem.
 
-    None where all of this is more than the teacher reads.
+    None if that is too long for the teacher.
     """
-    said = reply.encode(errors="replace").decode()  # half a surrogate pair comes out of JSON, but no text can send it
+    reply = reply.encode(errors="replace").decode()  # JSON escapes can yield lone surrogates, which can't be sent
     messages = [
-        *ask.request.messages,
-        {"role": "assistant", "content": said.strip() or "[]"},  # servers refuse an empty turn
+        *planned.request.messages,
+        {"role": "assistant", "content": reply.strip() or "[]"},  # servers reject an empty turn
         {"role": "user", "content": prompts.CORRECTION.format(problem=problem)},
     ]
-    if teacher.context is not None and most_tokens(messages, teacher) + settings.max_new_tokens > teacher.context:
+    if teacher.context is not None and max_prompt_tokens(messages, teacher) + settings.max_new_tokens > teacher.context:
         return None
-    return replace(ask, request=_request(messages, settings, teacher))
+    return replace(planned, request=_request(messages, settings, teacher))
 
 
 def _request(messages: Sequence[Mapping[str, str]], settings: SynthSettings, teacher: TeacherFacts) -> Request:
-    seed = settings.seed if settings.temperature else None  # the likeliest token needs no luck
+    seed = settings.seed if settings.temperature else None  # greedy decoding ignores the seed
     sampling = settings.max_new_tokens, settings.temperature, settings.top_p, seed
     key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling, SCHEMA)
     return Request(key, messages, *sampling, SCHEMA)
 
 
-def _budgets(settings: SynthSettings) -> list[tuple[Strategy, int]]:
+def _pairs_per_strategy(settings: SynthSettings) -> list[tuple[Strategy, int]]:
     n = settings.per_section
     if settings.strategy == "both":
         return [("extraction", math.ceil(n / 2)), ("expansion", n // 2)]
@@ -132,19 +136,19 @@ def _fits(
     prose: str, strategy: Strategy, settings: SynthSettings, teacher: TeacherFacts, prompt: Prompt | None
 ) -> bool:
     if teacher.context is None:
-        return len(prose) <= _LONGEST_PROSE
+        return len(prose) <= _MAX_PROSE
     messages = prompts.pair_messages(prose, settings.per_section, strategy, prompt)
-    return most_tokens(messages, teacher) + settings.max_new_tokens <= teacher.context
+    return max_prompt_tokens(messages, teacher) + settings.max_new_tokens <= teacher.context
 
 
-def _spread(asks: list[Ask]) -> list[Ask]:
-    """Asks so reordered that the sections of every beginning of the list lie far apart in the file."""
-    sections = list(dict.fromkeys(ask.section_id for ask in asks))
-    # The golden ratio's multiples, modulo one, are spread evenly however many one takes (Kronecker's sequence).
-    place = {section: (i * 0.6180339887498949) % 1 for i, section in enumerate(sections)}
-    turns: dict[str, int] = {}
+def _spread(requests: list[PlannedRequest]) -> list[PlannedRequest]:
+    """Reorder the requests so that the sections of any first part of the list are far apart in the file."""
+    sections = list(dict.fromkeys(planned.section_id for planned in requests))
+    # Multiples of the golden ratio modulo one are evenly spread, however many you take (Kronecker sequence).
+    position = {section: (i * 0.6180339887498949) % 1 for i, section in enumerate(sections)}
+    rounds: dict[str, int] = {}
     order = []
-    for ask in asks:
-        turn = turns[ask.section_id] = turns.get(ask.section_id, -1) + 1
-        order.append((turn, place[ask.section_id]))
-    return [asks[i] for i in sorted(range(len(asks)), key=lambda i: order[i])]
+    for planned in requests:
+        round_ = rounds[planned.section_id] = rounds.get(planned.section_id, -1) + 1
+        order.append((round_, position[planned.section_id]))
+    return [requests[i] for i in sorted(range(len(requests)), key=lambda i: order[i])]

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from dlm_trl import cli, load_dlm
+from dlm_trl import load_dlm
+from dlm_trl.cli import main as cli
 from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.staging import staged
@@ -84,7 +85,9 @@ def test_from_prose_to_pairs_and_back(app: App, synth: Synth) -> None:
     original = Path("notes.dlm").read_bytes()
     done = synth("instructions", "notes.dlm", *PLAIN)
     assert done.code == 0 and len(app.calls) == 3
-    assert "sections 3, asked 3 (again 0), from the ledger 0, replied 3, failed 0, unreadable 0, pairs 6" in done.out
+    assert (
+        "sections 3, requests 3 (retries 0), from the ledger 0, replied 3, failed 0, unreadable 0, pairs 6" in done.out
+    )
     assert "synth filter: generated 6, dedup 6\n" in done.out and "kept 6" in done.out
     assert Path("notes.dlm").read_bytes() == original
 
@@ -121,7 +124,7 @@ def test_apply_at_once(app: App, synth: Synth) -> None:
     assert done.code == 0 and "Applied 6 of 6 accepted pairs to notes.dlm." in done.out
     assert synth("list", "notes.dlm").out.endswith("6 applied, 0 staged.\n")
     done = synth("instructions", "notes.dlm", *PLAIN, "--apply")
-    assert done.code == 0 and "Accepted 6; all of them were there before." in done.out
+    assert done.code == 0 and "Accepted 6 pairs; all of them were already there." in done.out
 
 
 def test_files_and_folders(app: App, synth: Synth, folder: Path) -> None:
@@ -237,14 +240,16 @@ def test_of_several_processes_one_speaks_and_one_works(app: App, synth: Synth, m
 def test_nothing_accepted_is_exit_0_with_the_reason_and_the_knob(app: App, synth: Synth) -> None:
     app.reply = lambda call: written_nothing()
     done = synth("instructions", "notes.dlm", *PLAIN)
-    assert done.code == 0 and "--max-new-tokens; `synth show FILE SECTION` has the replies." in done.out  # in one line
+    assert (
+        done.code == 0 and "--max-new-tokens; `synth show FILE SECTION` prints the replies." in done.out
+    )  # in one line
     assert "No pair was accepted." in done.out
     prose = read("notes.dlm").sections[1].section_id
     assert f"- section {prose[:8]}: " in done.out
     shown = synth("show", "notes.dlm", prose[:8])
     assert shown.code == 0 and shown.out.count("I would rather not.") == 2
     done = synth("instructions", "notes.dlm", *PLAIN, "--budget-tokens", "1", "--fresh")
-    assert done.code == 0 and "more than the limit" in done.out
+    assert done.code == 0 and "exceed the limit" in done.out
 
 
 def test_the_reason_is_what_stopped_the_new_pairs_and_not_the_repeats(app: App, synth: Synth) -> None:
@@ -275,7 +280,7 @@ def test_requests_that_fail_are_exit_1_and_the_others_are_kept(app: App, synth: 
     assert done.code == 1 and "failed 1" in done.out and "out of order" in done.out and len(ids()) == 4
     app.rule = lambda call: None
     done = synth("instructions", "notes.dlm", *PLAIN)
-    assert done.code == 0 and "asked 1 (again 0), from the ledger 2" in done.out and len(ids()) == 6
+    assert done.code == 0 and "requests 1 (retries 0), from the ledger 2" in done.out and len(ids()) == 6
 
 
 @pytest.mark.parametrize(
@@ -359,7 +364,7 @@ def test_an_interrupt_ends_it_without_a_traceback(app: App, folder: Path) -> Non
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert process.returncode == 130 and not out
-    assert err == "Stopped. What was answered is kept: the same command goes on from here.\n"
+    assert err == "Stopped. Finished requests are kept: rerun the same command to resume.\n"
     assert app.left + app.now >= 1 and os.listdir(folder) == ["notes.dlm"]
 
 
@@ -367,17 +372,17 @@ class TestDryRun:
     def test_it_asks_nothing_and_says_what_a_run_would(self, app: App, synth: Synth) -> None:
         words = ("instructions", "notes.dlm", *PLAIN, "--max-new-tokens", "64", "--price", "1,2", "--dry-run")
         done = synth(*words)
-        assert done.code == 0 and not app.calls and "Nothing was asked." in done.out
+        assert done.code == 0 and not app.calls and "No request was sent." in done.out
         (found,) = json.loads(synth(*words, "--json").out)
-        assert (found["sections"], found["requests"], found["remembered"], found["seconds"]) == (3, 3, 0, None)
-        assert found["most"]["completion_tokens"] == 3 * 64 and not found["exact"]
-        assert found["cost"] == pytest.approx((found["most"]["prompt_tokens"] + 2 * 3 * 64) / 1e6)
+        assert (found["sections"], found["requests"], found["from_ledger"], found["seconds"]) == (3, 3, 0, None)
+        assert found["max_usage"]["completion_tokens"] == 3 * 64 and not found["exact"]
+        assert found["cost"] == pytest.approx((found["max_usage"]["prompt_tokens"] + 2 * 3 * 64) / 1e6)
         ran = json.loads(synth(*words[:-1], "--json").out)
         assert ran[0]["cost"] <= found["cost"]
         (after,) = json.loads(synth(*words, "--json").out)
-        assert (after["requests"], after["remembered"], after["cost"]) == (3, 3, 0.0)
+        assert (after["requests"], after["from_ledger"], after["cost"]) == (3, 3, 0.0)
         (fresh,) = json.loads(synth(*words, "--json", "--fresh").out)
-        assert fresh["remembered"] == 0 and fresh["seconds"] > 0 and len(app.calls) == 3
+        assert fresh["from_ledger"] == 0 and fresh["seconds"] > 0 and len(app.calls) == 3
 
     def test_what_the_ledger_has_of_a_server_is_known_once_its_model_is_named(
         self, app: App, synth: Synth, caplog: pytest.LogCaptureFixture
@@ -387,7 +392,7 @@ class TestDryRun:
         for named, remembered in ((teacher, 0), (f"{teacher}#m", 3)):
             caplog.clear()
             done = synth("instructions", "notes.dlm", "--teacher", named, *words, "--dry-run", "--json")
-            assert json.loads(done.out)[0]["remembered"] == remembered
+            assert json.loads(done.out)[0]["from_ledger"] == remembered
             assert ("vllm-server:URL#MODEL" in caplog.text) == (not remembered)
 
     def test_the_time_of_a_few_requests_is_that_of_one(self, app: App, synth: Synth) -> None:
@@ -405,5 +410,5 @@ class TestDryRun:
         (ran,) = json.loads(synth(*words, "--json").out)
         command = [sys.executable, "-m", "dlm_trl", "synth", *words, "--dry-run"]
         assert subprocess.run(command, capture_output=True, text=True).stderr == ""
-        assert found["exact"] and found["most"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]
-        assert found["most"]["completion_tokens"] == 3 * 32 >= ran["usage"]["completion_tokens"]
+        assert found["exact"] and found["max_usage"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]
+        assert found["max_usage"]["completion_tokens"] == 3 * 32 >= ran["usage"]["completion_tokens"]

@@ -244,7 +244,7 @@ def test_a_change_made_since_the_read_is_refused(notes: Path) -> None:
     document = read(notes)
     notes.write_bytes(notes.read_bytes() + b"A line of somebody else.\n")
     theirs = notes.read_bytes()
-    with pytest.raises(DlmError, match="changed it since") as caught:
+    with pytest.raises(DlmError, match="has changed since") as caught:
         edit.append(document, PAIR)
     assert (caught.value.kind, caught.value.path) == ("DlmWriteError", notes)
     assert notes.read_bytes() == theirs

@@ -131,7 +131,7 @@ def test_revert_takes_only_what_teachers_wrote_all_or_chosen(notes: Path) -> Non
     assert revert(notes).count == 1
     assert notes.read_bytes() == before + f"{mine.replace('Mine', 'Later')}\n".encode()
     for ids in ([two.section_id], [read(notes).sections[1].section_id]):  # gone; somebody's own
-        with pytest.raises(DlmError, match="No pair here"):
+        with pytest.raises(DlmError, match="No id starts with"):
             revert(notes, ids)
 
 

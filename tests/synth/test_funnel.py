@@ -11,14 +11,14 @@ from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, open_judge
 from dlm_trl.synth.leak import validation_questions
 from dlm_trl.synth.pairs import QAPair
-from dlm_trl.synth.plan import Ask
+from dlm_trl.synth.plan import PlannedRequest
 from dlm_trl.synth.report import Synthesis
 from dlm_trl.synth.settings import Filter, SynthSettings
 from dlm_trl.synth.staging import Staged
 from dlm_trl.teachers.protocol import Request
 from tests.synth.writer import HEAD, NOUNS, TOPICS, pair, prose
 
-ASK = Ask(Request("k", []), "0" * 16, "extraction", prose("Elm"), 9)
+ASK = PlannedRequest(Request("k", []), "0" * 16, "extraction", prose("Elm"), 9)
 PAIRS = [pair(topic, noun) for topic in TOPICS for noun in NOUNS["about"]]
 
 
@@ -91,7 +91,7 @@ def test_a_pair_that_is_one_too_many_stands_in_the_way_of_no_other(document: Doc
     asks = [replace(ASK, request=Request(key, []), n=1) for key in "kl"]
     kept = funnel.take([(asks[0], [first, second]), (asks[1], [second])])
     assert [(candidate.request_key, candidate.pair) for candidate in kept] == [("k", first), ("l", second)]
-    assert [(loss.stage, loss.reason) for loss in outcome.losses] == [("surplus", "more than were asked for")]
+    assert [(loss.stage, loss.reason) for loss in outcome.losses] == [("surplus", "more pairs than requested")]
 
 
 def test_many_wrong_answers_to_one_question_are_judged_at_once(
@@ -120,7 +120,7 @@ def test_the_judge_has_the_last_word(document: Document) -> None:
     for settings, stage in ((replace(low, threshold=50), "threshold"), (replace(low, min_grounding=50), "grounding")):
         done = passed(document, settings, *pairs, judge=judge)
         assert (done.counts.kept, getattr(done.counts, stage)) == (0, margins.kept)
-        assert " of at least 50.00" in next(loss.reason for loss in done.losses if loss.stage == stage)
+        assert ", below 50.00" in next(loss.reason for loss in done.losses if loss.stage == stage)
         assert all(loss.reason.endswith(", not above 0") for loss in done.losses if loss.stage == "judge")
         assert (done.counts.judge_passed, done.counts.above_threshold) == (
             margins.kept, margins.kept if stage == "grounding" else 0,

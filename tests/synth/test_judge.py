@@ -156,13 +156,13 @@ def test_a_judge_whose_chat_template_takes_no_question_is_refused_at_once(
 ) -> None:
     tokenizer = load_tokenizer(str(random_base))
     tokenizer.chat_template = "{{ raise_exception('A system prompt\nis needed') }}"
-    with pytest.raises(DlmError, match="of base refuses these messages: A system prompt is needed") as caught:
+    with pytest.raises(DlmError, match=r"of the judge base .*: A system prompt is needed") as caught:
         Judge(model, tokenizer, "base")
     assert caught.value.kind == "ChatTemplateError"
 
 
 def pieces_read(judge: Judge, asked: Candidate) -> list[str]:
-    rows = judge._rows(asked)[1:]
+    rows = judge._with_and_without_prose(asked)[1:]
     assert all(row.tokens <= judge.context for row in rows)
     texts = (judge.tokenizer.decode(row.prompt, clean_up_tokenization_spaces=False) for row in rows)
     return [text.partition("Text:\n")[2].rpartition("\n\nQuestion: ")[0] for text in texts]

@@ -326,7 +326,7 @@ def test_a_moved_document_takes_its_ledger_with_it(
     Ledger(moved)
     ledger = Ledger(moved)  # its note is given once
     assert ledger.get("key 1")
-    assert [f"going on with {moved.path}" in r.getMessage() for r in caplog.records] == [True]
+    assert [f"using it for {moved.path}" in r.getMessage() for r in caplog.records] == [True]
     ledger.record(*finished(2))
     ledger.record(*finished(3))
     caplog.clear()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError, Document, parse, read
 from dlm_trl.synth import plan as plan_module
-from dlm_trl.synth.plan import again, plan
+from dlm_trl.synth.plan import plan, retry
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.protocol import Reply, Request
 from tests.synth.writer import HEAD, TOPICS, prose
@@ -103,8 +103,8 @@ def test_a_changed_schema_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_empty_reply_is_asked_about_with_a_turn_that_servers_take() -> None:
     (ask,) = plan(document("Elm."), SHORT, Reader())
     for reply in ("", " \n"):
-        retry = again(ask, reply, "The reply is empty.", SHORT, Reader())
-        assert retry and retry.request.messages[1] == {"role": "assistant", "content": "[]"}
+        second = retry(ask, reply, "The reply is empty.", SHORT, Reader())
+        assert second and second.request.messages[1] == {"role": "assistant", "content": "[]"}
 
 
 def test_parts_of_long_prose_that_no_pair_reaches_are_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -113,7 +113,9 @@ def test_parts_of_long_prose_that_no_pair_reaches_are_told(caplog: pytest.LogCap
     assert 3 < parts < 30 and not caplog.messages
     plan(notes, replace(SHORT, per_section=3), Reader(200))
     (told,) = caplog.messages
-    assert f":{notes.sections[1].content_line}: this prose has {parts} parts" in told and "3 extraction pairs" in told
+    assert (
+        f":{notes.sections[1].content_line}: this prose takes {parts} requests" in told and "3 extraction pairs" in told
+    )
 
 
 def test_long_prose_without_blanks_is_cut_too() -> None:
@@ -130,7 +132,7 @@ def test_long_prose_without_blanks_is_cut_too() -> None:
 
 
 def test_a_teacher_that_reads_too_little_is_one_error() -> None:
-    with pytest.raises(DlmError, match="reads 60 tokens") as caught:
+    with pytest.raises(DlmError, match="context of 60 tokens") as caught:
         plan(document("Elm.", "Fir."), SHORT, Reader(60))
     assert caught.value.kind == "UsageError" and "--max-new-tokens" in str(caught.value)
 
@@ -149,14 +151,14 @@ def test_with_max_pairs_every_beginning_is_spread_over_the_file(count: int, firs
 
 def test_the_second_request_shows_the_reply_and_what_is_wrong() -> None:
     (ask,) = plan(document("Elm."), SHORT, Reader(200))
-    second = again(ask, "no list", "There is no JSON object in the reply.", SHORT, Reader(200))
+    second = retry(ask, "no list", "There is no JSON object in the reply.", SHORT, Reader(200))
     assert second is not None and second.request.key != ask.request.key
     first, reply, correction = second.request.messages
     assert first == ask.request.messages[0]
     assert reply == {"role": "assistant", "content": "no list"}
     assert "There is no JSON object in the reply." in correction["content"]
-    assert again(ask, "word " * 200, "Too long.", SHORT, Reader(200)) is None
-    half = again(ask, "half \ud83d", "There is no JSON object in the reply.", SHORT, Reader(200))
+    assert retry(ask, "word " * 200, "Too long.", SHORT, Reader(200)) is None
+    half = retry(ask, "half \ud83d", "There is no JSON object in the reply.", SHORT, Reader(200))
     assert half is not None and half.request.messages[1]["content"] == "half ?", "no request can carry half a pair"
 
 
@@ -191,16 +193,16 @@ class TestPrompt:
         [
             ("Write\n{{ n }} pairs {% if %} {{ prose }}", "prompt.txt:2: "),
             ("Write\n\n{{ count }} pairs: {{ prose }}", "prompt.txt:3: .*'count' is undefined"),
-            ("Write {{ n }} pairs.", "prompt.txt: .*leaves the prose out"),
-            ("{% if strategy == 'extraction' %}{{ prose }}{% endif %}", "prompt.txt: .*leaves the prose out"),
-            ("{{ prose }}\n{{ n / 0 }}", "prompt.txt:2: .*does not render"),
-            ("{{ prose }}\n{% include 'x' %}", "prompt.txt:2: .*does not render"),
+            ("Write {{ n }} pairs.", "prompt.txt: .*doesn't include the prose"),
+            ("{% if strategy == 'extraction' %}{{ prose }}{% endif %}", "prompt.txt: .*doesn't include the prose"),
+            ("{{ prose }}\n{{ n / 0 }}", "prompt.txt:2: .*doesn't render"),
+            ("{{ prose }}\n{% include 'x' %}", "prompt.txt:2: .*doesn't render"),
             ("{{ prose }}\n{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "prompt.txt:2: .*recursion"),
             ("{{ prose }}\n{{ prose.__class__.__mro__ }}", "prompt.txt:2: .*unsafe"),
-            ("{{ prose }}\n{{ range(10 ** 9) }}", "prompt.txt:2: .*does not render"),
+            ("{{ prose }}\n{{ range(10 ** 9) }}", "prompt.txt:2: .*doesn't render"),
             ("{{ prose }}\n{% if n == 1 %}{{ count }}{% endif %}", "prompt.txt:2: .*'count' is undefined"),
             ("{{ prose }}\n{% if 'Elm' in prose %}{{ count }}{% endif %}", "prompt.txt:2: .*'count' is undefined"),
-            (b"\xff{{ prose }}", "prompt.txt: .*cannot be read"),
+            (b"\xff{{ prose }}", "prompt.txt: .*can't be read"),
         ],
     )
     def test_a_broken_one_is_refused_with_its_place(self, tmp_path: Path, text: str | bytes, said: str) -> None:

@@ -170,10 +170,10 @@ def test_a_question_with_two_answers_is_none() -> None:
 
 def test_the_last_answer_of_a_labelled_reply_that_was_cut_is_left_out() -> None:
     reply = f"Q: {DEW.question}\nA: {DEW.answer}\nQ: {HAIL.question}\nA: Froz"
-    assert parse_reply(reply, is_cut=True).pairs == [DEW]
-    assert parse_reply(f"{reply}en rain.\n\nThis is al", is_cut=True).pairs == [DEW, HAIL]
+    assert parse_reply(reply, is_truncated=True).pairs == [DEW]
+    assert parse_reply(f"{reply}en rain.\n\nThis is al", is_truncated=True).pairs == [DEW, HAIL]
     assert parse_reply(reply).pairs == [DEW, QAPair(HAIL.question, "Froz")]
-    assert parse_reply(LIST, is_cut=True).pairs == [DEW, HAIL]
+    assert parse_reply(LIST, is_truncated=True).pairs == [DEW, HAIL]
 
 
 def test_numbers_stay_as_they_were_written() -> None:

@@ -28,7 +28,7 @@ from dlm_trl.notes.errors import DlmError, TeacherError
 from dlm_trl.rows.convert import convert
 from dlm_trl.synth import SynthSettings, synthesize, synthesize_all
 from dlm_trl.synth.apply import revert
-from dlm_trl.synth.budget import bound_of
+from dlm_trl.synth.budget import max_usage
 from dlm_trl.synth.dry_run import estimate
 from dlm_trl.synth.ledger import Ledger, run_lock
 from dlm_trl.synth.plan import plan
@@ -81,7 +81,7 @@ def test_a_run_asks_and_stages_in_the_order_of_the_file(app: App, path: Path) ->
     assert pairs(done.staged) == [p for topic in TOPICS for p in written(topic, 2)]
     assert done.staged == staged(read(path))
     counts = done.counts
-    assert (counts.sections, counts.asked, counts.replied, counts.generated, counts.kept) == (12, 12, 12, 24, 24)
+    assert (counts.sections, counts.sent, counts.replied, counts.generated, counts.kept) == (12, 12, 12, 24, 24)
     assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (12 * 7, 12 * 3)
     assert len({item.synth_at for item in done.staged}) == 1 and done.cost is None and done.stopped is None
     assert len(app.calls) == 12 and app.most <= 16
@@ -118,7 +118,7 @@ def test_who_was_moved_and_then_copied_has_one_owner(app: App, path: Path) -> No
     path.write_bytes(moved.read_bytes())
     assert len(staged(read(moved))) == 24 and len(Ledger(read(moved))) == 12
     for look in (staged, Ledger):
-        with pytest.raises(DlmError, match=r"was made for .*moved\.dlm"):
+        with pytest.raises(DlmError, match=r"belongs to .*moved\.dlm"):
             look(read(path))
 
 
@@ -129,8 +129,8 @@ def test_a_reply_that_could_not_be_read_is_counted_where_the_budget_ends_first(a
     app.reply = chatter
     done = synthesize(path, replace(PLAIN, budget_tokens=900))
     counts = done.counts
-    assert 0 < counts.asked < 12 and counts.asked_again == 0 and done.stopped
-    assert counts.unparsed == counts.asked == len(done.failures)
+    assert 0 < counts.sent < 12 and counts.retried == 0 and done.stopped
+    assert counts.unparsed == counts.sent == len(done.failures)
 
 
 def test_a_local_teacher_can_be_quantised(path: Path) -> None:
@@ -221,7 +221,7 @@ class TestBudget:
         spent: list[int] = []
         teacher = OpenAITeacher("m")
         asks = plan(read(path), replace(PLAIN, max_new_tokens=64), teacher)
-        bounds = {ask.request.messages[0]["content"]: bound_of(ask.request, teacher) for ask in asks}
+        bounds = {ask.request.messages[0]["content"]: max_usage(ask.request, teacher) for ask in asks}
         self.dearest = max(bound.prompt_tokens for bound in bounds.values()) + 64
 
         def use_all(call: Call) -> Answer:
@@ -236,16 +236,16 @@ class TestBudget:
         limit = int(self.dearest * 3.5)
         done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=limit))
         assert limit - self.dearest < sum(spent) <= limit
-        assert done.counts.asked == 3 and pairs(done.staged) == [p for topic in TOPICS[:3] for p in written(topic, 2)]
-        assert done.stopped == "The budget ends here: 9 requests were not sent."
+        assert done.counts.sent == 3 and pairs(done.staged) == [p for topic in TOPICS[:3] for p in written(topic, 2)]
+        assert done.stopped == "The limit on cost or tokens was reached: 9 requests were not sent."
 
     def test_cost_too_and_the_ledger_is_free(self, spent: list[int], path: Path) -> None:
         settings = replace(PLAIN, max_new_tokens=64, price=(1e6, 2e6), max_cost=self.dearest * 3.0)
         first = synthesize(path, settings)
         assert first.cost is not None and first.cost <= settings.max_cost
-        assert first.counts.asked == 2
+        assert first.counts.sent == 2
         second = synthesize(path, settings)
-        assert (second.counts.remembered, second.counts.asked, len(second.staged)) == (2, 2, 4)
+        assert (second.counts.from_ledger, second.counts.sent, len(second.staged)) == (2, 2, 4)
 
     def test_a_server_that_does_not_tell_what_it_used_may_have_used_all(
         self, spent: list[int], app: App, path: Path, caplog: pytest.LogCaptureFixture
@@ -259,20 +259,20 @@ class TestBudget:
         app.rule = tell_nothing
         limit = int(self.dearest * 3.5)
         done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=limit, price=(1e6, 1e6)))
-        assert sum(spent) <= limit and done.counts.asked == 3 and done.cost == sum(spent)
+        assert sum(spent) <= limit and done.counts.sent == 3 and done.cost == sum(spent)
         assert [r.getMessage() for r in caplog.records].count(
-            "openai:m does not tell what it uses: counting the most that it can."
+            "openai:m doesn't report token usage: assuming the maximum."
         ) == 1
 
     def test_one_budget_for_all_documents(self, spent: list[int], path: Path, tmp_path: Path) -> None:
         other = tmp_path / "other.dlm"
         other.write_text(path.read_text().replace("0000000A", "0000000B"))
         done = list(synthesize_all([path, other], replace(PLAIN, budget_tokens=self.dearest * 15, max_new_tokens=64)))
-        assert [outcome.counts.asked for outcome in done] == [12, 3]
+        assert [outcome.counts.sent for outcome in done] == [12, 3]
 
     def test_less_than_one_request_asks_nothing(self, spent: list[int], path: Path) -> None:
         done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=64))
-        assert done.counts.asked == 0 and done.stopped and not spent
+        assert done.counts.sent == 0 and done.stopped and not spent
 
 
 class TestMaxPairs:
@@ -303,10 +303,10 @@ class TestMaxPairs:
 
 def test_fresh_asks_again(app: App, path: Path) -> None:
     synthesize(path, PLAIN)
-    assert synthesize(path, PLAIN).counts.remembered == 12 and len(app.calls) == 12
+    assert synthesize(path, PLAIN).counts.from_ledger == 12 and len(app.calls) == 12
     app.reply = lambda call: write_text(listed([pair(topic_of(call), "scent")]))
     done = synthesize(path, replace(PLAIN, fresh=True))
-    assert (done.counts.asked, len(app.calls), len(done.staged)) == (12, 24, 12)
+    assert (done.counts.sent, len(app.calls), len(done.staged)) == (12, 24, 12)
     assert synthesize(path, PLAIN).counts.generated == 12  # the later reply counts from now on
 
 
@@ -320,8 +320,8 @@ def test_the_same_model_behind_another_port_is_asked_nothing_again(app: App, pat
     with serve(App(reply=write)) as other:
         fleet = f"vllm-server:{other},{url}"
         done = synthesize(path, replace(PLAIN, teacher=fleet))
-        assert (done.counts.asked, done.counts.remembered, done.counts.kept) == (0, 12, 24)
-        assert synthesize(path, replace(PLAIN, teacher=f"{fleet}#another")).counts.asked == 12
+        assert (done.counts.sent, done.counts.from_ledger, done.counts.kept) == (0, 12, 24)
+        assert synthesize(path, replace(PLAIN, teacher=f"{fleet}#another")).counts.sent == 12
 
 
 class TestUnreadable:
@@ -333,24 +333,24 @@ class TestUnreadable:
         app.reply = stumble
         done = synthesize(path, PLAIN)
         assert pairs(done.staged) == [p for topic in TOPICS for p in written(topic, 2)]
-        assert (done.counts.asked, done.counts.asked_again, done.counts.unparsed) == (14, 2, 0)
+        assert (done.counts.sent, done.counts.retried, done.counts.unparsed) == (14, 2, 0)
         seconds = [call for call in app.calls if len(call.body["messages"]) == 3]
         assert [m["content"] for m in seconds[0].body["messages"]][1] == "Sure! Which?"
         assert "There is no JSON object in the reply." in seconds[0].prompt
         again = synthesize(path, PLAIN)
-        assert len(app.calls) == 14 and (again.counts.asked, again.counts.asked_again) == (0, 0)
+        assert len(app.calls) == 14 and (again.counts.sent, again.counts.retried) == (0, 0)
 
     def test_half_a_surrogate_pair_is_asked_about_too(self, app: App, path: Path) -> None:
         app.reply = lambda call: write_text("No \ud83d.") if "Elm" in str(call.body) else write(call)
         for asked_now in (13, 0):
             done = synthesize(path, PLAIN)
-            assert (done.counts.asked, done.counts.failed, done.counts.unparsed) == (asked_now, 0, 1)
+            assert (done.counts.sent, done.counts.failed, done.counts.unparsed) == (asked_now, 0, 1)
 
     def test_the_second_time_it_is_counted_and_kept(self, app: App, path: Path) -> None:
         app.reply = lambda call: write_text("No.") if topic_of(call) == "Elm" else write(call)
         for asked_now in (13, 0):
             done = synthesize(path, PLAIN)
-            assert (done.counts.asked, done.counts.unparsed, done.counts.kept) == (asked_now, 1, 22)
+            assert (done.counts.sent, done.counts.unparsed, done.counts.kept) == (asked_now, 1, 22)
             (failure,) = done.failures
             assert failure.section_id == read(path).sections[4].section_id and "no JSON" in failure.reason
         assert len(app.calls) == 13
@@ -363,7 +363,7 @@ def test_a_request_that_fails_loses_no_other_and_is_asked_the_next_time(app: App
     assert "out of order" in done.failures[0].reason
     app.rule = lambda call: None
     done = synthesize(path, PLAIN)
-    assert (done.counts.asked, done.counts.remembered, pairs(done.staged)) == (1, 11, written("Elm", 2))
+    assert (done.counts.sent, done.counts.from_ledger, pairs(done.staged)) == (1, 11, written("Elm", 2))
 
 
 def test_no_more_pairs_for_a_request_than_were_asked_for(app: App, path: Path) -> None:
@@ -408,7 +408,7 @@ class TestBeforeTheFirstRequest:
     def test_a_server_that_reads_too_little(self, app: App, path: Path) -> None:
         app.models = [{"id": "m", "max_model_len": 600}]
         url = os.environ["OPENAI_BASE_URL"]
-        with pytest.raises(DlmError, match="reads 600 tokens"):
+        with pytest.raises(DlmError, match="context of 600 tokens"):
             synthesize(path, replace(PLAIN, teacher=f"vllm-server:{url}"))
         assert not app.calls
 
@@ -501,11 +501,11 @@ def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
         assert all(getattr(counts, stage) == lost[stage] for stage in get_args(Stage))
         assert counts.generated == lost.total() + counts.kept
         assert counts.failed + counts.unparsed == len(done.failures)
-        assert counts.asked == teacher.asked and counts.replied + counts.failed == counts.asked + counts.remembered
+        assert counts.sent == teacher.asked and counts.replied + counts.failed == counts.sent + counts.from_ledger
     (whole, pairs_of_it), (resumed, pairs_of_both) = outcomes
-    if most >= whole.counts.asked:  # then the first part was the whole
+    if most >= whole.counts.sent:  # then the first part was the whole
         return
-    same = {"asked": 0, "asked_again": 0, "remembered": 0}
+    same = {"sent": 0, "retried": 0, "from_ledger": 0}
     assert replace(resumed.counts, **same) == replace(whole.counts, **same) and pairs_of_both == pairs_of_it
 
 
@@ -515,7 +515,7 @@ def test_a_key_that_is_refused_ends_the_run_and_keeps_what_came(app: App, path: 
         synthesize(path, replace(PLAIN, concurrency=1))
     assert len(app.calls) == 5
     app.rule = lambda call: None
-    assert synthesize(path, PLAIN).counts.remembered == 4
+    assert synthesize(path, PLAIN).counts.from_ledger == 4
 
 
 def test_two_processes_share_the_work_and_print_one_result(
@@ -553,7 +553,7 @@ def test_several_processes_read_only_what_a_run_before_them_has_written(app: App
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=err, preexec_fn=limited
         )
-        while "works on this document; waiting" not in errors.read_text() and process.poll() is None:
+        while "is using this document; waiting" not in errors.read_text() and process.poll() is None:
             time.sleep(0.02)
         time.sleep(1)  # for the other process to be there too
         ledger = Ledger(document)
@@ -582,10 +582,10 @@ class TestTinyModel:
 
     def test_pairs_come_with_scores_and_a_repeated_run_keeps_them(self, path: Path) -> None:
         done = synthesize(path, self.SETTINGS)
-        assert done.judge == "tiny" and done.counts.asked == 3 and done.usage.completion_tokens > 20
+        assert done.judge == "tiny" and done.counts.sent == 3 and done.usage.completion_tokens > 20
         assert done.staged and all(item.scores and item.scores.margin > 0 for item in done.staged)
         assert done.counts.kept == done.counts.above_threshold - done.counts.grounding - done.counts.surplus
         again = synthesize(path, self.SETTINGS, apply_now=True)
-        assert (again.counts.asked, again.counts.kept, again.applied) == (0, done.counts.kept, done.counts.kept)
+        assert (again.counts.sent, again.counts.kept, again.applied) == (0, done.counts.kept, done.counts.kept)
         strict = synthesize(path, replace(self.SETTINGS, threshold=50.0))
         assert strict.counts.kept == 0 and strict.counts.threshold + strict.counts.judge > 0

@@ -198,7 +198,7 @@ def test_another_files_pairs_are_refused_while_it_exists_and_go_with_it_when_it_
 
     notes.path.unlink()
     assert staged(read(copy)) == items
-    assert "going on with" in caplog.text
+    assert "using it for" in caplog.text
     stage(read(copy), [numbered(2)], AT)
     caplog.clear()
     assert len(staged(read(copy))) == 2 and not caplog.records
@@ -211,9 +211,9 @@ def test_the_beginning_of_an_id_is_enough() -> None:
     assert resolve_ids(["AA2"], known) == ["aa22"]
     for prefix, words in (
         ("aa", "aa11, aa22"),
-        ("", "begins with ''"),
-        ("c", "begins with 'c'"),
-        ("aa111", "begins"),
+        ("", "starts with ''"),
+        ("c", "starts with 'c'"),
+        ("aa111", "starts"),
     ):
         with pytest.raises(DlmError, match=words) as caught:
             resolve_ids([prefix], known)

@@ -14,4 +14,4 @@ def test_the_time_left_is_that_of_the_replies_not_of_the_wait_for_a_batch(
     now = shown._started + 100
     monkeypatch.setattr(watch.time, "monotonic", lambda: now)
     shown(Reply("k", '{"question": "q", "answer": "a"}', Usage(30, 10), seconds), 9)
-    assert capsys.readouterr().err == f"asking: 1 of 10 requests, 0.0 pairs/s, 40 tokens, {left} s left\n"
+    assert capsys.readouterr().err == f"1 of 10 requests, 0.0 pairs/s, 40 tokens, {left} s left\n"

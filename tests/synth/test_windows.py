@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_trl.synth.windows import shares, windows
+from dlm_trl.synth.windows import split_budget, windows
 
 TEXTS = st.lists(
     st.sampled_from(["Dew forms.", "Tides rise and fall", "\n\n", "\n", " ", "é.", '"So!" ', "verylongword" * 3])
@@ -56,11 +56,11 @@ def test_a_megabyte_of_one_word_asks_little() -> None:
 
 @given(st.integers(0, 50), st.lists(st.integers(1, 1000), min_size=1, max_size=20))
 def test_shares_add_up_and_are_off_by_less_than_one(budget: int, sizes: list[int]) -> None:
-    given_shares = shares(budget, sizes)
+    given_shares = split_budget(budget, sizes)
     assert sum(given_shares) == budget
     assert all(abs(share - budget * size / sum(sizes)) < 1 for share, size in zip(given_shares, sizes, strict=True))
 
 
 @pytest.mark.parametrize(("budget", "sizes", "expected"), [(3, [10, 10], [2, 1]), (1, [5, 20], [0, 1]), (2, [7], [2])])
-def test_shares(budget: int, sizes: list[int], expected: list[int]) -> None:
-    assert shares(budget, sizes) == expected
+def test_split_budget(budget: int, sizes: list[int], expected: list[int]) -> None:
+    assert split_budget(budget, sizes) == expected
