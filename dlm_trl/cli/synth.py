@@ -56,8 +56,8 @@ def instructions(
         str,
         typer.Option(
             help="self (the document's trained adapter; self#NAME for one of several), hf:<id or folder>, hf:tiny, "
-            "openai:<model>, anthropic:<model>, or vllm-server:<url>[,<url>…][#<model>] (default: the first model that "
-            "the server lists)."
+            "openai:<model>, anthropic:<model>, or vllm-server:<url>,<url>…#<model> (one or more servers; without "
+            "#<model>, the first model they list)."
         ),
     ] = "self",
     per_section: Annotated[int, typer.Option(help="Pairs to request per prose section.")] = 3,
@@ -102,7 +102,7 @@ def instructions(
     ] = None,
     price: Annotated[
         str | None,
-        typer.Option(metavar="IN,OUT", help="Cost of a million prompt tokens and a million completion tokens."),
+        typer.Option(metavar="IN,OUT", help="Price of a million prompt tokens, and of a million new tokens."),
     ] = None,
     budget_tokens: Annotated[
         int | None, typer.Option(help="Stop before the total tokens of all files exceed this.")
@@ -280,7 +280,7 @@ def _prices(text: str | None) -> tuple[float, float] | None:
         prompt, completion = (float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(
-            "--price takes two numbers, IN,OUT: the cost of a million prompt tokens and of a million completion tokens."
+            "--price takes two numbers, IN,OUT: the price of a million prompt tokens, and of a million new tokens."
         ) from None
     return prompt, completion
 

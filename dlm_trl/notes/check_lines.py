@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from dlm_trl.notes.code_blocks import markdown_blocks, reader_blocks, toggles, unclosed
+from dlm_trl.notes.code_blocks import markdown_blocks, parser_blocks, toggles, unclosed
 from dlm_trl.notes.document import Kind
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.findings import REFUSED, Finding, finding_of
@@ -66,13 +66,13 @@ def check_lines(lines: list[str], first: int, path: Path) -> CheckedLines:
         findings.append(Finding(path, first + unmatched, 1, "FenceError", message, why, fix))
         repaired[unmatched] = ""
         markdown, _ = markdown_blocks(repaired)
-    parser_blocks = reader_blocks(repaired)
+    for_parser = parser_blocks(repaired)
 
     after_markers = 0  # index of the first line after the markers of the last fence
     for i, (line, fence) in enumerate(zip(lines, fences, strict=True)):
         number = first + i
         findings += invisible_characters(line, number, path)
-        markdown_opener, parser_opener = markdown[i], parser_blocks[i]
+        markdown_opener, parser_opener = markdown[i], for_parser[i]
         if parser_opener is not None or toggles(line):
             if isinstance(fence, Fence) and markdown_opener is None and parser_opener is not None:
                 findings.append(_hidden_fence(number, first + parser_opener, path))
@@ -88,7 +88,7 @@ def check_lines(lines: list[str], first: int, path: Path) -> CheckedLines:
             findings += malformed
         elif i >= after_markers and markdown_opener is None:
             findings += _near_miss(line, number, path)
-    in_code = [p is not None or m is not None for p, m in zip(parser_blocks, markdown, strict=True)]
+    in_code = [p is not None or m is not None for p, m in zip(for_parser, markdown, strict=True)]
     return CheckedLines(findings, repaired, in_code)
 
 

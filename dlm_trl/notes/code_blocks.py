@@ -18,7 +18,7 @@ def toggles(line: str) -> bool:
     return line.startswith("```")
 
 
-def reader_blocks(lines: list[str]) -> Blocks:
+def parser_blocks(lines: list[str]) -> Blocks:
     """For each line, the index of the line that opened its block for the parser, or None. Delimiters are inside."""
     blocks: Blocks = []
     opener: int | None = None

@@ -1,12 +1,12 @@
-"""Rows of a task on disk: those that an online run would write, written before training instead of during it.
+"""Task rows on disk: the rows of an online run, written before training instead of during it.
 
-    settings = claim(folder, settings)                                # refuses a folder that holds anything else
-    write_shard(folder, settings, 0, tasks, author, tokenizer)        # goes on where it was; and the other shards
-    finish(folder, settings)                                          # the dataset card, once all are written
+    settings = claim(folder, settings)                                # fails if the folder has other content
+    write_shard(folder, settings, 0, tasks, author, tokenizer)        # resumes; call it for each shard
+    finish(folder, settings)                                          # writes the dataset card
     rows, settings = load_rows(folder, tokenizer), read_settings(folder)
 
-`recipes/synthesize_task.py` does so. Row number i is the one that an online run of the same seed has at step
-i // rows_per_step, index i % rows_per_step; one that every attempt failed at is missing. `folder` says what lies where.
+See `recipes/synthesize_task.py`. Row i is the row that an online run with the same seed has at step i // rows_per_step,
+index i % rows_per_step; rows whose attempts all failed are missing. `rows_folder` describes the files.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _TRAINED = ["input_ids", "labels"]
 
 
 def check_task(task: Task, settings: TaskRowsSettings, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Try the task out, before any weight is loaded.
+    """Run the task once, before any weights are loaded.
 
-    Raises DlmError: TaskError for whatever a user's own task raises, UsageError and ChatTemplateError for rows that
-    cannot be made with this tokenizer.
+    Raises DlmError: TaskError if the task raises anything, UsageError and ChatTemplateError if this tokenizer can't
+    encode its rows.
     """
-    asked, examples = smoke_test(task, settings.task, settings.seed)
-    if settings.teacher == "base" and not all(isinstance(prompt, str) for prompt in asked):
+    prompts, examples = smoke_test(task, settings.task, settings.seed)
+    if settings.teacher == "base" and not all(isinstance(prompt, str) for prompt in prompts):
         require_template(tokenizer, "The base")
     for example in examples:
         _encode(example, tokenizer, settings.max_length)
@@ -57,13 +57,13 @@ def write_shard(
     tasks: Sequence[Task],
     author: Author,
     tokenizer: PreTrainedTokenizerBase,
-    on_step: Callable[[Mapping[str, Any]], None] = lambda line: None,
+    on_step: Callable[[Mapping[str, Any]], None] = lambda record: None,
 ) -> None:
-    """Write what a shard lacks; `tasks` has one for each stage.
+    """Write the missing steps of a shard; `tasks` has one task per stage.
 
-    A step is written whole or not at all, and stays when the process is killed; on_step gets its line of progress.
-    Raises DlmError: TeacherError where the author failed (the step is asked for again by the next run), DlmWriteError
-    where another process is writing this shard.
+    A step is written completely or not at all, and survives a kill. on_step is called with its progress record. Raises
+    DlmError: TeacherError if the author failed (rerun to repeat the step), DlmWriteError if another process is writing
+    this shard, SettingsError if a file was truncated.
     """
     rows_file, progress_file = shard_files(folder, settings, shard)
     rows_file.parent.mkdir(exist_ok=True)
@@ -84,21 +84,21 @@ def write_shard(
             _check_replies(drafts, step, settings)
             kept = sorted((draft for draft in drafts if draft.encoded), key=lambda draft: draft.index)
             length = append(rows_file, [_row(draft, task, step) for draft in kept], ensure_ascii=False)
-            rejected = Counter(draft.outcome.reason for draft in drafts if not draft.encoded)
-            line = {
+            rejected = Counter(draft.outcome.reason for draft in drafts if isinstance(draft.outcome, Reject))
+            record = {
                 "step": step,
                 "rows": len(kept),
-                "tokens": sum(len(draft.encoded.input_ids) for draft in kept),
+                "tokens": sum(len(draft.encoded.input_ids) for draft in kept if draft.encoded),
                 "new_tokens": new_tokens,
                 "rejected": dict(sorted(rejected.items())),
                 "bytes": length,
             }
-            append(progress_file, [line], ensure_ascii=False)  # after its rows: a step listed here is complete
-            on_step(line)
+            append(progress_file, [record], ensure_ascii=False)  # after its rows: a step listed here is complete
+            on_step(record)
 
 
 def finish(folder: Path, settings: TaskRowsSettings) -> None:
-    """Write the dataset card, unless there is one; all rows have been written."""
+    """Write the dataset card, unless it exists; call it once all rows are written."""
     path = folder / "README.md"
     if not path.exists():
         first = next(_first_rows(_rows_files(folder, settings)), None)
@@ -108,31 +108,31 @@ def finish(folder: Path, settings: TaskRowsSettings) -> None:
 def load_rows(
     folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> Dataset:
-    """The rows to train on, as `input_ids` and `labels`, in the order in which an online run trains them.
+    """The rows as `input_ids` and `labels`, in the order of an online run.
 
-    tokenizer: the one of the base that is trained on them. max_length: of the training, in tokens. Raises DlmError:
-    SettingsError for a folder that holds no rows or not all of them yet, or longer ones than max_length, TokenizerError
-    for rows of another vocabulary, NoRowsError where all were rejected.
+    tokenizer: of the base model to train. max_length: of the training, in tokens. Raises DlmError: SettingsError if the
+    folder has no rows, is incomplete, or has rows longer than max_length; TokenizerError for rows of another
+    vocabulary; NoRowsError if all rows were rejected.
     """
     folder = Path(folder)
     settings = read_settings(folder)
     done = progress(folder, settings)
     if done.steps < settings.steps:
         raise SettingsError(
-            f"Only {done.steps} of {settings.steps} steps of rows are written.",
-            hint="Run the command that wrote them again: it goes on where it was.",
+            f"Only {done.steps} of {settings.steps} steps of rows have been written.",
+            hint="Rerun the command that writes them to resume.",
             path=folder,
         )
     if vocabulary(tokenizer) != settings.vocabulary:
         raise TokenizerError(
-            f"The rows are made of tokens of {settings.base_model}; the base that is trained has others.",
+            f"The rows were tokenised for {settings.base_model}, but the base to train has another vocabulary.",
             hint=f"Train {settings.base_model}, or write rows for the other base (--base_model).",
             path=folder,
         )
     if not done.rows:
         raise NoRowsError(
             f"There are no rows to train on: all were rejected ({counts(done.rejected)}).",
-            hint="Use another teacher, or mend the task.",
+            hint="Use another teacher, or fix the task.",
             path=folder,
         )
     files = _rows_files(folder, settings)
@@ -143,7 +143,7 @@ def load_rows(
     if longer:
         raise SettingsError(
             f"{longer:,} of {len(rows):,} rows are longer than max_length, {max_length} tokens.",
-            hint=f"Train with a max_length of {max(lengths)}, or write rows anew with --max_length {max_length}.",
+            hint=f"Train with a max_length of {max(lengths)}, or write new rows with --max_length {max_length}.",
             path=folder,
         )
     order = sorted(zip(rows["step"], lengths, rows["index"], range(len(rows)), strict=True))
@@ -153,25 +153,29 @@ def load_rows(
 def _encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded | Reject:
     if example.loss != "full":
         raise UsageError(
-            f"The task asks for loss={example.loss!r}; rows on disk are learned with the trainer's own loss.",
+            f"The task sets loss={example.loss!r}, but rows on disk are trained with the trainer's standard loss.",
             hint="Use loss='full', or train online.",
         )
     return encode(example, tokenizer, max_length)
 
 
 def _check_replies(drafts: Sequence[Draft], step: int, settings: TaskRowsSettings) -> None:
-    answered = {draft.index for draft in drafts if draft.encoded or draft.outcome.reason != "no reply"}
+    answered = {
+        draft.index
+        for draft in drafts
+        if not (isinstance(draft.outcome, Reject) and draft.outcome.reason == "no reply")
+    }
     if missing := {draft.index for draft in drafts} - answered:
         raise TeacherError(
             f"{settings.teacher} gave no reply for {len(missing)} rows of step {step}, asked "
             f"{settings.attempts} times each.",
-            hint="Run the same command again when it can be reached: it goes on with this step.",
+            hint="Check that it can be reached, then rerun the same command to resume at this step.",
         )
 
 
 def _row(draft: Draft, task: Task, step: int) -> dict[str, Any]:
     record = draft.record(task, step)
-    del record["rejected"]  # null in every row
+    del record["rejected"]  # null in all written rows
     return record
 
 
@@ -192,7 +196,7 @@ def _rows_files(folder: Path, settings: TaskRowsSettings) -> list[Path]:
 
 
 def _first_rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """The first row of each file that has any."""
+    """The first row of each file that isn't empty."""
     for file in files:
         with file.open("rb") as stream:
             if line := stream.readline():

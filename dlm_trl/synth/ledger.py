@@ -253,7 +253,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         why = error.strerror or str(error)
         raise LedgerError(f"The ledger cannot be read: {why}.", hint="Check the permissions.", path=path) from None
     if skipped:
-        logger.warning("%s: skipped %d lines that are damaged.", path, skipped)
+        logger.warning("%s: skipped %d damaged lines.", path, skipped)
 
 
 def _reply(line: dict[str, Any]) -> Reply | None:

@@ -1,4 +1,4 @@
-"""`dlm-trl synth …` as a user calls it: exit codes, what is said and where, files and folders."""
+"""`dlm-trl synth …` as a user calls it: exit codes, stdout and stderr, files and folders."""
 
 import json
 import os
@@ -153,14 +153,14 @@ def test_json_is_all_that_is_printed(app: App, synth: Synth) -> None:
     assert found["applied"][0]["pair"] == {"question": question, "answer": answer}
 
 
-def test_json_tells_what_was_done_before_a_failure(app: App, synth: Synth) -> None:
+def test_json_includes_the_documents_before_a_failure(app: App, synth: Synth) -> None:
     notes(Path("copy.dlm"), *TOPICS[:3])
     done = synth("instructions", "notes.dlm", "copy.dlm", *PLAIN, "--json")
     assert done.code == 1 and "copy.dlm has the same dlm_id" in done.err
     assert [outcome["path"] for outcome in json.loads(done.out)] == ["notes.dlm"] and len(ids()) == 6
 
 
-def test_losses_are_shown_with_what_they_repeat(app: App, synth: Synth) -> None:
+def test_losses_are_shown_with_their_duplicates(app: App, synth: Synth) -> None:
     async def repeat(call: Call) -> str:
         return listed([pair("Alder", "colour"), ("What?\x00", "No.")])
 
@@ -171,7 +171,7 @@ def test_losses_are_shown_with_what_they_repeat(app: App, synth: Synth) -> None:
     assert "lost: guard 3, leak 0, duplicate 2, judge 0, threshold 0, grounding 0, surplus 0; kept 1" in done.out
 
 
-def test_what_no_terminal_should_obey_and_no_encoding_holds_is_shown_by_its_name(app: App, synth: Synth) -> None:
+def test_control_characters_and_surrogates_are_escaped(app: App, synth: Synth) -> None:
     async def strange(call: Call) -> str:
         return listed([("What?\x1b[2J", "No."), ("Half \ud800?", "Yes."), ("Two\nlines\x7f?", "No."), ("A?", "Yes.")])
 
@@ -217,7 +217,7 @@ def test_a_terminal_gets_a_table_with_a_frame_if_it_is_wide_enough(app: App, mon
     assert all(item.section_id[:8] in listed for item in staged(read("notes.dlm")))
 
 
-def test_in_a_terminal_a_report_does_not_begin_behind_the_bar(app: App) -> None:
+def test_in_a_terminal_a_report_starts_on_its_own_line(app: App) -> None:
     Path("more.dlm").write_text(Path("notes.dlm").read_text().replace("0000000A", "0000000B"))
     shown = in_a_terminal("instructions", "notes.dlm", "more.dlm", *PLAIN)
     assert "3/3" in shown and "6/6" in shown
@@ -227,7 +227,7 @@ def test_in_a_terminal_a_report_does_not_begin_behind_the_bar(app: App) -> None:
         assert report and before.endswith(("\x1b[2K", "\n")), before[-80:]
 
 
-def test_of_several_processes_one_speaks_and_one_works(app: App, synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_process_prints(app: App, synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
     synth("instructions", "notes.dlm", *PLAIN)
     original, staged_now = Path("notes.dlm").read_bytes(), ids()
     monkeypatch.setenv("RANK", "1")
@@ -237,7 +237,7 @@ def test_of_several_processes_one_speaks_and_one_works(app: App, synth: Synth, m
     assert Path("notes.dlm").read_bytes() == original and ids() == staged_now
 
 
-def test_nothing_accepted_is_exit_0_with_the_reason_and_the_knob(app: App, synth: Synth) -> None:
+def test_nothing_accepted_is_exit_0_with_the_reason_and_the_option(app: App, synth: Synth) -> None:
     app.reply = lambda call: written_nothing()
     done = synth("instructions", "notes.dlm", *PLAIN)
     assert (
@@ -252,7 +252,7 @@ def test_nothing_accepted_is_exit_0_with_the_reason_and_the_knob(app: App, synth
     assert done.code == 0 and "exceed the limit" in done.out
 
 
-def test_the_reason_is_what_stopped_the_new_pairs_and_not_the_repeats(app: App, synth: Synth) -> None:
+def test_the_reason_is_about_the_new_pairs_not_the_duplicates(app: App, synth: Synth) -> None:
     synth("instructions", "notes.dlm", *PLAIN)
     assert "repeat others" in synth("instructions", "notes.dlm", *PLAIN[:-2], "--per-section", "1").out
     judged = ("--filter", "sway", "--threshold", "-99", "--min-grounding", "99")
@@ -264,7 +264,7 @@ async def written_nothing() -> str:
     return "I would rather not."
 
 
-def test_the_teachers_words_are_found_where_a_blank_line_changed_the_sections_id(app: App, synth: Synth) -> None:
+def test_replies_are_found_after_a_blank_line_changed_the_sections_id(app: App, synth: Synth) -> None:
     app.reply = lambda call: written_nothing()
     synth("instructions", "notes.dlm", *PLAIN)
     before = read("notes.dlm").sections[-1].section_id
@@ -318,7 +318,7 @@ def test_misuse_is_exit_2(app: App, synth: Synth, folder: Path, words: tuple[str
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_a_file_whose_name_is_no_text_is_refused_in_one_line(app: App, synth: Synth) -> None:
+def test_a_file_name_that_is_not_utf8_is_refused_in_one_line(app: App, synth: Synth) -> None:
     path = notes(Path(os.fsdecode(b"\xff.dlm")), "Elm")
     for words in (("instructions", path, *PLAIN), ("list", path), ("apply", path)):
         done = synth(*words)
@@ -329,7 +329,7 @@ def test_a_file_whose_name_is_no_text_is_refused_in_one_line(app: App, synth: Sy
 def test_failures_are_exit_1_and_one_line(app: App, synth: Synth, folder: Path) -> None:
     (folder / "broken.dlm").write_text("no front matter")
     (folder / "prompt.txt").write_text("Write\n{{ count }}")
-    for words, said in [
+    for words, message in [
         (("instructions", "notes.dlm"), "dlm-trl train notes.dlm"),
         (("instructions", "notes.dlm", "broken.dlm", *PLAIN), "broken.dlm:"),
         (("instructions", "notes.dlm", *PLAIN, "--prompt", "prompt.txt"), "prompt.txt:2: "),
@@ -341,7 +341,7 @@ def test_failures_are_exit_1_and_one_line(app: App, synth: Synth, folder: Path) 
         (("revert", "notes.dlm", "--id", "ffff"), "'ffff'"),
     ]:
         done = synth(*words)
-        assert (done.code, done.out) == (1, "") and said in done.err and done.err.count("\n") == 1, words
+        assert (done.code, done.out) == (1, "") and message in done.err and done.err.count("\n") == 1, words
     assert not app.calls
 
 
@@ -369,7 +369,7 @@ def test_an_interrupt_ends_it_without_a_traceback(app: App, folder: Path) -> Non
 
 
 class TestDryRun:
-    def test_it_asks_nothing_and_says_what_a_run_would(self, app: App, synth: Synth) -> None:
+    def test_it_sends_nothing_and_estimates_a_run(self, app: App, synth: Synth) -> None:
         words = ("instructions", "notes.dlm", *PLAIN, "--max-new-tokens", "64", "--price", "1,2", "--dry-run")
         done = synth(*words)
         assert done.code == 0 and not app.calls and "No request was sent." in done.out
@@ -384,7 +384,7 @@ class TestDryRun:
         (fresh,) = json.loads(synth(*words, "--json", "--fresh").out)
         assert fresh["from_ledger"] == 0 and fresh["seconds"] > 0 and len(app.calls) == 3
 
-    def test_what_the_ledger_has_of_a_server_is_known_once_its_model_is_named(
+    def test_ledger_entries_of_a_server_count_if_its_model_is_named(
         self, app: App, synth: Synth, caplog: pytest.LogCaptureFixture
     ) -> None:
         teacher, words = f"vllm-server:{os.environ['OPENAI_BASE_URL']}", PLAIN[2:]
@@ -395,7 +395,7 @@ class TestDryRun:
             assert json.loads(done.out)[0]["from_ledger"] == remembered
             assert ("vllm-server:URL#MODEL" in caplog.text) == (not remembered)
 
-    def test_the_time_of_a_few_requests_is_that_of_one(self, app: App, synth: Synth) -> None:
+    def test_a_few_concurrent_requests_take_as_long_as_one(self, app: App, synth: Synth) -> None:
         ledger = Ledger(read("notes.dlm"))
         for i, seconds in enumerate((1.0, 3.0)):
             ledger.record(Request(str(i), []), Reply(str(i), "", seconds=seconds), teacher="openai:m")

@@ -1,4 +1,4 @@
-"""A limit is a limit, whatever the replies really use; and what they leave is there for others."""
+"""Limits are never exceeded, and what replies don't use is available to later requests."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -35,7 +35,7 @@ class Counting:
     st.tuples(st.floats(0, 9), st.floats(0, 9)),
     st.data(),
 )
-def test_no_limit_is_passed_and_none_is_left_unused(
+def test_limits_are_never_exceeded_and_fully_used(
     bounds: list[Usage], tokens: int | None, cost: float | None, price: tuple[float, float], data: st.DataObject
 ) -> None:
     budget = Budget(tokens, cost, price)
@@ -57,7 +57,7 @@ def test_no_limit_is_passed_and_none_is_left_unused(
         assert is_within(budget.spent)
 
 
-def test_the_max_usage_a_request() -> None:
+def test_the_max_usage_of_a_request() -> None:
     request = Request("k", [{"role": "user", "content": "Äpfel"}], max_new_tokens=9)
     assert max_usage(request, Counting(4)) == Usage(4, 9)
     unknown = max_usage(request, Counting(None))

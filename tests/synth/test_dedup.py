@@ -1,4 +1,4 @@
-"""Edits of a pair are found, and pairs that only sound alike are kept."""
+"""Edits of a known pair are duplicates; pairs that only sound alike aren't."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_edits_of_a_known_pair_are_found(index: Index, pair: QAPair, name: str, 
         QAPair("What is the capital?", "Paris."),
     ],
 )
-def test_what_only_sounds_alike_is_kept(index: Index, pair: QAPair) -> None:
+def test_pairs_that_only_sound_alike_are_kept(index: Index, pair: QAPair) -> None:
     assert index.nearest(pair) is None
 
 
@@ -82,7 +82,7 @@ def test_what_only_sounds_alike_is_kept(index: Index, pair: QAPair) -> None:
         (QAPair("दिन क्या है?", "समय का एक भाग।"), QAPair("दान क्या है?", "कुछ देना।")),
     ],
 )
-def test_symbols_code_and_the_signs_of_other_scripts_tell_pairs_apart(one: QAPair, other: QAPair) -> None:
+def test_symbols_code_and_signs_of_other_scripts_distinguish_pairs(one: QAPair, other: QAPair) -> None:
     for known, new in ((one, other), (other, one)):
         index = Index()
         index.add(known, "known")
@@ -130,7 +130,7 @@ SENTENCES = st.lists(WORDS, min_size=3, max_size=20).map(" ".join)
 
 @settings(derandomize=True)  # one question in 100,000 is not found
 @given(SENTENCES, SENTENCES, st.integers(0, 99), st.booleans())
-def test_one_other_word_in_one_text_is_an_edit(question: str, answer: str, at: int, in_question: bool) -> None:
+def test_one_changed_word_in_one_text_is_an_edit(question: str, answer: str, at: int, in_question: bool) -> None:
     index = Index()
     index.add(QAPair(question, answer), "first")
     words = (question if in_question else answer).split()
@@ -141,7 +141,7 @@ def test_one_other_word_in_one_text_is_an_edit(question: str, answer: str, at: i
 
 
 @given(st.lists(st.tuples(SENTENCES, SENTENCES), max_size=6), SENTENCES, SENTENCES)
-def test_another_word_in_both_texts_is_another_pair(known: list[tuple[str, str]], question: str, answer: str) -> None:
+def test_a_changed_word_in_both_texts_is_another_pair(known: list[tuple[str, str]], question: str, answer: str) -> None:
     index = Index()
     for i, pair in enumerate(known):
         index.add(QAPair(*pair), str(i))
@@ -149,19 +149,19 @@ def test_another_word_in_both_texts_is_another_pair(known: list[tuple[str, str]]
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
-def test_any_text_will_do(pairs: list[tuple[str, str]]) -> None:
+def test_any_text_is_accepted(pairs: list[tuple[str, str]]) -> None:
     index = Index()
     for i, pair in enumerate(pairs):
         index.add(QAPair(*pair), str(i))
         assert index.nearest(QAPair(*pair)).same == "pair"  # type: ignore[union-attr]
 
 
-def test_a_long_run_of_backticks_is_read_at_once(index: Index) -> None:
+def test_a_long_run_of_backticks_is_fast(index: Index) -> None:
     # A quadratic reader would take hours; that this ends is the test.
     assert index.nearest(QAPair("What is a fence?", "`" * 1_000_000)) is None
 
 
-def test_the_nearest_of_several_is_told() -> None:
+def test_the_nearest_of_several_is_reported() -> None:
     index = Index()
     index.add(QAPair("What is dew made of?", "It is water from the air."), "near")
     index.add(QAPair("What is dew?", "It is water from the air."), "nearest")

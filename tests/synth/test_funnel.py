@@ -1,4 +1,4 @@
-"""What a document and its staged pairs let through, each loss with its reason; the judge is the real tiny model."""
+"""Which pairs pass the filters, and the reason for each loss; the judge is the embedded model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def passed(
     return outcome
 
 
-def test_every_loss_has_its_stage_and_its_reason(document: Document) -> None:
+def test_every_loss_has_a_stage_and_a_reason(document: Document) -> None:
     held_out = validation_questions(document, VALIDATION_FRACTION, document.frontmatter.training.seed)
     assert 0 < len(held_out) < len(PAIRS)
     shown, hidden = (next(p for p in PAIRS if (p[0] in held_out) is leaks) for leaks in (False, True))
@@ -55,7 +55,7 @@ def test_every_loss_has_its_stage_and_its_reason(document: Document) -> None:
     assert twice == f"the same question as {new[0]!r} of this run"
 
 
-def test_a_reply_that_says_a_pair_twice_says_it_once_when_the_run_is_repeated(document: Document) -> None:
+def test_a_repeated_run_counts_a_pair_twice_in_a_reply_once(document: Document) -> None:
     outcome = Synthesis(Path("notes.dlm"), "t", None)
     before = Staged("ab" * 8, QAPair(*pair("Yew", "origin")), "t", "extraction", "", "0" * 16, request_key="k")
     funnel = Funnel(document, [before], SynthSettings(filter="dedup-only"), None, outcome)
@@ -63,7 +63,7 @@ def test_a_reply_that_says_a_pair_twice_says_it_once_when_the_run_is_repeated(do
     assert ([candidate.index for candidate in kept], outcome.counts.duplicate) == ([0], 1)
 
 
-def test_a_wrong_answer_does_not_stand_in_the_way_of_a_right_one(document: Document) -> None:
+def test_a_wrong_answer_does_not_displace_a_right_one(document: Document) -> None:
     right = pair("Yew", "origin")
     wrong, again = (right[0], "zzxqj vvkw qqx"), (right[0], f"{right[1]} So they say.")
     settings = SynthSettings(threshold=-99, min_grounding=-99)
@@ -72,7 +72,7 @@ def test_a_wrong_answer_does_not_stand_in_the_way_of_a_right_one(document: Docum
     assert lost == [("duplicate", wrong[1]), ("judge", wrong[1]), ("duplicate", again[1])] and done.counts.kept == 1
 
 
-def test_a_pair_that_falls_for_one_prose_has_its_turn_with_another(document: Document) -> None:
+def test_a_pair_rejected_for_one_prose_can_pass_for_another(document: Document) -> None:
     new = QAPair(*pair("Yew", "origin"))
     other = replace(ASK, request=Request("other", []), strategy="expansion")
     outcome = Synthesis(Path("notes.dlm"), "t", None)
@@ -84,7 +84,7 @@ def test_a_pair_that_falls_for_one_prose_has_its_turn_with_another(document: Doc
 
 
 @pytest.mark.parametrize("filter", ["none", "dedup-only"])
-def test_a_pair_that_is_one_too_many_stands_in_the_way_of_no_other(document: Document, filter: Filter) -> None:
+def test_surplus_pairs_do_not_count_as_duplicates(document: Document, filter: Filter) -> None:
     first, second = (QAPair(*pair("Yew", noun)) for noun in ("origin", "height"))
     outcome = Synthesis(Path("notes.dlm"), "t", None)
     funnel = Funnel(document, [], SynthSettings(filter=filter), None, outcome)
@@ -105,13 +105,13 @@ def test_many_wrong_answers_to_one_question_are_judged_at_once(
     assert (sizes, done.counts.kept, done.counts.duplicate) == ([20], 0, 0)
 
 
-def test_without_a_filter_only_what_no_file_holds_is_lost(document: Document) -> None:
+def test_without_a_filter_only_unwritable_pairs_are_lost(document: Document) -> None:
     same = pair("Elm", "colour")
     done = passed(document, SynthSettings(filter="none"), same, same, ("q", ""))
     assert (done.counts.kept, done.counts.guard, len(done.losses)) == (2, 1, 1)
 
 
-def test_the_judge_has_the_last_word(document: Document) -> None:
+def test_the_judge_rejects_by_margin_threshold_and_grounding(document: Document) -> None:
     judge = open_judge(document)
     pairs = (pair("Yew", "origin"), ("What is a yew?", "a tree"), ("Who?", "zzxqj vvkw qqx"))
     low = SynthSettings(threshold=-99, min_grounding=-99)
@@ -126,4 +126,4 @@ def test_the_judge_has_the_last_word(document: Document) -> None:
             margins.kept, margins.kept if stage == "grounding" else 0,
         )  # fmt: skip
     (loss,) = passed(document, low, ("What is a yew?", "a tree " * 1000), judge=judge).losses
-    assert (loss.stage, loss.reason) == ("judge", "too long for the judge to read it with any of the prose")
+    assert (loss.stage, loss.reason) == ("judge", "too long for the judge to read together with any of the prose")

@@ -1,4 +1,4 @@
-"""Whatever a teacher writes, the file stays whole and holds exactly the pair that was shown."""
+"""Whatever a teacher writes, the file stays valid and contains exactly the pair."""
 
 from __future__ import annotations
 
@@ -82,18 +82,18 @@ FENCED = "Write:\n\n```text\n::prose::\n```\n\nand end."
         ("C++ has ::std::move and `a::b::`", "C++ has ::std::move and `a::b::`"),
     ],
 )
-def test_what_a_reader_sees_stays(text: str, safe: str) -> None:
+def test_rendered_text_does_not_change(text: str, safe: str) -> None:
     assert make_safe(QAPair("What?", text)) == QAPair("What?", safe)
     assert make_safe(QAPair(text, "That.")) == QAPair(safe, "That.")
 
 
 @pytest.mark.parametrize("text", ["", " \n\u2028", "a\x00b", "\ud83d", "\x08eta", "```"])
-def test_what_is_no_text_is_refused(text: str) -> None:
+def test_damaged_text_is_refused(text: str) -> None:
     for pair in (QAPair("What?", text), QAPair(text, "That.")):
         assert isinstance(make_safe(pair), Refusal)
 
 
-def test_the_section_is_written_as_the_format_has_it() -> None:
+def test_the_section_is_written_in_the_format() -> None:
     assert synth_section(QAPair("What is dew?", "Water."), **MARKER) == (
         '::instruction::\n<!-- dlm-auto-synth: synth_teacher="hf:tiny" synth_strategy="extraction" '
         'synth_at="2026-01-02T03:04:05Z" source_section_id="421905de9ab75735" -->\n'
@@ -102,7 +102,7 @@ def test_the_section_is_written_as_the_format_has_it() -> None:
 
 
 @pytest.mark.parametrize("teacher", ["", 'hf:a"b', "hf:a\n::prose::\nx"])
-def test_a_teacher_that_a_marker_cannot_name_is_an_error(teacher: str) -> None:
+def test_a_teacher_name_that_a_marker_cannot_contain_is_an_error(teacher: str) -> None:
     with pytest.raises(DlmError) as caught:
         synth_section(QAPair("What?", "That."), **{**MARKER, "teacher": teacher})
     assert caught.value.kind == "UsageError"

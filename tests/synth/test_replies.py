@@ -1,4 +1,4 @@
-"""What can be saved of a reply is saved, and what cannot be read is said in one line."""
+"""Every readable pair of a reply is kept; an unreadable reply is one line of explanation."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_two_pairs_are_read_from(text: str) -> None:
 
 
 @given(PAIRS, PREAMBLES, CHATTER, st.booleans(), st.sampled_from([None, 0, 2]))
-def test_any_pairs_survive_what_stands_around_them(
+def test_pairs_survive_any_text_around_them(
     pairs: list[QAPair], preamble: str, chatter: str, ascii_only: bool, indent: int | None
 ) -> None:
     text = json.dumps([pair._asdict() for pair in pairs], ensure_ascii=ascii_only, indent=indent)
@@ -88,7 +88,7 @@ def test_any_pairs_survive_what_stands_around_them(
 
 
 @given(PAIRS, st.data())
-def test_a_cut_reply_keeps_its_complete_items(pairs: list[QAPair], data: st.DataObject) -> None:
+def test_a_truncated_reply_keeps_its_complete_items(pairs: list[QAPair], data: st.DataObject) -> None:
     items = [json.dumps(pair._asdict()) for pair in pairs]
     kept = data.draw(st.integers(1, len(pairs)))
     whole = f"[{', '.join(items[:kept])}"
@@ -114,7 +114,7 @@ def test_tex_and_line_breaks_within_strings_stay() -> None:
         ),
     ],
 )
-def test_a_tex_command_is_told_from_a_tab_and_a_line_end(source: str, text: str) -> None:
+def test_tex_commands_are_distinguished_from_tabs_and_line_ends(source: str, text: str) -> None:
     assert parse_reply(f'{{"question": "What?", "answer": "{source}"}}').pairs == [QAPair("What?", text)]
 
 
@@ -132,7 +132,7 @@ def test_a_tex_command_is_told_from_a_tab_and_a_line_end(source: str, text: str)
         ('print({"b"}) "now', None),
     ],
 )
-def test_bare_quotes_in_a_text_are_read_where_its_end_is_certain(answer: str, text: str | None) -> None:
+def test_unescaped_quotes_are_read_if_the_end_is_unambiguous(answer: str, text: str | None) -> None:
     for rest in ("]", ', {"question": "Who is "he"?", "answer": "Him."}]', "]\n```\nThat's it {:}"):
         pairs = parse_reply(f'[{{"question": "What?", "answer": "{answer}"}}{rest}').pairs
         assert [pair.answer for pair in pairs if pair.question == "What?"] == ([text] if text else [])
@@ -157,18 +157,18 @@ def test_single_quotes_may_hold_apostrophes() -> None:
         "Two lines,\nPrompt: this\nResponse: and that.",
     ],
 )
-def test_a_labelled_answer_is_not_cut_within_a_list_or_code(answer: str) -> None:
+def test_a_labelled_answer_does_not_end_within_a_list_or_code(answer: str) -> None:
     reply = f"**Q1:** What?\n**A1:** {answer}\n\n**Q2:** {HAIL.question}\n**A2:** {HAIL.answer}\n\n"
     assert parse_reply(reply).pairs == [QAPair("What?", answer), HAIL]
     assert parse_reply(f"```\n{reply}```").pairs[1:] == [HAIL] or "```" in answer
 
 
-def test_a_question_with_two_answers_is_none() -> None:
+def test_a_question_with_two_answers_is_dropped() -> None:
     options = f"Q: Which is ice?\nA: dew\nB: hail\nAnswer: B\n\nQ: {HAIL.question}\nA: {HAIL.answer}"
     assert parse_reply(options).pairs == [HAIL]
 
 
-def test_the_last_answer_of_a_labelled_reply_that_was_cut_is_left_out() -> None:
+def test_the_last_answer_of_a_truncated_labelled_reply_is_dropped() -> None:
     reply = f"Q: {DEW.question}\nA: {DEW.answer}\nQ: {HAIL.question}\nA: Froz"
     assert parse_reply(reply, is_truncated=True).pairs == [DEW]
     assert parse_reply(f"{reply}en rain.\n\nThis is al", is_truncated=True).pairs == [DEW, HAIL]
@@ -176,11 +176,11 @@ def test_the_last_answer_of_a_labelled_reply_that_was_cut_is_left_out() -> None:
     assert parse_reply(LIST, is_truncated=True).pairs == [DEW, HAIL]
 
 
-def test_numbers_stay_as_they_were_written() -> None:
+def test_numbers_stay_as_written() -> None:
     assert parse_reply('[{"question": "How many?", "answer": 1.50}]').pairs == [QAPair("How many?", "1.50")]
 
 
-def test_an_answer_may_speak_of_the_reasoning_tag() -> None:
+def test_an_answer_may_mention_the_reasoning_tag() -> None:
     pair = QAPair("What ends reasoning?", "The tag </think>.")
     assert parse_reply(json.dumps([pair._asdict()])).pairs == [pair]
 
@@ -202,7 +202,7 @@ def test_an_answer_may_speak_of_the_reasoning_tag() -> None:
         ('{"pairs": [{"question": What?, "answer": "x"}]}', "broken"),
     ],
 )
-def test_the_problem_is_said_in_one_line(text: str, words: str) -> None:
+def test_the_problem_is_one_line(text: str, words: str) -> None:
     pairs, problem = parse_reply(text)
     assert pairs == []
     assert problem is not None and words in problem and "\n" not in problem
@@ -211,7 +211,7 @@ def test_the_problem_is_said_in_one_line(text: str, words: str) -> None:
 @given(st.text(st.characters(exclude_categories=[])) | st.text('{}[]"\\:,aQ\n* <>', max_size=60))
 @example('{"a":' + "[" * 100_000 + "}")
 @example('{"a": ' + "9" * 10_000 + "}")
-def test_nothing_that_a_teacher_says_raises(text: str) -> None:
+def test_no_reply_raises(text: str) -> None:
     pairs, problem = parse_reply(text)
     assert bool(pairs) == (problem is None)
 
@@ -221,7 +221,7 @@ def test_nothing_that_a_teacher_says_raises(text: str) -> None:
     ["[[[[{{{{", "{", '{"', '{\\"', '{"a":', '{"a":[', '{"{', '{"a\\', '{} "', "{{}", '{"a":{"b":{"c":{"d":1}}}},',
      "{q:'", "{a:'\"}", ",a:\"", "Q:a\n```\n", "Q: a\nA: b\n\n", "# ", "q ", "q* ", "-", "Q:", "<think>", "\\"],
 )  # fmt: skip
-def test_a_megabyte_of_rubbish_is_read_at_once(unit: str) -> None:
+def test_a_megabyte_of_garbage_is_fast(unit: str) -> None:
     # A quadratic reader would take hours for any of these; that this ends is the test.
     for start in ("", '{"', "{"):
         parse_reply(start + unit * (1_000_000 // len(unit)))

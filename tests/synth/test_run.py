@@ -1,4 +1,4 @@
-"""The whole run: a real server behind the real SDK, the real store, the real command killed, two real processes."""
+"""Whole runs: a real server with the real SDK, the real store, the real command killed, two real processes."""
 
 import asyncio
 import json
@@ -76,7 +76,7 @@ def test_nothing_heavy_is_loaded_before_a_teacher_needs_it() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_a_run_asks_and_stages_in_the_order_of_the_file(app: App, path: Path) -> None:
+def test_a_run_requests_and_stages_in_file_order(app: App, path: Path) -> None:
     done = synthesize(path, PLAIN)
     assert pairs(done.staged) == [p for topic in TOPICS for p in written(topic, 2)]
     assert done.staged == staged(read(path))
@@ -87,7 +87,7 @@ def test_a_run_asks_and_stages_in_the_order_of_the_file(app: App, path: Path) ->
     assert len(app.calls) == 12 and app.most <= 16
 
 
-def test_an_answer_that_the_limit_of_tokens_cut_is_left_out(app: App, tmp_path: Path) -> None:
+def test_an_answer_truncated_by_the_token_limit_is_dropped(app: App, tmp_path: Path) -> None:
     async def labelled(_: Call) -> str:
         return "Q: What is dew?\nA: Water.\n\nQ: What is hail?\nA: Ice that fa"
 
@@ -97,7 +97,7 @@ def test_an_answer_that_the_limit_of_tokens_cut_is_left_out(app: App, tmp_path: 
     assert pairs(done.staged) == [("What is dew?", "Water.")]
 
 
-def test_in_a_document_with_named_adapters_a_pair_trains_that_of_its_prose(app: App, tmp_path: Path) -> None:
+def test_a_pair_gets_the_adapter_of_its_prose(app: App, tmp_path: Path) -> None:
     head = HEAD.replace("base_model: tiny\n", "base_model: tiny\ntraining:\n  adapters: {wax: {}, bees: {}}\n")
     path = tmp_path / "notes.dlm"
     path.write_text(f"{head}{prose('Elm')}\n\n::prose#bees::\n{prose('Fir')}\n")
@@ -111,7 +111,7 @@ def test_in_a_document_with_named_adapters_a_pair_trains_that_of_its_prose(app: 
     assert revert(path).document.raw == before
 
 
-def test_who_was_moved_and_then_copied_has_one_owner(app: App, path: Path) -> None:
+def test_a_moved_and_copied_document_has_one_owner(app: App, path: Path) -> None:
     synthesize(path, PLAIN)
     moved = path.rename(path.with_name("moved.dlm"))
     assert synthesize(moved, PLAIN).staged == [] and len(app.calls) == 12
@@ -122,7 +122,7 @@ def test_who_was_moved_and_then_copied_has_one_owner(app: App, path: Path) -> No
             look(read(path))
 
 
-def test_a_reply_that_could_not_be_read_is_counted_where_the_budget_ends_first(app: App, path: Path) -> None:
+def test_an_unreadable_reply_is_counted_if_the_budget_ends_before_its_retry(app: App, path: Path) -> None:
     async def chatter(_: Call) -> str:
         return "I would rather not."
 
@@ -163,7 +163,7 @@ def test_nothing_depends_on_the_order_of_arrival(app: App, path: Path, dlm_home:
     assert timeless(path) == one_by_one
 
 
-def test_killed_and_repeated_asks_nothing_twice_and_ends_the_same(
+def test_a_killed_and_repeated_run_requests_nothing_twice_and_ends_the_same(
     app: App, path: Path, dlm_home: Path, tmp_path: Path
 ) -> None:
     synthesize(path, PLAIN)
@@ -192,7 +192,7 @@ def test_killed_and_repeated_asks_nothing_twice_and_ends_the_same(
     assert len(finished) == 12 and timeless(path) == uninterrupted
 
 
-def test_stopped_before_it_applied_it_applies_when_repeated(
+def test_a_run_stopped_before_applying_applies_when_repeated(
     app: App, path: Path, dlm_home: Path, tmp_path: Path
 ) -> None:
     original = path.read_bytes()
@@ -232,7 +232,7 @@ class TestBudget:
         app.rule = use_all
         return spent
 
-    def test_it_stops_before_the_request_that_could_pass_it(self, spent: list[int], path: Path) -> None:
+    def test_it_stops_before_a_request_that_could_exceed_it(self, spent: list[int], path: Path) -> None:
         limit = int(self.dearest * 3.5)
         done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=limit))
         assert limit - self.dearest < sum(spent) <= limit
@@ -247,7 +247,7 @@ class TestBudget:
         second = synthesize(path, settings)
         assert (second.counts.from_ledger, second.counts.sent, len(second.staged)) == (2, 2, 4)
 
-    def test_a_server_that_does_not_tell_what_it_used_may_have_used_all(
+    def test_without_reported_usage_the_maximum_is_assumed(
         self, spent: list[int], app: App, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         use_all = app.rule
@@ -270,7 +270,7 @@ class TestBudget:
         done = list(synthesize_all([path, other], replace(PLAIN, budget_tokens=self.dearest * 15, max_new_tokens=64)))
         assert [outcome.counts.sent for outcome in done] == [12, 3]
 
-    def test_less_than_one_request_asks_nothing(self, spent: list[int], path: Path) -> None:
+    def test_a_budget_below_one_request_sends_nothing(self, spent: list[int], path: Path) -> None:
         done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=64))
         assert done.counts.sent == 0 and done.stopped and not spent
 
@@ -284,7 +284,7 @@ class TestMaxPairs:
         assert TOPICS.index(topics[-1]) >= 6
         assert done.counts.surplus == 12
 
-    def test_pairs_that_fall_are_not_counted(self, app: App, path: Path) -> None:
+    def test_rejected_pairs_are_not_counted(self, app: App, path: Path) -> None:
         async def write_the_same(call: Call) -> str:
             return listed([pair("everything", "colour"), pair(topic_of(call), "height")])
 
@@ -293,7 +293,7 @@ class TestMaxPairs:
         assert done.counts.kept == 8 and 6 < len(app.calls) < 12
         assert done.counts.duplicate > 0
 
-    def test_the_same_command_again_asks_no_more(self, app: App, path: Path) -> None:
+    def test_repeating_the_command_sends_no_requests(self, app: App, path: Path) -> None:
         first = synthesize(path, replace(PLAIN, max_pairs=4))
         second = synthesize(path, replace(PLAIN, max_pairs=4))
         assert len(app.calls) == 4 and second.staged == [] and second.counts.kept == 4
@@ -301,7 +301,7 @@ class TestMaxPairs:
         assert len(more.staged) == 2 and len(staged(read(path))) == len(first.staged) + 2
 
 
-def test_fresh_asks_again(app: App, path: Path) -> None:
+def test_fresh_sends_requests_again(app: App, path: Path) -> None:
     synthesize(path, PLAIN)
     assert synthesize(path, PLAIN).counts.from_ledger == 12 and len(app.calls) == 12
     app.reply = lambda call: write_text(listed([pair(topic_of(call), "scent")]))
@@ -314,7 +314,7 @@ async def write_text(text: str) -> str:
     return text
 
 
-def test_the_same_model_behind_another_port_is_asked_nothing_again(app: App, path: Path) -> None:
+def test_the_same_model_on_another_port_reuses_the_ledger(app: App, path: Path) -> None:
     url = os.environ["OPENAI_BASE_URL"]
     synthesize(path, replace(PLAIN, teacher=f"vllm-server:{url}"))
     with serve(App(reply=write)) as other:
@@ -325,7 +325,7 @@ def test_the_same_model_behind_another_port_is_asked_nothing_again(app: App, pat
 
 
 class TestUnreadable:
-    def test_it_is_asked_again_once_with_what_is_wrong(self, app: App, path: Path) -> None:
+    def test_it_is_retried_once_with_the_problem(self, app: App, path: Path) -> None:
         async def stumble(call: Call) -> str:
             first = len(call.body["messages"]) == 1
             return "Sure! Which?" if first and topic_of(call) in TOPICS[:2] else await write(call)
@@ -340,13 +340,13 @@ class TestUnreadable:
         again = synthesize(path, PLAIN)
         assert len(app.calls) == 14 and (again.counts.sent, again.counts.retried) == (0, 0)
 
-    def test_half_a_surrogate_pair_is_asked_about_too(self, app: App, path: Path) -> None:
+    def test_lone_surrogates_are_retried_too(self, app: App, path: Path) -> None:
         app.reply = lambda call: write_text("No \ud83d.") if "Elm" in str(call.body) else write(call)
         for asked_now in (13, 0):
             done = synthesize(path, PLAIN)
             assert (done.counts.sent, done.counts.failed, done.counts.unparsed) == (asked_now, 0, 1)
 
-    def test_the_second_time_it_is_counted_and_kept(self, app: App, path: Path) -> None:
+    def test_a_second_failure_is_counted_and_recorded(self, app: App, path: Path) -> None:
         app.reply = lambda call: write_text("No.") if topic_of(call) == "Elm" else write(call)
         for asked_now in (13, 0):
             done = synthesize(path, PLAIN)
@@ -356,7 +356,7 @@ class TestUnreadable:
         assert len(app.calls) == 13
 
 
-def test_a_request_that_fails_loses_no_other_and_is_asked_the_next_time(app: App, path: Path) -> None:
+def test_a_failed_request_does_not_affect_others_and_is_sent_next_time(app: App, path: Path) -> None:
     app.rule = lambda call: Answer(500, {"error": {"message": "out of order"}}) if "Elm" in call.prompt else None
     done = synthesize(path, PLAIN, teacher=quick())
     assert (done.counts.failed, done.counts.kept) == (1, 22)
@@ -366,7 +366,7 @@ def test_a_request_that_fails_loses_no_other_and_is_asked_the_next_time(app: App
     assert (done.counts.sent, done.counts.from_ledger, pairs(done.staged)) == (1, 11, written("Elm", 2))
 
 
-def test_no_more_pairs_for_a_request_than_were_asked_for(app: App, path: Path) -> None:
+def test_a_request_gives_no_more_pairs_than_requested(app: App, path: Path) -> None:
     app.reply = lambda call: write_text(listed(written(topic_of(call), 4)))
     done = synthesize(path, PLAIN)
     assert (done.counts.generated, done.counts.surplus, done.counts.kept) == (48, 24, 24)
@@ -374,7 +374,7 @@ def test_no_more_pairs_for_a_request_than_were_asked_for(app: App, path: Path) -
 
 
 @pytest.mark.parametrize("filter", ["none", "dedup-only"])
-def test_repeats_fall_unless_nothing_is_filtered(app: App, path: Path, filter: str) -> None:
+def test_duplicates_are_rejected_unless_filtering_is_off(app: App, path: Path, filter: str) -> None:
     app.reply = lambda call: write_text(listed([("What is this?", "A plant."), ("What  is THIS?", "A plant!")]))
     done = synthesize(path, replace(PLAIN, filter=filter))
     # The same pair for two sections is one section of a document.
@@ -405,7 +405,7 @@ class TestBeforeTheFirstRequest:
             synthesize(path, PLAIN)
         assert caught.value.kind == "TeacherError"
 
-    def test_a_server_that_reads_too_little(self, app: App, path: Path) -> None:
+    def test_a_server_with_a_short_context(self, app: App, path: Path) -> None:
         app.models = [{"id": "m", "max_model_len": 600}]
         url = os.environ["OPENAI_BASE_URL"]
         with pytest.raises(DlmError, match="context of 600 tokens"):
@@ -430,7 +430,7 @@ class TestBeforeTheFirstRequest:
             estimate(broken, PLAIN)
         assert not app.calls
 
-    def test_every_documents_adapter_is_looked_for(self, path: Path, tmp_path: Path, random_base: Path) -> None:
+    def test_every_documents_adapter_is_checked(self, path: Path, tmp_path: Path, random_base: Path) -> None:
         other = notes(tmp_path / "other.dlm", "Yew")
         other.write_text(other.read_text().replace("0000000A", "0000000B"))
         version = store.next_version(read(path).frontmatter.dlm_id)
@@ -486,7 +486,7 @@ def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     replies: list[str | None],
-    told: SynthSettings,
+    run_settings: SynthSettings,
     most: int,
 ) -> None:
     outcomes = []
@@ -495,7 +495,7 @@ def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
         for part in parts:
             teacher = Choosing(replies, part)
             with suppress(DlmError):
-                done = synthesize(path, told, teacher=teacher)
+                done = synthesize(path, run_settings, teacher=teacher)
         outcomes.append((done, timeless(path)))
         counts, lost = done.counts, Counter(loss.stage for loss in done.losses)
         assert all(getattr(counts, stage) == lost[stage] for stage in get_args(Stage))
@@ -509,7 +509,7 @@ def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
     assert replace(resumed.counts, **same) == replace(whole.counts, **same) and pairs_of_both == pairs_of_it
 
 
-def test_a_key_that_is_refused_ends_the_run_and_keeps_what_came(app: App, path: Path) -> None:
+def test_a_refused_key_ends_the_run_and_keeps_the_replies(app: App, path: Path) -> None:
     app.rule = lambda call: Answer(401, {"error": {"message": "no such key"}}) if len(app.calls) > 4 else None
     with pytest.raises(DlmError, match="OPENAI_API_KEY"):
         synthesize(path, replace(PLAIN, concurrency=1))
@@ -518,7 +518,7 @@ def test_a_key_that_is_refused_ends_the_run_and_keeps_what_came(app: App, path: 
     assert synthesize(path, PLAIN).counts.from_ledger == 4
 
 
-def test_two_processes_share_the_work_and_print_one_result(
+def test_two_processes_divide_the_work_and_print_one_result(
     app: App, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def stumble(call: Call) -> str:
@@ -543,7 +543,7 @@ def test_two_processes_share_the_work_and_print_one_result(
     assert Counter(call.prompt for call in app.calls) == counts
 
 
-def test_several_processes_read_only_what_a_run_before_them_has_written(app: App, path: Path, tmp_path: Path) -> None:
+def test_several_processes_wait_for_a_running_run(app: App, path: Path, tmp_path: Path) -> None:
     document, errors = read(path), tmp_path / "errors.txt"
     command = [*LAUNCH, "-m", "dlm_trl", *RUN, "--apply", "--json"]
     # No file may grow beyond what the ledger needs, so that staging fails, in the first process alone.

@@ -1,4 +1,4 @@
-"""What is said of a run's progress where there is no terminal."""
+"""Progress output without a terminal."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from dlm_trl.teachers.protocol import Reply, Usage
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(1.0, 9), (900.0, 900)])
-def test_the_time_left_is_that_of_the_replies_not_of_the_wait_for_a_batch(
+def test_the_time_left_is_computed_from_the_replies_not_the_batches(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: float, left: int
 ) -> None:
     shown = watch.Watch()

@@ -1,4 +1,4 @@
-"""Windows lose nothing, fit, and end where a reader would pause; shares add up."""
+"""Windows lose nothing, fit, and end where a reader would pause; split budgets add up."""
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ def test_windows_keep_every_word_in_order_and_fit(prose: str, size: int) -> None
     assert all(len(window) <= size for window in found)
 
 
-def test_a_text_that_fits_stays_whole_but_for_its_ends() -> None:
+def test_a_text_that_fits_is_only_stripped() -> None:
     assert windows("\n a\n\nb \n", lambda text: True) == ["a\n\nb"]
 
 
@@ -30,7 +30,7 @@ def test_windows_end_at_paragraphs_then_at_sentences() -> None:
     assert windows(prose, lambda text: len(text) <= 18) == ["One two.", "Three four.", "Five six.", "Seven eight nine."]
 
 
-def test_prose_without_blanks_ends_behind_sentences_and_else_anywhere() -> None:
+def test_prose_without_spaces_is_split_after_sentences_or_anywhere() -> None:
     sentences = ["茶马古道连接西南与西藏。", "他说：“翻过雪山！”", "普洱茶运往拉萨。"]
     assert windows("".join(sentences), lambda text: len(text) <= 12) == sentences
     assert windows("".join(sentences), lambda text: len(text) <= 23) == ["".join(sentences[:2]), sentences[2]]
@@ -43,7 +43,7 @@ def test_prose_without_blanks_ends_behind_sentences_and_else_anywhere() -> None:
     ]
 
 
-def test_a_megabyte_of_one_word_asks_little() -> None:
+def test_a_megabyte_of_one_word_needs_few_calls() -> None:
     asked: list[int] = []
 
     def fits(text: str) -> bool:
