@@ -90,7 +90,7 @@ def trained_adapter(document: Document, name: str | None, naming: str, otherwise
         raise AdapterError(message, hint=naming, path=document.path)
     option = f" --adapter_name {name or declared[0]}" if declared else ""
     raise AdapterError(
-        f"No adapter{f' {name!r}' if name else ''} has been trained for this document yet.",
+        f"No adapter{f' {name!r}' if name else ''} of this document has been trained yet.",
         hint=f"Train one: dlm-trl train {document.path or 'FILE'}{option}; or {otherwise}",
         path=document.path,
     )
