@@ -31,7 +31,7 @@ from time import process_time
 
 from dlm_trl import tiny
 from dlm_trl.synth.dedup import Index
-from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.pairs import QAPair
 
 NOUNS = sorted(word for word in json.loads((tiny.path() / "words.json").read_text("utf-8")) if word.isalpha())
 TEMPLATES = [
@@ -104,14 +104,14 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=2), "utf-8")
 
 
-def distinct_pairs(rng: random.Random, count: int, shortest: int, longest: int) -> Iterator[Pair]:
+def distinct_pairs(rng: random.Random, count: int, shortest: int, longest: int) -> Iterator[QAPair]:
     """Pairs whose lengths are spread evenly on a logarithmic scale. Within a template no noun comes twice in a slot."""
     padding = [" ".join(rng.choices(NOUNS, k=600)) for _ in TEMPLATES]
     slots = [[iter(names(rng, count)) for _ in range(2)] for _ in TEMPLATES]
     for i in range(count):
         t = i % len(TEMPLATES)
         values = [next(slot) for slot in slots[t]]
-        pair = Pair(*(text.format(*values) for text in TEMPLATES[t]))
+        pair = QAPair(*(text.format(*values) for text in TEMPLATES[t]))
         length = round(math.exp(rng.uniform(math.log(shortest), math.log(longest))))
         yield padded(pair, padding[t], length, rng.random())
 
@@ -124,19 +124,19 @@ def names(rng: random.Random, count: int) -> list[str]:
     return list(found)
 
 
-def padded(pair: Pair, padding: str, length: int, share: float) -> Pair:
+def padded(pair: QAPair, padding: str, length: int, share: float) -> QAPair:
     """The pair at this length, in characters, by text that its template's pairs share, some before the question."""
     missing = length - len(pair.question) - len(pair.answer)
     if missing <= 0:
         return pair
     before = round(missing * share * 0.5)
-    return Pair(f"{padding[:before]} {pair.question}".strip(), f"{pair.answer} {padding[: missing - before]}".strip())
+    return QAPair(f"{padding[:before]} {pair.question}".strip(), f"{pair.answer} {padding[: missing - before]}".strip())
 
 
-def yes_or_no(rng: random.Random, count: int) -> Iterator[Pair]:
+def yes_or_no(rng: random.Random, count: int) -> Iterator[QAPair]:
     """Questions that differ in two names each; their answers are all but the same."""
     for a, b in zip(names(rng, count), names(rng, count), strict=True):
-        yield Pair(f"Is it true that {a} is a kind of {b}?", rng.choice(["Yes.", "No."]))
+        yield QAPair(f"Is it true that {a} is a kind of {b}?", rng.choice(["Yes.", "No."]))
 
 
 def change_word(rng: random.Random, text: str) -> str:
@@ -154,25 +154,25 @@ def change_punctuation(rng: random.Random, text: str) -> str:
 
 
 EDITS = {
-    "word in question": lambda rng, pair: Pair(change_word(rng, pair.question), pair.answer),
-    "word in answer": lambda rng, pair: Pair(pair.question, change_word(rng, pair.answer)),
+    "word in question": lambda rng, pair: QAPair(change_word(rng, pair.question), pair.answer),
+    "word in answer": lambda rng, pair: QAPair(pair.question, change_word(rng, pair.answer)),
     "leading word": lambda rng, pair: rng.choice(
         [
-            Pair(f"{(lead := rng.choice(LEADS))} {pair.question}", pair.answer),
-            Pair(pair.question, f"{lead} {pair.answer}"),
+            QAPair(f"{(lead := rng.choice(LEADS))} {pair.question}", pair.answer),
+            QAPair(pair.question, f"{lead} {pair.answer}"),
         ]
     ),
-    "case": lambda rng, pair: Pair(*(rng.choice([text.upper(), text.lower()]) for text in pair)),
-    "punctuation": lambda rng, pair: Pair(*(change_punctuation(rng, text) for text in pair)),
+    "case": lambda rng, pair: QAPair(*(rng.choice([text.upper(), text.lower()]) for text in pair)),
+    "punctuation": lambda rng, pair: QAPair(*(change_punctuation(rng, text) for text in pair)),
 }
 
 
-def edited(rng: random.Random, pair: Pair, kind: str) -> Pair:
+def edited(rng: random.Random, pair: QAPair, kind: str) -> QAPair:
     """The pair after an edit of this kind."""
     return EDITS[kind](rng, pair)
 
 
-def filled(pairs: list[Pair]) -> tuple[Index, int]:
+def filled(pairs: list[QAPair]) -> tuple[Index, int]:
     """Our way: an index of the pairs, by their numbers, and how many were taken for duplicates on the way."""
     index, dropped = Index(), 0
     for i, pair in enumerate(pairs):
@@ -181,9 +181,9 @@ def filled(pairs: list[Pair]) -> tuple[Index, int]:
     return index, dropped
 
 
-def reference(pairs: list[Pair]) -> list[Pair]:
+def reference(pairs: list[QAPair]) -> list[QAPair]:
     """The reference's way: each pair against each that was kept before."""
-    kept: list[tuple[str, str, Pair]] = []
+    kept: list[tuple[str, str, QAPair]] = []
     for pair in pairs:
         question, answer = (" ".join(text.strip().lower().split()) for text in pair)
         joined = f"{question}\n{answer}"

@@ -32,7 +32,7 @@ from sklearn.metrics import roc_auc_score
 from dlm_trl import tiny
 from dlm_trl.notes import DlmError, Document, parse, read
 from dlm_trl.synth.judge import Judge, open_judge, verdict
-from dlm_trl.synth.pairs import Candidate, Pair, Scores
+from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 
 NO_NOTES = "---\ndlm_id: 0000000000000000000000000A\nbase_model: tiny\n---\n"
 KEPT = 0.95
@@ -84,7 +84,7 @@ def document_pairs(document: Document) -> Iterator[Candidate]:
 
 
 def candidate(question: str, answer: str, prose: str) -> Candidate:
-    return Candidate(Pair(question, answer), "", "extraction", prose, request_key="", index=0, teacher="")
+    return Candidate(QAPair(question, answer), "", "extraction", prose, request_key="", index=0, teacher="")
 
 
 def answers_of_each_kind(true: list[Candidate], rng: random.Random) -> dict[str, list[Candidate]]:
@@ -107,7 +107,7 @@ def answers_of_each_kind(true: list[Candidate], rng: random.Random) -> dict[str,
         }
         for kind, answer in wrong.items():
             if answer:
-                found[kind].append(replace(own, pair=Pair(own.pair.question, answer)))
+                found[kind].append(replace(own, pair=QAPair(own.pair.question, answer)))
     return found
 
 

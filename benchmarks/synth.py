@@ -30,9 +30,10 @@ from fastapi import FastAPI, Request
 
 from dlm_trl import tiny
 from dlm_trl.notes import parse, read
-from dlm_trl.synth.plan import Settings, plan
+from dlm_trl.synth.plan import plan
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.run import synthesize
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.load import load_teacher
 
 NOTES = Path(__file__).parents[1] / "recipes" / "notes.dlm"
@@ -50,7 +51,7 @@ def local(sections: int, rounds: int) -> dict[str, Any]:
     """Pairs per second in batches and one by one, the best round of each; the ratio, and the share of equal replies."""
     notes = parse(document(sections))
     teacher = load_teacher("hf:tiny", notes)
-    requests = [ask.request for ask in plan(notes, Settings(teacher="hf:tiny", max_new_tokens=200), teacher)]
+    requests = [ask.request for ask in plan(notes, SynthSettings(teacher="hf:tiny", max_new_tokens=200), teacher)]
     best = {"batched": float("inf"), "one by one": float("inf")}
     for _ in range(rounds):
         started = time.perf_counter()
@@ -76,7 +77,7 @@ def against_vllm(url: str, base: str, rounds: int) -> dict[str, Any]:
     requests, teachers = {}, {}
     for name, reference in {"vllm": f"vllm-server:{url}", "hf": f"hf:{base}"}.items():
         teachers[name] = load_teacher(reference, notes)
-        asks = plan(notes, Settings(teacher=reference, strategy="both"), teachers[name])
+        asks = plan(notes, SynthSettings(teacher=reference, strategy="both"), teachers[name])
         requests[name] = [ask.request for ask in asks]
     best = dict.fromkeys(teachers, 0.0)
     tokens = dict.fromkeys(teachers, 0)
@@ -107,12 +108,12 @@ def remote(requests: int, concurrency: int) -> dict[str, Any]:
         os.environ |= {"DLM_HOME": folder, "OPENAI_BASE_URL": f"{ours.recv()}/v1", "OPENAI_API_KEY": "none"}
         path = Path(folder) / "notes.dlm"
         path.write_text(document(requests))
-        settings = Settings(teacher="openai:slow", filter="none", concurrency=concurrency)
+        settings = SynthSettings(teacher="openai:slow", filter="none", concurrency=concurrency)
         done = synthesize(path, settings)
     server.kill()
     ideal = requests * LATENCY / concurrency
     return {
-        "requests": done.counts.asked,
+        "requests": done.counts.sent,
         "pairs": done.counts.kept,
         "concurrency": concurrency,
         "seconds": round(done.seconds, 2),

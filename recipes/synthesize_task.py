@@ -38,7 +38,7 @@ from dlm_trl.online import rows_on_disk
 from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
 from dlm_trl.online.dataset_card import counts
 from dlm_trl.online.rows import ATTEMPTS
-from dlm_trl.online.rows_folder import Settings, claim, digest, progress, vocabulary
+from dlm_trl.online.rows_folder import TaskRowsSettings, claim, digest, progress, vocabulary
 from dlm_trl.tasks.load import load_tasks, read_stages
 from dlm_trl.tasks.protocol import Task
 from dlm_trl.teachers.load import fingerprint, load_teacher, survey
@@ -138,7 +138,7 @@ def read_arguments(argv: list[str]) -> Arguments:
     return said
 
 
-def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> Settings:
+def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> TaskRowsSettings:
     """All that decides the rows. Raises DlmError for a base or teacher that cannot be had."""
     config = load_config(said.base_model)
     context = context_length(config)
@@ -147,7 +147,7 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
     read_too = [(Path(file).name, Path(file).read_bytes()) for file in files]
     if said.chat_template_path:
         read_too.append(("chat template", tokenizer.chat_template.encode()))
-    settings = Settings(
+    settings = TaskRowsSettings(
         task=said.task,
         stages=read_stages(said.stages),
         n=said.n,
@@ -175,7 +175,7 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
 
 
 def open_author(
-    said: Arguments, settings: Settings, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
+    said: Arguments, settings: TaskRowsSettings, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Author, list[Task]]:
     """Who writes, and the task of each stage; near distractors need the base's embeddings whoever writes."""
     base = embeddings = None

@@ -1,6 +1,6 @@
-"""`dlm-trl synth …`: pairs from prose, by a teacher. Each verb is a thin function around `dlm_trl.synth`.
+"""`dlm-trl synth …`: question/answer pairs from prose. Each command is a thin function around `dlm_trl.synth`.
 
-What is printed goes to stdout, notes and progress to stderr; under `accelerate launch` only the first process prints.
+Results go to stdout, warnings and progress to stderr; under `accelerate launch` only the first process prints.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import typer
 from dlm_trl.models.ranks import is_main
 from dlm_trl.notes.errors import UsageError
 
-app = typer.Typer(help="Write question/answer pairs from a document's prose, look at them, apply them, take them back.")
+app = typer.Typer(help="Synthesise question/answer pairs from a document's prose; review, apply or revert them.")
 
 FILES = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Documents, or folders of documents.")]
 FILE = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)]
-_LEAST_COLUMNS = 60  # of a terminal; in fewer a table cuts off its ids and numbers
-IDS = "Section ids, or their first digits, as `synth list` shows them."
+_MIN_COLUMNS = 60  # in a narrower terminal, tables truncate ids and numbers
+IDS = "Section ids or id prefixes, as shown by `synth list`."
 
 
-def misuse_exits_with_2(verb: Callable[..., None]) -> Callable[..., None]:
-    """Turns an error of usage into exit 2; all others stay exit 1."""
+def misuse_exits_with_2(command: Callable[..., None]) -> Callable[..., None]:
+    """Exit with 2 for a UsageError; other errors exit with 1."""
 
-    @functools.wraps(verb)
+    @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            verb(*args, **kwargs)
+            command(*args, **kwargs)
         except UsageError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
@@ -42,8 +42,8 @@ def misuse_exits_with_2(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 @app.callback()
-def _once(context: typer.Context) -> None:
-    """Under `accelerate launch` only `instructions` has work for more than the first process."""
+def _exit_other_processes(context: typer.Context) -> None:
+    """Under `accelerate launch`, only `instructions` uses more than the first process."""
     if context.invoked_subcommand != "instructions" and not is_main():
         raise typer.Exit
 
@@ -56,132 +56,144 @@ def instructions(
         str,
         typer.Option(
             help="self (the document's trained adapter; self#NAME for one of several), hf:<id or folder>, hf:tiny, "
-            "openai:<model>, anthropic:<model>, vllm-server:<url>,<url>…#<model> (one address is enough; without "
-            "a model it is the first that the server lists)."
+            "openai:<model>, anthropic:<model>, or vllm-server:<url>,<url>…#<model> (one or more servers; without "
+            "#<model>, the first model they list)."
         ),
     ] = "self",
-    per_section: Annotated[
-        int, typer.Option(help="Pairs to ask for about each section of prose, a text between two fences.")
-    ] = 3,
+    per_section: Annotated[int, typer.Option(help="Pairs to request per prose section.")] = 3,
     strategy: Annotated[
         Literal["extraction", "expansion", "both"],
-        typer.Option(help="extraction: what the prose says; expansion: beyond it; both: half and half."),
+        typer.Option(
+            help="extraction: questions the prose answers; expansion: questions beyond it; both: half of each."
+        ),
     ] = "extraction",
     filter: Annotated[
         Literal["sway", "none", "dedup-only"],
-        typer.Option(help="none: only what a file cannot hold is dropped; dedup-only: repeats too; sway: a judge too."),
+        typer.Option(
+            help="none: drop only pairs that can't be written to a file; dedup-only: also duplicates and leaks of "
+            "validation rows; sway: also pairs the judge rejects."
+        ),
     ] = "sway",
-    threshold: Annotated[float, typer.Option(help="Least margin of the judge, in nats per token.")] = 0.1,
+    threshold: Annotated[float, typer.Option(help="Minimum margin of the judge, in nats per token.")] = 0.1,
     max_pairs: Annotated[
-        int | None, typer.Option(help="Stop at so many accepted pairs of a document, spread over it.")
+        int | None, typer.Option(help="Stop after this many accepted pairs per document, spread over its sections.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 512,
-    temp: Annotated[float, typer.Option(help="Sampling temperature; 0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens of this mass only.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed gives other pairs, at a temperature above 0.")] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Write the accepted pairs into the file at once.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be asked, and what it may cost.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ask again what the ledger has an answer to.")] = False,
-    concurrency: Annotated[int, typer.Option(help="Requests in flight to a server.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of a reply, in tokens.")] = 512,
+    temp: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy decoding.")] = 0.0,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Nucleus sampling: sample from the likeliest tokens with this total probability."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed for sampling; no effect at temperature 0.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write accepted pairs into the file right away.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the number of requests and their maximum cost, and exit.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Send requests again that the ledger already has replies to.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option(help="Maximum concurrent requests per server.")] = 16,
     quantization: Annotated[
         Literal["4bit", "8bit"] | None,
-        typer.Option(help="Load the weights of a local teacher and judge in 4 or 8 bit; needs the extra bnb."),
+        typer.Option(help="Load a local teacher and judge in 4 or 8 bit; requires the extra bnb."),
     ] = None,
     max_cost: Annotated[
-        float | None, typer.Option(help="Stop before this cost is passed, all files together; needs --price.")
+        float | None, typer.Option(help="Stop before the total cost of all files exceeds this; requires --price.")
     ] = None,
     price: Annotated[
-        str | None, typer.Option(metavar="IN,OUT", help="What a million tokens cost, read and written.")
+        str | None,
+        typer.Option(metavar="IN,OUT", help="Price of a million prompt tokens, and of a million new tokens."),
     ] = None,
     budget_tokens: Annotated[
-        int | None, typer.Option(help="Stop before so many tokens are passed, all files together.")
+        int | None, typer.Option(help="Stop before the total tokens of all files exceed this.")
     ] = None,
     judge: Annotated[
-        str | None, typer.Option(help="self, self#NAME, or hf:…; default: the document's adapter, else its base model.")
+        str | None,
+        typer.Option(help="self, self#NAME or hf:…; default: the document's adapter if trained, else its base model."),
     ] = None,
     min_grounding: Annotated[
         float | None,
-        typer.Option(help="How much likelier the prose has to make an extracted answer, in nats per token."),
+        typer.Option(help="Minimum gain in an extracted answer's log-probability from the prose, in nats per token."),
     ] = None,
     prompt: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="A Jinja template of your own, with the variables n, prose and strategy.",
+            help="Your own prompt: a Jinja template with the variables n, prose and strategy.",
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Everything about the run as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the full outcome as JSON.")] = False,
 ) -> None:
-    """Have a teacher write pairs about the prose, filter them and stage them.
+    """Ask a teacher for pairs about the prose, filter them and stage them for review.
 
-    Staged pairs wait for `synth apply`. What a teacher answered is kept in a ledger, so a run that was stopped goes on
-    where it was, and nothing is paid for twice. Exit 0 also when no pair was accepted, 1: a failure, of a request too,
-    2: misuse.
+    Write staged pairs into the file with `synth apply`. Replies are kept in a ledger: rerun the same command to resume
+    a stopped run, and nothing is paid for twice. Exit codes: 0 (even if no pair was accepted), 1 (an error, or a
+    request failed), 2 (wrong usage).
     """
-    from dlm_trl.synth.plan import Settings
+    from dlm_trl.synth.settings import SynthSettings
 
     if apply and dry_run:
-        raise typer.BadParameter("--apply and --dry-run exclude each other.")
-    settings = Settings(
+        raise typer.BadParameter("--apply and --dry-run can't be combined.")
+    settings = SynthSettings(
         teacher=teacher, per_section=per_section, strategy=strategy, filter=filter, threshold=threshold,
         max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p, seed=seed, fresh=fresh,
         concurrency=concurrency, quantization=quantization, max_cost=max_cost, price=_prices(price),
         budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding, prompt=prompt,
     )  # fmt: skip
     paths = _documents(files)
-    _quiet()
-    if dry_run:
-        from dlm_trl.synth import dry_run as dry
-        from dlm_trl.synth import show
-
-        found = [dry.estimate(path, settings) for path in paths]
-        _print(show.as_json(found) if json_ else show.estimates(found))
-        return
+    _silence_libraries()
     from dlm_trl.synth import show
+
+    if dry_run:
+        from dlm_trl.synth.dry_run import estimate
+
+        estimates = [estimate(path, settings) for path in paths]
+        _print(show.as_json(estimates) if json_ else show.estimates(estimates))
+        return
     from dlm_trl.synth.run import synthesize_all
     from dlm_trl.synth.watch import Watch
 
-    done = []
+    outcomes = []
     try:
         with Watch() as watch:
             for outcome in synthesize_all(paths, settings, apply, watch if is_main() else None):
-                done.append(outcome)
+                outcomes.append(outcome)
                 if not json_:
                     with watch.hidden():
                         _print(show.outcome(outcome, filter))
     except KeyboardInterrupt:
-        typer.echo("Stopped. What was answered is kept: the same command goes on from here.", err=True)
+        typer.echo("Stopped. Finished requests are kept: rerun the same command to resume.", err=True)
         raise
-    finally:  # what was done before a failure is told as well
+    finally:  # after an error, too, print the documents that were finished
         if json_:
-            _print(show.as_json(done))
-    # Of several processes the launcher ends the others as soon as one fails, and the first may still be printing.
-    if is_main() and any(outcome.counts.failed for outcome in done):
+            _print(show.as_json(outcomes))
+    # Only in the first process: the launcher kills the others when one fails, and the first may still be printing.
+    if is_main() and any(outcome.counts.failed for outcome in outcomes):
         raise typer.Exit(1)
 
 
 @app.command("list")
-def list_(files: FILES, json_: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False) -> None:
-    """Show the synthesised pairs: those that are staged, and those that are in the file."""
+def list_(files: FILES, json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """List the synthesised pairs: staged ones, and ones already in the file."""
     from dlm_trl.notes import read
     from dlm_trl.synth import show
     from dlm_trl.synth.staging import applied, staged
 
     documents = {path: read(path) for path in _documents(files)}
-    found = [{"path": p, "applied": applied(document), "staged": staged(document)} for p, document in documents.items()]
+    pairs = {path: (applied(document), staged(document)) for path, document in documents.items()}
     if json_:
-        _print(show.as_json(found))
+        _print(show.as_json([{"path": path, "applied": a, "staged": s} for path, (a, s) in pairs.items()]))
         return
-    for item in found:
-        if item["applied"] or item["staged"]:
-            _print(show.pairs(item["staged"], item["applied"]))
-        _print(f"{item['path']}: {len(item['applied'])} applied, {len(item['staged'])} staged.")
+    for path, (in_file, in_staging) in pairs.items():
+        if in_file or in_staging:
+            _print(show.pairs(in_staging, in_file))
+        _print(f"{path}: {len(in_file)} applied, {len(in_staging)} staged.")
 
 
 @app.command("show")
 def show_(file: FILE, id: Annotated[str, typer.Argument(help=IDS)]) -> None:
-    """Show one pair with its scores, its prose and the teacher's words; or all that was written about some prose."""
+    """Show a pair with its scores, prose and the teacher's reply, or all replies about a prose section."""
     from dlm_trl.notes import read
     from dlm_trl.synth import show
     from dlm_trl.synth.staging import applied, resolve_ids, staged
@@ -190,28 +202,28 @@ def show_(file: FILE, id: Annotated[str, typer.Argument(help=IDS)]) -> None:
     items = {item.section_id: (item, "applied") for item in applied(document)}
     items |= {item.section_id: (item, "staged") for item in staged(document)}
     prose = [section.section_id for section in document.sections if section.kind == "prose"]
-    (found,) = resolve_ids([id], [*items, *prose])
-    _print(show.one_pair(document, *items[found]) if found in items else show.replies(document, found))
+    (full_id,) = resolve_ids([id], [*items, *prose])
+    _print(show.one_pair(document, *items[full_id]) if full_id in items else show.replies(document, full_id))
 
 
 @app.command()
 def apply(file: FILE, ids: Annotated[list[str] | None, typer.Argument(metavar="[IDS]…", help=IDS)] = None) -> None:
-    """Write staged pairs into the file: exactly what was staged, all or these. No teacher is asked.
+    """Write staged pairs into the file, exactly as they were staged: those with the given ids, or all.
 
-    What the file was before is in FILE.bak.
+    The previous version of the file is kept as FILE.bak.
     """
     from dlm_trl.synth import apply as applying
 
-    done = applying.apply(file, ids or None)
-    held = f"; {len(done.present)} were in it already" if done.present else ""
-    _print(f"Applied {done.count} pairs to {file}{held}.")
+    result = applying.apply(file, ids or None)
+    present = f"; {len(result.present)} were already there" if result.present else ""
+    _print(f"Applied {result.count} pairs to {file}{present}.")
 
 
 @app.command()
 def drop(file: FILE, ids: Annotated[list[str], typer.Argument(metavar="IDS…", help=IDS)]) -> None:
-    """Take staged pairs out of staging; the file stays as it is.
+    """Remove pairs from staging; the file doesn't change.
 
-    The ledger keeps what the teacher wrote, so the `instructions` that staged them would stage them again, free.
+    The ledger keeps the teacher's replies, so the `instructions` command that staged the pairs would stage them again.
     """
     from dlm_trl.notes import read
     from dlm_trl.synth import staging
@@ -224,23 +236,23 @@ def drop(file: FILE, ids: Annotated[list[str], typer.Argument(metavar="IDS…", 
 @app.command()
 def revert(
     files: FILES,
-    teacher: Annotated[str | None, typer.Option(metavar="REF", help="Only the pairs of this teacher.")] = None,
-    id: Annotated[list[str] | None, typer.Option(help="Only this pair; can be given several times.")] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="REF", help="Only pairs from this teacher.")] = None,
+    id: Annotated[list[str] | None, typer.Option(help="Only this pair; can be repeated.")] = None,
 ) -> None:
-    """Take synthesised pairs out of the file again, and nothing else."""
+    """Remove synthesised pairs from the file, and nothing else."""
     from dlm_trl.synth import apply as applying
 
     paths = _documents(files)
     if id and len(paths) > 1:
-        raise typer.BadParameter("--id goes with one document.")
+        raise typer.BadParameter("--id works with one document only.")
     for path in paths:
         _print(f"Removed {applying.revert(path, id or None, teacher).count} synthesised pairs from {path}.")
 
 
-def _quiet() -> None:
-    """Silences what libraries say while they load weights, for a user can do nothing about it."""
+def _silence_libraries() -> None:
+    """Silence warnings that libraries print while they load weights; the user can't act on them."""
     if not sys.stderr.isatty():
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -249,14 +261,14 @@ def _quiet() -> None:
 
 
 def _documents(files: list[Path]) -> list[Path]:
-    """The files, and the documents in the folders, each once."""
+    """The files, and the documents in the folders, without repeats."""
     paths: dict[Path, None] = {}
     for file in files:
         if not file.exists():
-            raise typer.BadParameter(f"There is no file or folder {str(file)!r}.")
+            raise typer.BadParameter(f"No such file or folder: {str(file)!r}.")
         inside = sorted(path for path in file.rglob("*.dlm") if path.is_file()) if file.is_dir() else [file]
         if not inside:
-            raise typer.BadParameter(f"The folder {str(file)!r} holds no .dlm file.")
+            raise typer.BadParameter(f"No .dlm files in the folder {str(file)!r}.")
         paths |= dict.fromkeys(inside)
     return list(paths)
 
@@ -265,12 +277,12 @@ def _prices(text: str | None) -> tuple[float, float] | None:
     if text is None:
         return None
     try:
-        read, written = (float(part) for part in text.split(","))
+        prompt, completion = (float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(
-            "--price is IN,OUT, two numbers: what a million tokens cost, read and written."
+            "--price takes two numbers, IN,OUT: the price of a million prompt tokens, and of a million new tokens."
         ) from None
-    return read, written
+    return prompt, completion
 
 
 def _print(shown: Any) -> None:
@@ -281,14 +293,14 @@ def _print(shown: Any) -> None:
 
     if not is_main():
         return
-    # Half a surrogate pair, in a teacher's words or a file's name, has no bytes; JSON reads its escape.
+    # Lone surrogates in a reply or a file name can't be encoded; their escapes are valid JSON.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if isinstance(shown, str):
         typer.echo(shown)
         return
     console = Console(highlight=False, markup=False, emoji=False)
     for part in shown.renderables if isinstance(shown, Group) else [shown]:
-        if isinstance(part, Table) and not (console.is_terminal and console.width >= _LEAST_COLUMNS):
+        if isinstance(part, Table) and not (console.is_terminal and console.width >= _MIN_COLUMNS):
             typer.echo(as_lines(part))
         else:
-            console.print(part, soft_wrap=not isinstance(part, Table))  # a command can be copied when it is one line
+            console.print(part, soft_wrap=not isinstance(part, Table))  # unwrapped, so that commands can be copied

@@ -1,8 +1,8 @@
-"""A `.dlm` file: read it, check it, edit it in place. `read(path)` and `parse(text)` give an immutable `Document`.
+"""Read, check and edit `.dlm` files. `read(path)` and `parse(text)` return an immutable `Document`.
 
-`document` holds what a file is, `parser` and its parts (`frontmatter`, `schema`, `markers`, `blocks`) how it is read,
-`errors` the one error that users see; `edit`, `check`, `sources` and `store` change it, judge it, widen it, and know
-where its adapter lies.
+`document` defines the data model; `parser`, `frontmatter`, `schema`, `markers` and `blocks` read it; `errors` has the
+exceptions users see. `edit` changes a file in place, `check` finds its problems, `sources` adds the files it refers to,
+and `store` locates its adapters, ledger and staged pairs.
 """
 
 from dlm_trl.notes.blocks import Pair, Triple

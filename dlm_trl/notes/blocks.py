@@ -1,8 +1,7 @@
-"""Question/answer pairs and preference triples: the `###` headers inside an instruction or a preference section.
+"""Question/answer pairs and preference triples: the `###` headers inside instruction and preference sections.
 
-A header is a line that holds nothing but `### Q`, `### A`, … and white space. Lines end wherever `str.splitlines` ends
-them (form feed and U+2028 too), and code blocks hide no header. A body runs to the next header, is stripped, and must
-not be empty.
+A header is a line of only `### Q`, `### A`, … and white space. Lines end where `str.splitlines` ends them (also at form
+feeds and U+2028), and headers in code blocks count. A body runs to the next header, is stripped, and must not be empty.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dlm_trl.notes.errors import DocumentError, InstructionParseError, Preferenc
 
 
 class Pair(NamedTuple):
-    """A question and its answer; line and answer_line are the file lines of their headers."""
+    """A question and its answer, with the file lines of their headers."""
 
     question: str
     answer: str
@@ -25,7 +24,7 @@ class Pair(NamedTuple):
 
 
 class Triple(NamedTuple):
-    """A prompt with its chosen and its rejected answer; line is the file line of the `### Prompt` header."""
+    """A prompt with its chosen and rejected answers; line is the file line of the `### Prompt` header."""
 
     prompt: str
     chosen: str
@@ -33,28 +32,28 @@ class Triple(NamedTuple):
     line: int
 
 
-# Any character but line breaks, and controls, which are rare. Ranges in this order match faster than a negation.
+# Any character except line breaks and (rare) controls. Ranges in this order match faster than a negated class.
 _TEXT = r"[ -\x84\x86-\u2027\u202a-\U0010ffff\t]"
 _PAIR = ("Q", "A")
 _TRIPLE = ("Prompt", "Chosen", "Rejected")
 
 
 def _short(labels: tuple[str, ...]) -> re.Pattern[str]:
-    """A whole group of blocks whose bodies are one line each, as most are: one match reads them."""
+    """A fast path: a pattern for a whole pair or triple whose bodies are one line each, as most are."""
     blocks = "\n".join(rf"### {label}\n([^\s#]{_TEXT}*)" for label in labels)
     return re.compile(rf"{blocks}(\n+|\Z)")
 
 
 _SHORT_PAIR, _SHORT_TRIPLE = _short(_PAIR), _short(_TRIPLE)
-# They begin with the line break before the header, which is quicker to search for than the start of a line.
+# These start with the line break before the header, because searching for it is faster than for a line start.
 _PAIR_HEADER = re.compile(r"\n[^\S\n]*### (Q|A)(?:(?<=Q) !probe)?[^\S\n]*(?=\n|\Z)")
 _TRIPLE_HEADER = re.compile(r"\n[^\S\n]*### (Prompt|Chosen|Rejected)[^\S\n]*(?=\n|\Z)")
 
 
 def read_pairs(content: str, content_line: int, path: Path | None = None) -> list[Pair]:
-    """The pairs in an instruction section whose content begins at file line content_line.
+    """The pairs in the content of an instruction section, which starts at file line content_line.
 
-    Raises DlmError (InstructionParseError) where the section does not keep to the grammar.
+    Raises DlmError (InstructionParseError) if the content is malformed.
     """
     pairs, at, end, line = [], 0, len(content), content_line
     while at < end and (short := _SHORT_PAIR.match(content, at)):
@@ -65,9 +64,9 @@ def read_pairs(content: str, content_line: int, path: Path | None = None) -> lis
 
 
 def read_triples(content: str, content_line: int, path: Path | None = None) -> list[Triple]:
-    """The triples in a preference section whose content begins at file line content_line.
+    """The triples in the content of a preference section, which starts at file line content_line.
 
-    Raises DlmError (PreferenceParseError) where the section does not keep to the grammar.
+    Raises DlmError (PreferenceParseError) if the content is malformed.
     """
     triples, at, end, line = [], 0, len(content), content_line
     while at < end and (short := _SHORT_TRIPLE.match(content, at)):
@@ -78,7 +77,7 @@ def read_triples(content: str, content_line: int, path: Path | None = None) -> l
 
 
 def _long_pairs(content: str, content_line: int, path: Path | None) -> list[Pair]:
-    """As read_pairs, for bodies of any length and all else that the grammar allows."""
+    """`read_pairs` without the fast path."""
     before, *parts = _PAIR_HEADER.split(_lines(content))
     line = content_line + before.count("\n")
     pairs = []
@@ -96,7 +95,7 @@ def _long_pairs(content: str, content_line: int, path: Path | None) -> list[Pair
 
 
 def _long_triples(content: str, content_line: int, path: Path | None) -> list[Triple]:
-    """As read_triples, for bodies of any length and all else that the grammar allows."""
+    """`read_triples` without the fast path."""
     before, *parts = _TRIPLE_HEADER.split(_lines(content))
     line = content_line + before.count("\n")
     triples = []
@@ -113,7 +112,7 @@ def _long_triples(content: str, content_line: int, path: Path | None) -> list[Tr
 
 
 def _lines(content: str) -> str:
-    """The content with LF for every break that ends a line here, and one more in front."""
+    """The content with every line break as LF, and one more at the start."""
     return "\n" + "\n".join(content.splitlines())
 
 
@@ -125,7 +124,7 @@ def _error(
     content_line: int,
     path: Path | None,
 ) -> DocumentError:
-    """What is wrong first; parts holds labels and texts by turns, the labels should follow order over and over."""
+    """The first problem; parts alternates labels and texts, and the labels should repeat `order`."""
 
     def error(message: str, hint: str, line: int) -> DocumentError:
         section_line = line - content_line + 1
@@ -133,14 +132,14 @@ def _error(
 
     if stray := before.lstrip():
         line = content_line - 1 + before.count("\n", 0, len(before) - len(stray))
-        return error(f"Text stands before the first `### {order[0]}`.", "A header stands alone on its line.", line)
+        return error(f"There is text before the first `### {order[0]}`.", "A header must be alone on its line.", line)
     if not parts:
         return error("The section is empty.", f"Write a `### {order[0]}` header, or remove the section.", content_line)
     line = content_line + before.count("\n")
     for expected, label, text in zip(cycle(order), parts[::2], parts[1::2], strict=False):
         if label != expected:
             hint = f"The order is {', '.join(order)}."
-            return error(f"`### {label}` stands where `### {expected}` should.", hint, line)
+            return error(f"Expected `### {expected}`, but found `### {label}`.", hint, line)
         line += text.count("\n") + 1
         if not text.strip():
             return error(f"`### {label}` has no text.", "Write it, or remove the block.", line)

@@ -1,8 +1,8 @@
-"""What is wrong with a `.dlm` file: all that the reader refuses, and all that it would silently misread.
+"""Find everything wrong with a `.dlm` file: what the parser rejects, and what it would silently misread.
 
-`check(path)` goes on behind an error, so that one run shows everything. The parts of the file have a module each:
-`check_head` the frontmatter, `check_lines` the lines of the body, `check_sections` what stands in its sections;
-`findings` shows the results. On the command line: `dlm-trl check notes.dlm`.
+`check(path)` continues after an error, so one run reports everything. `check_head` checks the frontmatter,
+`check_lines` the lines of the body and `check_sections` its sections; `findings` formats the results. On the command
+line: `dlm-trl check notes.dlm`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from dlm_trl.notes.findings import REFUSED, Finding, finding_of
 from dlm_trl.notes.parser import parse, read_bytes
 from dlm_trl.notes.sources import source_root
 
-# Stands in for the frontmatter when the body is read, so that the state of the one does not matter to the other.
+# Replaces the frontmatter when the body is parsed, so that errors in one don't hide errors in the other.
 _STAND_IN = "---\n{dlm_id: AAAAAAAAAAAAAAAAAAAAAAAAAA, base_model: none}\n---\n"
 _MORE_HEAD = re.compile(r"\s|(dlm_id|dlm_version|base_model|training|export|system_prompt):(\s|$)")
 
 
 def check(path: str | os.PathLike[str]) -> list[Finding]:
-    """Every problem of this file, in the order of its lines; an empty list for a good one.
+    """Every problem in this file, sorted by line.
 
-    Raises DlmError (DlmReadError) only where the file cannot be read at all.
+    Raises DlmError (DlmReadError) only if the file can't be opened.
     """
     path = Path(path)
     raw = read_bytes(path)
@@ -40,7 +40,7 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
     lines = text.split("\n")
 
     findings, head_start, head_end = _head_range(lines, path)
-    # Blank lines take the place of what stands before the YAML, so that it keeps its line numbers.
+    # Blank lines replace anything before the YAML, so that line numbers stay right.
     yaml = "\n".join([*[""] * head_start, *lines[head_start + 1 : head_end]])
     head = check_head(yaml, path) if head_end else Head(None, None, [], {})
     body_start = head_end + 1 if head_end else head_start
@@ -62,41 +62,37 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
 
 
 def _head_range(lines: list[str], path: Path) -> tuple[list[Finding], int, int]:
-    """What is wrong with the two `---` lines, and their indices.
+    """Problems with the two `---` lines, and their indices.
 
-    Where there are none, the second is 0 and the first is where the body begins.
+    Without them, the second index is 0 and the first is where the body begins.
     """
     rule, fix = "FrontmatterError", "Line 1 must be exactly `---`, and another line exactly `---` must close the YAML."
     start = next((i for i, line in enumerate(lines) if line.strip()), 0)
     if lines[start].strip() != "---":
-        return [_refused(path, 1, rule, "The file does not begin with a frontmatter block.", fix)], 0, 0
+        return [_refused(path, 1, rule, "The file doesn't start with a frontmatter block.", fix)], 0, 0
     findings = []
     if start or lines[0] != "---":
-        message = "White space stands before or after the `---` that opens the frontmatter."
+        message = "There is white space before or after the `---` that opens the frontmatter."
         findings.append(_refused(path, start + 1, rule, message, fix))
     for delimiters in (("---",), ("--- ", "---\t", "...")):
         for i, line in enumerate(lines[start + 1 :], start + 1):
             if line in delimiters or (len(delimiters) > 1 and line.strip() == "---"):
                 if delimiters != ("---",):
-                    message = f"`{line}` does not close the frontmatter."
+                    message = f"`{line}` doesn't close the frontmatter."
                     findings.append(_refused(path, i + 1, rule, message, "The line must be exactly `---`."))
                 return findings, start, i
-    findings.append(_refused(path, start + 1, rule, "The frontmatter is never closed.", fix))
+    findings.append(_refused(path, start + 1, rule, "The frontmatter isn't closed.", fix))
     return findings, next((i for i, line in enumerate(lines) if line.startswith("::")), len(lines)), 0
 
 
 def _early_end(lines: list[str], head_end: int, path: Path) -> Iterator[Finding]:
-    """A finding where a `---` inside a YAML text closed the frontmatter before its end."""
+    """A finding if a `---` inside a YAML string closed the frontmatter early."""
     if head_end and "---" in (body := lines[head_end + 1 :]):
         rest = body[: body.index("---")]
         if rest and all(_MORE_HEAD.match(line) for line in rest):
-            message = (
-                f"The frontmatter ends here, but what follows up to line {head_end + len(rest) + 2} looks like it."
-            )
-            why = (
-                "The first line that is exactly `---` closes it, also inside a YAML text; the rest is trained as prose."
-            )
-            fix = "Indent the `---` inside the text, or take it out."
+            message = f"The frontmatter ends here, but the lines up to {head_end + len(rest) + 2} look like more of it."
+            why = "The first line that is exactly `---` closes it, even in a YAML string; the rest is trained as prose."
+            fix = "Indent the `---` inside the string, or remove it."
             yield Finding(path, head_end + 1, 1, "early-end", message, why, fix)
 
 
@@ -106,24 +102,26 @@ def _encoding(raw: bytes, path: Path) -> Iterator[Finding]:
             line.decode()
         except UnicodeDecodeError as error:
             column = len(line[: error.start].decode()) + 1
-            message, fix = f"The line is not UTF-8: {error.reason}.", "Save the file as UTF-8."
+            message, fix = f"The line isn't UTF-8: {error.reason}.", "Save the file as UTF-8."
             yield Finding(path, number, column, "DlmEncodingError", message, REFUSED, fix)
 
 
 def _lone_returns(raw: bytes, path: Path) -> Iterator[Finding]:
-    """A finding for each carriage return alone among other line ends; a file may use it throughout."""
+    """A finding for each lone carriage return, unless the whole file uses them as line ends."""
     if b"\r" in raw and b"\n" in raw:
         for number, end in enumerate(re.findall(rb"\r\n|\n|\r", raw), 1):
             if end == b"\r":
                 message, why = (
-                    "A lone carriage return stands here.",
-                    "It ends the line, though most editors do not show it.",
+                    "This line ends with a lone carriage return.",
+                    "The parser starts a new line here, but most editors don't show one.",
                 )
-                yield Finding(path, number, 0, "lone-return", message, why, "Put a line break or nothing in its place.")
+                yield Finding(
+                    path, number, 0, "lone-return", message, why, "Replace it with a line break, or remove it."
+                )
 
 
 def _sections(body: list[str], body_start: int, path: Path) -> tuple[Section, ...]:
-    """The body's sections, with their lines of the file."""
+    """The body's sections, with file line numbers."""
     document = parse(_STAND_IN + "\n".join(body), path)
     shift = body_start - _STAND_IN.count("\n")
     return tuple(
@@ -140,7 +138,7 @@ def _sources(head: Head, path: Path) -> Iterator[Finding]:
                 source_root(document, source)
             except DlmError as error:
                 line = head.lines.get(("training", "sources", i), 1)
-                message, why = f"`{source.path}`: {error.message}", "Training stops at it before it begins."
+                message, why = f"`{source.path}`: {error.message}", "Training would stop with this error."
                 yield Finding(path, line, 0, error.kind, message, why, error.hint or "Correct the path.")
 
 

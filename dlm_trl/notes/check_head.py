@@ -1,6 +1,4 @@
-"""Everything that is wrong with a frontmatter, each problem at its own line, with the nearest known key for an
-unknown one.
-"""
+"""Check a frontmatter: every problem on its own line, with a suggestion for unknown keys."""
 
 from __future__ import annotations
 
@@ -23,10 +21,10 @@ Key = tuple[str | int, ...]
 
 
 class Head(NamedTuple):
-    """A checked frontmatter: the model if it is valid, the adapters it declares (None if that cannot be known), its
-    problems.
+    """A checked frontmatter.
 
-    lines has the file line of each key, by its path in the YAML.
+    frontmatter: None if invalid. adapters: the declared names, None if they can't be determined. lines: the file line
+    of each key, by its path in the YAML.
     """
 
     frontmatter: Frontmatter | None
@@ -36,14 +34,16 @@ class Head(NamedTuple):
 
 
 def check_head(text: str, path: Path) -> Head:
-    """The frontmatter in this YAML text (without the `---` lines), with all that is wrong with it."""
+    """Check this YAML text (without the `---` lines)."""
     try:
         data = load_mapping(text, path)
     except DlmError as error:
         return Head(None, None, [finding_of(error, path)], {})
     lines, repeated = _key_lines(text)
     findings = [
-        Finding(path, line, 0, "repeated-key", f"`{_dotted(key)}` is given twice.", "The last one wins.", "Keep one.")
+        Finding(
+            path, line, 0, "repeated-key", f"The key `{_dotted(key)}` is repeated.", "The last one counts.", "Keep one."
+        )
         for key, line in repeated
     ]
     try:
@@ -52,8 +52,8 @@ def check_head(text: str, path: Path) -> Head:
         problems: dict[Key, list[Any]] = defaultdict(list)
         for problem in error.errors(include_input=False, include_url=False, include_context=False):
             problems[_known_part(problem["loc"], lines)].append(problem)
-        found = [_finding(key, several, lines, path) for key, several in problems.items()]
-        return Head(None, _adapters(data), findings + found, lines)
+        findings += [_finding(key, several, lines, path) for key, several in problems.items()]
+        return Head(None, _adapters(data), findings, lines)
     except RecursionError:
         deep = SchemaValidationError("The frontmatter is nested too deeply.", line=_FIRST_LINE)
         return Head(None, None, [*findings, finding_of(deep, path)], lines)
@@ -67,16 +67,14 @@ def _adapters(data: dict[Any, Any]) -> frozenset[str] | None:
 
 
 def _key_lines(text: str) -> tuple[dict[Key, int], list[tuple[Key, int]]]:
-    """The file line of every key and list item, and the keys that are given twice, each with the line of the later
-    one.
-    """
+    """The file line of every key and list item, and the repeated keys with the line of the repetition."""
     lines: dict[Key, int] = {}
     repeated: list[tuple[Key, int]] = []
     seen: set[int] = set()
     pending: list[tuple[Key, yaml.Node | None]] = [((), yaml.compose(text, yaml.SafeLoader))]
     while pending:
         key, node = pending.pop()
-        if id(node) in seen:  # an alias, perhaps to a node that holds it
+        if id(node) in seen:  # an alias, possibly to one of its parents
             continue
         seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
@@ -95,9 +93,7 @@ def _key_lines(text: str) -> tuple[dict[Key, int], list[tuple[Key, int]]]:
 
 
 def _known_part(loc: Key, lines: dict[Key, int]) -> Key:
-    """The place of a problem as a path in the YAML: the schema names the branches of its unions too, the file does
-    not.
-    """
+    """Turn pydantic's location into a path in the YAML, by dropping the names of union branches."""
     while loc and loc not in lines and loc[:-1] and loc[:-1] in lines and not _is_field(loc):
         loc = loc[:-1]
     return loc
@@ -108,23 +104,23 @@ def _is_field(loc: Key) -> bool:
 
 
 def _finding(key: Key, problems: list[Any], lines: dict[Key, int], path: Path) -> Finding:
-    """One finding for a key; a union has a message for each of its branches."""
-    what = " or ".join(dict.fromkeys(problem["msg"] for problem in problems))
-    message, fix = f"`{_dotted(key) or 'frontmatter'}`: {what}.", "Correct the value, or leave the key out."
+    """One finding per key; a union has a message for each of its branches."""
+    messages = " or ".join(dict.fromkeys(problem["msg"] for problem in problems))
+    message, fix = f"`{_dotted(key) or 'frontmatter'}`: {messages}.", "Correct the value, or leave the key out."
     kinds = {problem["type"] for problem in problems}
     if "extra_forbidden" in kinds:
-        message, fix = f"`{_dotted(key)}` is no key of the frontmatter.", _nearest(key)
+        message, fix = f"Unknown key `{_dotted(key)}`.", _nearest(key)
     elif "missing" in kinds:
         message, fix = f"`{_dotted(key)}` is missing.", f"Add `{key[-1]}: …`."
     elif key == ("dlm_id",):
-        fix = "It is 26 digits and capital letters, without I, L, O and U."
+        fix = "It must be 26 digits and capital letters, without I, L, O and U."
     while key and key not in lines:
         key = key[:-1]
     return Finding(path, lines.get(key, _FIRST_LINE), 0, "SchemaValidationError", message, REFUSED, fix)
 
 
 def _nearest(key: Key) -> str:
-    """What an unknown key was meant to be: one with a similar name beside it, or one of a similar name elsewhere."""
+    """A suggestion for an unknown key: a similar name at the same level, or elsewhere in the schema."""
     name, known = str(key[-1]), list(_model_at(key[:-1]).model_fields)
     if close := get_close_matches(name, known, n=1):
         return f"Did you mean `{close[0]}`?"
@@ -136,7 +132,7 @@ def _nearest(key: Key) -> str:
 
 
 def _model_at(key: Key) -> type[BaseModel]:
-    """The part of the schema that holds the keys below this place."""
+    """The schema model for the keys below this path."""
     model: type[BaseModel] = Frontmatter
     for part in key:
         if field := model.model_fields.get(str(part)):

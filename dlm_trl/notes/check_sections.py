@@ -1,6 +1,4 @@
-"""Everything that is wrong with the sections of a document: questions and answers, preferences, adapters, where pairs
-came from.
-"""
+"""Check the sections of a document: questions and answers, preferences, adapters, and sources of synthesised pairs."""
 
 from __future__ import annotations
 
@@ -21,11 +19,11 @@ _NEAR_HEADER = {
     ),
     "preference": re.compile(r"#{1,6}\s*(?:Prompt|Chosen|Rejected)\s*(?:[:.].*)?", re.IGNORECASE),
 }
-_NO_ROWS = "No rows can be made of the section, so the whole file fails when it is loaded."
+_NO_ROWS = "The section can't be turned into rows, so loading the file fails."
 
 
 class _Block(NamedTuple):
-    """A `### …` header and what stands under it; label is empty for what stands before the first header."""
+    """A `### …` header and the text under it; label is empty for text before the first header."""
 
     label: str
     line: int
@@ -35,9 +33,9 @@ class _Block(NamedTuple):
 def check_sections(
     sections: Iterable[Section], adapters: frozenset[str] | None, in_code: dict[int, bool], path: Path
 ) -> Iterator[Finding]:
-    """All problems of these sections.
+    """Check these sections.
 
-    adapters are the declared ones, None if they are not known; in_code tells for a line of the file whether it is code.
+    adapters: the declared names, None if unknown. in_code: whether a file line is in a code block.
     """
     sections = list(sections)
     seen: dict[tuple[str | None, ...], int] = {}
@@ -54,14 +52,14 @@ def check_sections(
             yield _undeclared(section, section.adapter, adapters, path)
         source = section.provenance.get("source_section_id")
         if source is not None and source not in known:
-            message = f"No section of this file has the id {source}, which this one names as its source."
-            why = "The source was edited or removed, so nobody can tell whether the pair still holds."
-            fix = "Check the pair against the text as it is now, or remove it and synthesise it again."
+            message = f"No section of this file has the id {source}, the source of this pair."
+            why = "The source was edited or removed, so the pair may no longer be true."
+            fix = "Compare the pair with the current text, or remove it and synthesise it again."
             yield Finding(path, section.start_line, 0, "dangling-source", message, why, fix)
 
 
 def _lines(section: Section) -> Iterator[tuple[int, str]]:
-    """The lines as headers are looked for in them, each with its line of the file; several may share one."""
+    """The lines as split for headers, with their file lines; several may share a file line."""
     line = section.content_line
     for text in section.content.splitlines(keepends=True):
         yield line, text
@@ -69,28 +67,28 @@ def _lines(section: Section) -> Iterator[tuple[int, str]]:
 
 
 def _blocks(section: Section) -> Iterator[_Block]:
-    """The section cut at its headers, in whatever order they stand."""
+    """The section split at its headers, in file order."""
     headers = {f"### {label}": label for label in _LABELS[section.kind]}
     if section.kind == "instruction":
         headers["### Q !probe"] = "Q"
     label, at, texts = "", section.content_line, list[str]()
     for line, text in _lines(section):
-        if found := headers.get(text.strip()):
+        if header := headers.get(text.strip()):
             yield _Block(label, at, "".join(texts).strip())
-            label, at, texts = found, line, []
+            label, at, texts = header, line, []
         else:
             texts.append(text)
     yield _Block(label, at, "".join(texts).strip())
 
 
 def _grammar(section: Section, blocks: list[_Block], path: Path) -> Iterator[Finding]:
-    """Every place where headers and texts do not follow each other as they must."""
+    """A finding for each header or text that is missing or out of order."""
     labels, rule = _LABELS[section.kind], _RULES[section.kind]
     order = _named(labels)
     before, *rest = blocks
     if before.text:
         line = next(line for line, text in _lines(section) if text.strip())
-        message, fix = f"Text stands before the first `### {labels[0]}`.", f"Put it under a header: {order}."
+        message, fix = f"There is text before the first `### {labels[0]}`.", f"Put it under a header: {order}."
         yield Finding(path, line, 1, rule, message, _NO_ROWS, fix)
     elif not rest:
         message, fix = "The section is empty.", f"Write {order}, or remove the section."
@@ -98,10 +96,10 @@ def _grammar(section: Section, blocks: list[_Block], path: Path) -> Iterator[Fin
     expected = 0
     for label, line, text in rest:
         if label != labels[expected]:
-            message = f"`### {label}` stands where `### {labels[expected]}` should."
-            yield Finding(path, line, 1, rule, message, _NO_ROWS, f"Keep to the order {order}.")
+            message = f"Expected `### {labels[expected]}`, but found `### {label}`."
+            yield Finding(path, line, 1, rule, message, _NO_ROWS, f"The order must be {order}.")
         if not text:
-            message, fix = f"`### {label}` is left empty.", "Write its text, or remove the whole pair."
+            message, fix = f"`### {label}` is empty.", "Write its text, or remove the whole pair."
             yield Finding(path, line, 1, rule, message, _NO_ROWS, fix)
         expected = (labels.index(label) + 1) % len(labels)
     if rest and expected:
@@ -110,7 +108,7 @@ def _grammar(section: Section, blocks: list[_Block], path: Path) -> Iterator[Fin
 
 
 def _headers(section: Section, in_code: dict[int, bool], path: Path) -> Iterator[Finding]:
-    """Headers inside code, which cut the text all the same, and lines that only look like headers."""
+    """A finding for each header in a code block, where it still counts, and each line that looks like a header."""
     headers = {f"### {label}" for label in _LABELS[section.kind]} | {"### Q !probe"}
     for line, text in _lines(section):
         text = text.strip()
@@ -118,15 +116,13 @@ def _headers(section: Section, in_code: dict[int, bool], path: Path) -> Iterator
             continue
         code = in_code.get(line, False)
         if text in headers and code:
-            message = f"`{text}` stands inside a code block."
-            why = "Code blocks hide no headers: the text is cut here."
-            yield Finding(
-                path, line, 1, "header-in-code", message, why, "Word it differently: the pair ends at this line."
-            )
+            message = f"`{text}` is inside a code block."
+            why = "Headers count in code blocks, too, so the text ends here."
+            yield Finding(path, line, 1, "header-in-code", message, why, "Write the line differently.")
         elif text not in headers and not code and _NEAR_HEADER[section.kind].fullmatch(text):
-            message = f"`{text[:40]}` looks like a header but is none."
-            why = "The reader takes it for text of the part before."
-            fix = f"Headers are {_named(_LABELS[section.kind])}, each alone on its line."
+            message = f"`{text[:40]}` looks like a header but isn't one."
+            why = "It is read as part of the text above."
+            fix = f"Headers are {_named(_LABELS[section.kind])}, alone on the line."
             yield Finding(path, line, 1, "near-header", message, why, fix)
 
 
@@ -154,11 +150,9 @@ def _repeated(
         line = group[0].line
         first = seen.setdefault((section.kind, section.adapter, *(_plain(block.text) for block in group)), line)
         if first != line:
-            message = f"This repeats line {first} word for word."
-            why = "It is trained twice, and one copy may be held out to test the other."
-            yield Finding(
-                path, line, 1, "repeated-pair", message, why, "Remove one of the two, or word it differently."
-            )
+            message = f"This repeats the one at line {first} word for word."
+            why = "It is trained twice, and if the copies end up in training and validation, the metrics are wrong."
+            yield Finding(path, line, 1, "repeated-pair", message, why, "Remove one of them, or reword it.")
 
 
 def _equal_sides(section: Section, blocks: list[_Block], path: Path) -> Iterator[Finding]:
@@ -166,17 +160,17 @@ def _equal_sides(section: Section, blocks: list[_Block], path: Path) -> Iterator
         for _, chosen, rejected in _groups(section, blocks):
             if chosen.text.split() == rejected.text.split():
                 message = "`### Chosen` and `### Rejected` are the same."
-                why = "The reader accepts it, but there is nothing to prefer."
+                why = "It is read without an error, but teaches no preference."
                 yield Finding(path, rejected.line, 1, "equal-sides", message, why, "Change one, or remove the triple.")
 
 
 def _undeclared(section: Section, name: str, adapters: frozenset[str], path: Path) -> Finding:
-    message = f"The adapter `{name}` is not declared under training.adapters."
+    message = f"The adapter `{name}` isn't declared in training.adapters."
     if adapters:
-        why = f"Declared are {', '.join(sorted(adapters))}, so the section would train none of them."
+        why = f"Declared are {', '.join(sorted(adapters))}; the section trains none of them."
         close = get_close_matches(name, adapters, n=1)
         fix = f"Did you mean `#{close[0]}`?" if close else "Declare it, or use a declared name."
     else:
-        why = "The document declares no adapters, so the name has no effect."
-        fix = f"Declare `{name}` under training.adapters, or remove `#{name}` from the fence."
+        why = "The document doesn't declare any adapters, so the name has no effect."
+        fix = f"Declare `{name}` in training.adapters, or remove `#{name}` from the fence."
     return Finding(path, section.start_line, 1, "undeclared-adapter", message, why, fix)

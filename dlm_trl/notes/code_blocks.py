@@ -1,7 +1,7 @@
-"""Code blocks as two parties see them, line by line.
+"""Code blocks as the document parser and as Markdown see them, line by line.
 
-The reader of documents toggles at every line that begins with three backticks and knows nothing else. Markdown, which
-is what people write and see, also has `~~~` blocks, indented blocks and longer fences, and no block without an end.
+The parser toggles at every line that starts with three backticks, and has no other rule. Markdown, as read here, also
+has `~~~` blocks, indented delimiters and longer ones; a block without an end doesn't count.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ Blocks = list[int | None]
 
 
 def toggles(line: str) -> bool:
-    """Whether the reader opens or closes a code block at this line."""
+    """Whether the parser opens or closes a code block at this line."""
     return line.startswith("```")
 
 
-def reader_blocks(lines: list[str]) -> Blocks:
-    """For each line the index of the line that opened the block it is in, None outside; delimiters are inside."""
+def parser_blocks(lines: list[str]) -> Blocks:
+    """For each line, the index of the line that opened its block for the parser, or None. Delimiters are inside."""
     blocks: Blocks = []
     opener: int | None = None
     for i, line in enumerate(lines):
@@ -35,7 +35,7 @@ def reader_blocks(lines: list[str]) -> Blocks:
 
 
 def markdown_blocks(lines: list[str]) -> tuple[Blocks, set[int]]:
-    """The same as Markdown has it, and the indices of the delimiters."""
+    """The same for Markdown, and the indices of the delimiters."""
     blocks: Blocks = [None] * len(lines)
     delimiters: set[int] = set()
     never_closed: dict[str, int] = {}
@@ -52,10 +52,11 @@ def markdown_blocks(lines: list[str]) -> tuple[Blocks, set[int]]:
 
 
 def _closer(lines: list[str], i: int, never_closed: dict[str, int]) -> int | None:
-    """The index of the line that closes the block opened at line i; None where none is opened, or it is never closed.
+    """The index of the line that closes the block opened at line i; None if line i doesn't open one, or nothing closes
+    it.
 
-    never_closed remembers by delimiter character the least length that has no closer further on, so that a file is
-    not searched again and again.
+    never_closed: by delimiter character, the smallest length known to have no closer in the rest of the file, so that
+    the search stays linear.
     """
     opener = _DELIMITER.match(lines[i])
     if opener is None:
@@ -72,11 +73,10 @@ def _closer(lines: list[str], i: int, never_closed: dict[str, int]) -> int | Non
 
 
 def unclosed(lines: list[str], delimiters: set[int], is_fence: list[bool]) -> int | None:
-    """The index of the line whose backticks most likely lack their other half; None where the reader finds all blocks
-    closed.
+    """The index of the line whose backticks most likely have no match; None if all blocks are closed for the parser.
 
-    It is looked for between two section fences that have an odd number of toggles between them, and there first among
-    those that are no delimiters to Markdown.
+    Searches between two section fences with an odd number of toggles between them, and prefers lines that aren't
+    delimiters for Markdown.
     """
     parts: list[list[int]] = [[]]
     for i, line in enumerate(lines):

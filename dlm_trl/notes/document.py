@@ -1,8 +1,7 @@
-"""What a parsed file is: `Document`, its `Section`s, and the pairs and triples inside them. All immutable.
+"""The data model of a parsed file: `Document`, its `Section`s, and the pairs and triples in them. All immutable.
 
-Everything remembers where it came from: `start_line` and `content_line` are 1-based lines of the file, `span` is a
-range of bytes in `Document.raw`. `raw[:body_start]` and the spans of all sections, put together, are the file again,
-byte for byte.
+Everything knows its position: `start_line` and `content_line` are 1-based file lines, `span` is a byte range of
+`Document.raw`. `raw[:body_start]` followed by the spans of all sections is the whole file, byte for byte.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def _read_only(values: dict[str, str]) -> MappingProxyType[str, str]:
     return MappingProxyType(values)
 
 
-# Sections travel to worker processes, and read-only mappings do not pickle by themselves.
+# Sections are sent to worker processes, and read-only mappings aren't picklable by default.
 copyreg.pickle(MappingProxyType, lambda mapping: (_read_only, (dict(mapping),)))
 
 NO_PROVENANCE: Provenance = MappingProxyType({})
@@ -35,7 +34,7 @@ NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
 class _Fields(NamedTuple):
-    # No frozen dataclass: a document can have tens of thousands of sections, and a tuple is made five times as fast.
+    # A tuple, because a document can have tens of thousands of sections, and a frozen dataclass is five times slower.
     kind: Kind
     content: str
     start_line: int
@@ -49,16 +48,16 @@ class _Fields(NamedTuple):
 
 
 class Section(_Fields):
-    """One section of a document. `section._replace(content=…)` makes a changed copy.
+    """One section of a document. `section._replace(content=…)` returns a changed copy.
 
-    content is the text between two fences without provenance markers, lines joined by LF. span covers the section's
-    fence, markers and content, and the blank prose that the reader drops behind it. provenance is flat
-    (`synth_teacher`, `source_section_id`, `judge_name`, …; a harvest marker's is `source`); attributes are those of a
-    media fence; tags come from `training.sources`.
+    content: the text between two fences without provenance markers, with LF line ends. span: the section's fence,
+    markers and content, and any blank prose after it. provenance: the values of all its markers, flat
+    (`synth_teacher`, `source_section_id`, `judge_name`, …; `source` for a harvest marker). attributes: of a media
+    fence. tags: from `training.sources`.
     """
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a section is immutable: cannot set {name}")
+        raise AttributeError(f"Sections are immutable: can't set {name}.")
 
     @property
     def auto_synth(self) -> bool:
@@ -67,12 +66,12 @@ class Section(_Fields):
 
     @property
     def auto_mined(self) -> bool:
-        """Whether a judge chose between two answers here."""
+        """Whether a judge ranked the two answers of this section."""
         return "judge_name" in self.provenance
 
     @property
     def auto_harvest(self) -> bool:
-        """Whether this section was pulled in from a run's findings."""
+        """Whether this section was harvested from a run's findings."""
         return "source" in self.provenance
 
     @cached_property
@@ -82,37 +81,37 @@ class Section(_Fields):
 
     @property
     def bare_id(self) -> str:
-        """The id that the section has without the newlines at its end: they come and go as others write behind it."""
+        """The id without trailing newlines, which change when something is added after the section."""
         bare = self.content.rstrip("\n")
         return self.section_id if bare == self.content else section_id(self.kind, bare)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The ids by which a pair may name this section as its source: as it is, and with no or one newline at its end.
+        """The ids by which a pair may refer to this section: as it is, and with no or one trailing newline.
 
-        So a pair still finds its prose when something was written behind that, or was taken away there.
+        So a pair still finds its prose after text was added or removed behind it.
         """
         return self.section_id, self.bare_id, section_id(self.kind, f"{self.content.rstrip(chr(10))}\n")
 
     def pairs(self) -> list[Pair]:
-        """The question/answer pairs of an instruction section, none for another kind.
+        """The question/answer pairs of an instruction section; empty for other kinds.
 
-        Raises DlmError (InstructionParseError) where the section does not keep to the `### Q` / `### A` grammar.
+        Raises DlmError (InstructionParseError) unless `### Q` and `### A` alternate, each with a text.
         """
         return read_pairs(self.content, self.content_line, self.path) if self.kind == "instruction" else []
 
     def triples(self) -> list[Triple]:
-        """The preference triples of a preference section, none for another kind.
+        """The preference triples of a preference section; empty for other kinds.
 
-        Raises DlmError (PreferenceParseError) where the section does not keep to the `### Prompt` / `### Chosen` / `###
-        Rejected` grammar.
+        Raises DlmError (PreferenceParseError) unless `### Prompt`, `### Chosen` and `### Rejected` follow each other,
+        each with a text.
         """
         return read_triples(self.content, self.content_line, self.path) if self.kind == "preference" else []
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed file: raw holds its original bytes, body_start the byte offset where the first section begins."""
+    """A parsed file. raw: its bytes. body_start: byte offset of the first section. path: None for text in memory."""
 
     frontmatter: Frontmatter
     sections: tuple[Section, ...]
@@ -122,6 +121,6 @@ class Document:
 
 
 def section_id(kind: str, text: str) -> str:
-    """The id of a section of this kind; text is its content, or for media its path."""
+    """The id of a section of this kind; text is its content, or the path for media."""
     normal = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     return hashlib.sha256(f"{kind}\n{normal}".encode()).hexdigest()[:16]

@@ -1,9 +1,9 @@
-"""Change a `.dlm` file in place: `append`, `remove`, `replace_content`. Every byte that is not meant stays as it was.
+"""Edit a `.dlm` file in place: `append`, `remove`, `replace_content`. All other bytes stay as they were.
 
-Each takes a path, read under the file's lock, or a `Document` that was read before; then a change that somebody made
-since is detected and refused. The file as it was stays beside it as `NAME.dlm.bak`. The `…_bytes` functions only
-compute the new bytes, for `write`. Edits are byte splices, in the file's own newline style, and whether the file ends
-with a newline is kept: that is how removing what was appended gives the original bytes back.
+Each takes a path, which is read under the file's lock, or a `Document` that was read before; the edit is then refused
+if the file has changed since. The previous version is kept as `NAME.dlm.bak`. The `…_bytes` functions only compute the
+new bytes, for `write`. Edits are byte splices in the file's newline style, and a missing final newline stays missing,
+so removing what was appended restores the original bytes.
 """
 
 from __future__ import annotations
@@ -27,39 +27,36 @@ _JOINT = re.compile(rb"(?<![\r\n])(?:\r\n|\n|\r)\Z")
 
 
 def append(target: Target, *sections: str) -> Document:
-    """Appends these sections, each a text that begins with its fence line, and returns the document as it is now.
+    """Append these sections, each a text that starts with its fence line, and return the new document.
 
-    Blank lines at a text's end are dropped. Raises DlmError: EditError where the file would not hold exactly these
-    sections afterwards, DlmWriteError where it was changed since the read or cannot be written. The file is untouched
-    then.
+    Trailing blank lines of a text are dropped. Raises DlmError, without changing the file: EditError if it wouldn't
+    contain exactly these sections afterwards, DlmWriteError if it changed since it was read or can't be written.
     """
     return _edit(target, lambda document: append_bytes(document, *sections))
 
 
 def remove(target: Target, predicate: Callable[[Section], bool]) -> Document:
-    """Removes the sections for which the predicate is true, and returns the document as it is now. Raises as append
-    does.
-    """
+    """Remove the sections for which the predicate is true, and return the new document. Raises as `append` does."""
     return _edit(target, lambda document: remove_bytes(document, predicate))
 
 
 def replace_content(target: Target, section_id: str, content: str) -> Document:
-    """Gives the one section of this id new content, fence and markers kept, and returns the document as it is now.
+    """Replace the content of the section with this id, keeping its fence and markers, and return the new document.
 
-    Raises as append does, and EditError where no section or more than one has this id.
+    Raises as `append` does, and EditError if no section or several have this id.
     """
 
     def change(document: Document) -> bytes:
-        found = [section for section in document.sections if section.section_id == section_id]
-        if len(found) != 1:
-            lines = ", ".join(str(section.start_line) for section in found)
-            what = (
+        matches = [section for section in document.sections if section.section_id == section_id]
+        if len(matches) != 1:
+            lines = ", ".join(str(section.start_line) for section in matches)
+            problem = (
                 f"Sections at lines {lines} share the id {section_id}."
-                if found
+                if matches
                 else f"No section has the id {section_id}."
             )
-            raise EditError(what, hint="Read the file again and name one section.", path=document.path)
-        return replace_content_bytes(document, found[0], content)
+            raise EditError(problem, hint="Read the file again and give the id of one section.", path=document.path)
+        return replace_content_bytes(document, matches[0], content)
 
     return _edit(target, change)
 
@@ -71,19 +68,19 @@ def append_bytes(document: Document, *sections: str) -> bytes:
         return document.raw
     if not all(block.startswith("::") for block in blocks):
         raise EditError(
-            "A text to append does not begin with a fence line.",
-            hint="Begin it with `::prose::` or another.",
+            "A text to append doesn't start with a fence line.",
+            hint="Start it with `::prose::` or another fence.",
             path=document.path,
         )
     newline, raw = _newline_of(document.raw), document.raw
     text = _encoded(document, "\n".join(blocks)).replace(b"\n", newline)
-    # The joint lies before the text where the file has no final newline, and behind it where it has one.
+    # Join with a newline before the text if the file has no final newline, else after it.
     new = raw + text + newline if raw.endswith((b"\n", b"\r")) else raw + newline + text
     head = raw[: document.body_start].rstrip(b"\r\n") + newline
     appended = _parsed(document, head + text)
     if appended.body_start != len(head):
         raise EditError(
-            "A text to append begins with blank prose.", hint="The reader drops it; leave it out.", path=document.path
+            "A text to append starts with blank prose.", hint="Remove it; the parser would drop it.", path=document.path
         )
     return _verified(document, new, (*document.sections, *appended.sections))
 
@@ -101,7 +98,7 @@ def remove_bytes(document: Document, predicate: Callable[[Section], bool]) -> by
 
 
 def replace_content_bytes(document: Document, section: Section, content: str) -> bytes:
-    """The file's bytes with other content in this section. Raises DlmError (EditError)."""
+    """The file's bytes with new content in this section. Raises DlmError (EditError)."""
     raw, newline = document.raw, _newline_of(document.raw)
     content = _lines_of(content)
     if content == section.content:
@@ -115,17 +112,17 @@ def replace_content_bytes(document: Document, section: Section, content: str) ->
     else:
         end = begin
     head, tail = raw[:begin], raw[end:]
-    if not section.content and not tail.startswith((b"\n", b"\r")):  # no line at all follows the fence
+    if not section.content and not tail.startswith((b"\n", b"\r")):  # the fence is the last line
         if head.endswith((b"\n", b"\r")):
             tail = newline + tail
         else:
             new = newline + new
-    # The reader drops one newline at the body's two ends, so content that has its own there needs one more.
+    # The parser drops one newline at both ends of the body, so content that starts or ends there needs one more.
     if section.content_line == section.start_line and content.startswith("\n") and not _BLANK_LINE_END.search(head):
         new = newline + new
     if not tail and content.endswith("\n"):
         tail = newline
-    # In a file of mixed newlines, a CR and a LF that come to meet would be one line end.
+    # In a file with mixed newlines, a CR next to a LF would become a single line end.
     if head.endswith(b"\r") and new.startswith(b"\n"):
         new = b"\r" + new
     if new.endswith(b"\r") and tail.startswith(b"\n"):
@@ -135,10 +132,10 @@ def replace_content_bytes(document: Document, section: Section, content: str) ->
 
 
 def write(path: str | os.PathLike[str], new: bytes, expected: bytes) -> Document:
-    """Puts new in the place of a file that still holds the expected bytes, and returns the document that it is now.
+    """Replace a file that still contains the expected bytes, and return the new document.
 
-    The old bytes go to `NAME.bak` beside it. Raises DlmError: that of the reader where new is no document,
-    DlmWriteError where the file holds other bytes than expected, is locked by another program, or cannot be written.
+    The old bytes are kept as `NAME.bak`. Raises DlmError: as `parse` does if `new` isn't a document, DlmWriteError if
+    the file has changed, is locked by another program, or can't be written.
     """
     with locked(Path(path)):
         return _write_locked(Path(path), new, expected)
@@ -152,7 +149,7 @@ def _write_locked(path: Path, new: bytes, expected: bytes) -> Document:
     except OSError as error:
         raise write_error(path, error.strerror or str(error), "Check the path.") from None
     if current != expected:
-        raise write_error(path, "somebody changed it since it was read", "Read it again and repeat the edit.")
+        raise write_error(path, "it has changed since it was read", "Read it again and repeat the edit.")
     if new != current:
         replace_file(target.with_name(f"{target.name}.bak"), current, status)
         replace_file(path, new)
@@ -163,26 +160,26 @@ def _edit(target: Target, change: Callable[[Document], bytes]) -> Document:
     if isinstance(target, Document):
         if target.path is None:
             raise EditError(
-                "The document was not read from a file.", hint="Use append_bytes and its kin.", path=target.path
+                "The document was not read from a file.", hint="Use the _bytes functions.", path=target.path
             )
         return write(target.path, change(target), expected=target.raw)
     path = Path(target)
     if not os.path.isfile(path):
-        read(path)  # raises; a lock file beside it would make no sense
+        read(path)  # raises, before a lock file is created
     with locked(path):
         document = read(path)
         return _write_locked(path, change(document), expected=document.raw)
 
 
 def _verified(document: Document, new: bytes, intended: tuple[Section, ...]) -> bytes:
-    """new, if it holds the intended sections under an untouched frontmatter; else EditError."""
-    found = _parsed(document, new)
-    if found.frontmatter != document.frontmatter or [_meaning(s) for s in found.sections] != [
-        _meaning(s) for s in intended
-    ]:
-        hint = "Fence lines, odd backtick fences, markers at the top, and blank prose cannot be content."
+    """`new`, if it contains exactly the intended sections and the same frontmatter; otherwise raises EditError."""
+    result = _parsed(document, new)
+    same_sections = [*map(_without_position, result.sections)] == [*map(_without_position, intended)]
+    if result.frontmatter != document.frontmatter or not same_sections:
         raise EditError(
-            "The file would not hold exactly the intended sections afterwards.", hint=hint, path=document.path
+            "The edited file wouldn't contain exactly the intended sections.",
+            hint="Content can't have fence lines, unclosed backticks, markers at the top, or be blank prose.",
+            path=document.path,
         )
     return new
 
@@ -192,26 +189,25 @@ def _parsed(document: Document, raw: bytes) -> Document:
         return parse(raw, document.path)
     except DlmError as error:
         raise EditError(
-            f"The file would not parse afterwards: {error.message}", hint=error.hint, path=document.path
+            f"The edited file wouldn't parse: {error.message}", hint=error.hint, path=document.path
         ) from None
 
 
-def _meaning(section: Section) -> Section:
-    """The section without its place in the file."""
+def _without_position(section: Section) -> Section:
     return section._replace(start_line=0, content_line=0, span=(0, 0), path=None)
 
 
 def _newline_of(raw: bytes) -> bytes:
-    """The newline that most lines of the file end with."""
+    """The file's most frequent line end."""
     counts = Counter(_NEWLINE.findall(raw)).most_common(1)
     return counts[0][0] if counts else b"\n"
 
 
 def _line_start(raw: bytes, at: int, lines: int) -> int:
-    """Where the line that lies this many lines further on begins."""
+    """The offset of the line this many lines after the one at offset `at`."""
     for _ in range(lines):
-        found = _NEWLINE.search(raw, at)
-        at = found.end() if found else len(raw)
+        newline = _NEWLINE.search(raw, at)
+        at = newline.end() if newline else len(raw)
     return at
 
 
@@ -224,5 +220,7 @@ def _encoded(document: Document, text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise EditError(
-            f"The text is not UTF-8: {error.reason} at character {error.start}.", hint="Remove it.", path=document.path
+            f"The text isn't valid Unicode: {error.reason} at character {error.start}.",
+            hint="Remove it.",
+            path=document.path,
         ) from None

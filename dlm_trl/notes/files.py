@@ -1,7 +1,6 @@
-"""Files that are replaced whole or not at all, by one writer at a time.
+"""Atomic replacement of files, by one writer at a time.
 
-`with locked(path): … replace_file(path, data)` leaves the old file or the new one behind, whatever kills the process
-and whenever.
+`with locked(path): … replace_file(path, data)` leaves either the old or the new file, even if the process is killed.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ LOCK_SECONDS = 10.0
 
 @contextmanager
 def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Holds the lock of this file (`.NAME.lock` beside it, links followed). Raises DlmError (DlmWriteError) after
-    `seconds`.
+    """Hold the lock of this file (`.NAME.lock` next to it, symbolic links resolved).
+
+    Raises DlmError (DlmWriteError) if another process still holds it after `seconds`.
     """
     target = path.resolve()
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=seconds)
         if target.exists():
-            _give(Path(lock.lock_file), target.stat())  # its owner has to open it, too
+            _set_owner(Path(lock.lock_file), target.stat())  # the file's owner must be able to open it, too
     except Timeout:
         raise write_error(path, "another program is writing it", "Try again when it is done.") from None
     except OSError as error:
@@ -43,25 +43,25 @@ def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
 
 def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
-    """Puts data in the place of this file, links followed; call it under `locked`.
+    """Atomically replace this file, symbolic links resolved; call it under `locked`.
 
-    The file keeps its mode and, as far as the process may, its owner and group. One that does not exist yet gets those
-    of `like`, else what the process gives. Raises DlmError (DlmWriteError) where the folder, the disk or the file's own
-    mode forbids it; the old file is then untouched.
+    Keeps the file's mode and, if permitted, its owner and group. A new file gets those of `like`, or the process's
+    defaults. Raises DlmError (DlmWriteError), leaving the old file unchanged, if the folder, the disk or the file's
+    mode doesn't allow it.
     """
     target = path.resolve()
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         if target.exists():
-            # Replacing needs no permission on the file itself, so a read-only one has to be asked for.
+            # Renaming over a read-only file would succeed, so check for it.
             if not os.access(target, os.W_OK):
                 raise PermissionError(13, "it is read-only")
             like = target.stat()
-        temporary.unlink(missing_ok=True)  # left behind by a process that was killed
+        temporary.unlink(missing_ok=True)  # left by a process that was killed
         try:
             with open(temporary, "xb") as file:
                 if like is not None:
-                    _give(temporary, like)
+                    _set_owner(temporary, like)
                     os.chmod(temporary, S_IMODE(like.st_mode))
                 file.write(data)
                 file.flush()
@@ -70,7 +70,7 @@ def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) ->
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        if os.name == "posix":  # elsewhere folders cannot be opened
+        if os.name == "posix":  # Windows can't open folders
             folder = os.open(target.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -82,10 +82,10 @@ def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) ->
         ) from None
 
 
-def _give(path: Path, like: os.stat_result) -> None:
-    """Gives this file to the owner and the group of another, as far as the process may."""
+def _set_owner(path: Path, like: os.stat_result) -> None:
+    """Give this file the owner and group of another, if permitted."""
     if os.name == "posix":
-        # In a container root edits what belongs to a user outside; others can give a file to a group of theirs only.
+        # Root in a container often edits a host user's files; other users can only change to a group they belong to.
         with suppress(OSError):
             os.chown(path, like.st_uid if os.geteuid() == 0 else -1, like.st_gid)
 

@@ -1,8 +1,8 @@
-"""Which files of a source folder are taken: globs, the built-in excludes, `.dlm/training.yaml` and `.dlm/ignore`.
+"""Select the files of a source folder: globs, built-in excludes, `.dlm/training.yaml` and `.dlm/ignore`.
 
-A `Filters` holds for one folder and everything below it; `descend` gives those of a folder inside, with its own two
-files read. Globs: `**` is anything, `*` anything without a slash, `?` one character, nothing else is special; a glob
-must match the whole POSIX path relative to the folder that names it.
+A `Filters` applies to one folder and everything below it; `descend` returns that of a subfolder, after reading its two
+files. In a glob, `**` matches anything, `*` anything without a slash, `?` one character, and nothing else is special;
+it must match the whole POSIX path relative to the folder that defines it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dlm_trl.notes.errors import SourceError
 from dlm_trl.notes.schema import Source, Text
 
-# What nobody wants to train on, and what nobody wants to have trained on by accident.
+# Generated and binary files, and secrets that must not end up in a model by accident.
 _FOLDERS = (
     ".dlm .git .hg .svn .bzr .ssh .aws .gnupg .venv venv .tox .nox node_modules build dist target __pycache__ "
     ".mypy_cache .pytest_cache .ruff_cache"
@@ -51,11 +51,11 @@ class TrainingFile(BaseModel):
     weights: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = {}
 
 
-_KEYS = f"Its keys: {', '.join(TrainingFile.model_fields)}."
+_KEYS = f"Its keys are {', '.join(TrainingFile.model_fields)}."
 
 
 class _Rule(NamedTuple):
-    """A pattern and the folder (relative to the source's root) whose paths it is matched on."""
+    """A pattern for paths relative to `folder`, which is relative to the source's root."""
 
     folder: PurePosixPath
     pattern: re.Pattern[str]
@@ -67,9 +67,9 @@ class _Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Filters:
-    """The rules in force in one folder; paths are relative to the source's root.
+    """The rules for one folder; paths are relative to the source's root.
 
-    tags are those of the files below, weights says for each tag what each of its values weighs.
+    tags: of the files below. weights: tag → value → factor.
     """
 
     includes: tuple[_Rule, ...]
@@ -80,9 +80,7 @@ class Filters:
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def take(self, path: PurePosixPath) -> bool:
-        """Whether this file is taken. The last rule that matches wins; ignore files come last and may take back an
-        exclude.
-        """
+        """Whether this file is used. Ignore files are applied last and can re-include an excluded file."""
         excluded = any(rule.matches(path) for rule in self.excludes)
         excluded = excluded or (self.use_defaults and any(rule.matches(path) for rule in _defaults()))
         for rule in self.ignores:
@@ -91,14 +89,14 @@ class Filters:
         return not excluded and any(rule.matches(path) for rule in self.includes)
 
     def weight(self) -> float:
-        """The product over the tags of what their values weigh; 1 for one that no table names."""
+        """The product of the factors of all tags; 1 for a tag or value without one."""
         product = 1.0
         for tag, value in self.tags.items():
             product *= self.weights.get(tag, {}).get(value, 1.0)
         return product
 
     def descend(self, folder: PurePosixPath, directory: Path) -> Filters:
-        """The rules in force in this folder, whose place on the disk is `directory`. Raises DlmError (SourceError)."""
+        """The rules for a subfolder, which is `directory` on disk. Raises DlmError (SourceError)."""
         filters = self
         if (text := _text(directory / _TRAINING)) is not None:
             own = _training_file(text, directory / _TRAINING)
@@ -120,7 +118,7 @@ class Filters:
 
 
 def filters_of(source: Source) -> Filters:
-    """The rules that a `training.sources` entry starts with."""
+    """The initial rules of a `training.sources` entry."""
     root = PurePosixPath()
     return Filters(_rules(root, source.include), _rules(root, source.exclude))
 
@@ -134,9 +132,12 @@ def _rules(folder: PurePosixPath, globs: Iterable[str]) -> tuple[_Rule, ...]:
     return tuple(_Rule(folder, re.compile(_regex(glob), re.DOTALL)) for glob in globs)
 
 
+# Not pathspec, because this isn't gitignore syntax: the format has no `[…]` classes and no escapes, a slash in the
+# middle doesn't anchor a pattern, and `**` matches anything, also within a name.
 def _ignore_rule(folder: PurePosixPath, line: str) -> _Rule | None:
-    """`!` takes back, a leading `/` anchors to the folder, a trailing `/` is for folders; a matched folder takes all
-    below it.
+    """The rule of one line: `!` re-includes, a leading `/` anchors to the folder, a trailing `/` matches only folders.
+
+    A pattern that matches a folder applies to everything below it.
     """
     line = line.strip()
     excludes = not line.startswith("!")
@@ -150,7 +151,7 @@ def _ignore_rule(folder: PurePosixPath, line: str) -> _Rule | None:
 
 
 def _regex(glob: str) -> str:
-    """The regular expression of a glob; `**/` also matches no folder at all."""
+    """The regular expression for a glob; `**/` also matches zero folders."""
     parts = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
     return "".join(
         "(?:.*/)?" if token.endswith("**/") else parts.get(token) or re.escape(token)
@@ -166,16 +167,18 @@ def _training_file(text: str, path: Path) -> TrainingFile:
         where = ".".join(map(str, first["loc"]))
         raise SourceError(f"{where or 'The file'}: {first['msg']}.", hint=_KEYS, path=path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SourceError(f"The YAML does not parse: {' '.join(str(error).split())}.", hint=_KEYS, path=path) from None
+        raise SourceError(f"The YAML can't be parsed: {' '.join(str(error).split())}.", hint=_KEYS, path=path) from None
 
 
 def _text(path: Path) -> str | None:
-    """The file's text, None where there is no such file. Raises DlmError (SourceError) where that cannot be known."""
+    """The file's text, or None if there is no such file. Raises DlmError (SourceError) if it can't be read."""
     try:
         return path.read_text(encoding="utf-8-sig") if path.is_file() else None
     except UnicodeError:
-        raise SourceError("The file is not UTF-8.", hint="Save it as UTF-8.", path=path) from None
+        raise SourceError("The file isn't UTF-8.", hint="Save it as UTF-8.", path=path) from None
     except OSError as error:
         raise SourceError(
-            f"The file cannot be read: {error.strerror}.", hint="Allow it, or move it away.", path=path
+            f"The file cannot be read: {error.strerror}.",
+            hint="Check its permissions, or move it elsewhere.",
+            path=path,
         ) from None

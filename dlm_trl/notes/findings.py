@@ -1,6 +1,4 @@
-"""What `check` reports: a `Finding`, and how lists of them are shown as text, JSON, and annotations of GitHub
-Actions.
-"""
+"""The results of `check`: `Finding`, and lists of them as text, JSON, or GitHub Actions annotations."""
 
 from __future__ import annotations
 
@@ -11,16 +9,15 @@ from pathlib import Path
 
 from dlm_trl.notes.errors import DlmError
 
-REFUSED = "The reader refuses the file."
+REFUSED = "The parser rejects the file."
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """One thing wrong in a file: where, what, why it matters, and what to do.
+    """One problem in a file: where, what, why it matters, and how to fix it.
 
-    line is the 1-based line of the file, column the 1-based column (0: the line as a whole). rule is an error kind of
-    the format (`FenceError`, …) for what the reader refuses, and a lower-case name for what it would silently
-    misread.
+    line: 1-based file line. column: 1-based, 0 for the whole line. rule: the exception's name (`FenceError`, …) if the
+    parser rejects the file, otherwise a lower-case name such as `near-fence`.
     """
 
     path: Path
@@ -33,25 +30,25 @@ class Finding:
 
 
 def finding_of(error: DlmError, path: Path, why: str = REFUSED) -> Finding:
-    """The finding that stands for an error; one that belongs to no line is shown at the first."""
+    """The finding for an error, at line 1 if the error has no line."""
     fix = error.hint or "Correct it."
     return Finding(path, error.line or 1, error.column or 0, error.kind, error.message, why, fix)
 
 
 def as_text(findings: Iterable[Finding]) -> str:
-    """Three lines for each finding, made for reading."""
+    """Three lines per finding, for people."""
     return "\n".join(
         f"{f.path}:{f.line}:{f.column}: {f.message} [{f.rule}]\n    why: {f.why}\n    fix: {f.fix}" for f in findings
     )
 
 
 def as_json(findings: Iterable[Finding]) -> str:
-    """One JSON list with an object for each finding, keys as the fields of `Finding`."""
+    """A JSON list with one object per finding, keyed by the fields of `Finding`."""
     return json.dumps([asdict(f) | {"path": str(f.path)} for f in findings], indent=2, ensure_ascii=False)
 
 
 def as_github(findings: Iterable[Finding]) -> str:
-    """Workflow commands, which GitHub Actions shows as annotations in the file."""
+    """Workflow commands, which GitHub Actions shows as annotations."""
     return "\n".join(
         f"::error file={_property(str(f.path))},line={f.line},col={max(f.column, 1)},title={_property(f.rule)}"
         f"::{_data(f'{f.message} {f.why} {f.fix}')}"

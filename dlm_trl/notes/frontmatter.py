@@ -1,4 +1,4 @@
-"""From the YAML between the two `---` lines to a `Frontmatter`: safe load, version check, migration, schema."""
+"""Parse the YAML between the two `---` lines into a `Frontmatter`: safe load, migration, schema validation."""
 
 from __future__ import annotations
 
@@ -16,38 +16,37 @@ from dlm_trl.notes.errors import (
 )
 from dlm_trl.notes.schema import SCHEMA_VERSION, Frontmatter
 
-_YAML_LINE = 2  # the YAML begins on the file's second line
+_YAML_LINE = 2  # the YAML starts on the file's second line
 
 
 def parse_frontmatter(text: str, path: Path | None = None) -> Frontmatter:
-    """The frontmatter in this YAML text (without the `---` lines).
+    """Parse this YAML text (without the `---` lines).
 
-    Raises DlmError: FrontmatterError for YAML that does not load or is not a mapping, SchemaValidationError for keys
-    and values that the schema does not know, DlmVersionError and UnsupportedMigrationError for a version that cannot be
-    read.
+    Raises DlmError: FrontmatterError for invalid YAML or anything but a mapping, SchemaValidationError for unknown keys
+    and wrong values, DlmVersionError and UnsupportedMigrationError for unsupported versions.
     """
     data = load_mapping(text, path)
     try:
         return Frontmatter.model_validate(data)
     except ValidationError as error:
-        # Inputs are left out of the message: nested aliases can make them exponentially long.
+        # Without inputs in the message, because nested aliases can make them exponentially long.
         problems = error.errors(include_input=False, include_url=False, include_context=False)
-        what = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'frontmatter'}: {p['msg']}" for p in problems)
-        raise _schema_error(f"{what}.", path) from None
+        messages = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'frontmatter'}: {p['msg']}" for p in problems)
+        raise _schema_error(f"{messages}.", path) from None
     except RecursionError:
         raise _schema_error("The frontmatter is nested too deeply.", path) from None
 
 
 def load_mapping(text: str, path: Path | None = None) -> dict[Any, Any]:
-    """The mapping in this YAML text, migrated to the current version but not held against the schema.
+    """The mapping in this YAML text, migrated to the current version but not validated.
 
-    Raises DlmError as parse_frontmatter does, but SchemaValidationError only for a dlm_version that is no integer.
+    Raises DlmError as `parse_frontmatter` does, but SchemaValidationError only for a dlm_version that isn't an integer.
     """
     return _migrate(_load(text, path), path)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML whose merge keys cannot grow without limit."""
+    """A safe YAML loader that limits the expansion of merge keys."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
@@ -63,19 +62,19 @@ def _load(text: str, path: Path | None) -> dict[Any, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + _YAML_LINE, mark.column + 1) if mark else (_YAML_LINE, 0)
-        raise _yaml_error(f"The YAML does not parse: {error.problem or error.context}.", path, line, column) from None
+        raise _yaml_error(f"The YAML can't be parsed: {error.problem or error.context}.", path, line, column) from None
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + _YAML_LINE, len(before) - before.rfind("\n")
-        message = f"YAML does not allow the character U+{ord(text[error.position]):04X}."
+        message = f"YAML doesn't allow the character U+{ord(text[error.position]):04X}."
         raise _yaml_error(message, path, line, column) from None
     except RecursionError:
         raise _yaml_error("The YAML is nested too deeply.", path) from None
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        # PyYAML leaks these for values such as month 13, `!!bool x`, or integers of more than 4,300 digits.
-        raise _yaml_error(f"A YAML value cannot be read: {error}.", path) from None
+        # PyYAML raises these for values like month 13, `!!bool x`, or integers with more than 4,300 digits.
+        raise _yaml_error(f"A YAML value can't be parsed: {error}.", path) from None
     if not isinstance(data, dict):
-        raise _yaml_error("The frontmatter is not a mapping.", path)
+        raise _yaml_error("The frontmatter isn't a mapping.", path)
     return data
 
 
@@ -85,8 +84,8 @@ def _migrate(data: dict[Any, Any], path: Path | None) -> dict[Any, Any]:
         raise _schema_error("dlm_version must be an integer.", path)
     if version > SCHEMA_VERSION:
         raise DlmVersionError(
-            f"The document's dlm_version is above {SCHEMA_VERSION}, the newest that is known here.",
-            hint="Update dlm-trl, or lower dlm_version if no newer key is used.",
+            f"The document's dlm_version is newer than {SCHEMA_VERSION}, the latest supported version.",
+            hint="Update dlm-trl, or lower dlm_version if the document uses no newer keys.",
             path=path,
             line=_YAML_LINE,
             column=0,
@@ -107,9 +106,9 @@ def _migrate(data: dict[Any, Any], path: Path | None) -> dict[Any, Any]:
 
 
 def _dpo_to_preference(dpo: Any) -> dict[Any, Any]:
-    """Version 1 had a flat `dpo` block. Version 2 has `preference`, with its numbers under `hyperparams`.
+    """Migrate version 1's flat `dpo` block to version 2's `preference`, with numbers under `hyperparams`.
 
-    Keys that neither knows are dropped, as the format's own migration does.
+    Unknown keys are dropped, as in the reference implementation.
     """
     if dpo is None:
         return {}

@@ -1,7 +1,7 @@
-"""Fence lines and provenance markers: the two one-line notations of the body, read and judged here.
+"""Fence lines and provenance markers, the two one-line notations of the body.
 
-`::kind::`, `::kind#adapter::` and `::kind key="value"::` open a section; `<!-- dlm-auto-…: key="value" -->` right
-behind an instruction or preference fence says how the section came to be. What only looks like one of them is content.
+`::kind::`, `::kind#adapter::` and `::kind key="value"::` start a section; `<!-- dlm-auto-…: key="value" -->` right
+after an instruction or preference fence records where the section came from. Lines that only look similar are content.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _run_number(value: str) -> int:
     return number
 
 
-# For each marker its keys, how a value is read (a ValueError refuses it), and what it has to be.
+# Each marker's keys, with a parser (raises ValueError) and the expected value for error messages.
 _MARKERS: dict[str, dict[str, tuple[Callable[[str], str | int | float], str]]] = {
     "synth": {
         "synth_teacher": (_matching("(?s).+"), "some text"),
@@ -73,14 +73,14 @@ _MARKERS: dict[str, dict[str, tuple[Callable[[str], str | int | float], str]]] =
         "judge_score_chosen": (_finite, "a finite number"),
         "judge_score_rejected": (_finite, "a finite number"),
         "mined_at": (_time, "an ISO 8601 time"),
-        "mined_run_id": (_run_number, "a whole number from 1"),
+        "mined_run_id": (_run_number, "a whole number of at least 1"),
     },
     "harvest": {"source": (str, "some text")},
 }
 
 
 class Fence(NamedTuple):
-    """What a fence line says: the section's kind, its adapter, and a media fence's attributes."""
+    """A parsed fence line: the section's kind, its adapter, and the attributes of a media fence."""
 
     kind: Kind
     adapter: str | None = None
@@ -91,7 +91,7 @@ PLAIN_FENCES = {f"::{kind}::": Fence(kind) for kind in ("prose", "instruction", 
 
 
 def read_fence(text: str, line: int, path: Path | None) -> Fence | None:
-    """The fence on this line, None if it is content. Raises DlmError (FenceError) for one that names nothing legal."""
+    """The fence on this line, or None if it is content. Raises DlmError (FenceError) for an invalid fence."""
     if bare := _BARE.fullmatch(text):
         return _bare_fence(bare[1], line, path)
     if full := _WITH_ATTRIBUTES.fullmatch(text):
@@ -102,22 +102,22 @@ def read_fence(text: str, line: int, path: Path | None) -> Fence | None:
 def _bare_fence(name: str, line: int, path: Path | None) -> Fence:
     kind, hash_sign, adapter = name.partition("#")
     if kind not in _KINDS:
-        hint = f"Kinds are {', '.join(_KINDS)}. A line that is no fence must not begin and end with `::`."
-        raise FenceError(f"`::{name}::` is no kind of section.", hint=hint, path=path, line=line, column=1)
+        hint = f"Kinds are {', '.join(_KINDS)}. Only fences may start and end with `::`."
+        raise FenceError(f"`::{name}::` isn't a kind of section.", hint=hint, path=path, line=line, column=1)
     if kind in _MEDIA:
         raise FenceError(
-            f"`::{kind}::` has no attributes.", hint=f'Write `::{kind} path="…"::`.', path=path, line=line, column=1
+            f"`::{kind}::` needs attributes.", hint=f'Write `::{kind} path="…"::`.', path=path, line=line, column=1
         )
     if hash_sign and not _ADAPTER.fullmatch(adapter):
         hint = "A name is a lower-case letter, then up to 31 lower-case letters, digits or underscores."
-        raise FenceError(f"`{adapter}` is no adapter name.", hint=hint, path=path, line=line, column=1)
+        raise FenceError(f"`{adapter}` isn't a valid adapter name.", hint=hint, path=path, line=line, column=1)
     return Fence(cast(Kind, kind), adapter if hash_sign else None)
 
 
 def _attribute_fence(kind: str, items: list[tuple[str, str]], line: int, path: Path | None) -> Fence:
     if kind not in _MEDIA:
         raise FenceError(
-            f"`::{kind} …::` takes no attributes.",
+            f"`::{kind} …::` doesn't take attributes.",
             hint="Only image and audio fences have attributes.",
             path=path,
             line=line,
@@ -131,7 +131,7 @@ def _attribute_fence(kind: str, items: list[tuple[str, str]], line: int, path: P
         )
     if not all(value.isascii() for value in values.values()):
         raise FenceError(
-            "A fence attribute is not ASCII.",
+            "A fence attribute isn't ASCII.",
             hint="Rename the file, or describe it in the text.",
             path=path,
             line=line,
@@ -141,9 +141,10 @@ def _attribute_fence(kind: str, items: list[tuple[str, str]], line: int, path: P
 
 
 def read_marker(text: str, kind: Kind, line: int, path: Path | None) -> Provenance | None:
-    """The values of the provenance marker on this line, None if it is content; kind is the section's, line its fence's.
+    """The values of the provenance marker on this line, or None if it is content.
 
-    Raises DlmError (FenceError) for a marker with missing, unknown, repeated or malformed values.
+    kind: of the section. line: of its fence, for errors. Raises DlmError (FenceError) for missing, unknown, repeated or
+    malformed values.
     """
     try:
         return _marker(text, kind)
@@ -152,30 +153,30 @@ def read_marker(text: str, kind: Kind, line: int, path: Path | None) -> Provenan
         raise FenceError(message, hint=hint, path=path, line=line, column=1) from None
 
 
-@lru_cache(maxsize=256)  # all the pairs that a teacher wrote about one section have the same marker
+@lru_cache(maxsize=256)  # all pairs synthesised from one section have the same marker
 def _marker(text: str, kind: Kind) -> Provenance | None:
-    """As read_marker; ValueError(message, hint) says what is wrong."""
-    found = _MARKER.fullmatch(text)
-    if found is None or kind not in _MARKER_KINDS[found[1]]:
+    """Like `read_marker`, but raises ValueError(message, hint)."""
+    match = _MARKER.fullmatch(text)
+    if match is None or kind not in _MARKER_KINDS[match[1]]:
         return None
-    name, keys = found[1], _MARKERS[found[1]]
-    if not _MARKER_BODY.fullmatch(found[2]):
-        raise ValueError(f'The {name} marker is no list of key="value".', f"Its keys are {_listed(keys)}.")
-    items = _ATTRIBUTE.findall(found[2])
+    name, keys = match[1], _MARKERS[match[1]]
+    if not _MARKER_BODY.fullmatch(match[2]):
+        raise ValueError(f'The {name} marker isn\'t a list of key="value".', f"Its keys are {_listed(keys)}.")
+    items = _ATTRIBUTE.findall(match[2])
     if problem := _key_problem(items, keys.keys(), keys.keys()):
         raise ValueError(f"The {name} marker {problem}.", f"Its keys are {_listed(keys)}.")
     values = {}
     for key, value in items:
-        read, wanted = keys[key]
+        read, expected = keys[key]
         try:
             values[key] = read(value)
         except ValueError:
-            raise ValueError(f'The {name} marker has "{value}" for {key}.', f"It needs {wanted}.") from None
+            raise ValueError(f'The {name} marker has "{value}" for {key}.', f"It must be {expected}.") from None
     return MappingProxyType(values)
 
 
 def _key_problem(items: list[tuple[str, str]], required: Set[str], known: Set[str]) -> str | None:
-    """What is wrong with the keys: one that is there twice, unknown, or missing."""
+    """The problem with the keys, or None: a repeated, unknown or missing one."""
     keys = dict(items).keys()
     if len(keys) == len(items) and required <= keys <= known:
         return None
@@ -183,7 +184,7 @@ def _key_problem(items: list[tuple[str, str]], required: Set[str], known: Set[st
     if repeated := {key for key in count if count[key] > 1}:
         return f"repeats {_listed(repeated)}"
     if unknown := keys - known:
-        return f"does not know {_listed(unknown)}"
+        return f"has the unknown key {_listed(unknown)}"
     return f"lacks {_listed(required - keys)}"
 
 

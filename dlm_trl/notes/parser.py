@@ -1,8 +1,7 @@
-"""From a file's bytes to a `Document`: `read(path)` for a file, `parse(text)` for what is in memory.
+"""Parse a file's bytes into a `Document`: `read(path)` for a file, `parse(text)` for text in memory.
 
-The text is searched for `::` at the start of a line, which all fences share; other lines are never looked at, so prose
-costs next to nothing.
-The scan runs on decoded text with LF line ends; where sections begin is mapped back to bytes at the end.
+All fences start with `::` at the start of a line, so the parser searches for that and skips every other line, which
+makes prose nearly free. It scans decoded text with LF line ends, and maps the starts of sections back to byte offsets.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ _MARKER_START = "<!-- dlm-auto-"
 
 
 def read(path: str | os.PathLike[str]) -> Document:
-    """The document in this file. Raises DlmError where the file cannot be opened or is not a document."""
+    """Read a document. Raises DlmError if the file can't be opened, or isn't a valid document."""
     path = Path(path)
     return parse(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """What is in this file. Raises DlmError (DlmReadError) where it cannot be opened."""
+    """The file's bytes. Raises DlmError (DlmReadError) if it can't be opened."""
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:
@@ -46,7 +45,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse(text: str | bytes, path: Path | None = None) -> Document:
-    """The document in this text; path is only where its errors and sections say they come from. Raises DlmError."""
+    """Parse a document; path is only used in errors and sections. Raises DlmError if the text isn't valid."""
     raw, original = _decoded(text, path)
     body = original.removeprefix(_BOM)
     if "\r" in body:
@@ -55,7 +54,7 @@ def parse(text: str | bytes, path: Path | None = None) -> Document:
     closing = _CLOSING.search(body, 3) if body.startswith("---\n") else None
     if closing is None:
         raise FrontmatterError(
-            "The file does not begin with a frontmatter block.",
+            "The file doesn't start with a frontmatter block.",
             hint="Line 1 must be exactly `---`, and another line exactly `---` must close the YAML.",
             path=path,
             line=1,
@@ -67,14 +66,14 @@ def parse(text: str | bytes, path: Path | None = None) -> Document:
     if body.startswith("\n", begin):
         begin += 1
     end = max(begin, len(body) - body.endswith("\n"))
-    with _collector_paused():
+    with _without_gc():
         sections = _scan(body, begin, end, raw, path)
     return Document(frontmatter, tuple(sections), path, raw, sections[0].span[0] if sections else len(raw))
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """The cycle collector waits: it would walk the growing list of sections time and again, and find no cycle."""
+def _without_gc() -> Iterator[None]:
+    """Pause garbage collection, which would traverse the growing list of sections again and again."""
     if not gc.isenabled():
         yield
         return
@@ -86,44 +85,44 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _decoded(text: str | bytes, path: Path | None) -> tuple[bytes, str]:
-    """The text as bytes and as a string; DlmError (DlmEncodingError) if it is not UTF-8."""
+    """The text as bytes and as a string. Raises DlmError (DlmEncodingError) if it isn't UTF-8."""
     try:
         return (text.encode(), text) if isinstance(text, str) else (text, text.decode())
     except UnicodeError as error:
         assert isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
         unit = "character" if isinstance(text, str) else "byte"
         raise DlmEncodingError(
-            f"The text is not UTF-8: {error.reason} at {unit} {error.start}.",
+            f"The text isn't UTF-8: {error.reason} at {unit} {error.start}.",
             hint="Save the file as UTF-8.",
             path=path,
         ) from None
 
 
 def _starts(raw: bytes, line: int) -> Iterator[int]:
-    """Where in the bytes this line begins, then each line behind it that starts as a fence does."""
+    """The byte offset of this line, then of each later line that starts with `::`."""
     begin = next(islice(_BREAK.finditer(raw), line - 2, None)).end()
     yield begin
-    yield from (at for found in _COLONS.finditer(raw, begin) if raw[(at := found.start()) - 1] in b"\r\n")
+    yield from (at for match in _COLONS.finditer(raw, begin) if raw[(at := match.start()) - 1] in b"\r\n")
 
 
 def _scan(text: str, begin: int, end: int, raw: bytes, path: Path | None) -> list[Section]:
-    """Every section of the body, text[begin:end], that is kept: all but blank prose."""
+    """The sections of the body, text[begin:end], without blank prose."""
     kept: list[Section] = []
-    fence, line = PLAIN_FENCES["::prose::"], text.count("\n", 0, begin) + 1  # of the section that is open
+    fence, line = PLAIN_FENCES["::prose::"], text.count("\n", 0, begin) + 1  # of the current section
     content_start, content_line = begin, line
-    here, line_here = begin - 1, line  # the line break in front of the next line to look at, and that line's number
+    here, line_here = begin - 1, line  # the line break before the next line to examine, and that line's number
     has_code, in_code = "`" in text, False
-    starts = _starts(raw, line) if len(raw) != len(text) else None  # else offsets in the text are those in the bytes
+    starts = _starts(raw, line) if len(raw) != len(text) else None  # otherwise text offsets are byte offsets
     start = next(starts) if starts else begin
     while True:
-        found = None
+        next_fence = None
         stop = text.find(_FENCE_START, here, end)
         last = stop < 0
         if last:
             stop, edge = end, len(raw)
         else:
             edge = next(starts) if starts else stop + 1
-        # A single character is found faster than the break and the backticks together.
+        # Searching for a single character first is faster than for the break and the backticks together.
         if has_code and text.find("`", here, stop) >= 0 and text.count(_CODE, here, stop) % 2:
             in_code = not in_code
         if not last:
@@ -133,13 +132,17 @@ def _scan(text: str, begin: int, end: int, raw: bytes, path: Path | None) -> lis
                 here = end
             if not in_code:
                 fence_line = text[stop + 1 : here]
-                found = PLAIN_FENCES.get(fence_line) or read_fence(fence_line, line_here, path)
+                next_fence = PLAIN_FENCES.get(fence_line) or read_fence(fence_line, line_here, path)
             line_here += 1
-            if not found:
+            if not next_fence:
                 continue
         elif in_code:
             raise FenceError(
-                "A code block is not closed.", hint="Close it with three backticks.", path=path, line=line, column=0
+                "A code block isn't closed.",
+                hint="Close it with three backticks at the start of a line.",
+                path=path,
+                line=line,
+                column=0,
             )
 
         provenance = NO_PROVENANCE
@@ -157,9 +160,9 @@ def _scan(text: str, begin: int, end: int, raw: bytes, path: Path | None) -> lis
         if kind != "prose" or (content and not content.isspace()):
             span = start, edge
             kept.append(Section(kind, content, line, content_line, span, adapter, path, provenance, attributes))
-        elif kept:  # blank prose is no section: its bytes go with the one before
+        elif kept:  # blank prose isn't a section: its bytes belong to the one before
             kept[-1] = kept[-1]._replace(span=(kept[-1].span[0], edge))
-        if not found:
+        if not next_fence:
             return kept
-        fence, start, line = found, edge, line_here - 1
+        fence, start, line = next_fence, edge, line_here - 1
         content_start, content_line = here + 1, line_here

@@ -1,6 +1,6 @@
-"""The frontmatter's schema, version 15: field names, ranges, defaults. Unknown keys are errors, models are frozen.
+"""The frontmatter's schema, version 15: field names, ranges and defaults. Unknown keys are errors; models are frozen.
 
-`frontmatter.training.model_fields_set` tells what the file says itself from what is a default.
+`frontmatter.training.model_fields_set` tells which values the file sets, as opposed to defaults.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ SCHEMA_VERSION = 15
 ADAPTER_NAME = r"^[a-z][a-z0-9_]{0,31}$"
 
 
-def _whole_characters(text: str) -> str:
+def _no_surrogates(text: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(r"half a character (of the escapes \ud800 to \udfff) is no text; write the character itself")
+        raise ValueError(r"surrogate escapes (\ud800 to \udfff) aren't valid text; write the character itself")
     return text
 
 
-Text = Annotated[str, AfterValidator(_whole_characters)]
+Text = Annotated[str, AfterValidator(_no_surrogates)]
 AdapterName = Annotated[str, Field(pattern=ADAPTER_NAME)]
 AdapterType = Literal["lora", "qlora", "dora"]
-# YAML allows integers of any length, which nothing later on could compute with or even print.
+# YAML allows integers of any length, which later code couldn't compute with or print.
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
 CountOrAuto = Literal["auto"] | Count
@@ -37,7 +37,7 @@ class _Model(BaseModel):
 
 
 class PreferenceHyperparams(_Model):
-    """Settings of the preference optimiser."""
+    """Hyperparameters of preference optimisation."""
 
     beta: Share = 0.1
     alpha: Share = 0.1
@@ -46,7 +46,7 @@ class PreferenceHyperparams(_Model):
 
 
 class Preference(_Model):
-    """Training on preference sections; it is on by itself when there are some and `enabled` was not set."""
+    """Training on preference sections; enabled by default if the document has any."""
 
     enabled: bool = False
     method: Literal["dpo", "orpo"] = "dpo"
@@ -88,7 +88,7 @@ class Audio(_Model):
 
 
 class Adapter(_Model):
-    """One named adapter; what is not set here comes from the training block."""
+    """One named adapter; values not set here come from the training block."""
 
     adapter: AdapterType = "lora"
     lora_r: Rank = 8
@@ -109,7 +109,7 @@ class Source(_Model):
 
 
 class Training(Adapter):
-    """How the document wants to be trained; the keys of `Adapter` are those of a document without named adapters."""
+    """The training configuration; the keys inherited from `Adapter` are for documents without named adapters."""
 
     sequence_len: Annotated[int, Field(ge=64, le=32_768)] = 2048
     micro_batch_size: CountOrAuto = "auto"
@@ -145,7 +145,7 @@ class Training(Adapter):
 
 
 class Export(_Model):
-    """How the document wants to be exported and sampled from."""
+    """Defaults for export and sampling."""
 
     default_quant: Literal["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"] = "Q4_K_M"
     default_temperature: Annotated[float, Field(gt=0, le=2)] | None = None
@@ -153,7 +153,7 @@ class Export(_Model):
 
 
 class Frontmatter(_Model):
-    """The YAML head of a document, migrated to the current schema version."""
+    """The frontmatter of a document, migrated to the current schema version."""
 
     dlm_id: Annotated[str, Field(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$")]
     dlm_version: int = SCHEMA_VERSION

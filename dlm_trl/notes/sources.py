@@ -1,8 +1,8 @@
-"""`training.sources`: text files beside a document that are trained with it, each as a prose section.
+"""`training.sources`: text files next to a document that are trained with it, each as a prose section.
 
-`expand(document)` gives the document with those sections added; nothing is written. `source_weights(document)` says
-how often each file counts. Which files are taken is for `filters`; that they may be is judged here: under
-`sources_policy: strict` nothing outside the document's folder is read, neither by `..` nor through a link.
+`expand(document)` returns the document with those sections added; nothing is written. `source_weights(document)`
+returns each file's weight. `filters` selects the files; this module enforces `sources_policy: strict`, which allows
+nothing outside the document's folder, neither through `..` nor through a symbolic link.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ _SNIFFED_BYTES = 1024
 
 
 class SourceFile(NamedTuple):
-    """A file that a `training.sources` entry takes: its path, the name its section gives it, its text, and its
-    folder's filters.
-    """
+    """A selected file: its path, its name in the section, its text, and the filters of its folder."""
 
     path: Path
     name: str
@@ -34,11 +32,10 @@ class SourceFile(NamedTuple):
 
 
 def expand(document: Document) -> Document:
-    """The document with a prose section for each file of its `training.sources`, after its own, in the order of the
-    walk.
+    """The document with a prose section appended for each file of its `training.sources`, in sorted order.
 
-    Such a section has the file's path and tags, and an empty span at the end of the document. Raises DlmError
-    (SourceError) for a path that does not exist, cannot be read, or leaves the document's folder under the strict
+    These sections have the file's path and tags, and an empty span at the end of the document. Raises DlmError
+    (SourceError) for a path that doesn't exist, can't be read, or is outside the document's folder under the strict
     policy.
     """
     end = (len(document.raw), len(document.raw))
@@ -58,14 +55,12 @@ def expand(document: Document) -> Document:
 
 
 def source_weights(document: Document) -> dict[Path, float]:
-    """For each file of `training.sources` how often it counts: the product of what its tags weigh, 1 where nothing is
-    said.
-    """
+    """The weight of each file of `training.sources`: the product of the factors of its tags, default 1."""
     return {file.path: file.filters.weight() for file in source_files(document)}
 
 
 def source_files(document: Document) -> Iterator[SourceFile]:
-    """Every file that is taken, entry by entry, in sorted order. Raises DlmError as expand does."""
+    """Every selected file, entry by entry, in sorted order. Raises DlmError as `expand` does."""
     training = document.frontmatter.training
     for source in training.sources or ():
         root, taken = source_root(document, source), 0
@@ -74,33 +69,33 @@ def source_files(document: Document) -> Iterator[SourceFile]:
             if taken == source.max_files:
                 break
             if filters.take(relative) and (text := _text(path, source, base)) is not None:
-                # A file name need not be UTF-8, but a section is.
+                # File names may not be UTF-8, but sections are.
                 name = os.fsencode(relative.as_posix()).decode(errors="replace")
                 yield SourceFile(path, name, text, filters)
                 taken += 1
 
 
 def source_root(document: Document, source: Source) -> Path:
-    """The file or folder that this entry names. Raises DlmError (SourceError) if it is missing or not allowed."""
+    """The file or folder of this entry. Raises DlmError (SourceError) if it is missing or not allowed."""
     try:
         path = _base(document) / Path(source.path).expanduser()
     except RuntimeError:  # the home of a user that does not exist
         raise SourceError(
-            "The source path cannot be expanded.", hint="Write it without `~`.", path=Path(source.path)
+            "The `~` in the source path can't be expanded.", hint="Write the full path.", path=Path(source.path)
         ) from None
     if not os.path.isdir(path) and not os.path.isfile(path):
-        hint = f"Relative paths start at {_base(document)}."
-        raise SourceError("The source path is neither a folder nor a file.", hint=hint, path=path)
+        hint = f"Relative paths are relative to {_base(document)}."
+        raise SourceError("The source path isn't a file or folder.", hint=hint, path=path)
     if document.frontmatter.training.sources_policy == "strict":
         _confine(path, _base(document))
     return path
 
 
 def _base(document: Document) -> Path:
-    """Where relative paths start: the document's folder, or the one above where that is a `.dlm` folder."""
+    """The folder that relative paths are relative to: the document's, or its parent if that is named `.dlm`."""
     if document.path is None:
         raise SourceError(
-            "The document was not read from a file, so its sources have no place to start from.",
+            "The document was not read from a file, so its sources can't be located.",
             hint="Read it with notes.read(path).",
         )
     folder = Path(os.path.abspath(document.path)).parent
@@ -108,10 +103,9 @@ def _base(document: Document) -> Path:
 
 
 def _walk(root: Path, filters: Filters, base: Path | None) -> Iterator[tuple[Path, PurePosixPath, Filters]]:
-    """All below a folder that is no folder itself, sorted by its path's parts, each with its path relative to root and
-    its folder's filters.
+    """Every file below root, sorted by path components, with its path relative to root and its folder's filters.
 
-    Links to folders are not followed, so a walk ends.
+    Symbolic links to folders aren't followed, so the walk always ends.
     """
     if root.is_dir():
         yield from _walk_folder(root, PurePosixPath(), filters, base)
@@ -127,7 +121,9 @@ def _walk_folder(
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise SourceError(
-            f"The folder cannot be read: {error.strerror}.", hint="Allow it, or move it away.", path=folder
+            f"The folder cannot be read: {error.strerror}.",
+            hint="Check its permissions, or move it elsewhere.",
+            path=folder,
         ) from None
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
@@ -137,7 +133,7 @@ def _walk_folder(
 
 
 def _descend(filters: Filters, relative: PurePosixPath, folder: Path, base: Path | None) -> Filters:
-    """The rules in force in this folder; its own two files are confined like those that are trained."""
+    """The filters of this folder; the strict policy applies to its two filter files, too."""
     if base is not None:
         for path in FOLDER_FILES:
             _confine(folder / path, base)
@@ -145,9 +141,7 @@ def _descend(filters: Filters, relative: PurePosixPath, folder: Path, base: Path
 
 
 def _text(path: Path, source: Source, base: Path | None) -> str | None:
-    """The file's text as the reader of documents would take it, None for what is no file, too large, binary or not
-    UTF-8.
-    """
+    """The file's text with LF line ends, or None if it isn't a regular file, too large, binary or not UTF-8."""
     try:
         if not path.is_file():
             return None
@@ -158,7 +152,7 @@ def _text(path: Path, source: Source, base: Path | None) -> str | None:
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(
-            f"The file cannot be read: {error.strerror}.", hint="Exclude it, or allow it.", path=path
+            f"The file cannot be read: {error.strerror}.", hint="Check its permissions, or exclude it.", path=path
         ) from None
     if b"\0" in data[:_SNIFFED_BYTES]:
         return None
@@ -172,7 +166,7 @@ def _text(path: Path, source: Source, base: Path | None) -> str | None:
 def _confine(path: Path, base: Path) -> None:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base)):
         raise SourceError(
-            f"The source leads outside {base}, which `sources_policy: strict` forbids.",
+            f"The source is outside {base}, which `sources_policy: strict` doesn't allow.",
             hint="Move or exclude it, or set training.sources_policy: permissive.",
             path=path,
         )

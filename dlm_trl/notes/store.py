@@ -1,11 +1,10 @@
-"""Where a document's things lie outside the document: `$DLM_HOME` (default `~/.dlm`) `/store/<dlm_id>/`. Paths only.
+"""The files kept for a document outside of it, in `$DLM_HOME` (default `~/.dlm`). Paths only.
 
-    store/<dlm_id>/adapter/[<name>/]versions/v0001     trained adapters; current.txt names the live one
+    store/<dlm_id>/adapter/[<name>/]versions/v0001     trained adapters; current.txt names the current one
     store/<dlm_id>/synth/pending.json, …               staged pairs and the ledger
+    models/                                            base models converted on this machine
 
-and `$DLM_HOME/models/` for base models that were converted on this machine.
-
-Nothing here makes a folder but `set_current_adapter`, which writes `current.txt`.
+Only `set_current_adapter` creates folders or writes, namely `current.txt`.
 """
 
 from __future__ import annotations
@@ -22,42 +21,42 @@ _VERSION = re.compile(r"v(\d{4,})")
 
 
 def home() -> Path:
-    """`$DLM_HOME`, or `~/.dlm` where it is not set."""
+    """`$DLM_HOME`, or `~/.dlm` if it isn't set."""
     return Path(os.environ.get("DLM_HOME") or "~/.dlm").expanduser()
 
 
 def models_dir() -> Path:
-    """The folder of converted base models."""
+    """The folder for converted base models."""
     return home() / "models"
 
 
 def document_store(dlm_id: str) -> Path:
-    """The folder of everything that belongs to this document."""
+    """The folder of everything kept for this document."""
     return home() / "store" / dlm_id
 
 
 def synth_dir(dlm_id: str) -> Path:
-    """The folder of staged pairs and of the ledger."""
+    """The folder of the staged pairs and the ledger."""
     return document_store(dlm_id) / "synth"
 
 
 def adapter_dir(dlm_id: str, name: str | None = None) -> Path:
-    """The folder that holds `versions` and `current.txt`: of the document's adapter, or of its adapter of this name."""
+    """The folder with `versions` and `current.txt` of the document's adapter, or of the one with this name."""
     folder = document_store(dlm_id) / "adapter"
     return folder / name if name else folder
 
 
 def next_version(dlm_id: str, name: str | None = None) -> Path:
-    """The first unused `versions/vNNNN`, counted from v0001."""
+    """The path of the next version, `versions/vNNNN`, starting at v0001."""
     versions = adapter_dir(dlm_id, name) / "versions"
     taken = [int(m[1]) for p in versions.glob("v*") if (m := _VERSION.fullmatch(p.name))]
     return versions / f"v{max(taken, default=0) + 1:04d}"
 
 
 def current_adapter(dlm_id: str, name: str | None = None) -> Path | None:
-    """The folder of the live adapter, None where none was trained yet.
+    """The folder of the current adapter, or None if none was trained yet.
 
-    Raises DlmError (StoreError) where `current.txt` names a folder that is gone or lies outside the document's store.
+    Raises DlmError (StoreError) if `current.txt` names a folder that doesn't exist or is outside the document's store.
     """
     pointer = adapter_dir(dlm_id, name) / "current.txt"
     if not pointer.exists():
@@ -66,18 +65,18 @@ def current_adapter(dlm_id: str, name: str | None = None) -> Path | None:
     adapter = (root / pointer.read_text(encoding="utf-8").strip()).resolve()
     if not _is_folder_in(root, adapter):
         raise StoreError(
-            f"It names {adapter}, which is no folder of an adapter in {root}.",
-            hint="Train again, or remove this file.",
+            f"It names {adapter}, which isn't a folder in {root}.",
+            hint="Train again, or delete this file.",
             path=pointer,
         )
     return adapter
 
 
 def trained_adapter(document: Document, name: str | None, naming: str, otherwise: str) -> Path:
-    """The folder of the document's live adapter, of this name where it has named ones.
+    """The folder of the document's current adapter, or of the one with this name.
 
-    naming says how the caller is told a name, otherwise what else can be done. Raises DlmError: AdapterError where
-    there is none yet, or where a name is needed or is none of the document's; StoreError.
+    naming: hint on how to choose a name. otherwise: hint on what to do instead of training. Raises DlmError:
+    AdapterError if it wasn't trained yet, the document needs a name, or doesn't declare this one; StoreError.
     """
     dlm_id, declared = document.frontmatter.dlm_id, list(document.frontmatter.training.adapters or ())
     if name is not None and name not in declared:
@@ -86,28 +85,27 @@ def trained_adapter(document: Document, name: str | None, naming: str, otherwise
     folder = current_adapter(dlm_id, name)
     if folder is not None:
         return folder
-    if name is None and (trained := [each for each in declared if current_adapter(dlm_id, each)]):
+    if name is None and (trained := [other for other in declared if current_adapter(dlm_id, other)]):
         message = f"The adapters of this document have names: {', '.join(trained)}."
         raise AdapterError(message, hint=naming, path=document.path)
     option = f" --adapter_name {name or declared[0]}" if declared else ""
     raise AdapterError(
-        f"No adapter{f' {name!r}' if name else ''} of this document was trained yet.",
+        f"No adapter{f' {name!r}' if name else ''} of this document has been trained yet.",
         hint=f"Train one: dlm-trl train {document.path or 'FILE'}{option}; or {otherwise}",
         path=document.path,
     )
 
 
 def set_current_adapter(dlm_id: str, adapter: Path, name: str | None = None) -> None:
-    """Makes this folder, which must lie in the document's store, the live adapter.
+    """Make this folder, which must be in the document's store, the current adapter.
 
-    `current.txt` holds its path relative to the store, so that a moved `$DLM_HOME` stays whole. Raises DlmError
-    (StoreError).
+    `current.txt` contains a relative path, so `$DLM_HOME` can be moved. Raises DlmError (StoreError).
     """
     root = document_store(dlm_id).resolve()
     folder = adapter.resolve()
     if not _is_folder_in(root, folder):
         raise StoreError(
-            f"{adapter} is no folder in {root}.",
+            f"{adapter} isn't a folder in {root}.",
             hint="Save the adapter under next_version() first.",
             path=adapter,
         )
@@ -118,5 +116,5 @@ def set_current_adapter(dlm_id: str, adapter: Path, name: str | None = None) -> 
 
 
 def _is_folder_in(root: Path, folder: Path) -> bool:
-    """Whether this is a folder below root; both are resolved paths."""
+    """Whether this is a folder below root; both paths must be resolved."""
     return folder != root and folder.is_relative_to(root) and folder.is_dir()

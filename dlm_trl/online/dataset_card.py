@@ -1,6 +1,6 @@
-"""The dataset card of a folder of rows: `card(settings, progress, first_row)`; it is what `load_dataset(folder)` reads.
+"""The dataset card of a folder of task rows, which `load_dataset(folder)` reads: `card(settings, progress, first_row)`.
 
-The licence is left to whoever publishes the rows.
+The licence is left to the publisher of the rows.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from dlm_trl.online.rows_folder import Progress, Settings
+from dlm_trl.online.rows_folder import Progress, TaskRowsSettings
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _COLUMNS = {
-    "step": ("int32", "of the online run that this row belongs to"),
-    "index": ("int32", "of the row in its step"),
-    "attempt": ("int32", "how many drafts were rejected before this one"),
-    "task": ("string", "its name"),
-    "generated": ("string", "what the teacher wrote"),
-    "prompt": ("", "what comes before the target: a text, or messages"),
-    "target": ("string", "what is learned"),
-    "choices": ("[string]", "the targets that there are to choose from, if there are"),
-    "loss": ("string", "full: over the whole vocabulary"),
-    "facts": ("string", "JSON: how the row came about (word, description, options, …)"),
-    "input_ids": ("[int32]", "prompt and target as tokens of the base"),
-    "labels": ("[int32]", "the same, with -100 before the target"),
+    "step": ("int32", "step of the online run"),
+    "index": ("int32", "position in the step"),
+    "attempt": ("int32", "number of drafts rejected before this one"),
+    "task": ("string", "name of the task"),
+    "generated": ("string", "text written by the teacher"),
+    "prompt": ("", "text or messages before the target"),
+    "target": ("string", "text to learn"),
+    "choices": ("[string]", "possible targets, if the task has choices"),
+    "loss": ("string", "full: cross-entropy over the whole vocabulary"),
+    "facts": ("string", "JSON: how the row was made (word, description, options, …)"),
+    "input_ids": ("[int32]", "prompt and target, tokenised for the base"),
+    "labels": ("[int32]", "the same, with -100 for the prompt"),
 }
 _MESSAGES = """
     list:
@@ -38,9 +38,9 @@ _MESSAGES = """
       dtype: string"""
 
 
-def card(settings: Settings, progress: Progress, first: Mapping[str, Any] | None) -> str:
-    """first: any of the rows, None where there is none; whether prompts are texts or messages is read from it."""
-    said = first is not None and _are_messages(first)
+def card(settings: TaskRowsSettings, progress: Progress, first: Mapping[str, Any] | None) -> str:
+    """The card as Markdown. first: any of the rows, or None; shows whether prompts are texts or messages."""
+    has_messages = first is not None and _are_messages(first)
     size = next((name for limit, name in _SIZES if progress.rows < limit), "10M<n<100M")
     base = f"`{settings.base_model}`" + (f" ({settings.base_revision})" if settings.base_revision else "")
     teacher = "the base itself, without an adapter"
@@ -50,7 +50,7 @@ def card(settings: Settings, progress: Progress, first: Mapping[str, Any] | None
     columns = "\n".join(f"| {name} | {meaning} |" for name, (_, meaning) in _COLUMNS.items())
     stages = "\n".join(f"{i + 1}. `{json.dumps(options)}`" for i, options in enumerate(settings.stages))
     return f"""---
-# license: yours to choose; the terms of the base and of the teacher hold for what they wrote
+# license: choose one; the terms of the base and the teacher apply to the text they generated
 pretty_name: Rows of {settings.task}
 size_categories: ["{size}"]
 task_categories: [text-generation]
@@ -60,12 +60,12 @@ configs:
   data_files: data/*.jsonl
 dataset_info:
   features:
-{"".join(_feature(name, kind, said) for name, (kind, _) in _COLUMNS.items())}---
+{"".join(_feature(name, kind, has_messages) for name, (kind, _) in _COLUMNS.items())}---
 
 # Rows of {settings.task}
 
-{progress.rows:,} rows, {progress.tokens:,} tokens of the base. For each row the answer was drawn first and the teacher
-wrote the question, so the target is known by construction. Stages, with {settings.steps} steps divided evenly:
+{progress.rows:,} rows, {progress.tokens:,} tokens. For each row, the answer was drawn first and the teacher wrote the
+question, so the target is correct by construction. Stages, with {settings.steps} steps divided evenly among them:
 
 {stages}
 
@@ -75,14 +75,14 @@ wrote the question, so the target is known by construction. Stages, with {settin
 | base | {base}, {settings.dtype}, quantisation {settings.quantization or "none"} |
 | teacher | {teacher}; it wrote {progress.new_tokens:,} tokens |
 | seed | {settings.seed} |
-| rows asked for | {settings.n:,}, {settings.rows_per_step:,} a step |
-| rows left out | {settings.n - progress.rows:,}, whose {settings.attempts} attempts were all rejected |
+| rows requested | {settings.n:,}, {settings.rows_per_step:,} per step |
+| missing rows | {settings.n - progress.rows:,}, because all {settings.attempts} attempts were rejected |
 | rejected drafts | {counts(progress.rejected)} |
-| longest row | at most {settings.max_length:,} tokens |
-| read besides | {", ".join(settings.files) or "nothing"} |
+| maximum row length | {settings.max_length:,} tokens |
+| other inputs | {", ".join(settings.files) or "none"} |
 | written with | {packages} |
 
-The same settings give an online run the same rows, in the same steps.
+An online run with the same settings trains on the same rows in the same steps.
 
 ## Columns
 
@@ -96,17 +96,17 @@ The same settings give an online run the same rows, in the same steps.
 python recipes/sft.py --task_rows FOLDER --base_model {settings.base_model}
 ```
 
-or, with any trainer of TRL, `load_dataset("FOLDER", split="train").select_columns(["input_ids", "labels"])`.
+or, with any TRL trainer, `load_dataset("FOLDER", split="train").select_columns(["input_ids", "labels"])`.
 """
 
 
 def counts(rejected: Counter[str]) -> str:
-    """Reasons with their numbers, the most frequent first."""
+    """Reasons with their counts, most frequent first."""
     return ", ".join(f"{reason}: {number:,}" for reason, number in rejected.most_common()) or "none"
 
 
 def features(row: Mapping[str, Any]) -> Features:
-    """Of the columns, as the card says them: where the first rows have no choices, nothing else tells their type."""
+    """The column types, explicit because they can't be inferred from rows without choices."""
     kinds = {name: kind for name, (kind, _) in _COLUMNS.items() if kind}
     text = Value("string")
     prompt = List({"role": text, "content": text}) if _are_messages(row) else text
@@ -120,7 +120,7 @@ def _are_messages(row: Mapping[str, Any]) -> bool:
     return not isinstance(row["prompt"], str)
 
 
-def _feature(name: str, kind: str, said: bool) -> str:
+def _feature(name: str, kind: str, has_messages: bool) -> str:
     if name == "prompt":
-        return f"  - name: prompt{_MESSAGES if said else f'{chr(10)}    dtype: string'}\n"
+        return f"  - name: prompt{_MESSAGES if has_messages else f'{chr(10)}    dtype: string'}\n"
     return f"  - name: {name}\n    {f'list: {kind[1:-1]}' if kind.startswith('[') else f'dtype: {kind}'}\n"

@@ -1,12 +1,12 @@
-"""Rows of a task on disk: those that an online run would write, written before training instead of during it.
+"""Task rows on disk: the rows of an online run, written before training instead of during it.
 
-    settings = claim(folder, settings)                                # refuses a folder that holds anything else
-    write_shard(folder, settings, 0, tasks, author, tokenizer)        # goes on where it was; and the other shards
-    finish(folder, settings)                                          # the dataset card, once all are written
+    settings = claim(folder, settings)                                # fails if the folder has other content
+    write_shard(folder, settings, 0, tasks, author, tokenizer)        # resumes; call it for each shard
+    finish(folder, settings)                                          # writes the dataset card
     rows, settings = load_rows(folder, tokenizer), read_settings(folder)
 
-`recipes/synthesize_task.py` does so. Row number i is the one that an online run of the same seed has at step
-i // rows_per_step, index i % rows_per_step; one that every attempt failed at is missing. `folder` says what lies where.
+See `recipes/synthesize_task.py`. Row i is the row that an online run with the same seed has at step i // rows_per_step,
+index i % rows_per_step; rows whose attempts all failed are missing. `rows_folder` describes the files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from datasets import Dataset, load_dataset
 from pyarrow.compute import list_value_length
@@ -26,24 +26,25 @@ from transformers import PreTrainedTokenizerBase
 from dlm_trl.models.chat import require_template
 from dlm_trl.notes.errors import NoRowsError, SettingsError, TeacherError, TokenizerError, UsageError
 from dlm_trl.notes.files import locked, replace_file
+from dlm_trl.notes.journal import append
 from dlm_trl.online.authors import Author
 from dlm_trl.online.dataset_card import card, counts, features
 from dlm_trl.online.encode import Encoded, encode
 from dlm_trl.online.rows import Draft, write_rows
-from dlm_trl.online.rows_folder import Settings, progress, read_settings, shard_files, vocabulary, whole_lines
+from dlm_trl.online.rows_folder import TaskRowsSettings, progress, read_settings, shard_files, vocabulary
 from dlm_trl.tasks.protocol import Example, Reject, Task, smoke_test
 
 _TRAINED = ["input_ids", "labels"]
 
 
-def check_task(task: Task, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Try the task out, before any weight is loaded.
+def check_task(task: Task, settings: TaskRowsSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Run the task once, before any weights are loaded.
 
-    Raises DlmError: TaskError for whatever a user's own task raises, UsageError and ChatTemplateError for rows that
-    cannot be made with this tokenizer.
+    Raises DlmError: TaskError if the task raises anything, UsageError and ChatTemplateError if this tokenizer can't
+    encode its rows.
     """
-    asked, examples = smoke_test(task, settings.task, settings.seed)
-    if settings.teacher == "base" and not all(isinstance(prompt, str) for prompt in asked):
+    prompts, examples = smoke_test(task, settings.task, settings.seed)
+    if settings.teacher == "base" and not all(isinstance(prompt, str) for prompt in prompts):
         require_template(tokenizer, "The base")
     for example in examples:
         _encode(example, tokenizer, settings.max_length)
@@ -51,54 +52,53 @@ def check_task(task: Task, settings: Settings, tokenizer: PreTrainedTokenizerBas
 
 def write_shard(
     folder: Path,
-    settings: Settings,
+    settings: TaskRowsSettings,
     shard: int,
     tasks: Sequence[Task],
     author: Author,
     tokenizer: PreTrainedTokenizerBase,
-    on_step: Callable[[Mapping[str, Any]], None] = lambda line: None,
+    on_step: Callable[[Mapping[str, Any]], None] = lambda record: None,
 ) -> None:
-    """Write what a shard lacks; `tasks` has one for each stage.
+    """Write the missing steps of a shard; `tasks` has one task per stage.
 
-    A step is written whole or not at all, and stays when the process is killed; on_step gets its line of progress.
-    Raises DlmError: TeacherError where the author failed (the step is asked for again by the next run), DlmWriteError
-    where another process is writing this shard.
+    A step is written completely or not at all, and survives a kill. on_step is called with its progress record. Raises
+    DlmError: TeacherError if the author failed (rerun to repeat the step), DlmWriteError if another process is writing
+    this shard, SettingsError if a file was truncated.
     """
     rows_file, progress_file = shard_files(folder, settings, shard)
     rows_file.parent.mkdir(exist_ok=True)
     with locked(rows_file, seconds=0):
-        lines = whole_lines(progress_file)
-        reached = json.loads(lines[-1])["bytes"] if lines else 0
-        with _cut(rows_file, reached) as rows, _cut(progress_file, sum(map(len, lines))) as progress:
-            for step in settings.steps_of(shard)[len(lines) :]:
-                task = tasks[settings.stage(step)]
-                drafts, new_tokens = write_rows(
-                    task,
-                    author,
-                    partial(_encode, tokenizer=tokenizer, max_length=settings.max_length),
-                    seed=settings.seed,
-                    step=step,
-                    indices=settings.indices(step),
-                    attempts=settings.attempts,
-                )
-                _check_replies(drafts, step, settings)
-                kept = sorted((draft for draft in drafts if draft.encoded), key=lambda draft: draft.index)
-                _append(rows, [_row(draft, task, step) for draft in kept])
-                rejected = Counter(draft.outcome.reason for draft in drafts if not draft.encoded)
-                line = {
-                    "step": step,
-                    "rows": len(kept),
-                    "tokens": sum(len(draft.encoded.input_ids) for draft in kept),
-                    "new_tokens": new_tokens,
-                    "rejected": dict(sorted(rejected.items())),
-                    "bytes": rows.tell(),
-                }
-                _append(progress, [line])  # behind its rows: a step that stands here is whole
-                on_step(line)
+        done = progress(folder, settings, shard)
+        _remove_unfinished_step(rows_file, done.bytes)
+        for step in settings.steps_of(shard)[done.steps :]:
+            task = tasks[settings.stage(step)]
+            drafts, new_tokens = write_rows(
+                task,
+                author,
+                partial(_encode, tokenizer=tokenizer, max_length=settings.max_length),
+                seed=settings.seed,
+                step=step,
+                indices=settings.indices(step),
+                attempts=settings.attempts,
+            )
+            _check_replies(drafts, step, settings)
+            kept = sorted((draft for draft in drafts if draft.encoded), key=lambda draft: draft.index)
+            length = append(rows_file, [_row(draft, task, step) for draft in kept], ensure_ascii=False)
+            rejected = Counter(draft.outcome.reason for draft in drafts if isinstance(draft.outcome, Reject))
+            record = {
+                "step": step,
+                "rows": len(kept),
+                "tokens": sum(len(draft.encoded.input_ids) for draft in kept if draft.encoded),
+                "new_tokens": new_tokens,
+                "rejected": dict(sorted(rejected.items())),
+                "bytes": length,
+            }
+            append(progress_file, [record], ensure_ascii=False)  # after its rows: a step listed here is complete
+            on_step(record)
 
 
-def finish(folder: Path, settings: Settings) -> None:
-    """Write the dataset card, unless there is one; all rows have been written."""
+def finish(folder: Path, settings: TaskRowsSettings) -> None:
+    """Write the dataset card, unless it exists; call it once all rows are written."""
     path = folder / "README.md"
     if not path.exists():
         first = next(_first_rows(_rows_files(folder, settings)), None)
@@ -108,31 +108,31 @@ def finish(folder: Path, settings: Settings) -> None:
 def load_rows(
     folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> Dataset:
-    """The rows to train on, as `input_ids` and `labels`, in the order in which an online run trains them.
+    """The rows as `input_ids` and `labels`, in the order of an online run.
 
-    tokenizer: the one of the base that is trained on them. max_length: of the training, in tokens. Raises DlmError:
-    SettingsError for a folder that holds no rows or not all of them yet, or longer ones than max_length, TokenizerError
-    for rows of another vocabulary, NoRowsError where all were rejected.
+    tokenizer: of the base model to train. max_length: of the training, in tokens. Raises DlmError: SettingsError if the
+    folder has no rows, is incomplete, or has rows longer than max_length; TokenizerError for rows of another
+    vocabulary; NoRowsError if all rows were rejected.
     """
     folder = Path(folder)
     settings = read_settings(folder)
     done = progress(folder, settings)
     if done.steps < settings.steps:
         raise SettingsError(
-            f"Only {done.steps} of {settings.steps} steps of rows are written.",
-            hint="Run the command that wrote them again: it goes on where it was.",
+            f"Only {done.steps} of {settings.steps} steps of rows have been written.",
+            hint="Rerun the command that writes them to resume.",
             path=folder,
         )
     if vocabulary(tokenizer) != settings.vocabulary:
         raise TokenizerError(
-            f"The rows are made of tokens of {settings.base_model}; the base that is trained has others.",
+            f"The rows were tokenised for {settings.base_model}, but the base to train has another vocabulary.",
             hint=f"Train {settings.base_model}, or write rows for the other base (--base_model).",
             path=folder,
         )
     if not done.rows:
         raise NoRowsError(
             f"There are no rows to train on: all were rejected ({counts(done.rejected)}).",
-            hint="Use another teacher, or mend the task.",
+            hint="Use another teacher, or fix the task.",
             path=folder,
         )
     files = _rows_files(folder, settings)
@@ -143,7 +143,7 @@ def load_rows(
     if longer:
         raise SettingsError(
             f"{longer:,} of {len(rows):,} rows are longer than max_length, {max_length} tokens.",
-            hint=f"Train with a max_length of {max(lengths)}, or write rows anew with --max_length {max_length}.",
+            hint=f"Train with a max_length of {max(lengths)}, or write new rows with --max_length {max_length}.",
             path=folder,
         )
     order = sorted(zip(rows["step"], lengths, rows["index"], range(len(rows)), strict=True))
@@ -153,54 +153,50 @@ def load_rows(
 def _encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded | Reject:
     if example.loss != "full":
         raise UsageError(
-            f"The task asks for loss={example.loss!r}; rows on disk are learned with the trainer's own loss.",
+            f"The task sets loss={example.loss!r}, but rows on disk are trained with the trainer's standard loss.",
             hint="Use loss='full', or train online.",
         )
     return encode(example, tokenizer, max_length)
 
 
-def _check_replies(drafts: Sequence[Draft], step: int, settings: Settings) -> None:
-    answered = {draft.index for draft in drafts if draft.encoded or draft.outcome.reason != "no reply"}
+def _check_replies(drafts: Sequence[Draft], step: int, settings: TaskRowsSettings) -> None:
+    answered = {
+        draft.index
+        for draft in drafts
+        if not (isinstance(draft.outcome, Reject) and draft.outcome.reason == "no reply")
+    }
     if missing := {draft.index for draft in drafts} - answered:
         raise TeacherError(
             f"{settings.teacher} gave no reply for {len(missing)} rows of step {step}, asked "
             f"{settings.attempts} times each.",
-            hint="Run the same command again when it can be reached: it goes on with this step.",
+            hint="Check that it can be reached, then rerun the same command to resume at this step.",
         )
 
 
 def _row(draft: Draft, task: Task, step: int) -> dict[str, Any]:
     record = draft.record(task, step)
-    del record["rejected"]  # null in every row
+    del record["rejected"]  # null in all written rows
     return record
 
 
-def _append(file: BinaryIO, lines: Sequence[dict[str, Any]]) -> None:
-    file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
-    file.flush()
-    os.fsync(file.fileno())
+def _remove_unfinished_step(rows_file: Path, length: int) -> None:
+    """Create the file, or truncate it to the rows of its finished steps."""
+    with rows_file.open("ab") as file:
+        if file.tell() < length:
+            raise SettingsError(
+                "The file is shorter than when its last step was written.",
+                hint="Delete its folder and start again.",
+                path=rows_file,
+            )
+        file.truncate(length)
 
 
-def _cut(file: Path, length: int) -> BinaryIO:
-    """The file, to be appended to, without what a killed process left behind the last whole step."""
-    stream = file.open("ab")
-    if stream.tell() < length:
-        stream.close()
-        raise SettingsError(
-            "The file is shorter than it was when its last step was written.",
-            hint="Remove its folder and start anew.",
-            path=file,
-        )
-    stream.truncate(length)
-    return stream
-
-
-def _rows_files(folder: Path, settings: Settings) -> list[Path]:
+def _rows_files(folder: Path, settings: TaskRowsSettings) -> list[Path]:
     return [shard_files(folder, settings, shard)[0] for shard in range(settings.shards)]
 
 
 def _first_rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """The first row of each file that has any."""
+    """The first row of each file that isn't empty."""
     for file in files:
         with file.open("rb") as stream:
             if line := stream.readline():

@@ -1,7 +1,6 @@
-"""Sections become rows: the `datasets` builder, its registration, the split, tokenising with labels.
+"""Dataset rows from documents: the `datasets` builder, its registration, and the train/validation split.
 
-`convert` turns a parsed document into rows (a pure function), `builder` and `register` make
-`load_dataset("dlm_trl/dlm", …)` work, `load` offers the same without touching anything private, `split` keeps what
-belongs together on one side, `tokenize` makes `input_ids` and `labels`. Import what you need from the module that has
-it; nothing here loads torch.
+`convert` turns a parsed document into rows, `builder` and `register` make `load_dataset("dlm_trl/dlm", …)` work, `load`
+does the same without private APIs of `datasets`, and `split` keeps related rows on the same side. Import from the
+modules; none of them loads torch.
 """

@@ -1,7 +1,7 @@
-"""The `datasets` builder for `.dlm` documents, which `load_dataset("dlm_trl/dlm", kind, data_files=…)` uses.
+"""The `datasets` builder for `.dlm` documents, used by `load_dataset("dlm_trl/dlm", kind, data_files=…)`.
 
-A shard is a data file: a document, a compressed document (`.dlm.gz`, …) or a `.zip` of documents. One document is in
-memory at a time. `datasets` patches `open` in this module, and only here, so that it also reads URLs and archives.
+A shard is a data file: a document, a compressed document (`.dlm.gz`, …) or a `.zip` of documents. Only one document is
+in memory at a time. `datasets` patches `open` in this module, and only here, so that it also reads URLs and archives.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 ROWS_PER_TABLE = 1000
 Shard = tuple[str, Iterable[str]]  # a data file, and the paths to open in it
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
-UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, LZMAError)  # what files and archives raise
+UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, LZMAError)  # raised by unreadable files and archives
 
 
 class BuildError(DlmError, DatasetGenerationError):
-    """Any other DlmError, in a form that `datasets` passes through unchanged, so the user sees file and line."""
+    """Wraps a DlmError so that `datasets` passes it through unchanged, and the user sees the file and line."""
 
     def __init__(self, error: DlmError) -> None:
         super().__init__(**vars(error))
@@ -55,23 +55,23 @@ class BuildError(DlmError, DatasetGenerationError):
 class DlmConfig(datasets.BuilderConfig):
     """What to read from the documents.
 
-    - kind: one of `dlm_trl.rows.convert.KINDS`; the config's name sets it, and this field does where there is only the
-      name "default" (a folder).
-    - adapter: only the sections that train this adapter.
-    - on_error: "raise" ends at the first broken document; "skip" leaves it out with a warning that counts, given when
-      the rows are made and not when they come from the cache.
-    - expand_sources: also read the files that `training.sources` names; local, uncompressed documents only.
+    - kind: one of `dlm_trl.rows.convert.KINDS`. Usually set by the config's name; use this field when you load a
+      folder, where the name is "default".
+    - adapter: only read the sections that train this adapter.
+    - on_error: "raise" stops at the first broken document; "skip" skips it with a warning (not repeated when rows come
+      from the cache).
+    - expand_sources: also read the files in `training.sources`; requires local, uncompressed documents.
     """
 
     kind: str = "sft"
     adapter: str | None = None
     on_error: Literal["raise", "skip"] = "raise"
     expand_sources: bool = False
-    # The cache of a folder is keyed by these fields, so the code's own hash is one of them.
+    # These fields are the cache key of a folder, so they include the code's hash.
     code_revision: str = revision()
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """The cache key; with expand_sources it covers the files read besides the documents."""
+        """The cache key; with expand_sources, it includes the files read from there."""
         if self.expand_sources:
             config_kwargs = {**config_kwargs, "sources": self._hash_sources()}
         return str(super().create_config_id(config_kwargs, custom_features=custom_features))
@@ -83,28 +83,28 @@ class DlmConfig(datasets.BuilderConfig):
                 try:
                     document = _read(origin, origin, expand_sources=True)
                 except DlmError:
-                    continue  # reading the rows comes upon it again, and on_error decides there
+                    continue  # raised again when the rows are read, where on_error applies
                 files = [(section.section_id, section.path, dict(section.tags)) for section in document.sections]
                 digest.update(repr((files, source_weights(document))).encode())
         return digest.hexdigest()[:16]
 
 
 class Dlm(datasets.ArrowBasedBuilder):
-    """Rows of `.dlm` documents; see `DlmConfig` for what can be asked for."""
+    """Rows of `.dlm` documents; see `DlmConfig` for the options."""
 
     BUILDER_CONFIG_CLASS = DlmConfig
-    BUILDER_CONFIGS = [DlmConfig(name=kind, kind=kind) for kind in KINDS]  # noqa: RUF012 (as `datasets` declares it)
+    BUILDER_CONFIGS = [DlmConfig(name=kind, kind=kind) for kind in KINDS]  # noqa: RUF012 (declared like this by `datasets`)
     DEFAULT_CONFIG_NAME = "sft"
 
     def __init__(self, *args: Any, dataset_name: str | None = None, **kwargs: Any) -> None:
-        # The name becomes part of a file name, where a slash would be a folder.
+        # The name becomes part of a file name, so it can't contain a slash.
         name = NAME.replace("/", "_") if dataset_name in (None, NAME) else dataset_name
         super().__init__(*args, dataset_name=name, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
         if self.config.on_error not in ("raise", "skip"):
             raise UsageError(f"on_error is {self.config.on_error!r}.", hint='Use "raise" or "skip".')
-        self.left_out = 0  # documents that on_error="skip" left out, in this process
+        self.skipped = 0  # documents skipped in this process
         return datasets.DatasetInfo(features=features(self.config.kind))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
@@ -114,29 +114,29 @@ class Dlm(datasets.ArrowBasedBuilder):
             origins = [str(url) for url in urls if _is_document(url) or _is_archive(url)]
             if not origins:
                 raise NoDocumentsError(
-                    f"None of the {len(urls)} files for split {str(split)!r} is a document."
+                    f"None of the {len(urls)} files for split {str(split)!r} are documents."
                     if urls
-                    else f"No file was found for split {str(split)!r}.",
-                    hint="Documents end in .dlm (or .dlm.gz and its like), archives of them in .zip."
+                    else f"No files found for split {str(split)!r}.",
+                    hint="Documents must end in .dlm (or .dlm.gz, …), and archives of documents in .zip."
                     if urls
-                    else "Where `[`, `*` or `?` is part of a name and no glob, put it in brackets: `[[]`.",
+                    else "If a file name contains `[`, `*` or `?`, put the character in brackets: `[[]`.",
                 )
-            # What editing leaves beside a document needs no word.
+            # Backups and lock files next to documents are expected.
             if strays := [url for url in urls if url not in origins and not url.endswith((".dlm.bak", ".dlm.lock"))]:
-                logger.warning("Left out %d file(s) that are not .dlm documents: %s …", len(strays), strays[0])
+                logger.warning("Skipped %d file(s) that are not .dlm documents: %s …", len(strays), strays[0])
             try:
                 paths = dl_manager.extract(dl_manager.download(origins))
             except OSError as error:
                 raise DlmReadError(
                     f"A data file cannot be read: {error}.",
-                    hint="Check it, or leave it out.",
+                    hint="Check the file, or remove it from data_files.",
                 ) from error
             files = [dl_manager.iter_files(path) for path in paths]
             shards = list(zip(origins, files, strict=True))
             arguments = {"split": str(split), "shards": shards, "all_shards": tuple(shards)}
             splits.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
         if not splits:
-            raise NoDocumentsError("No documents were named.", hint="Give data_files or data_dir.")
+            raise NoDocumentsError("No documents to load.", hint="Pass data_files or data_dir.")
         return splits
 
     def _generate_shards(self, split: str, shards: list[Shard], all_shards: tuple[Shard, ...]) -> Iterator[str]:
@@ -145,66 +145,64 @@ class Dlm(datasets.ArrowBasedBuilder):
     def _generate_tables(
         self, split: str, shards: list[Shard], all_shards: tuple[Shard, ...]
     ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        found = False
+        has_rows = False
         try:
             for index, (origin, paths) in enumerate(shards):
                 batch = 0
                 for path, source_file in self._listed(origin, paths):
                     for table in self._tables(path, source_file):
-                        # Not a `Key`: datasets 4.7 counts rows by it and fails behind a shard that has none.
+                        # Not a `Key`, by which datasets 4.7 counts rows: it fails after a shard without rows.
                         yield (index, batch), table
                         batch += 1
-                        found = True
-            # A job sees only its own shards, so the one that has the last shard asks whether any has rows.
-            if not found and any(origin == all_shards[-1][0] for origin, _ in shards):
+                        has_rows = True
+            # A process only sees its own shards, so the one with the last shard checks that any shard has rows.
+            if not has_rows and any(origin == all_shards[-1][0] for origin, _ in shards):
                 self._check_rows_exist(split, all_shards)
         except DlmError as error:
             raise BuildError(error) from None
 
     def _listed(self, origin: str, paths: Iterable[str]) -> list[tuple[str, str]]:
-        """What to open for each document of a shard, and what its rows call it; none for a broken archive that may be
-        skipped.
-        """
+        """The path to open and the `source_file` of each document in a shard; empty for a skipped archive."""
         try:
             return _documents(origin, paths)
         except DlmError as error:
-            self._leave_out(error)
+            self._skip(error)
             return []
 
     def _tables(self, path: str, source_file: str) -> list[pa.Table]:
-        """The rows of one document, whole; none for a broken one that may be skipped."""
+        """All rows of one document; empty for a skipped one."""
         try:
             document = _read(path, source_file, self.config.expand_sources)
             weights = source_weights(document) if self.config.expand_sources else None
             rows = convert(document, self.config.kind, self.config.adapter, source_file, weights)
             schema = features(self.config.kind).arrow_schema
-            # Few rows at a time are Python objects: many would keep the garbage collector busy.
+            # In chunks, because many Python objects at a time would keep the garbage collector busy.
             chunks = iter(lambda: list(islice(rows, ROWS_PER_TABLE)), [])
             return [pa.Table.from_pylist(chunk, schema) for chunk in chunks]
         except DlmError as error:
-            self._leave_out(error)
+            self._skip(error)
             return []
 
-    def _leave_out(self, error: DlmError) -> None:
-        """Count and tell what on_error="skip" leaves out; otherwise raise."""
+    def _skip(self, error: DlmError) -> None:
+        """Count and log a document skipped by on_error="skip"; otherwise raise."""
         if self.config.on_error == "raise":
             raise error
-        self.left_out += 1
-        logger.warning("Left out (document %d): %s", self.left_out, error)
+        self.skipped += 1
+        logger.warning("Skipped (document %d): %s", self.skipped, error)
 
     def _check_rows_exist(self, split: str, all_shards: tuple[Shard, ...]) -> None:
-        """Return at the first row; if no document has any, say what they do have."""
+        """Raise NoRowsError if no document has rows, with a summary of their sections."""
         contents: Counter[str] = Counter()
         adapters: set[str] = set()
         documents = broken = 0
         for origin, paths in all_shards:
             try:
-                found = _documents(origin, paths)
+                members = _documents(origin, paths)
             except DlmError:
                 documents += 1
                 broken += 1
                 continue
-            for path, source_file in found:
+            for path, source_file in members:
                 documents += 1
                 try:
                     document = _read(path, source_file, self.config.expand_sources)
@@ -216,12 +214,12 @@ class Dlm(datasets.ArrowBasedBuilder):
                 contents.update("synthesised " * s.auto_synth + s.kind for s in document.sections)
                 adapters.update(document.frontmatter.training.adapters or ())
                 adapters.update(s.adapter for s in document.sections if s.adapter)
-        wanted = f"{self.config.kind!r}" + (f" for adapter {self.config.adapter!r}" if self.config.adapter else "")
-        have = ", ".join(f"{count} {kind}" for kind, count in sorted(contents.items())) or "none"
-        named = f" Their adapters: {', '.join(sorted(adapters))}." if adapters else ""
+        requested = f"{self.config.kind!r}" + (f" for adapter {self.config.adapter!r}" if self.config.adapter else "")
+        sections = ", ".join(f"{count} {kind}" for kind, count in sorted(contents.items())) or "none"
+        adapter_names = f" Their adapters: {', '.join(sorted(adapters))}." if adapters else ""
         raise NoRowsError(
-            f"Split {split!r} has no rows of kind {wanted}: "
-            f"{documents} document(s), {broken} of them broken, with these sections: {have}.{named}",
+            f"Split {split!r} has no rows of kind {requested}: "
+            f"{documents} document(s), {broken} of them broken, with these sections: {sections}.{adapter_names}",
             hint=f"The kinds are {', '.join(KINDS)}.",
         )
 
@@ -237,14 +235,14 @@ def _read(path: str, source_file: str, expand_sources: bool) -> Document:
         return document
     if path != source_file or "://" in path:
         raise UsageError(
-            f"expand_sources cannot read what lies beside {source_file}.",
-            hint="It needs local, uncompressed documents.",
+            f"expand_sources can't read the sources of {source_file}.",
+            hint="It requires local, uncompressed documents.",
         )
     return expand(document)
 
 
 def _documents(origin: str, paths: Iterable[str]) -> list[tuple[str, str]]:
-    """What to open for each document of a shard, and what its rows call it. Raises DlmError for a broken archive."""
+    """The path to open and the `source_file` of each document in a shard. Raises DlmError for a broken archive."""
     if not _is_archive(origin):
         return [(str(path), origin) for path in paths]
     try:
@@ -257,7 +255,7 @@ def _documents(origin: str, paths: Iterable[str]) -> list[tuple[str, str]]:
 def _unreadable(name: str, error: Exception) -> DlmReadError:
     return DlmReadError(
         f"The file cannot be read: {error}.",
-        hint="Check that it is whole and may be read.",
+        hint="Check that it is complete, and its permissions.",
         path=Path(name),
     )
 

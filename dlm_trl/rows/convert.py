@@ -1,17 +1,17 @@
-"""A parsed document becomes rows: pure functions, one dict per row, the same for every way of loading.
+"""Convert a parsed document into rows: pure functions, one dict per row, the same for every way of loading.
 
     rows = list(convert(read("notes.dlm"), "sft"))
 
-The kinds (also the config names of the builder):
+The kinds, which are also the config names of the builder:
 
-- `sft`: conversational `prompt` and `completion`, one row per question/answer pair, the system prompt first;
-  `sft_human` leaves the synthesised pairs out, `sft_synth` takes only those;
+- `sft`: conversational `prompt` and `completion`, one row per question/answer pair, starting with the system prompt;
+  `sft_human` excludes synthesised pairs, `sft_synth` has only those;
 - `messages`: the same conversation in one list;
 - `prose`: `text`, one row per prose section;
 - `preference`: conversational `prompt`, `chosen` and `rejected`;
-- `sections`: every section as it stands, for looking.
+- `sections`: every section as it is, for inspection.
 
-Each row also has its provenance (`PROVENANCE` below).
+Each row also has the `PROVENANCE` columns below.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ ENTRIES = List({"key": Value("string"), "value": Value("string")})
 
 PROVENANCE = {
     "source_file": Value("string"),  # path or URL of the document; `zip://member::archive` inside an archive
-    "line": Value("int32"),  # 1-based line of the file where the row's text begins
+    "line": Value("int32"),  # 1-based file line where the row's text starts
     "section_id": Value("string"),
-    "source_group": Value("string"),  # rows that tell of the same text share it; the split never parts them
+    "source_group": Value("string"),  # shared by rows about the same text; the split keeps them together
     "auto_synth": Value("bool"),
-    "teacher": Value("string"),  # who wrote a synthesised pair; null otherwise, like the next two
+    "teacher": Value("string"),  # of a synthesised pair; null otherwise, like the next two
     "strategy": Value("string"),
-    "source_section_id": Value("string"),  # the prose section that the pair was made from
-    "adapter": Value("string"),  # the fence's suffix; null without one
+    "source_section_id": Value("string"),  # the prose section the pair is about
+    "adapter": Value("string"),  # from the fence; null without one
     "tags": ENTRIES,
-    "weight": Value("float64"),  # copies wanted of this row, 1.0 unless its tags say otherwise
+    "weight": Value("float64"),  # number of copies of this row, from its tags; 1.0 by default
 }
 COLUMNS: dict[str, dict[str, Any]] = {
     "sft": {"prompt": MESSAGES, "completion": MESSAGES},
@@ -63,8 +63,8 @@ KINDS = tuple(COLUMNS)
 
 
 def features(kind: str) -> Features:
-    """The columns of a kind. Raises DlmError (UsageError) for a name that is none of KINDS."""
-    return Features({**COLUMNS[_known(kind)], **PROVENANCE})
+    """The columns of a kind. Raises DlmError (UsageError) unless it is one of KINDS."""
+    return Features({**COLUMNS[_checked(kind)], **PROVENANCE})
 
 
 def convert(
@@ -74,21 +74,21 @@ def convert(
     source_file: str | None = None,
     weights: Mapping[Path, float] | None = None,
 ) -> Iterator[Row]:
-    """The document's rows of one kind, in the order of the file; each has exactly the columns of `features(kind)`.
+    """The document's rows of one kind, in file order; each has exactly the columns of `features(kind)`.
 
-    adapter keeps the sections that train this adapter: those with its suffix, every unsuffixed prose section, and, if
-    the document declares it first, the other unsuffixed sections. None keeps everything. source_file is what the rows
-    call the document (default: its path), weights how often each file of `training.sources` counts. Raises DlmError
-    for a section that does not keep to its grammar and for an adapter that is used but not declared.
+    adapter: only sections that train this adapter: those with its suffix, all prose without a suffix, and, if it is the
+    first one declared, the other sections without a suffix. None: all sections. source_file: the value of that column,
+    by default the document's path. weights: of the files in `training.sources`. Raises DlmError for a malformed
+    section, and for an adapter that is used but not declared.
     """
-    make = _MAKERS[_known(kind)]
+    make = _MAKERS[_checked(kind)]
     declared = tuple(document.frontmatter.training.adapters or ())
-    name = _shown(source_file or document.path or "")
+    name = _utf8(source_file or document.path or "")
     groups = _prose_groups(document)
     for section in document.sections:
         if declared and section.adapter is not None and section.adapter not in declared:
             raise UndeclaredAdapterError(
-                f"The fence names adapter {section.adapter!r}, which training.adapters does not declare.",
+                f"The adapter {section.adapter!r} of this fence isn't declared in training.adapters.",
                 hint=_choose(declared),
                 path=section.path,
                 line=section.start_line,
@@ -96,23 +96,23 @@ def convert(
             )
         if adapter is not None and not _trains(section, adapter, declared):
             continue
-        if made := list(make(section, document.frontmatter.system_prompt)):
+        if section_rows := list(make(section, document.frontmatter.system_prompt)):
             file, weight = name, 1.0
             if section.path is not None and section.path != document.path:
-                file, weight = _shown(section.path), (weights or {}).get(section.path, 1.0)
+                file, weight = _utf8(section.path), (weights or {}).get(section.path, 1.0)
             provenance = _provenance(section, file, groups, weight)
-            for columns, line in made:
+            for columns, line in section_rows:
                 yield {**columns, **provenance, "line": line}
 
 
-def _known(kind: str) -> str:
+def _checked(kind: str) -> str:
     if kind not in COLUMNS:
-        raise UsageError(f"There are no rows of kind {kind!r}.", hint=_choose(KINDS))
+        raise UsageError(f"Unknown kind of rows {kind!r}.", hint=_choose(KINDS))
     return kind
 
 
-def _shown(path: str | Path) -> str:
-    # A file name need not be UTF-8, but a column is.
+def _utf8(path: str | Path) -> str:
+    # File names may not be UTF-8, but columns are.
     return os.fsencode(path).decode(errors="replace")
 
 
@@ -142,10 +142,9 @@ def _provenance(section: Section, source_file: str, groups: Mapping[str, str], w
 
 
 def _prose_groups(document: Document) -> dict[str, str]:
-    """Every id by which a pair may name a prose section of the document, and the group that it stands for.
+    """Map every id by which a pair may refer to a prose section to the section's group.
 
-    A section's id changes when a blank line grows at its end, which happens as soon as something is appended behind
-    it; so the group is the id without those.
+    The group is the id without trailing blank lines, which appear when something is appended after the section.
     """
     if not any(section.auto_synth for section in document.sections):
         return {}
@@ -170,35 +169,35 @@ def _question(system_prompt: str | None, question: str) -> list[dict[str, str]]:
     return [*system, _message("user", question)]
 
 
-Made = Iterator[tuple[Row, int]]  # a row's own columns, and its file line
+SectionRows = Iterator[tuple[Row, int]]  # the columns of a kind, and the file line
 
 
-def _sft(section: Section, system_prompt: str | None) -> Made:
+def _sft(section: Section, system_prompt: str | None) -> SectionRows:
     for pair in section.pairs():
         prompt = _question(system_prompt, pair.question)
         yield {"prompt": prompt, "completion": [_message("assistant", pair.answer)]}, pair.line
 
 
-def _sft_human(section: Section, system_prompt: str | None) -> Made:
+def _sft_human(section: Section, system_prompt: str | None) -> SectionRows:
     return iter(()) if section.auto_synth else _sft(section, system_prompt)
 
 
-def _sft_synth(section: Section, system_prompt: str | None) -> Made:
+def _sft_synth(section: Section, system_prompt: str | None) -> SectionRows:
     return _sft(section, system_prompt) if section.auto_synth else iter(())
 
 
-def _messages(section: Section, system_prompt: str | None) -> Made:
+def _messages(section: Section, system_prompt: str | None) -> SectionRows:
     for row, line in _sft(section, system_prompt):
         yield {"messages": row["prompt"] + row["completion"]}, line
 
 
-def _prose(section: Section, system_prompt: str | None) -> Made:
+def _prose(section: Section, system_prompt: str | None) -> SectionRows:
     if section.kind == "prose" and (text := section.content.strip()):
         above = section.content[: section.content.index(text)]
         yield {"text": text}, section.content_line + above.count("\n")
 
 
-def _preference(section: Section, system_prompt: str | None) -> Made:
+def _preference(section: Section, system_prompt: str | None) -> SectionRows:
     for triple in section.triples():
         row = {
             "prompt": _question(system_prompt, triple.prompt),
@@ -208,7 +207,7 @@ def _preference(section: Section, system_prompt: str | None) -> Made:
         yield row, triple.line
 
 
-def _sections(section: Section, system_prompt: str | None) -> Made:
+def _sections(section: Section, system_prompt: str | None) -> SectionRows:
     row = {
         "kind": section.kind,
         "content": section.content,
@@ -220,7 +219,7 @@ def _sections(section: Section, system_prompt: str | None) -> Made:
     yield row, section.start_line
 
 
-_MAKERS: dict[str, Callable[[Section, str | None], Made]] = {
+_MAKERS: dict[str, Callable[[Section, str | None], SectionRows]] = {
     "sft": _sft,
     "messages": _messages,
     "sft_human": _sft_human,

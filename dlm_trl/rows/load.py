@@ -1,10 +1,10 @@
-"""`load_dlm`: documents as a dataset by the builder class itself, with nothing private of `datasets` in between.
+"""`load_dlm`: load documents as a dataset with the builder class, without private APIs of `datasets`.
 
     rows = load_dlm("notes.dlm")                                  # {"train": Dataset}
     rows = load_dlm("notes/", "prose", split="train")
     rows = load_dlm({"train": "a/*.dlm", "test": "b.zip"}, streaming=True)
 
-What `load_dataset("dlm_trl/dlm", …)` gives, this gives too.
+The result is the same as that of `load_dataset("dlm_trl/dlm", …)`.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def load_dlm(
     cache_dir: str | os.PathLike[str] | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> DatasetDict | Dataset | IterableDatasetDict | IterableDataset:
-    """Rows of `.dlm` documents: all splits, or the one named by split.
+    """Load the rows of `.dlm` documents: all splits, or one of them.
 
-    data_files: path, glob, URL, a list of them, or splits → any of these, relative to data_dir; or a folder as either.
-    kind, adapter, on_error and expand_sources: see `dlm_trl.rows.builder.DlmConfig`. num_proc, cache_dir and
-    storage_options are those of `load_dataset`. Raises DlmError for what is missing, empty or broken.
+    data_files: a path, glob, URL or folder, a list of them, or a mapping from splits to these, relative to data_dir.
+    kind, adapter, on_error, expand_sources: see `dlm_trl.rows.builder.DlmConfig`. num_proc, cache_dir,
+    storage_options: as in `load_dataset`. Raises DlmError for documents that are missing, empty or broken.
     """
     features(kind)
     if streaming and num_proc is not None:
-        raise UsageError("Streaming takes no num_proc.", hint="Leave out one of the two.")
+        raise UsageError("num_proc can't be combined with streaming.", hint="Leave out one of them.")
     if isinstance(data_files, str | os.PathLike) and os.path.isdir(inner := os.path.join(data_dir or "", data_files)):
         data_files, data_dir = None, inner
     folder = os.path.realpath(data_dir or "")
@@ -66,7 +66,7 @@ def load_dlm(
             expand_sources=expand_sources,
         )
     except (FileNotFoundError, EmptyDatasetError) as error:
-        raise NoDocumentsError(f"No documents: {error}.", hint="Give paths, globs or one folder.") from error
+        raise NoDocumentsError(f"No documents found: {error}.", hint="Pass paths, globs or a folder.") from error
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare(num_proc=num_proc)
@@ -74,7 +74,7 @@ def load_dlm(
 
 
 def _patterns(files: Any, folder: str) -> Any:
-    """The files as `datasets` wants them: each a string in which only a glob's own `[`, `*` and `?` are special."""
+    """The files as strings for `datasets`, with `[`, `*` and `?` escaped in the names of existing files."""
     if isinstance(files, Mapping):
         return {split: _patterns(part, folder) for split, part in files.items()}
     if isinstance(files, str | os.PathLike):

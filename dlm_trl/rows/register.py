@@ -1,8 +1,7 @@
-"""Makes `load_dataset("dlm_trl/dlm", …)` and `load_dataset("./folder")` find the builder; `import dlm_trl` calls
-`register()`.
+"""Register the builder, so that `load_dataset("dlm_trl/dlm", …)` and `load_dataset("./folder")` find it.
 
-`datasets` has no plug-in API, so this adds our entries, in place, to its private tables of packaged modules. Where a
-table is missing in another release, one warning says what will not work; `dlm_trl.load_dlm` works in any case.
+`import dlm_trl` calls `register()`. `datasets` has no plug-in API, so this adds entries to its private tables of
+packaged modules. If a release lacks one of them, a warning says what won't work; `dlm_trl.load_dlm` always works.
 Without `import dlm_trl`, the name `dlm_trl/dlm` is looked up on the Hub.
 """
 
@@ -23,7 +22,7 @@ EXTENSION = ".dlm"
 
 @cache
 def revision() -> str:
-    """A hash of all the code that decides what the rows are: rows cached by other code are not used again."""
+    """A hash of all code that determines the rows, so that rows cached by another version aren't reused."""
     rows = Path(__file__).parent
     digest = hashlib.sha256()
     for module in [rows / "builder.py", rows / "convert.py", *sorted((rows.parent / "notes").glob("*.py"))]:
@@ -32,14 +31,14 @@ def revision() -> str:
 
 
 def register() -> None:
-    """Add the builder to the tables of `datasets`; twice is harmless, and an entry that is somebody else's stays."""
+    """Add the builder to the tables of `datasets`. Idempotent; never replaces someone else's entry."""
     problems = [
         *_add_key("_PACKAGED_DATASETS_MODULES", NAME, (BUILDER_MODULE, revision())),
         *_add_key("_EXTENSION_TO_MODULE", EXTENSION, (NAME, {})),
         *_add_key("_MODULE_TO_EXTENSIONS", NAME, [EXTENSION, ".zip"]),
         *_add_items("_ALL_ALLOWED_EXTENSIONS", [EXTENSION]),
     ]
-    # Only some releases have these, and only those need them.
+    # Only needed in releases that have these tables.
     for table in ("_MODULE_TO_METADATA_FILE_NAMES", "_MODULE_TO_METADATA_EXTENSIONS"):
         if table in vars(packaged_modules):
             problems += _add_key(table, NAME, [])
@@ -47,14 +46,14 @@ def register() -> None:
         problems += _add_items("_ALL_EXTENSIONS", [EXTENSION])
     if problems:
         warnings.warn(
-            f"dlm_trl could not register itself with datasets ({'; '.join(problems)}), so load_dataset may not read "
-            ".dlm files. dlm_trl.load_dlm reads them all the same.",
+            f"dlm_trl could not register with datasets ({'; '.join(problems)}), so load_dataset may not read .dlm "
+            "files. Use dlm_trl.load_dlm instead.",
             stacklevel=2,
         )
 
 
 def _add_key(table: str, key: str, value: Any) -> list[str]:
-    """Set table[key] where it is free; returns what was in the way."""
+    """Set table[key] unless it is taken; returns the problems."""
     entries = vars(packaged_modules).get(table)
     if not isinstance(entries, dict):
         return [f"it has no table {table}"]

@@ -1,10 +1,10 @@
-"""Training and validation rows, parted so that what tells of the same text stays together.
+"""Split rows into training and validation, keeping rows about the same text together.
 
     parts = split(load_dlm("notes.dlm", split="train"), validation_fraction=0.1)      # {"train": …, "validation": …}
 
-A row's side is a hash of its `source_group` (a prose section, the pairs synthesised from it and its weighted copies
-share one) and of the seed, nothing else. So it stays where it is when sections are added, and prose and pairs that
-are loaded apart agree.
+A row's side depends only on a hash of the seed and its `source_group`, which a prose section shares with the pairs
+synthesised from it and with its weighted copies. So adding sections doesn't move other rows, and prose and pairs that
+are loaded separately agree.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from dlm_trl.notes.errors import UsageError
 logger = logging.getLogger(__name__)
 
 Method = Literal["source_group", "reference"]
-VALIDATION_FRACTION = 0.1  # unless the user says otherwise
+VALIDATION_FRACTION = 0.1  # the default
 
 
 def split(
     dataset: Dataset, validation_fraction: float = VALIDATION_FRACTION, seed: int = 42, method: Method = "source_group"
 ) -> DatasetDict:
-    """The rows as "train" and "validation", each in their order, with the copies that their weights ask for.
+    """Split into "train" and "validation", keeping the order and applying the rows' weights.
 
-    method "source_group" keeps groups whole, so the share of validation rows is only near validation_fraction.
-    "reference" takes the rows of a section one by one, as the format's reference implementation does. Raises DlmError
-    for a fraction outside [0, 1) and for rows that are not ours.
+    method: "source_group" keeps groups together, so the fraction of validation rows is approximate. "reference" splits
+    row by row, like the format's reference implementation. Raises DlmError (UsageError) for a fraction outside [0, 1),
+    and for rows without our columns.
     """
     if not 0 <= validation_fraction < 1:
         raise UsageError(f"validation_fraction is {validation_fraction}.", hint="Use 0 ≤ fraction < 1.")
     if method not in _METHODS:
-        raise UsageError(f"There is no split method {method!r}.", hint=f"Use {_NAMES}.")
+        raise UsageError(f"Unknown split method {method!r}.", hint=f"Use {_NAMES}.")
     _require(dataset, "source_group", "section_id", "weight")
     validation = _METHODS[method](dataset, validation_fraction, seed)
     parts = DatasetDict(
@@ -49,20 +49,20 @@ def split(
     )
     for name, part in parts.items():
         if not len(part) and (name == "train" or validation_fraction > 0):
-            logger.warning("The %s part is empty: %d rows are too few for this fraction.", name, len(dataset))
+            logger.warning("The %s split is empty: there are only %d rows for this fraction.", name, len(dataset))
     return DatasetDict({name: apply_weights(part, seed) for name, part in parts.items()})
 
 
 def in_validation(group: str, validation_fraction: float, seed: int) -> bool:
-    """Whether rows of this source group are held out; usable as a filter on a stream."""
+    """Whether rows of this source group are in the validation split; also works as a filter for streaming."""
     return _uniform(f"{seed}\0{group}") < validation_fraction
 
 
 def apply_weights(dataset: Dataset, seed: int = 42) -> Dataset:
-    """Each row as often as its `weight` says, copies side by side.
+    """Repeat each row according to its `weight`, copies next to each other; weight 0 drops the row.
 
-    A fraction becomes one more copy or none by a hash of seed and section, so the rows of a section are copied alike;
-    0 drops.
+    The fractional part becomes a copy or not by a hash of the seed and the section, so all rows of a section get the
+    same number of copies.
     """
     _require(dataset, "section_id", "weight")
     weights = dataset["weight"]
@@ -108,6 +108,6 @@ def _require(dataset: Dataset, *columns: str) -> None:
     missing = [name for name in columns if name not in dataset.column_names]
     if missing:
         raise UsageError(
-            f"The rows have no column {', '.join(missing)}.",
-            hint="Split them as load_dlm gives them, before other columns are dropped.",
+            f"The rows lack the columns {', '.join(missing)}.",
+            hint="Split the rows right after load_dlm, before you remove columns.",
         )

@@ -1,12 +1,11 @@
-"""Prose in, new question/answer pairs out, offline: `synthesize("notes.dlm", Settings(teacher="hf:tiny"))`.
+"""Offline synthesis of question/answer pairs from prose: `synthesize("notes.dlm", SynthSettings(teacher="hf:tiny"))`.
 
-The way of a pair: prompt, teacher, reply parsing, guard (nothing that would break the file), deduplication, judge,
-staging; a ledger remembers every finished unit of work, so that nothing is asked for twice. `staging` has the verbs
-`staged`, `applied` and `drop`, `apply` has `apply` and `revert`, `dry_run` has `estimate`. May import `notes`, `rows`,
-`models` and `teachers`.
+Each pair passes through prompt, teacher, reply parsing, guard (nothing that would break the file), leak check,
+deduplication, judge and staging. A ledger keeps every finished request, so nothing is paid for twice. See also
+`staging` (`staged`, `applied`, `drop`), `apply` (`apply`, `revert`) and `dry_run` (`estimate`).
 """
 
-from dlm_trl.synth.plan import Settings
 from dlm_trl.synth.run import synthesize, synthesize_all
+from dlm_trl.synth.settings import SynthSettings
 
-__all__ = ["Settings", "synthesize", "synthesize_all"]
+__all__ = ["SynthSettings", "synthesize", "synthesize_all"]

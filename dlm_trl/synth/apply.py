@@ -1,10 +1,10 @@
-"""Staged pairs into the document, and out again: `apply(path)`, `revert(path)`; `resolve_source` finds a pair's prose.
+"""Write staged pairs into the document and remove them again: `apply(path)`, `revert(path)`.
 
-    done = apply("notes.dlm", ["3f2a", "90c1"])     # done.count pairs more; without ids, everything that is staged
-    revert("notes.dlm", teacher="hf:tiny")          # without a teacher and ids, all synthesised pairs
+    result = apply("notes.dlm", ["3f2a", "90c1"])   # these pairs; without ids, everything that is staged
+    revert("notes.dlm", teacher="hf:tiny")          # without teacher and ids, every synthesised pair
 
-Both splice bytes (`notes.edit`): what is not meant stays as it was, and reverting what was applied gives the original
-bytes back. No teacher is asked anything.
+Both splice bytes (`notes.edit`), so the rest of the file stays byte for byte as it was, and reverting what was applied
+restores the original file. Neither asks a teacher anything.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dlm_trl.notes import Document, Section, edit, read
 from dlm_trl.notes.errors import StagingError
 from dlm_trl.synth.guard import make_safe, synth_section
 from dlm_trl.synth.prompts import Strategy
-from dlm_trl.synth.staging import Staged, drop, line_behind, resolve_ids, staged
+from dlm_trl.synth.staging import Staged, drop, line_after_pair, resolve_ids, staged
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The document as it is now, the pairs that were written, and those that it held already."""
+    """The document as it is now, the pairs that were written, and those it already contained."""
 
     document: Document
     pairs: list[Staged]
@@ -34,7 +34,7 @@ class Applied:
 
     @property
     def count(self) -> int:
-        """How many pairs were written."""
+        """Number of pairs written."""
         return len(self.pairs)
 
 
@@ -47,41 +47,39 @@ class Reverted:
 
     @property
     def count(self) -> int:
-        """How many sections were removed."""
+        """Number of sections removed."""
         return len(self.sections)
 
 
 def apply(path: str | os.PathLike[str], ids: Sequence[str] | None = None) -> Applied:
-    """Writes the staged pairs of these ids (beginnings suffice; None: all) at the document's end, in one splice, and
-    takes them out of staging.
+    """Append the staged pairs with these ids (or id prefixes; None: all) to the document and unstage them.
 
-    A pair that the document holds already is only taken out of staging: so, what was killed between the two is
-    finished by the next call. Raises DlmError: as `staged`, `resolve_ids` and `edit.append` do, and StagingError
-    for a pair that another program staged and the document cannot hold. The document is untouched then.
+    A pair that the document already contains is only unstaged, so a second call finishes what a killed one started.
+    Raises DlmError: as `staged`, `resolve_ids` and `edit.append` do, and StagingError for a pair staged by another
+    program that the document can't represent. The document is then unchanged.
     """
     document = read(path)
     items = staged(document)
     if ids is not None:
         wanted = set(resolve_ids(ids, [item.section_id for item in items]))
         items = [item for item in items if item.section_id in wanted]
-    held = {section.bare_id for section in document.sections}
-    present = [item for item in items if item.section_id in held]
+    existing = {section.bare_id for section in document.sections}
+    present = [item for item in items if item.section_id in existing]
     # Another program may have staged the same pair twice.
-    pairs = list({item.section_id: item for item in items if item.section_id not in held}.values())
-    after = edit.append(document, *(_text(document, item) for item in pairs))
-    known = {name for section in document.sections if section.kind == "prose" for name in section.names}
-    if stale := sum(item.source_section_id not in known for item in pairs):
-        logger.warning("%s: the prose of %d pairs was edited or removed; `dlm-trl check` names them.", path, stale)
-    drop(after, [item.section_id for item in items])
-    return Applied(after, pairs, present)
+    pairs = list({item.section_id: item for item in items if item.section_id not in existing}.values())
+    edited = edit.append(document, *(_text(document, item) for item in pairs))
+    prose_ids = {name for section in document.sections if section.kind == "prose" for name in section.names}
+    if stale := sum(item.source_section_id not in prose_ids for item in pairs):
+        logger.warning("%s: the prose of %d pairs was edited or removed; `dlm-trl check` lists them.", path, stale)
+    drop(edited, [item.section_id for item in items])
+    return Applied(edited, pairs, present)
 
 
 def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teacher: str | None = None) -> Reverted:
-    """Removes the document's synthesised pairs and nothing else: those of these ids (beginnings suffice) and of this
-    teacher, where they are given.
+    """Remove synthesised pairs from the document: all, or only those with these ids (or prefixes) or this teacher.
 
-    Raises DlmError: as `resolve_ids` and `edit.remove` do, and StagingError where somebody's own text stands in a
-    pair's section. The document is untouched then.
+    Raises DlmError: as `resolve_ids` and `edit.remove` do, and StagingError if a section to be removed also contains
+    text that someone added after the pair. The document is then unchanged.
     """
     document = read(path)
     sections = [section for section in document.sections if section.auto_synth]
@@ -90,10 +88,10 @@ def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teach
         sections = [section for section in sections if section.bare_id in wanted]
     if teacher is not None:
         sections = [section for section in sections if section.provenance["synth_teacher"] == teacher]
-    if line := line_behind(document, sections):
+    if line := line_after_pair(document, sections):
         raise StagingError(
-            "This text stands behind a synthesised answer, in its section, and would be removed with it.",
-            hint="To keep it, put a line `::prose::` in front of it; else delete it. Then revert again.",
+            "This text follows a synthesised answer in the same section and would be removed with it.",
+            hint="To keep it, put a line `::prose::` before it; otherwise delete it. Then revert again.",
             path=document.path,
             line=line,
         )
@@ -102,28 +100,28 @@ def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teach
 
 
 def resolve_source(document: Document, source_section_id: str) -> Section | None:
-    """The prose section that a pair was made from, None where it is no longer there or was changed.
+    """The prose section that a pair was made from, or None if it was changed or removed.
 
-    Blank lines at a section's end are part of its id, and come and go as others write there: with none or with one
-    it is the same section.
+    Trailing blank lines are part of a section's id and change when text is added after it, so a section also matches
+    under the ids it would have with none or one of them.
     """
     prose = [section for section in document.sections if section.kind == "prose"]
     exact = [section for section in prose if section.section_id == source_section_id]
-    near = [section for section in prose if source_section_id in section.names]
-    return next(iter(exact + near), None)
+    similar = [section for section in prose if source_section_id in section.names]
+    return next(iter(exact + similar), None)
 
 
 def _text(document: Document, item: Staged) -> str:
     if make_safe(item.pair) != item.pair:
         raise StagingError(
-            f"The document cannot hold the staged pair {item.section_id} as it is.",
-            hint=f"Another program staged it; `dlm-trl synth drop FILE {item.section_id[:8]}` takes it out.",
+            f"The staged pair {item.section_id} can't be written into the document as it is.",
+            hint=f"Another program staged it; remove it with `dlm-trl synth drop FILE {item.section_id[:8]}`.",
             path=document.path,
         )
     return synth_section(
         item.pair,
         teacher=item.teacher,
-        strategy=cast(Strategy, item.strategy),  # the format takes any text
+        strategy=cast(Strategy, item.strategy),  # the format allows any text
         synth_at=item.synth_at,
         source_section_id=item.source_section_id,
         adapter=item.adapter,

@@ -1,7 +1,7 @@
-"""What a run may spend: `Budget(tokens=…, cost=…, price=(IN, OUT))`, asked before each wave of requests.
+"""Spending limits of a run: `Budget(tokens=…, cost=…, price=(IN, OUT))`, checked before each wave of requests.
 
-Every request in flight reserves all that it could use: the most tokens that its prompt can have, and its
-`max_new_tokens`. So the limit is never passed, and what a reply left unused is there for the next wave.
+Every request in flight reserves the most it could use: its longest possible prompt plus `max_new_tokens`. So a limit
+is never exceeded, and what a reply didn't use is available to the next wave.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 
 from dlm_trl.teachers.protocol import Request, TeacherFacts, Usage
 
-_TEMPLATE_TOKENS = 16  # what a chat template can add to one message
+_TEMPLATE_TOKENS = 16  # that a chat template can add to one message
 
 
 @dataclass(slots=True)
 class Budget:
-    """Limits of a run, None where there is none: tokens, read and written together, and cost.
+    """Limits of a run, None for unlimited: tokens (prompt and completion together) and cost.
 
-    price is what a million tokens cost, read and written, in the currency of cost. spent grows with `spend`.
+    price: cost of a million prompt tokens and of a million completion tokens, in the currency of `cost`. spent: usage
+    so far.
     """
 
     tokens: int | None = None
@@ -27,40 +28,40 @@ class Budget:
     spent: Usage = field(default_factory=Usage)
 
     def affordable(self, bounds: Sequence[Usage]) -> int:
-        """How many of these requests, from the first on, can be in flight together, each using up to its bound."""
-        most = self.spent
+        """How many of these requests can be sent together, counted from the first; bounds are their `max_usage`."""
+        total = self.spent
         for count, bound in enumerate(bounds):
-            most += bound
-            if self._passed(most):
+            total += bound
+            if self._exceeded_by(total):
                 return count
         return len(bounds)
 
     def spend(self, usage: Usage) -> None:
-        """Counts what a reply really used."""
+        """Add the actual usage of a reply."""
         self.spent += usage
 
-    def _passed(self, usage: Usage) -> bool:
+    def _exceeded_by(self, usage: Usage) -> bool:
         if self.tokens is not None and usage.prompt_tokens + usage.completion_tokens > self.tokens:
             return True
-        return self.cost is not None and (price_of(usage, self.price) or 0.0) > self.cost
+        return self.cost is not None and (cost_of(usage, self.price) or 0.0) > self.cost
 
 
-def price_of(usage: Usage, price: tuple[float, float] | None) -> float | None:
-    """What these tokens cost, None where no price is known."""
+def cost_of(usage: Usage, price: tuple[float, float] | None) -> float | None:
+    """The cost of these tokens, or None without prices."""
     if price is None:
         return None
     return (usage.prompt_tokens * price[0] + usage.completion_tokens * price[1]) / 1e6
 
 
-def bound_of(request: Request, teacher: TeacherFacts) -> Usage:
-    """The most tokens that a request can use: its prompt, and all it may write."""
-    return Usage(most_tokens(request.messages, teacher), request.max_new_tokens)
+def max_usage(request: Request, teacher: TeacherFacts) -> Usage:
+    """The most tokens that a request can use: its prompt, and a reply of `max_new_tokens`."""
+    return Usage(max_prompt_tokens(request.messages, teacher), request.max_new_tokens)
 
 
-def most_tokens(messages: Sequence[Mapping[str, str]], teacher: TeacherFacts) -> int:
-    """The most tokens that a prompt can have: those that the teacher counts.
+def max_prompt_tokens(messages: Sequence[Mapping[str, str]], teacher: TeacherFacts) -> int:
+    """The tokens of a prompt as the teacher counts them.
 
-    Without the teacher's tokenizer it is a token for each byte, which no tokenizer exceeds.
+    Without the teacher's tokenizer, one token per UTF-8 byte, which is an upper bound for any tokenizer.
     """
     counted = teacher.count_tokens(messages)
     if counted is not None:

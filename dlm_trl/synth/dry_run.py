@@ -1,4 +1,4 @@
-"""What a run would ask and cost, without a request and without weights: `estimate("notes.dlm", Settings(…))`."""
+"""What a run would request and cost, without sending requests or loading weights: `estimate(path, settings)`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm_trl.notes import read
-from dlm_trl.synth.budget import bound_of, price_of
+from dlm_trl.synth.budget import cost_of, max_usage
 from dlm_trl.synth.ledger import Ledger
-from dlm_trl.synth.plan import Settings, plan
+from dlm_trl.synth.plan import plan
 from dlm_trl.synth.run import check
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.load import is_own, survey
 from dlm_trl.teachers.protocol import Usage
 
@@ -21,48 +22,51 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """For one document: requests, how many of them the ledger answers, and the most that the others can use.
+    """The estimate for one document: its requests, those the ledger already answers, and an upper bound for the rest.
 
-    Not in it: the second request about a reply that cannot be read. A limit (pairs, tokens, cost) may end a run before
-    its last request. exact says whether the prompts were counted by the teacher's own tokenizer (else a byte counts as
-    a token). cost is None without prices, seconds None where this teacher was never measured on this document.
+    The bound leaves out the retry after an unreadable reply, and a limit (pairs, tokens, cost) may end the run earlier.
+    exact: the prompts were counted with the teacher's tokenizer (otherwise one token per byte). cost: None without
+    prices. seconds: None if the ledger has no timing of this teacher on this document.
     """
 
     path: Path
     teacher: str
     sections: int
     requests: int
-    remembered: int
-    most: Usage
+    from_ledger: int
+    max_usage: Usage
     exact: bool
     cost: float | None
     seconds: float | None
 
 
-def estimate(path: str | os.PathLike[str], settings: Settings) -> Estimate:
-    """The estimate for the document at this path. Raises DlmError as `synthesize` does before its first request, but
-    for what weights and servers tell.
+def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
+    """Estimate a run on this document.
+
+    Raises DlmError as `synthesize` does before its first request, except for errors that only loading the weights or
+    contacting the server would reveal.
     """
     document = read(path)
     check(document, settings)
     teacher = survey(settings.teacher, document, settings.quantization)
     if not teacher.revision:
-        hint = "Name it to see which requests the ledger answers: vllm-server:URL#MODEL."
-        logger.warning("Which model the server has is not known before it is asked. %s", hint)
-    asks = plan(document, settings, teacher)
+        hint = "Name the model to see which requests the ledger answers: vllm-server:URL#MODEL."
+        logger.warning("The server's model is unknown until it is asked. %s", hint)
+    requests = plan(document, settings, teacher)
     ledger = Ledger(document)
-    new = [ask for ask in asks if settings.fresh or ledger.get(ask.request.key) is None]
-    most = sum((bound_of(ask.request, teacher) for ask in new), Usage())
-    measured = [e["seconds"] for e in ledger.entries() if e["facts"].get("teacher") == settings.teacher]
-    at_once = 1 if is_own(settings.teacher) or settings.teacher.startswith("hf:") else settings.concurrency
+    new = [planned for planned in requests if settings.fresh or ledger.get(planned.request.key) is None]
+    usage = sum((max_usage(planned.request, teacher) for planned in new), Usage())
+    timings = [entry["seconds"] for entry in ledger.entries() if entry["facts"].get("teacher") == settings.teacher]
+    is_local = is_own(settings.teacher) or settings.teacher.startswith("hf:")
+    in_flight = 1 if is_local else settings.concurrency
     return Estimate(
         path=Path(path),
         teacher=settings.teacher,
-        sections=len({ask.section_id for ask in asks}),
-        requests=len(asks),
-        remembered=len(asks) - len(new),
-        most=most,
+        sections=len({planned.section_id for planned in requests}),
+        requests=len(requests),
+        from_ledger=len(requests) - len(new),
+        max_usage=usage,
         exact=teacher.count_tokens([{"role": "user", "content": ""}]) is not None,
-        cost=price_of(most, settings.price),
-        seconds=sum(measured) / len(measured) * math.ceil(len(new) / at_once) if measured else None,
+        cost=cost_of(usage, settings.price),
+        seconds=sum(timings) / len(timings) * math.ceil(len(new) / in_flight) if timings else None,
     )

@@ -1,12 +1,11 @@
-"""Which pairs to believe: the margin of an answer over an empty one, and its grounding in the prose.
+"""Score pairs: the margin of an answer over an empty one, and its grounding in the prose.
 
     judge = open_judge(document)                          # its adapter, else its base; or open_judge(document, "hf:…")
     for candidate, scores in zip(candidates, judge.score(candidates), strict=True):
-        reason = verdict(scores, candidate.strategy)      # None: the pair stays
+        reason = verdict(scores, candidate.strategy)      # None: accepted
 
-The judge is asked the question in its chat template, without the prose and with it. What is scored are the tokens of
-the answer, without an end of turn: that would weigh most in short answers, and tell of their last full stop rather
-than of what they say.
+The judge reads each question in its chat template, with and without the prose. Only the tokens of the answer are
+scored, not the end of the turn, which would dominate the score of a short answer.
 """
 
 from __future__ import annotations
@@ -37,27 +36,26 @@ if TYPE_CHECKING:
 Reason = Literal["judge", "threshold", "grounding"]
 
 EMPTY_ANSWER = "I don't know."
-THRESHOLD = 0.1  # nats per token, as the format's own tool has it
+THRESHOLD = 0.1  # nats per token, the default of the reference implementation
 MIN_GROUNDING = 0.7  # nats per token; 95 % of the true answers of benchmarks/judge.py reach it
 
-_OTHERWISE = "Name another judge (`--judge hf:…`), or filter without one (`--filter dedup-only`)."
+_HINT = "Name another judge (--judge hf:…), or filter without one (--filter dedup-only)."
 _WITH_PROSE = "Text:\n{prose}\n\nQuestion: {question}"
 _SPACE = re.compile(r"\s")
-_LEAST_PROSE = 64  # tokens; with less room than this, a judge reads too little to tell
+_MIN_PROSE = 64  # tokens of prose that must fit the context for the grounding to mean anything
 
 
 def open_judge(document: Document, reference: str | None = None, quantization: Quantization | None = None) -> Judge:
-    """The judge that the user named: `self` for the document's adapter (`self#NAME` for the one of this name),
-    `hf:<id or folder>`, `hf:tiny`.
+    """Load a judge: `self` (the document's adapter), `self#NAME` (a named one), `hf:<id or folder>` or `hf:tiny`.
 
-    None stands for the document's adapter where one was trained, else for its base model. The weights are those of
-    `load_to_ask`. Raises DlmError: UsageError for another reference, AdapterError for `self` without an adapter,
-    StoreError, BaseModelError, MissingExtraError, ChatTemplateError.
+    None: the document's adapter if it has been trained, else its base model. Raises DlmError: UsageError for another
+    reference, AdapterError for `self` without a trained adapter, StoreError, BaseModelError, MissingExtraError,
+    ChatTemplateError.
     """
     check_reference(reference)
     if reference is None or is_own(reference):
-        live = current_adapter(document.frontmatter.dlm_id)
-        adapter = live if reference is None else judging_adapter(reference, document)
+        current = current_adapter(document.frontmatter.dlm_id)
+        adapter = current if reference is None else judging_adapter(reference, document)
         base = document.frontmatter.base_model
     else:
         name = reference.removeprefix("hf:")
@@ -67,32 +65,32 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
 
     if adapter is not None:
         return Judge(load_to_ask(adapter, quantization), adapter_tokenizer(adapter), reference or "self")
-    load_config(base)  # the quickest way to find out that there is no such base, or no network
+    load_config(base)  # the quickest way to fail if the base doesn't exist or can't be downloaded
     tokenizer = load_tokenizer(base)
-    require_template(tokenizer, f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
+    require_template(tokenizer, f"The judge {base}", _HINT)  # before the weights, which take longer
     return Judge(load_to_ask(base, quantization), tokenizer, base)
 
 
 def judging_adapter(reference: str, document: Document) -> Path:
-    """The folder of the adapter that `self` or `self#NAME` names as judge. Raises DlmError as `own_adapter` does."""
-    return own_adapter(reference, document, "name no judge, then it is the base model.")
+    """The folder of the adapter that `self` or `self#NAME` refers to. Raises DlmError as `own_adapter` does."""
+    return own_adapter(reference, document, "leave out --judge to use the base model.")
 
 
 def check_reference(reference: str | None) -> None:
-    """Raises DlmError (UsageError) for what names no judge; None stands for the default one."""
+    """Raise DlmError (UsageError) if this isn't a valid judge; None is the default judge."""
     if reference is None or is_own(reference):
         return
     kind, _, name = reference.partition(":")
     if kind != "hf" or not name.strip():
         raise UsageError(
-            f"{reference!r} is no judge.",
-            hint="A judge is `self` (the document's adapter; self#NAME for one of several), hf:<id or folder>, or "
-            "hf:tiny; servers do not tell how likely a given answer is.",
+            f"Unknown judge {reference!r}.",
+            hint="Use self (the document's adapter; self#NAME for one of several), hf:<id or folder> or hf:tiny. "
+            "Servers can't judge, because they don't return the probability of a given answer.",
         )
 
 
 class _Row(NamedTuple):
-    """What one pass of the model reads: tokens of the prompt, and of the answer behind it."""
+    """One sequence to score: the tokens of the prompt, and of the answer that follows it."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
@@ -103,15 +101,15 @@ class _Row(NamedTuple):
 
 
 class Judge:
-    """A model that scores pairs; name is what a report calls it.
+    """A model that scores pairs; reports refer to it by `name`.
 
-    Raises DlmError (ChatTemplateError) for a tokenizer without a chat template, or with one that refuses a question.
+    Raises DlmError (ChatTemplateError) if the tokenizer has no chat template, or the template rejects a question.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         from dlm_trl.models.load import context_length
 
-        require_template(tokenizer, f"The judge {name}", _OTHERWISE)
+        require_template(tokenizer, f"The judge {name}", _HINT)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
@@ -119,65 +117,71 @@ class Judge:
         try:
             self._lead = answer_lead(tokenizer, f"the judge {name}")
         except ChatTemplateError as error:
-            raise ChatTemplateError(error.message, _OTHERWISE) from None
+            raise ChatTemplateError(error.message, _HINT) from None
 
     def score(self, candidates: Sequence[Candidate]) -> list[Scores]:
-        """The scores of each candidate, in their order, computed in batches.
+        """The scores of each candidate, in order, computed in batches.
 
-        The grounding is that of the model without its adapter: whoever learned the notes by heart answers no better
-        with the page open. Prose that does not fit the context beside the question and the answer is cut into pieces,
-        and the piece that helps most counts; an answer is never cut. Where not even a little prose fits, margin and
-        grounding are -inf: no such pair passes.
+        The grounding is measured on the model without its adapter, since a model that memorised the notes doesn't need
+        the prose to answer. Prose that doesn't fit the context together with the question and the answer is split,
+        and the piece with the highest score counts; an answer is never cut. If there is room for hardly any prose,
+        margin and grounding are -inf, so the pair is rejected.
         """
-        asked = [(self._rows(candidate), self._row(candidate.pair.question, EMPTY_ANSWER)) for candidate in candidates]
-        told = [row for rows, empty in asked if rows for row in (rows[0], empty)]
-        read = [row for rows, _ in asked for row in rows]
-        base, own = self._means(read, told)
+        sequences = [
+            (self._with_and_without_prose(candidate), self._row(candidate.pair.question, EMPTY_ANSWER))
+            for candidate in candidates
+        ]
+        margin_rows = [row for rows, empty in sequences if rows for row in (rows[0], empty)]
+        grounding_rows = [row for rows, _ in sequences for row in rows]
+        base, judge = self._mean_log_probs(grounding_rows, margin_rows)
         scores = []
-        for candidate, (rows, empty) in zip(candidates, asked, strict=True):
+        for candidate, (rows, empty) in zip(candidates, sequences, strict=True):
             margin = grounding = -math.inf
             if rows:
-                closed, *opened = rows
-                margin = own[closed] - own[empty]
-                grounding = max(base[row] for row in opened) - base[closed]
+                without_prose, *with_prose = rows
+                margin = judge[without_prose] - judge[empty]
+                grounding = max(base[row] for row in with_prose) - base[without_prose]
             scores.append(Scores(margin, grounding, overlap(candidate.pair.answer, candidate.prose)))
         return scores
 
-    def _rows(self, candidate: Candidate) -> list[_Row]:
-        """The answer behind the question without the prose, then behind that with each piece of it; nothing where no
-        prose fits.
+    def _with_and_without_prose(self, candidate: Candidate) -> list[_Row]:
+        """The answer after the question alone, then after the question with each piece of the prose.
+
+        Empty if there is no room for prose.
         """
         question, answer = candidate.pair
 
-        def opened(prose: str) -> _Row:
+        def with_prose(prose: str) -> _Row:
             return self._row(_WITH_PROSE.format(prose=prose, question=question), answer)
 
-        if opened("").tokens + _LEAST_PROSE > self.context:
+        if with_prose("").tokens + _MIN_PROSE > self.context:
             return []
         rows = [self._row(question, answer)]
-        waiting = [candidate.prose.strip()]
-        while waiting:
-            piece = waiting.pop()
-            row = opened(piece)
+        pieces = [candidate.prose.strip()]
+        while pieces:
+            piece = pieces.pop()
+            row = with_prose(piece)
             if row.tokens <= self.context:
                 rows.append(row)
             else:
-                waiting += _halves(piece)
+                pieces += _halves(piece)
         return rows
 
-    def _means(self, read: Sequence[_Row], told: Sequence[_Row]) -> tuple[dict[_Row, float], dict[_Row, float]]:
-        """Nats per token of each answer: of `read` by the model without its adapter, of `told` by the model itself."""
+    def _mean_log_probs(
+        self, base_rows: Sequence[_Row], judge_rows: Sequence[_Row]
+    ) -> tuple[dict[_Row, float], dict[_Row, float]]:
+        """Nats per token of each answer: of base_rows without the adapter, of judge_rows with it."""
         from peft import PeftModel
 
         if not isinstance(self.model, PeftModel):
-            every = self._likely([*read, *told])
-            return every, every
+            scores = self._scored([*base_rows, *judge_rows])
+            return scores, scores
         with self.model.disable_adapter():
-            base = self._likely(read)
-        return base, self._likely(told)
+            base = self._scored(base_rows)
+        return base, self._scored(judge_rows)
 
-    def _likely(self, rows: Sequence[_Row]) -> dict[_Row, float]:
-        """Nats per token of each answer; what is asked twice is computed once."""
+    def _scored(self, rows: Sequence[_Row]) -> dict[_Row, float]:
+        """Nats per token of each answer; duplicates are computed once."""
         from dlm_trl.models.score import log_probs
 
         unique = list(dict.fromkeys(rows))
@@ -187,9 +191,9 @@ class Judge:
     def _row(self, content: str, answer: str) -> _Row:
         before = render(self.tokenizer, [{"role": "user", "content": content}], f"the judge {self.name}") + self._lead
         prompt, both = (self._tokens(text) for text in (before, before + answer))
-        # In "Assistant: Paris." it is " Paris" that is one token, as the model has learned it.
-        border = len([*takewhile(lambda tokens: tokens[0] == tokens[1], zip(prompt, both, strict=False))])
-        return _Row(tuple(both[:border]), tuple(both[border:]))
+        # Tokenise both together, because in "Assistant: Paris." the model has learned " Paris" as one token.
+        boundary = len([*takewhile(lambda tokens: tokens[0] == tokens[1], zip(prompt, both, strict=False))])
+        return _Row(tuple(both[:boundary]), tuple(both[boundary:]))
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -199,10 +203,10 @@ class Judge:
 def verdict(
     scores: Scores, strategy: Strategy, threshold: float = THRESHOLD, min_grounding: float = MIN_GROUNDING
 ) -> Reason | None:
-    """Why a pair falls, or None where it stays; threshold and min_grounding in nats per token.
+    """Why the pair is rejected, or None; threshold and min_grounding are in nats per token.
 
-    "judge": the margin is not above 0; "threshold": it is below the threshold; "grounding": an extraction whose answer
-    the prose does not make likelier by min_grounding. Scores that are not a number count as too low.
+    "judge": the margin isn't above 0. "threshold": the margin is below the threshold. "grounding": an extraction whose
+    answer doesn't become likelier by min_grounding when the prose is in the prompt. NaN counts as too low.
     """
     if not scores.margin > 0:
         return "judge"
@@ -214,7 +218,7 @@ def verdict(
 
 
 def _halves(text: str) -> list[str]:
-    """A text of two characters or more in two, cut at the first white space after its middle if there is some."""
+    """A text of at least two characters, split at the first white space after its middle, or in the middle."""
     middle = len(text) // 2
     space = _SPACE.search(text, middle)
     cut = space.start() if space else middle

@@ -1,13 +1,13 @@
-"""The ledger: every finished request of a document, so that nothing is asked for twice. One line of JSON each.
+"""The ledger of a document: every finished request, so that nothing is requested twice. One JSON record per line.
 
-    with run_lock(dlm_id):                              # one run at a time; the others wait
+    with run_lock(dlm_id):                              # one run at a time; others wait
         ledger = Ledger(document)
-        reply = ledger.get(request.key)                     # None: it has to be asked
-        ledger.record(request, reply, section_id=…)         # a process killed from here on has it
-        ledger.sync()                                       # and a machine that loses power, too
+        reply = ledger.get(request.key)                     # None: not requested yet
+        ledger.record(request, reply, section_id=…)         # from here on it survives a kill
+        ledger.sync()                                       # and a power loss
 
-`$DLM_HOME/store/<dlm_id>/synth/ledger.jsonl` only grows. Its first line says for which file it was made; of two lines
-about one request the later counts. What a killed process left half written is cut off by the next one that writes.
+`$DLM_HOME/store/<dlm_id>/synth/ledger.jsonl` is only appended to (see `notes.journal`). Its first line names the
+document's file. If two lines have the same key, the later one counts.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import LedgerError, StoreError, UsageError
 from dlm_trl.notes.files import LOCK_SECONDS, locked, write_error
+from dlm_trl.notes.journal import append, whole_lines
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.store import synth_dir
 from dlm_trl.teachers.protocol import Reply, Request, TeacherFacts, Usage
 
 logger = logging.getLogger(__name__)
 
-SYNC_SECONDS = 1.0  # what a loss of power can cost, at most: a disk may take longer to be sure of a line than a reply
+SYNC_SECONDS = 1.0  # the most a power loss can cost; syncing after each line would be slower than some teachers
 
 
 def request_key(
@@ -47,42 +48,42 @@ def request_key(
     temperature: float,
     top_p: float | None,
     seed: int | None,
-    sample: int = 0,
+    schema: Mapping[str, Any] | None,
 ) -> str:
-    """32 hex digits of a SHA-256 over all that decides a reply; sample tells requests apart that are else the same.
+    """The request's key in the ledger: 32 hex digits of a SHA-256 over everything that decides its reply.
 
-    The addresses of vLLM servers do not decide it, their model does, which is the revision: behind another port, or
-    with a server more, nothing is asked again.
+    A vLLM fleet counts by its model (the teacher's revision), not by its addresses: replies stay valid when a server
+    is added or moves to another port.
     """
     kind, _, _ = teacher.reference.partition(":")
-    who = kind if kind == "vllm-server" else teacher.reference
-    said = [dict(message) for message in messages]
-    parameters = [max_new_tokens, float(temperature), top_p, seed, sample]
-    decides = [who, teacher.revision, prompt_version, said, parameters]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+    reference = kind if kind == "vllm-server" else teacher.reference
+    conversation = [dict(message) for message in messages]
+    sampling = [max_new_tokens, float(temperature), top_p, seed]
+    inputs = [reference, teacher.revision, prompt_version, conversation, sampling, schema]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Ledger:
-    """The finished requests of a document. Processes may share it: each one's lines are appended whole."""
+    """The finished requests of a document. Several processes may append to it at the same time."""
 
     def __init__(self, document: Document) -> None:
-        """Reads what is there and writes nothing; lines that are damaged are skipped with one warning.
+        """Read the ledger, without writing anything; damaged lines are skipped with a single warning.
 
-        Raises DlmError: LedgerError where the ledger belongs to another file of the same dlm_id, LedgerError where it
-        cannot be read or is of another version.
+        Raises DlmError (LedgerError) if the ledger belongs to another file with the same dlm_id, can't be read, or has
+        another version.
         """
         dlm_id = document.frontmatter.dlm_id
         self.path = synth_dir(dlm_id) / "ledger.jsonl"
         self._replies: dict[str, Reply] = {}
         owner: str | None = None
-        for line in _objects(self.path):
+        for line in _records(self.path):
             match line:
                 case {"ledger": 1, "source_path": str(path)}:
                     owner = path
                 case {"ledger": version}:
                     raise LedgerError(
-                        f"The ledger is of version {version}, and this program writes version 1.",
-                        hint="Use the program that wrote it, or move the file away.",
+                        f"The ledger has version {version}, but only version 1 is supported.",
+                        hint="Use the version of dlm-trl that wrote it, or move the file away.",
                         path=self.path,
                     )
                 case _ if reply := _reply(line):
@@ -90,7 +91,7 @@ class Ledger:
         source = source_path(document)
         if owner is not None:
             check_owner(document, owner, self.path)
-        # A file that was moved becomes a second header: the ledger is appended to, never rewritten.
+        # A document that was moved gets a second header, because the ledger is never rewritten.
         header = {"ledger": 1, "dlm_id": dlm_id, "source_path": source}
         self._unwritten = [] if owner == source else [header]
         self._synced = time.monotonic()
@@ -99,14 +100,14 @@ class Ledger:
         return len(self._replies)
 
     def get(self, key: str) -> Reply | None:
-        """The reply to the request of this key, None where there is none yet."""
+        """The reply to the request with this key, or None."""
         return self._replies.get(key)
 
     def record(self, request: Request, reply: Reply, **facts: Any) -> None:
-        """Writes a finished request down, with facts about it that JSON can hold; a reply with an error is none.
+        """Append a finished request with these JSON-serialisable facts; a reply with an error is not recorded.
 
-        The operating system has the line when this returns, the disk within SYNC_SECONDS of the next one or of `sync`.
-        Raises DlmError (DlmWriteError) where the disk takes no more; the ledger is then as it was.
+        Survives a kill when this returns, and a power loss after `sync`, or the first record SYNC_SECONDS later. Raises
+        DlmError (DlmWriteError) if the disk is full; the ledger is then unchanged.
         """
         if reply.error is not None:
             return
@@ -124,47 +125,35 @@ class Ledger:
             "seed": request.seed,
             "facts": facts,
         }
-        # ASCII, for a reply may hold what UTF-8 cannot (half a surrogate pair) or what others take for a line's end.
         self._append([*self._unwritten, line])
         self._unwritten = []
         self._replies[request.key] = reply
 
     def sync(self) -> None:
-        """Returns when all that was recorded is on the disk. Raises DlmError (DlmWriteError)."""
+        """Return once every record is on the disk. Raises DlmError (DlmWriteError)."""
         if self.path.exists():
-            self._append(self._unwritten, sync=True)  # after a move the ledger is this file's, whatever was asked
+            self._append(self._unwritten, sync=True)  # after a move, records the new path
             self._unwritten = []
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Every finished request as `record` wrote it, oldest first, read from the disk."""
-        return (line for line in _objects(self.path) if _reply(line))
+        """Every finished request as written by `record`, oldest first, read from the disk."""
+        return (line for line in _records(self.path) if _reply(line))
 
-    def _append(self, items: Sequence[Mapping[str, Any]], sync: bool = False) -> None:
-        lines = "".join(f"{json.dumps(item)}\n" for item in items).encode()
+    def _append(self, records: Sequence[Mapping[str, Any]], sync: bool = False) -> None:
         make_folder(self.path.parent)
+        sync = sync or time.monotonic() - self._synced >= SYNC_SECONDS
         with locked(self.path):
-            try:
-                with open(self.path, "a+b", buffering=0) as file:
-                    end = _healed(file)
-                    try:
-                        while lines:  # a full disk takes a part first and refuses the rest
-                            lines = lines[file.write(lines) :]
-                        if sync or time.monotonic() - self._synced >= SYNC_SECONDS:
-                            os.fsync(file.fileno())
-                            self._synced = time.monotonic()
-                    except OSError:
-                        file.truncate(end)
-                        raise
-            except OSError as error:
-                why, hint = error.strerror or str(error), "Make room and repeat the command: it goes on from here."
-                raise write_error(self.path, why, hint) from None
+            # ASCII, because a reply may contain lone surrogates, which UTF-8 can't encode, or Unicode line separators.
+            append(self.path, records, sync=sync)
+        if sync:
+            self._synced = time.monotonic()
 
 
 @contextmanager
 def run_lock(dlm_id: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Holds the lock of synthesis runs on this document. Says in a warning for whom it waits, `seconds` at most.
+    """Hold the lock for synthesis runs on this document, waiting up to `seconds` for another run to finish.
 
-    Raises DlmError (LedgerError) then, naming the process that has it.
+    A warning names the process it waits for. Raises DlmError (LedgerError) if that process still holds the lock.
     """
     folder = synth_dir(dlm_id)
     make_folder(folder)
@@ -173,18 +162,20 @@ def run_lock(dlm_id: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.warning("%s works on this document; waiting up to %g seconds.", _read_holder(holder), seconds)
+            logger.warning("%s is using this document; waiting up to %g seconds.", _read_holder(holder), seconds)
             lock.acquire(timeout=seconds)
         holder.write_text(f"Process {os.getpid()} on {socket.gethostname()}, started at {now()},", encoding="utf-8")
     except Timeout:
         raise LedgerError(
-            f"{_read_holder(holder)} works on this document.",
-            hint="Try again when it is done, or end it; nothing that it was answered will be lost.",
+            f"{_read_holder(holder)} is using this document.",
+            hint="Try again when it is done, or stop it; its finished requests are kept.",
             path=folder,
         ) from None
     except OSError as error:
         lock.release()
-        raise write_error(folder, error.strerror or str(error), "Check DLM_HOME, the disk, the permissions.") from None
+        raise write_error(
+            folder, error.strerror or str(error), "Check DLM_HOME, the disk and the permissions."
+        ) from None
     try:
         yield
     finally:
@@ -192,36 +183,36 @@ def run_lock(dlm_id: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
 
 def check_owner(document: Document, owner: str, file: Path) -> None:
-    """Refuses what is in `file` where it was made for another document than this one: owner is the path of that one.
+    """Check that `file` in the store, written for the document at the path `owner`, belongs to this document.
 
-    Raises DlmError (LedgerError) where the other still exists and has the same dlm_id. Where it has gone, the document
-    was moved, and a warning says so.
+    Raises DlmError (LedgerError) if the owner is another file that still exists with the same dlm_id. If it is gone,
+    the document was moved, which is only a warning.
     """
     source = source_path(document)
     if owner == source or (os.path.isfile(owner) and os.path.samefile(owner, source)):
         return
-    # No parser: a document that is being edited, and broken just now, is still the owner.
+    # Search the bytes, because a document that is being edited may not parse right now.
     if os.path.isfile(owner) and document.frontmatter.dlm_id.encode() in read_bytes(Path(owner)):
         raise LedgerError(
-            f"What is in {file} was made for {owner}, and {source} has the same dlm_id.",
-            hint="A copy needs a dlm_id of its own. Change one character of it, or remove the file that is not needed.",
+            f"{file} belongs to {owner}, and {source} has the same dlm_id.",
+            hint="A copy needs its own dlm_id: change one character of it, or delete the file you don't need.",
             path=document.path,
         )
     _note_move(file, owner, source)
 
 
-@cache  # a run reads its files more than once
+@cache  # warn once, although a run reads its files several times
 def _note_move(file: Path, owner: str, source: str) -> None:
-    logger.warning("%s was made for %s, which is gone; going on with %s.", file, owner, source)
+    logger.warning("%s was written for %s, which is gone; using it for %s.", file, owner, source)
 
 
 def source_path(document: Document) -> str:
-    """The absolute path of the document's file, links followed.
+    """The absolute path of the document's file, with symbolic links resolved.
 
-    Raises DlmError: UsageError for a document in memory, StoreError for a path that is no text.
+    Raises DlmError: UsageError for a document in memory, StoreError for a path that isn't UTF-8.
     """
     if document.path is None:
-        raise UsageError("The document was not read from a file.", hint="Read it from one.")
+        raise UsageError("The document was not read from a file.", hint="Read it with `dlm_trl.notes.read(path)`.")
     path = str(document.path.resolve())
     try:
         path.encode()
@@ -231,41 +222,38 @@ def source_path(document: Document) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder of the store. Raises DlmError (DlmWriteError)."""
+    """Create a folder of the store. Raises DlmError (DlmWriteError)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise write_error(folder, error.strerror or str(error), "Check DLM_HOME, the disk, the permissions.") from None
+        raise write_error(
+            folder, error.strerror or str(error), "Check DLM_HOME, the disk and the permissions."
+        ) from None
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """The current time, ISO 8601, UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects in this file, one a line."""
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects in this file, without damaged lines."""
     skipped = 0
     try:
-        with open(path, "rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # a writer was killed here
-                try:
-                    found = json.loads(line)
-                except (ValueError, RecursionError):
-                    found = None
-                if isinstance(found, dict):
-                    yield found
-                else:
-                    skipped += 1
-    except FileNotFoundError:
-        return
+        for line in whole_lines(path):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if isinstance(record, dict):
+                yield record
+            else:
+                skipped += 1
     except OSError as error:
         why = error.strerror or str(error)
         raise LedgerError(f"The ledger cannot be read: {why}.", hint="Check the permissions.", path=path) from None
     if skipped:
-        logger.warning("%s: %d lines are damaged and were skipped.", path, skipped)
+        logger.warning("%s: skipped %d damaged lines.", path, skipped)
 
 
 def _reply(line: dict[str, Any]) -> Reply | None:
@@ -279,17 +267,6 @@ def _reply(line: dict[str, Any]) -> Reply | None:
         }:
             return Reply(key, text, Usage(prompt_tokens, completion_tokens), seconds)
     return None
-
-
-def _healed(file: BinaryIO) -> int:
-    """The file's length, once what stands behind its last whole line is gone."""
-    end = file.seek(0, os.SEEK_END)
-    if end:
-        file.seek(end - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            end = file.truncate(file.read().rfind(b"\n") + 1)
-    return end
 
 
 def _read_holder(holder: Path) -> str:

@@ -1,4 +1,4 @@
-"""What moves through the stages: a `Pair` as the teacher meant it, and a `Candidate`, which knows its origin."""
+"""The data that moves through the stages: a `QAPair` from a teacher, and a `Candidate`, a pair with its origin."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 from dlm_trl.synth.prompts import Strategy
 
 
-class Pair(NamedTuple):
-    """A question and its answer."""
+class QAPair(NamedTuple):
+    """A question and its answer, as plain text; `notes.blocks.Pair` is one parsed from a file."""
 
     question: str
     answer: str
@@ -17,10 +17,11 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the judge and the grounding check found; log-probabilities in nats per token.
+    """The judge's scores of a pair.
 
-    margin is the answer's mean log-probability minus that of the empty baseline, grounding its mean log-probability
-    with the prose in the prompt minus without, overlap the share of its content words that the prose holds (0 to 1).
+    margin: mean log-probability of the answer minus that of an empty answer, in nats per token. grounding: mean
+    log-probability of the answer with the prose in the prompt minus without it, in nats per token. overlap: fraction
+    of the answer's content words that occur in the prose, 0 to 1.
     """
 
     margin: float
@@ -30,13 +31,13 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A pair that went through the guard: prose is the window of the section that the teacher saw.
+    """A pair and where it came from.
 
-    request_key and index (the place in the reply) tell where it came from, and find it again in the ledger. adapter is
-    the one that the section is for, None where it names none.
+    prose: the window of the section that the teacher read. request_key: of its request in the ledger. index: its
+    position in the reply. adapter: the one its prose section trains, or None.
     """
 
-    pair: Pair
+    pair: QAPair
     section_id: str
     strategy: Strategy
     prose: str

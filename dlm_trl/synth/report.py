@@ -1,4 +1,4 @@
-"""What became of everything that was asked and written: counts, and each lost pair with its reason."""
+"""What happened in a run: counts per stage, each rejected pair with its reason, and advice if nothing was kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.staging import Staged
 from dlm_trl.teachers.protocol import Usage
 
@@ -15,36 +15,36 @@ Stage = Literal["guard", "leak", "duplicate", "judge", "threshold", "grounding",
 
 @dataclass(slots=True)
 class Counts:
-    """Requests, replies and pairs of a run, stage by stage; a pair is lost in one stage at most."""
+    """Requests, replies and pairs of a run, stage by stage; a pair is rejected in at most one stage."""
 
     sections: int = 0
-    asked: int = 0  # requests sent now
-    remembered: int = 0  # requests that the ledger answered
+    sent: int = 0  # requests to the teacher in this run
+    from_ledger: int = 0  # requests answered by the ledger
     failed: int = 0  # requests without a reply
-    asked_again: int = 0  # of asked: those about a reply that could not be read
-    unparsed: int = 0  # replies that no pair could be read from, the second time neither
+    retried: int = 0  # of `sent`: second requests after an unreadable reply
+    unparsed: int = 0  # requests whose second reply was unreadable, too
     generated: int = 0  # pairs in the replies
-    guard: int = 0  # pairs that no file can hold
+    guard: int = 0  # pairs that can't be written into a document
     leak: int = 0
     duplicate: int = 0
-    judge: int = 0  # margin of zero or less
-    threshold: int = 0  # margin above zero, below the threshold
+    judge: int = 0  # margin not above zero
+    threshold: int = 0  # margin above zero, but below the threshold
     grounding: int = 0
-    surplus: int = 0  # good, but more than were wanted
+    surplus: int = 0  # good, but more than requested
     kept: int = 0
 
     @property
     def replied(self) -> int:
-        return self.asked + self.remembered - self.failed
+        return self.sent + self.from_ledger - self.failed
 
     @property
     def after_dedup(self) -> int:
-        """Pairs that say something new."""
+        """Pairs left after the guard, the leak check and deduplication."""
         return self.generated - self.guard - self.leak - self.duplicate
 
     @property
     def judge_passed(self) -> int:
-        """Those of them with a margin above zero."""
+        """Of these, the pairs with a margin above zero."""
         return self.after_dedup - self.judge
 
     @property
@@ -58,17 +58,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A pair that did not pass, the stage that stopped it and why."""
+    """A rejected pair, the stage that rejected it, and why."""
 
     stage: Stage
-    pair: Pair
+    pair: QAPair
     section_id: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request without a usable reply: it failed, or no pair could be read from what came."""
+    """A request that failed, or whose reply contained no readable pair."""
 
     section_id: str
     reason: str
@@ -76,7 +76,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Synthesis:
-    """The outcome for one document. cost is None without prices; stopped says why a run ended before its plan did."""
+    """The outcome of a run for one document. cost: None without prices. stopped: why the run ended early, or None."""
 
     path: Path
     teacher: str
@@ -92,31 +92,31 @@ class Synthesis:
     stopped: str | None = None
 
 
-# What costs a run most of its pairs, and the knob for it.
+# For each way to lose pairs, what to change.
 _ADVICE: dict[str, str] = {
-    "failed": "the requests failed: look at the errors above; what was answered is kept, so the same command goes on.",
-    "unparsed": "no pair could be read from the replies: try another teacher, or a higher --max-new-tokens; "
-    "`synth show FILE SECTION` has the replies.",
-    "guard": "the pairs cannot stand in a document (the reasons are above): try another teacher or --prompt.",
-    "leak": "the questions repeat held-out ones, so they would spoil the validation: write more prose.",
-    "duplicate": "the pairs repeat others, which the table names: ask for fewer with --per-section, "
-    "or for others with --temp 0.8 --seed 1.",
-    "judge": 'the judge finds the answers no likelier than "I don\'t know.": train the document first, '
-    "name a better --judge, or use --filter dedup-only.",
-    "threshold": "the judge's margins are small: lower --threshold, or use --filter dedup-only.",
-    "grounding": "the answers do not follow from the prose: try another teacher, or lower --min-grounding.",
+    "failed": "the requests failed, see the errors above. Finished replies are kept: rerun the same command to resume.",
+    "unparsed": "the replies contained no readable pairs. Try another teacher or a higher --max-new-tokens; "
+    "`synth show FILE SECTION` prints the replies.",
+    "guard": "the pairs can't be written into a document, see the reasons above. Try another teacher or --prompt.",
+    "leak": "the questions repeat validation rows and would inflate the validation metrics. Write more prose.",
+    "duplicate": "the pairs repeat others, see the table above. Lower --per-section, or sample other pairs with "
+    "--temp 0.8 --seed 1.",
+    "judge": 'the judge finds the answers no likelier than "I don\'t know.". Train the document first, '
+    "choose a better --judge, or use --filter dedup-only.",
+    "threshold": "the judge's margins are below the threshold. Lower --threshold, or use --filter dedup-only.",
+    "grounding": "the answers don't follow from the prose. Try another teacher, or lower --min-grounding.",
 }
 
 
 def advice(counts: Counts) -> str:
-    """Why nothing was kept, and what to do."""
+    """Why no pair was kept, and what to do about it."""
     if not counts.sections:
         return "The document has no prose to ask about. Write some, or add a ::prose:: section."
-    if not counts.asked + counts.remembered:
-        return "Nothing was asked: the first request could use more than the limit of cost or tokens has left."
-    # Where some pairs were new, it is not the repeats among them that left nothing.
+    if not counts.sent + counts.from_ledger:
+        return "No request was sent: the first one could exceed the limit on cost or tokens."
+    # If some pairs were new, duplicates aren't the reason that nothing is left.
     names = [name for name in _ADVICE if name != "duplicate" or not counts.after_dedup]
     worst = max(names, key=lambda name: getattr(counts, name))
     if not getattr(counts, worst):
         return "The teacher wrote no pairs. Try another teacher, or --prompt."
-    return f"Most were lost here: {_ADVICE[worst]}"
+    return f"Main reason: {_ADVICE[worst]}"

@@ -1,8 +1,8 @@
-"""One run for one document, from its prose to staged pairs: `synthesize("notes.dlm", Settings(teacher="hf:tiny"))`.
+"""One run for one document, from prose to staged pairs: `synthesize(path, SynthSettings(teacher="hf:tiny"))`.
 
-Requests go out in waves. All of them are one wave, unless `max_pairs` or a budget may end the run earlier. What comes
-back goes through the funnel in the order of the plan, not in that of arrival, so that a run that was killed and
-repeated stages what the uninterrupted one would have.
+Requests are sent in waves: a single one, unless `max_pairs` or a budget may end the run early. Replies enter the
+funnel in the order of the plan, not of their arrival, so a run that was killed and repeated stages the same pairs as
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,76 +20,76 @@ from dlm_trl.models.ranks import map_over_ranks
 from dlm_trl.notes import Document, read
 from dlm_trl.synth import prompts
 from dlm_trl.synth.apply import apply
-from dlm_trl.synth.budget import Budget, bound_of, price_of
+from dlm_trl.synth.budget import Budget, cost_of, max_usage
 from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.ledger import Ledger, now, run_lock
-from dlm_trl.synth.pairs import Candidate, Pair
-from dlm_trl.synth.plan import Ask, Settings, again, plan
+from dlm_trl.synth.pairs import Candidate, QAPair
+from dlm_trl.synth.plan import PlannedRequest, plan, retry
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.staging import Staged, stage, staged
 from dlm_trl.teachers.load import is_own, load_teacher, survey
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
 logger = logging.getLogger(__name__)
 
-OnReply = Callable[[Reply, int], None]  # a reply that came now, and how many requests are still waiting
+OnReply = Callable[[Reply, int], None]  # called with each new reply and the number of requests still to be answered
 
 
 def synthesize(
     path: str | os.PathLike[str],
-    settings: Settings | None = None,
+    settings: SynthSettings | None = None,
     apply_now: bool = False,
     teacher: Teacher | None = None,
     judge: Judge | None = None,
     budget: Budget | None = None,
     on_reply: OnReply | None = None,
 ) -> Synthesis:
-    """Asks the teacher about the document's prose and stages the pairs that pass; with apply_now they go into the file.
+    """Ask a teacher for pairs about the document's prose, and stage those that pass; apply_now writes them to the file.
 
-    teacher and judge are those that the settings name, unless ones that are loaded already are given; budget likewise,
-    to share one among documents. Under `accelerate launch` each process asks its share, and all return the same.
-    Raises DlmError before the first request where something that the run needs is missing.
+    teacher, judge: already loaded ones, used instead of those in the settings. budget: to share one between documents.
+    Under `accelerate launch`, each process sends its part of the requests, and all return the same outcome. Raises
+    DlmError before the first request if something the run needs is missing.
     """
-    settings = settings or Settings()
+    settings = settings or SynthSettings()
     document = read(path)
     started = time.monotonic()
     teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
     if settings.filter == "sway":
-        judge = judge or _judge(document, settings)
+        judge = judge or _load_judge(document, settings)
     outcome = Synthesis(Path(path), teacher.reference, judge.name if judge else None)
-    with ExitStack() as held:
-        # Of several processes the first takes the lock, and the others wait: none may read before what a run that
-        # holds it is still writing.
+    with ExitStack() as locks:
+        # The first process takes the lock and the others wait, so that none reads what another run is still writing.
         map_over_ranks(
-            [document.frontmatter.dlm_id], lambda ids: [held.enter_context(run_lock(dlm_id)) for dlm_id in ids]
+            [document.frontmatter.dlm_id], lambda ids: [locks.enter_context(run_lock(dlm_id)) for dlm_id in ids]
         )
-        document = read(path)  # once more: that run may have applied pairs
+        document = read(path)  # again, because the run that held the lock may have applied pairs
         ledger = Ledger(document)
-        map_over_ranks([None], lambda items: items)  # every process has read both before one of them writes
-        asks = plan(document, settings, teacher)
-        outcome.counts.sections = len({ask.section_id for ask in asks})
+        map_over_ranks([None], lambda items: items)  # a barrier: every process has read both before one writes
+        requests = plan(document, settings, teacher)
+        outcome.counts.sections = len({planned.section_id for planned in requests})
         run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, on_reply)
-        kept = run.all_waves(asks, Funnel(document, staged(document), settings, judge, outcome))
-        # The first process writes, and where it cannot, all of them say so.
+        kept = run.all_waves(requests, Funnel(document, staged(document), settings, judge, outcome))
+        # The first process writes; if it fails, all processes raise.
         written = map_over_ranks([kept], lambda parts: [_written(document, part, apply_now) for part in parts])
         ((outcome.staged, outcome.applied),) = written
     outcome.counts.kept = len(kept)
-    outcome.cost = price_of(outcome.usage, settings.price)
+    outcome.cost = cost_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
 def synthesize_all(
     paths: Sequence[str | os.PathLike[str]],
-    settings: Settings,
+    settings: SynthSettings,
     apply_now: bool = False,
     on_reply: OnReply | None = None,
 ) -> Iterator[Synthesis]:
-    """`synthesize` for each document in turn: one budget for all, and models that serve all are loaded once.
+    """`synthesize` for each document in turn, with one budget, loading models that serve several documents only once.
 
-    Raises DlmError as `check` does for one of the documents, before anything is asked about another.
+    Raises DlmError as `check` does for any of the documents before the first request.
     """
     documents = [read(path) for path in paths]
     for document in documents:
@@ -100,22 +100,23 @@ def synthesize_all(
         if not is_own(settings.teacher):
             teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
         if settings.filter == "sway":
-            judge = _judge(document, settings)
+            judge = _load_judge(document, settings)
         yield synthesize(path, settings, apply_now, teacher, judge, budget, on_reply)
         if judge and is_own(judge.name):
-            judge = None  # the next document has an adapter of its own; a base is held, and not loaded again
+            judge = None  # free it: the next document has its own adapter
 
 
-def check(document: Document, settings: Settings) -> None:
-    """Raises DlmError for what a run about this document would end with before its first request, as far as that can
-    be told without weights: its ledger, its staged pairs, its own pairs, the prompt, and its adapter where that is the
-    teacher or the judge.
+def check(document: Document, settings: SynthSettings) -> None:
+    """Raise the DlmError that a run for this document would fail with before its first request.
+
+    Checks what doesn't need weights: the ledger, the staged pairs, the document's pairs, the prompt file, and the
+    document's adapter if it is the teacher or the judge.
     """
     Ledger(document)
     staged(document)
     if settings.prompt is not None:
         prompts.read_prompt(Path(settings.prompt))
-    if settings.filter != "none":  # then nothing is compared with them
+    if settings.filter != "none":  # new pairs are compared with the document's
         for section in document.sections:
             section.pairs()
     if is_own(settings.teacher):
@@ -124,141 +125,150 @@ def check(document: Document, settings: Settings) -> None:
         judging_adapter(settings.judge, document)
 
 
-def _judge(document: Document, settings: Settings) -> Judge:
+def _load_judge(document: Document, settings: SynthSettings) -> Judge:
     return open_judge(document, settings.judge, settings.quantization)
 
 
-def _budget(settings: Settings) -> Budget:
+def _budget(settings: SynthSettings) -> Budget:
     return Budget(settings.budget_tokens, settings.max_cost, settings.price)
 
 
 @dataclass(slots=True)
 class _Run:
-    settings: Settings
+    settings: SynthSettings
     teacher: Teacher
     ledger: Ledger
     budget: Budget
     outcome: Synthesis
     on_reply: OnReply | None
-    second: set[str] = field(default_factory=set)  # keys of requests about a reply that could not be read
-    waiting: list[Ask] = field(default_factory=list)
-    has_guessed: bool = False
+    retry_keys: set[str] = field(default_factory=set)  # of requests after an unreadable reply
+    waiting: list[PlannedRequest] = field(default_factory=list)
+    has_warned_about_usage: bool = False
 
-    def all_waves(self, asks: list[Ask], funnel: Funnel) -> list[Candidate]:
-        """Asks until the plan is done, enough pairs are kept, or the budget ends; returns what was kept."""
+    def all_waves(self, requests: list[PlannedRequest], funnel: Funnel) -> list[Candidate]:
+        """Send requests until the plan is done, enough pairs are kept, or the budget is used up; returns the pairs."""
         kept: list[Candidate] = []
-        self.waiting = asks
-        while self.waiting and not self._enough(kept):
+        self.waiting = requests
+        while self.waiting and not self._has_enough(kept):
             wave = self._next_wave(kept)
             if not wave:
-                self.outcome.stopped = f"The budget ends here: {len(self.waiting)} requests were not sent."
+                unsent = len(self.waiting)
+                self.outcome.stopped = f"The limit on cost or tokens was reached: {unsent} requests were not sent."
                 break
             self.waiting = self.waiting[len(wave) :]
-            new = {ask.request.key for ask in wave if self._remembered(ask) is None}
-            self.outcome.counts.asked += len(new)
-            self.outcome.counts.asked_again += len(new & self.second)
-            self.outcome.counts.remembered += len(wave) - len(new)
+            new = {planned.request.key for planned in wave if self._from_ledger(planned) is None}
+            self.outcome.counts.sent += len(new)
+            self.outcome.counts.retried += len(new & self.retry_keys)
+            self.outcome.counts.from_ledger += len(wave) - len(new)
             replies = map_over_ranks(wave, self._answers)
-            answered = {ask.request.key: (ask, reply) for ask, reply in zip(wave, replies, strict=True)}
+            answered = {planned.request.key: (planned, reply) for planned, reply in zip(wave, replies, strict=True)}
             for key in new:
                 self._spend(*answered[key])
             accepted = funnel.take(self._parsed(wave, replies))
-            kept += self._wanted(accepted, kept, funnel)
-        for ask in self.waiting:
-            if ask.request.key in self.second:
+            kept += self._limited(accepted, kept, funnel)
+        for planned in self.waiting:
+            if planned.request.key in self.retry_keys:
                 self.outcome.counts.unparsed += 1
-                self.outcome.failures.append(Failure(ask.section_id, "No pair could be read, and the run ended here."))
+                reason = "The reply had no readable pairs, and the run ended before the retry."
+                self.outcome.failures.append(Failure(planned.section_id, reason))
         return kept
 
-    def _enough(self, kept: Sequence[Candidate]) -> bool:
+    def _has_enough(self, kept: Sequence[Candidate]) -> bool:
         return self.settings.max_pairs is not None and len(kept) >= self.settings.max_pairs
 
-    def _next_wave(self, kept: Sequence[Candidate]) -> list[Ask]:
+    def _next_wave(self, kept: Sequence[Candidate]) -> list[PlannedRequest]:
         """As many requests as may be needed, and as the budget allows."""
         wave = self.waiting
         if self.settings.max_pairs is not None:
             wave = wave[: self.settings.max_pairs - len(kept)]
-        new = [ask for ask in wave if self._remembered(ask) is None]
-        affordable = self.budget.affordable([bound_of(ask.request, self.teacher) for ask in new])
+        new = [planned for planned in wave if self._from_ledger(planned) is None]
+        affordable = self.budget.affordable([max_usage(planned.request, self.teacher) for planned in new])
         return wave if affordable == len(new) else wave[: wave.index(new[affordable])]
 
-    def _spend(self, ask: Ask, reply: Reply) -> None:
-        """Counts what a reply used: all that it could have used, where the server does not tell."""
-        is_told = reply.error is not None or reply.usage != Usage()
-        if not is_told and not self.has_guessed:
-            self.has_guessed = True
-            logger.warning("%s does not tell what it uses: counting the most that it can.", self.teacher.reference)
-        usage = reply.usage if is_told else bound_of(ask.request, self.teacher)
+    def _spend(self, planned: PlannedRequest, reply: Reply) -> None:
+        """Count what a reply used, or the most it could have used if the server doesn't report usage."""
+        is_reported = reply.error is not None or reply.usage != Usage()
+        if not is_reported and not self.has_warned_about_usage:
+            self.has_warned_about_usage = True
+            logger.warning("%s doesn't report token usage: assuming the maximum.", self.teacher.reference)
+        usage = reply.usage if is_reported else max_usage(planned.request, self.teacher)
         self.budget.spend(usage)
         self.outcome.usage += usage
 
-    def _remembered(self, ask: Ask) -> Reply | None:
-        return None if self.settings.fresh else self.ledger.get(ask.request.key)
+    def _from_ledger(self, planned: PlannedRequest) -> Reply | None:
+        return None if self.settings.fresh else self.ledger.get(planned.request.key)
 
-    def _answers(self, wave: Sequence[Ask]) -> list[Reply]:
-        """This process's part of a wave: from the ledger, or from the teacher and into the ledger."""
-        answers = {ask.request.key: reply for ask in wave if (reply := self._remembered(ask))}
-        new = {ask.request.key: ask for ask in wave if ask.request.key not in answers}
-        with closing(self.teacher.generate([ask.request for ask in new.values()])) as replies:
+    def _answers(self, wave: Sequence[PlannedRequest]) -> list[Reply]:
+        """Replies to this process's part of a wave, from the ledger, or from the teacher and then recorded."""
+        answers = {planned.request.key: reply for planned in wave if (reply := self._from_ledger(planned))}
+        new = {planned.request.key: planned for planned in wave if planned.request.key not in answers}
+        with closing(self.teacher.generate([planned.request for planned in new.values()])) as replies:
             for reply in replies:
-                ask = new[reply.key]
-                facts = {"teacher": self.teacher.reference, "section_id": ask.section_id, "strategy": ask.strategy}
-                self.ledger.record(ask.request, reply, **facts)
+                planned = new[reply.key]
+                self.ledger.record(
+                    planned.request,
+                    reply,
+                    teacher=self.teacher.reference,
+                    section_id=planned.section_id,
+                    strategy=planned.strategy,
+                )
                 answers[reply.key] = reply
                 if self.on_reply:
                     self.on_reply(reply, len(new) - len(answers.keys() & new.keys()) + len(self.waiting))
         self.ledger.sync()
-        return [answers[ask.request.key] for ask in wave]
+        return [answers[planned.request.key] for planned in wave]
 
-    def _parsed(self, wave: Sequence[Ask], replies: Sequence[Reply]) -> list[tuple[Ask, list[Pair]]]:
-        """What the replies of a wave hold; one that cannot be read is asked about again, once, in the next wave."""
-        found, retries = [], []
-        for ask, reply in zip(wave, replies, strict=True):
+    def _parsed(
+        self, wave: Sequence[PlannedRequest], replies: Sequence[Reply]
+    ) -> list[tuple[PlannedRequest, list[QAPair]]]:
+        """The pairs in the replies of a wave; an unreadable reply is retried once, in the next wave."""
+        parsed_replies, retries = [], []
+        for planned, reply in zip(wave, replies, strict=True):
             if reply.error is not None:
                 self.outcome.counts.failed += 1
-                self.outcome.failures.append(Failure(ask.section_id, reply.error))
+                self.outcome.failures.append(Failure(planned.section_id, reply.error))
                 continue
-            is_cut = reply.usage.completion_tokens >= ask.request.max_new_tokens
-            parsed = parse_reply(reply.text, is_cut)
-            if parsed.pairs:
-                found.append((ask, parsed.pairs))
+            is_truncated = reply.usage.completion_tokens >= planned.request.max_new_tokens
+            pairs, problem = parse_reply(reply.text, is_truncated)
+            if pairs:
+                parsed_replies.append((planned, pairs))
                 continue
-            problem = parsed.problem or ""
-            is_first = ask.request.key not in self.second
-            if is_first and (retry := again(ask, reply.text, problem, self.settings, self.teacher)):
-                self.second.add(retry.request.key)
-                retries.append(retry)
+            problem = problem or ""
+            is_first = planned.request.key not in self.retry_keys
+            if is_first and (second := retry(planned, reply.text, problem, self.settings, self.teacher)):
+                self.retry_keys.add(second.request.key)
+                retries.append(second)
             else:
                 self.outcome.counts.unparsed += 1
-                self.outcome.failures.append(Failure(ask.section_id, problem))
+                self.outcome.failures.append(Failure(planned.section_id, problem))
         self.waiting = retries + self.waiting
-        return found
+        return parsed_replies
 
-    def _wanted(self, accepted: Sequence[Candidate], kept: Sequence[Candidate], funnel: Funnel) -> list[Candidate]:
-        """Of these, no more in all than `max_pairs`: a section's first pair before another's second."""
-        of_section: Counter[str] = Counter(candidate.section_id for candidate in kept)
-        turns = []
+    def _limited(self, accepted: Sequence[Candidate], kept: Sequence[Candidate], funnel: Funnel) -> list[Candidate]:
+        """The accepted pairs up to `max_pairs`, taking the first pair of every section before any second one."""
+        per_section: Counter[str] = Counter(candidate.section_id for candidate in kept)
+        ranked = []
         for candidate in accepted:
-            of_section[candidate.section_id] += 1
-            turns.append((of_section[candidate.section_id], candidate))
-        turns.sort(key=lambda item: item[0])
-        most = len(turns) if self.settings.max_pairs is None else self.settings.max_pairs - len(kept)
-        for _, candidate in turns[most:]:
+            per_section[candidate.section_id] += 1
+            ranked.append((per_section[candidate.section_id], candidate))
+        ranked.sort(key=lambda item: item[0])
+        room = len(ranked) if self.settings.max_pairs is None else self.settings.max_pairs - len(kept)
+        for _, candidate in ranked[room:]:
             funnel.lose("surplus", candidate, "more than --max-pairs")
-        return [candidate for _, candidate in turns[:most]]
+        return [candidate for _, candidate in ranked[:room]]
 
 
 def _written(document: Document, kept: Sequence[Candidate], apply_now: bool) -> tuple[list[Staged], int]:
-    """Stages these pairs, and applies them where that is wanted: what is newly staged, and how many were applied."""
+    """Stage these pairs, and apply them if requested; returns the newly staged ones and the number applied."""
     new = stage(document, _in_file_order(kept, document), now())
     if not apply_now:
         return new, 0
     assert document.path is not None
-    found = {candidate.pair for candidate in kept}  # also what a run that was killed had staged
-    ids = [item.section_id for item in staged(document) if item.pair in found]
+    pairs = {candidate.pair for candidate in kept}  # may have been staged by an earlier run that was killed
+    ids = [item.section_id for item in staged(document) if item.pair in pairs]
     return new, apply(document.path, ids).count
 
 
 def _in_file_order(kept: Sequence[Candidate], document: Document) -> list[Candidate]:
-    place = {section.section_id: i for i, section in reversed(list(enumerate(document.sections)))}
-    return sorted(kept, key=lambda candidate: place[candidate.section_id])
+    position = {section.section_id: i for i, section in reversed(list(enumerate(document.sections)))}
+    return sorted(kept, key=lambda candidate: position[candidate.section_id])

@@ -1,4 +1,4 @@
-"""What the `synth` verbs print: tables for people, and the same as JSON for programs."""
+"""What the `synth` commands print: tables for people, and the same as JSON for programs."""
 
 from __future__ import annotations
 
@@ -24,74 +24,72 @@ if TYPE_CHECKING:
     from dlm_trl.synth.dry_run import Estimate
 
 LOSSES_SHOWN = 30
-_AGAIN = " A reply that cannot be read is asked about once more, which is not counted here."
+_RETRIES = " Retries after unreadable replies aren't included."
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def estimates(found: Sequence[Estimate]) -> RenderableType:
+def estimates(items: Sequence[Estimate]) -> RenderableType:
     """The table of a dry run."""
-    table = Table(
-        "document", "sections", "requests", "answered in the ledger", "prompt tokens", "new tokens", "cost", "time"
-    )
-    for one in found:
+    table = Table("document", "sections", "requests", "in the ledger", "prompt tokens", "new tokens", "cost", "time")
+    for item in items:
         table.add_row(
-            str(one.path),
-            str(one.sections),
-            str(one.requests),
-            str(one.remembered),
-            f"{'' if one.exact else '≤ '}{one.most.prompt_tokens:,}",
-            f"≤ {one.most.completion_tokens:,}",
-            "no prices" if one.cost is None else f"≤ {one.cost:.4f}",
-            "not measured" if one.seconds is None else f"~{one.seconds:.0f} s",
+            str(item.path),
+            str(item.sections),
+            str(item.requests),
+            str(item.from_ledger),
+            f"{'' if item.exact else '≤ '}{item.max_usage.prompt_tokens:,}",
+            f"≤ {item.max_usage.completion_tokens:,}",
+            "no prices" if item.cost is None else f"≤ {item.cost:.4f}",
+            "not measured" if item.seconds is None else f"~{item.seconds:.0f} s",
         )
-    again = "" if all(one.requests == one.remembered for one in found) else _AGAIN
-    return Group(table, f"Nothing was asked.{again}")
+    retries = "" if all(item.requests == item.from_ledger for item in items) else _RETRIES
+    return Group(table, f"No request was sent.{retries}")
 
 
-def outcome(done: Synthesis, filter: str) -> RenderableType:
-    """A run: the plan, the filter's report in the format's own words, every loss, and what was staged."""
-    counts = done.counts
+def outcome(run: Synthesis, filter: str) -> RenderableType:
+    """A run: its requests, the filter report in the reference's wording, every rejected pair, and what was staged."""
+    counts = run.counts
     lines = [
-        f"{done.path}: teacher {done.teacher}" + (f", judge {done.judge}" if done.judge else ""),
-        f"synth plan: sections {counts.sections}, asked {counts.asked} (again {counts.asked_again}), "
-        f"from the ledger {counts.remembered}, replied {counts.replied}, failed {counts.failed}, "
+        f"{run.path}: teacher {run.teacher}" + (f", judge {run.judge}" if run.judge else ""),
+        f"synth plan: sections {counts.sections}, requests {counts.sent} (retries {counts.retried}), "
+        f"from the ledger {counts.from_ledger}, replied {counts.replied}, failed {counts.failed}, "
         f"unreadable {counts.unparsed}, pairs {counts.generated}",
         filter_report(counts, filter),
     ]
     parts: list[RenderableType] = [Text("\n".join(lines))]
-    if done.failures:
-        shown = [f"- section {failure.section_id[:8]}: {failure.reason}" for failure in done.failures[:LOSSES_SHOWN]]
-        parts += [_visible("\n".join(shown)), *_rest(done.failures)]
-    if done.losses:
-        table = Table("lost to", "question", "why", title="What did not pass", title_justify="left")
-        for loss in done.losses[:LOSSES_SHOWN]:
-            table.add_row(loss.stage, _visible(loss.pair.question), _visible(loss.reason))
-        parts += [table, *_rest(done.losses)]
-    used = (
-        f"{done.usage.prompt_tokens:,} prompt and {done.usage.completion_tokens:,} new tokens in {done.seconds:.1f} s"
-    )
-    parts.append(f"{used}{'' if done.cost is None else f', cost {done.cost:.4f}'}.")
-    if done.stopped:
-        parts.append(done.stopped)
+    if run.failures:
+        shown = [f"- section {failure.section_id[:8]}: {failure.reason}" for failure in run.failures[:LOSSES_SHOWN]]
+        parts += [_escaped("\n".join(shown)), *_not_shown(run.failures)]
+    if run.losses:
+        table = Table("stage", "question", "reason", title="Rejected pairs", title_justify="left")
+        for loss in run.losses[:LOSSES_SHOWN]:
+            table.add_row(loss.stage, _escaped(loss.pair.question), _escaped(loss.reason))
+        parts += [table, *_not_shown(run.losses)]
+    usage = f"{run.usage.prompt_tokens:,} prompt and {run.usage.completion_tokens:,} new tokens in {run.seconds:.1f} s"
+    parts.append(f"{usage}{'' if run.cost is None else f', cost {run.cost:.4f}'}.")
+    if run.stopped:
+        parts.append(run.stopped)
     if not counts.kept:
         parts.append(f"No pair was accepted. {advice(counts)}")
-    elif done.applied:
-        others = "" if done.applied == counts.kept else " The others are the same as these, or were there before."
-        parts.append(f"Applied {done.applied} of {counts.kept} accepted pairs to {done.path}.{others}")
-    elif done.staged:
-        before = counts.kept - len(done.staged)
-        known = f", {before} are the same as these or were there before" if before else ""
+    elif run.applied:
+        known = "" if run.applied == counts.kept else " The others were already there."
+        parts.append(f"Applied {run.applied} of {counts.kept} accepted pairs to {run.path}.{known}")
+    elif run.staged:
+        before = counts.kept - len(run.staged)
+        known = f" ({before} were already there)" if before else ""
         parts.append(
-            f"Accepted {counts.kept}, newly staged {len(done.staged)}{known}. Look: dlm-trl synth list {done.path}. "
-            f"Write what is staged: dlm-trl synth apply {done.path}."
+            f"Accepted {counts.kept} pairs, staged {len(run.staged)}{known}. To see them: dlm-trl synth list "
+            f"{run.path}. To write them into the file: dlm-trl synth apply {run.path}."
         )
     else:
-        parts.append(f"Accepted {counts.kept}; all of them were there before. Look: dlm-trl synth list {done.path}.")
+        parts.append(
+            f"Accepted {counts.kept} pairs; all of them were already there. To see them: dlm-trl synth list {run.path}."
+        )
     return Group(*parts)
 
 
 def filter_report(counts: Counts, filter: str) -> str:
-    """One line, as users of the format know it, and one for what it leaves out."""
+    """A line in the wording of the reference implementation, and one with the counts it leaves out."""
     first = f"synth filter: generated {counts.generated}, dedup {counts.after_dedup}"
     if filter == "sway":
         first += f", judge passed {counts.judge_passed}, threshold {counts.above_threshold}"
@@ -101,20 +99,20 @@ def filter_report(counts: Counts, filter: str) -> str:
 
 def pairs(staged: Sequence[Staged], applied: Sequence[Staged]) -> RenderableType:
     """The table of `synth list`."""
-    own_id = Column("id", no_wrap=True, min_width=8)  # the other verbs take it
+    own_id = Column("id", no_wrap=True, min_width=8)  # users copy it into other commands
     table = Table(own_id, "state", "teacher", "strategy", "margin", "grounding", "question")
     for state, items in (("applied", applied), ("staged", staged)):
         for item in items:
             scores = [item.scores.margin, item.scores.grounding] if item.scores else []
             shown = [f"{score:.2f}" for score in scores] or ["", ""]
             table.add_row(
-                item.section_id[:8], state, Text(item.teacher), item.strategy, *shown, _visible(item.pair.question)
+                item.section_id[:8], state, Text(item.teacher), item.strategy, *shown, _escaped(item.pair.question)
             )
     return table
 
 
 def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
-    """All about one pair: itself, how it came to be, its scores, the prose and the teacher's words."""
+    """One pair with its origin, scores, prose and the teacher's full reply."""
     lines = [
         f"{item.section_id} ({state})",
         f"teacher {item.teacher}, {item.strategy}, {item.synth_at}",
@@ -123,7 +121,7 @@ def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
     if item.scores:
         lines.append(
             f"margin {item.scores.margin:.3f}, grounding {item.scores.grounding:.3f}, "
-            f"words in the prose {item.scores.overlap:.0%}"
+            f"answer words found in the prose {item.scores.overlap:.0%}"
         )
     source = resolve_source(document, item.source_section_id)
     if source is None:
@@ -133,40 +131,39 @@ def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
     reply = Ledger(document).get(item.request_key) if item.request_key else None
     if reply:
         lines.append(f"\nThe teacher's reply:\n{reply.text}")
-    return _visible("\n".join(lines))
+    return _escaped("\n".join(lines))
 
 
 def replies(document: Document, section_id: str) -> RenderableType:
-    """What teachers wrote about one prose section, as the ledger has it, whether or not it could be read."""
+    """Every reply about one prose section in the ledger, readable or not."""
     lines = []
     for entry in Ledger(document).entries():
         facts = entry["facts"]
         source = resolve_source(document, facts.get("section_id", ""))
         if source and source.section_id == section_id:
             lines.append(f"{entry['at']} {facts.get('teacher')}, {facts.get('strategy')}:\n{entry['text']}\n")
-    return _visible("\n".join(lines) or "No teacher was asked about this section.")
+    return _escaped("\n".join(lines) or "No requests were made about this section.")
 
 
-def _visible(text: str) -> Text:
-    """A text that somebody else wrote, with control characters by their names: a terminal would obey them."""
+def _escaped(text: str) -> Text:
+    """Someone else's text with control characters escaped, because a terminal would interpret them."""
     return Text(_CONTROL.sub(lambda character: ascii(character[0])[1:-1], text))
 
 
-def _rest(items: Sequence[object]) -> list[str]:
-    """A line about those that are not shown, where there are any."""
+def _not_shown(items: Sequence[object]) -> list[str]:
     more = len(items) - LOSSES_SHOWN
-    return [f"… and {more} more; --json has all of them."] if more > 0 else []
+    return [f"… and {more} more; --json lists all of them."] if more > 0 else []
 
 
 def as_lines(table: Table) -> str:
-    """A table for files and pipes: a row is a line, tabs stand between its cells."""
+    """A table for files and pipes: one line per row, tab-separated."""
     rows = [[column.header for column in table.columns], *zip(*(column.cells for column in table.columns), strict=True)]
     lines = ["\t".join(" ".join(str(cell).split()) for cell in row) for row in rows]
     return "\n".join([str(table.title), *lines] if table.title else lines)
 
 
 def as_json(value: Any) -> str:
-    """Dataclasses, and lists of them, as JSON: paths as text, scores without a finite value as null."""
+    """Dataclasses, and lists of them, as JSON: paths as strings, NaN and infinities as null."""
     return json.dumps(_plain(value), ensure_ascii=False, indent=1)
 
 

@@ -1,12 +1,12 @@
-"""Staged pairs: accepted, to be looked at, not yet in the document. `stage`, `staged`, `drop`, `clear`; and `applied`.
+"""Staged pairs: accepted, waiting for review, not yet in the document. `stage`, `staged`, `drop`, `clear`, `applied`.
 
     stage(document, candidates, synth_at=now())
     for item in staged(document): print(item.section_id[:8], item.pair.question, item.scores)
     drop(document, resolve_ids(["3f2a"], [item.section_id for item in staged(document)]))
 
-They lie in the format's own `pending.json`, which its reference implementation reads and writes too. What it has no
-field for (scores, the request that a pair came from) is in `pending_scores.json` beside it, by the pair's section id,
-and stays there when the pair leaves staging.
+They are kept in the format's `pending.json`, which the reference implementation reads and writes, too. What it has no
+field for (scores, the originating request) is in `pending_scores.json` next to it, by the pair's section id, and stays
+there after the pair leaves staging.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.schema import AdapterName
 from dlm_trl.notes.store import synth_dir
 from dlm_trl.synth.ledger import check_owner, make_folder, now, source_path
-from dlm_trl.synth.pairs import Candidate, Pair, Scores
+from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A synthesised pair, staged or applied. section_id is that of its own section, source_section_id of its prose.
+    """A synthesised pair, staged or applied.
 
-    The rest is None where another program staged it: scores; request_key, which finds its reply in the ledger; index,
-    its place in that reply; prose_sha, the SHA-256 of the prose that the teacher saw.
+    section_id: of its own section. source_section_id: of its prose. request_key: of its reply in the ledger. index:
+    its position in that reply. prose_sha: SHA-256 of the prose the teacher read. These last three and the scores are
+    None if another program staged the pair.
     """
 
     section_id: str
-    pair: Pair
+    pair: QAPair
     teacher: str
     strategy: str
     synth_at: str
@@ -59,7 +60,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class _Entry(BaseModel):
-    """One section in pending.json: the fields of a synthesised pair, and those that it has to leave empty."""
+    """One section in pending.json: the fields of a synthesised pair, and those that must be empty."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -99,7 +100,7 @@ class _Plan(BaseModel):
 
 
 class _Origin(BaseModel):
-    """What pending_scores.json knows of a pair."""
+    """One pair in pending_scores.json."""
 
     scores: Scores | None
     request_key: str
@@ -112,9 +113,9 @@ _PLAN, _ORIGINS = TypeAdapter(_Plan), TypeAdapter(_Origins)
 
 
 def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) -> list[Staged]:
-    """Adds these pairs to what is staged, and returns those that were neither staged nor in the document before.
+    """Stage these pairs, and return those that were neither staged nor in the document before.
 
-    synth_at is the run's time, ISO 8601 in UTC. Raises DlmError as `staged` does, and DlmWriteError.
+    synth_at: time of the run, ISO 8601, UTC. Raises DlmError as `staged` does, and DlmWriteError.
     """
     with _locked(document):
         plan, origins = _load(document)
@@ -127,90 +128,89 @@ def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) ->
                 plan.sections.append(_entry(candidate, synth_at))
                 added[own_id] = _origin(candidate)
         if added:
-            # First this one: of a process that is killed between the two, no more than an unused origin remains.
+            # Origins first: if the process is killed in between, only an unused origin is left.
             _write(_origins_path(document), _ORIGINS.dump_python(origins | added))
-        _save(document, plan)  # where nothing is new, too: what was staged before a move is this file's from now on
+        _save(document, plan)  # even if nothing is new, to record the new path of a document that was moved
         return [item for item in _staged(document, plan, origins | added) if item.section_id in added]
 
 
 def staged(document: Document) -> list[Staged]:
-    """What is staged for this document, in the order in which it was staged.
+    """The pairs staged for this document, oldest first.
 
-    Raises DlmError: LedgerError where it was staged for another file of the same dlm_id, StagingError where a staging
+    Raises DlmError: LedgerError if they were staged for another file with the same dlm_id, StagingError if a staging
     file is damaged.
     """
     return _staged(document, *_load(document))
 
 
 def drop(document: Document, section_ids: Sequence[str]) -> int:
-    """Takes the pairs of these section ids out of staging, and returns how many there were. Raises as `stage` does."""
+    """Unstage the pairs with these section ids, and return their number. Raises as `stage` does."""
     with _locked(document):
         plan, origins = _load(document)
         unwanted = set(section_ids)
-        gone = [item.section_id in unwanted for item in _staged(document, plan, origins)]
-        if any(gone):
-            plan.sections = [entry for entry, is_gone in zip(plan.sections, gone, strict=True) if not is_gone]
+        is_dropped = [item.section_id in unwanted for item in _staged(document, plan, origins)]
+        if any(is_dropped):
+            plan.sections = [entry for entry, drop_it in zip(plan.sections, is_dropped, strict=True) if not drop_it]
             _save(document, plan)
-        return sum(gone)
+        return sum(is_dropped)
 
 
 def clear(document: Document) -> int:
-    """Takes everything out of staging, and returns how many pairs there were. Raises as `stage` does."""
+    """Unstage everything, and return the number of pairs. Raises as `stage` does."""
     return drop(document, [item.section_id for item in staged(document)])
 
 
 def applied(document: Document) -> list[Staged]:
-    """The synthesised pairs that the document holds, in its order, with all that is known of them.
+    """The synthesised pairs in the document, in file order.
 
-    Raises DlmError: InstructionParseError for a section that breaks the grammar of pairs, StagingError.
+    Raises DlmError: InstructionParseError for a malformed section, StagingError.
     """
     origins = _read(_origins_path(document), _ORIGINS) or {}
     return [
-        # Blank lines behind a pair come and go as others write there.
-        _item(section.bare_id, Pair(pair.question, pair.answer), section.provenance, section.adapter, origins)
+        # bare_id, because trailing blank lines change when something is added after the pair.
+        _item(section.bare_id, QAPair(pair.question, pair.answer), section.provenance, section.adapter, origins)
         for section in document.sections
         if section.auto_synth
         for pair in section.pairs()
     ]
 
 
-def line_behind(document: Document, sections: Sequence[Section]) -> int | None:
-    """The first line of the file, in one of these sections, that somebody wrote behind a pair staged here before.
+def line_after_pair(document: Document, sections: Sequence[Section]) -> int | None:
+    """The file line of the first text in these sections that someone added after a pair that was staged here, or None.
 
-    A section runs to the next fence, so what is added at a file's end belongs to the pair in front of it. None where
-    there is no such line; a pair that was itself changed, or comes from elsewhere, is not known. Raises DlmError
-    (StagingError).
+    A section runs to the next fence, so text added at the end of a file belongs to the last pair's section. Text is not
+    found in sections whose pair was edited or staged elsewhere. Raises DlmError (StagingError).
     """
     origins = _read(_origins_path(document), _ORIGINS) or {}
     for section in sections:
         lines = [] if section.bare_id in origins else section.content.split("\n")
         for i in range(len(lines)):
             if section_id("instruction", "\n".join(lines[:i])) in origins:
-                if behind := [k for k in range(i, len(lines)) if lines[k].strip()]:
-                    return section.content_line + behind[0]
+                if added := [k for k in range(i, len(lines)) if lines[k].strip()]:
+                    return section.content_line + added[0]
                 break
     return None
 
 
 def resolve_ids(ids: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The known ids that these are the beginnings of, each once.
+    """The full ids for these id prefixes, without repeats.
 
-    Raises DlmError (UsageError) for a beginning of none of them, or of several.
+    Raises DlmError (UsageError) for a prefix that matches no id, or several.
     """
-    found: dict[str, None] = {}
+    resolved: dict[str, None] = {}
     for prefix in ids:
         matches = sorted({full for full in known if prefix and full.startswith(prefix.lower())})
         if len(matches) != 1:
-            several = f"{prefix!r} is the beginning of several ids: {', '.join(matches)}."
+            ambiguous = f"Several ids start with {prefix!r}: {', '.join(matches)}."
             raise UsageError(
-                several if matches else f"No pair here has an id that begins with {prefix!r}.",
-                hint="Give more digits." if matches else "`dlm-trl synth list FILE` shows the ids.",
+                ambiguous if matches else f"No id starts with {prefix!r}.",
+                hint="Give more digits." if matches else "`dlm-trl synth list FILE` shows the ids of pairs.",
             )
-        found[matches[0]] = None
-    return list(found)
+        resolved[matches[0]] = None
+    return list(resolved)
 
 
-def _content(pair: Pair) -> str:
+def _content(pair: QAPair) -> str:
     return f"### Q\n{pair.question}\n### A\n{pair.answer}"
 
 
@@ -240,17 +240,24 @@ def _staged(document: Document, plan: _Plan, origins: _Origins) -> list[Staged]:
         try:
             ((question, answer, *_),) = read_pairs(entry.content, 1)
         except (DlmError, ValueError):
-            raise _damaged(_pending_path(document), f"Section {number} is not one question with its answer.") from None
-        pair = Pair(question, answer)
-        # Not the entry's content, which another program may have spaced otherwise: this is what gets into the file.
+            raise _damaged(_pending_path(document), f"Section {number} is not one question with one answer.") from None
+        pair = QAPair(question, answer)
+        # From the pair, not the entry's content, which another program may format differently than `apply` does.
         own_id = section_id("instruction", _content(pair))
         items.append(_item(own_id, pair, entry.model_dump(), entry.adapter, origins))
     return items
 
 
-def _item(own_id: str, pair: Pair, marker: Mapping[str, Any], adapter: str | None, origins: _Origins) -> Staged:
-    fields = (marker[key] for key in ("synth_teacher", "synth_strategy", "synth_at", "source_section_id"))
-    item = Staged(own_id, pair, *fields, adapter)
+def _item(own_id: str, pair: QAPair, marker: Mapping[str, Any], adapter: str | None, origins: _Origins) -> Staged:
+    item = Staged(
+        own_id,
+        pair,
+        teacher=marker["synth_teacher"],
+        strategy=marker["synth_strategy"],
+        synth_at=marker["synth_at"],
+        source_section_id=marker["source_section_id"],
+        adapter=adapter,
+    )
     return replace(item, **dict(origins[own_id])) if own_id in origins else item
 
 
@@ -264,7 +271,7 @@ def _origins_path(document: Document) -> Path:
 
 @contextmanager
 def _locked(document: Document) -> Iterator[None]:
-    """Nobody else writes the staging files meanwhile."""
+    """Hold the lock of the staging files."""
     path = _pending_path(document)
     make_folder(path.parent)
     with locked(path):
@@ -272,7 +279,7 @@ def _locked(document: Document) -> Iterator[None]:
 
 
 def _load(document: Document) -> tuple[_Plan, _Origins]:
-    """The two files; the plan is that of this document now."""
+    """Both files; the plan's source_path becomes this document's."""
     source, path = source_path(document), _pending_path(document)
     plan = _read(path, _PLAN) or _Plan(source_path=source, created_at=now())
     check_owner(document, plan.source_path, path)
@@ -281,7 +288,7 @@ def _load(document: Document) -> tuple[_Plan, _Origins]:
 
 
 def _read(path: Path, shape: TypeAdapter[Any]) -> Any:
-    """What is in this file, None where there is none."""
+    """The validated content of this file, or None if it doesn't exist."""
     if not os.path.exists(path):
         return None
     try:
@@ -304,10 +311,10 @@ def _save(document: Document, plan: _Plan) -> None:
 
 
 def _write(path: Path, content: Any) -> None:
-    # As the reference implementation writes it, to the byte.
+    # Byte for byte as the reference implementation writes it.
     replace_file(path, f"{json.dumps(content, indent=2, sort_keys=True)}\n".encode())
 
 
-def _damaged(path: Path, what: str) -> StagingError:
-    hint = "Repair the file or remove it: the command that staged it stages the same again from the ledger, free."
-    return StagingError(f"The file is damaged. {what}", hint=hint, path=path)
+def _damaged(path: Path, problem: str) -> StagingError:
+    hint = "Repair the file, or delete it and rerun the synth command: it stages the same pairs from the ledger, free."
+    return StagingError(f"The file is damaged. {problem}", hint=hint, path=path)

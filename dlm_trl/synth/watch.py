@@ -1,4 +1,4 @@
-"""A run's progress on stderr: a bar in a terminal, else a line every ten seconds.
+"""Progress of a run on stderr: a progress bar in a terminal, otherwise a line every ten seconds.
 
 with Watch() as watch:
     for outcome in synthesize_all(paths, settings, on_reply=watch):
@@ -23,7 +23,7 @@ SECONDS = 10.0
 
 
 class Watch:
-    """What `synthesize` calls with every reply: it counts pairs and tokens, and the requests that wait."""
+    """An `on_reply` callback for `synthesize` that shows requests, pairs per second and tokens."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -31,7 +31,7 @@ class Watch:
         self._done = self._pairs = self._tokens = 0
         self._seconds = 0.0
         self._bar = Progress(
-            TextColumn("asking"),
+            TextColumn("requests"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rates]}"),
@@ -40,7 +40,7 @@ class Watch:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("asking", total=None, rates="")
+        self._task = self._bar.add_task("requests", total=None, rates="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -51,7 +51,7 @@ class Watch:
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        """No bar meanwhile: what is printed would begin behind it, in its line."""
+        """Hide the bar while the caller prints."""
         self._bar.stop()
         yield
         self._bar.start()
@@ -66,6 +66,6 @@ class Watch:
         self._bar.update(self._task, completed=self._done, total=self._done + waiting, rates=rates)
         if not self._console.is_terminal and now - self._last > SECONDS:
             self._last = now
-            # The replies of a batch come together, and the seconds of each are its part of the batch's.
+            # Replies of one batch arrive together, each with its share of the batch's seconds.
             left = min(now - self._started, self._seconds) / self._done * waiting
-            self._console.print(f"asking: {self._done} of {self._done + waiting} requests, {rates}, {left:.0f} s left")
+            self._console.print(f"{self._done} of {self._done + waiting} requests, {rates}, {left:.0f} s left")

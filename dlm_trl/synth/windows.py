@@ -1,8 +1,8 @@
-"""Long prose in pieces that fit the teacher: `windows(prose, fits) -> list of texts`, and a budget shared among them.
+"""Split long prose into windows that fit the teacher (`windows(prose, fits)`), and split a budget among them.
 
-A piece ends at a paragraph's border where it can, else behind a sentence, else between two words, and within a word
-only where that alone is too long: Chinese and Thai put no blanks between words. Nothing is lost and nothing said twice:
-the pieces, joined, are the prose but for the blanks at their seams.
+A window ends at a paragraph break if possible, else after a sentence, else between words, and within a word only if
+that word alone is too long: Chinese and Thai don't put spaces between words. Nothing is lost or repeated; the windows
+joined are the prose, except for the white space where it was cut.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 
-# From coarse to fine; each matches the blanks, or the place, behind which a piece may begin.
+# From coarse to fine; each matches the white space, or the position, after which a window may begin.
 _SEAMS = (
     re.compile(r"\n[ \t]*\n\s*"),
     re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"')\]]))\s+|(?:(?<=[。！？])(?![」』”’）])|(?<=[。！？][」』”’）]))\s*"),
@@ -21,10 +22,10 @@ _SEAMS = (
 
 
 def windows(prose: str, fits: Callable[[str], bool]) -> list[str]:
-    """The prose in as few pieces as this greedy cut gives, each of which `fits`; a single character is never cut.
+    """Greedily cut the prose into windows that fit, as long as possible each; a single character is never cut.
 
-    `fits` must hold for every part of a text for which it holds. It is asked a number of times that grows with the
-    pieces, not with the words, and of no text much longer than a piece, but for the prose itself.
+    If `fits` is true for a text, it must be true for every part of it. The number of calls grows with the number of
+    windows, not of words, and apart from the whole prose no text much longer than a window is passed to it.
     """
     return _cut(prose.strip(), fits, 0)
 
@@ -37,7 +38,7 @@ def _cut(text: str, fits: Callable[[str], bool], level: int) -> list[str]:
     pieces: list[str] = []
     begin = done = 0
     while done < len(stops):
-        count = _most(len(stops) - done, lambda n, begin=begin, done=done: fits(text[begin : stops[done + n - 1]]))
+        count = _largest(len(stops) - done, partial(_joined_fits, text, fits, begin, stops, done))
         done += max(count, 1)
         piece = text[begin : stops[done - 1]]
         pieces += [piece] if count else _cut(piece, fits, level + 1)
@@ -45,8 +46,14 @@ def _cut(text: str, fits: Callable[[str], bool], level: int) -> list[str]:
     return pieces
 
 
-def _most(limit: int, holds: Callable[[int], bool]) -> int:
-    """The largest number up to limit for which it holds, 0 for none; it holds for all numbers below that one."""
+def _joined_fits(
+    text: str, fits: Callable[[str], bool], begin: int, stops: Sequence[int], done: int, count: int
+) -> bool:
+    return fits(text[begin : stops[done + count - 1]])
+
+
+def _largest(limit: int, holds: Callable[[int], bool]) -> int:
+    """The largest number up to limit for which `holds`, 0 if none; it must hold for all smaller numbers, too."""
     high = 1
     while high <= limit and holds(high):
         high *= 2
@@ -54,14 +61,14 @@ def _most(limit: int, holds: Callable[[int], bool]) -> int:
     return low + bisect_left(range(low + 1, min(high, limit + 1)), True, key=lambda n: not holds(n))
 
 
-def shares(budget: int, sizes: Sequence[int]) -> list[int]:
-    """A whole share of the budget for each piece, in proportion to the sizes; they add up to the budget.
+def split_budget(budget: int, sizes: Sequence[int]) -> list[int]:
+    """Split the budget into integers proportional to the sizes that add up to it.
 
-    Largest remainders first, and of equal ones the earlier piece.
+    Largest remainder method; of equal remainders, the earlier size gets more.
     """
     exact = [budget * size / sum(sizes) for size in sizes]
-    given = [int(share) for share in exact]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: given[i] - exact[i])
-    for i in by_remainder[: budget - sum(given)]:
-        given[i] += 1
-    return given
+    parts = [int(part) for part in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: parts[i] - exact[i])
+    for i in by_remainder[: budget - sum(parts)]:
+        parts[i] += 1
+    return parts

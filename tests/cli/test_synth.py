@@ -1,4 +1,4 @@
-"""`dlm-trl synth …` as a user calls it: exit codes, what is said and where, files and folders."""
+"""`dlm-trl synth …` as a user calls it: exit codes, stdout and stderr, files and folders."""
 
 import json
 import os
@@ -85,7 +85,9 @@ def test_from_prose_to_pairs_and_back(app: App, synth: Synth) -> None:
     original = Path("notes.dlm").read_bytes()
     done = synth("instructions", "notes.dlm", *PLAIN)
     assert done.code == 0 and len(app.calls) == 3
-    assert "sections 3, asked 3 (again 0), from the ledger 0, replied 3, failed 0, unreadable 0, pairs 6" in done.out
+    assert (
+        "sections 3, requests 3 (retries 0), from the ledger 0, replied 3, failed 0, unreadable 0, pairs 6" in done.out
+    )
     assert "synth filter: generated 6, dedup 6\n" in done.out and "kept 6" in done.out
     assert Path("notes.dlm").read_bytes() == original
 
@@ -122,7 +124,7 @@ def test_apply_at_once(app: App, synth: Synth) -> None:
     assert done.code == 0 and "Applied 6 of 6 accepted pairs to notes.dlm." in done.out
     assert synth("list", "notes.dlm").out.endswith("6 applied, 0 staged.\n")
     done = synth("instructions", "notes.dlm", *PLAIN, "--apply")
-    assert done.code == 0 and "Accepted 6; all of them were there before." in done.out
+    assert done.code == 0 and "Accepted 6 pairs; all of them were already there." in done.out
 
 
 def test_files_and_folders(app: App, synth: Synth, folder: Path) -> None:
@@ -151,14 +153,14 @@ def test_json_is_all_that_is_printed(app: App, synth: Synth) -> None:
     assert found["applied"][0]["pair"] == {"question": question, "answer": answer}
 
 
-def test_json_tells_what_was_done_before_a_failure(app: App, synth: Synth) -> None:
+def test_json_includes_the_documents_before_a_failure(app: App, synth: Synth) -> None:
     notes(Path("copy.dlm"), *TOPICS[:3])
     done = synth("instructions", "notes.dlm", "copy.dlm", *PLAIN, "--json")
     assert done.code == 1 and "copy.dlm has the same dlm_id" in done.err
     assert [outcome["path"] for outcome in json.loads(done.out)] == ["notes.dlm"] and len(ids()) == 6
 
 
-def test_losses_are_shown_with_what_they_repeat(app: App, synth: Synth) -> None:
+def test_losses_are_shown_with_their_duplicates(app: App, synth: Synth) -> None:
     async def repeat(call: Call) -> str:
         return listed([pair("Alder", "colour"), ("What?\x00", "No.")])
 
@@ -169,7 +171,7 @@ def test_losses_are_shown_with_what_they_repeat(app: App, synth: Synth) -> None:
     assert "lost: guard 3, leak 0, duplicate 2, judge 0, threshold 0, grounding 0, surplus 0; kept 1" in done.out
 
 
-def test_what_no_terminal_should_obey_and_no_encoding_holds_is_shown_by_its_name(app: App, synth: Synth) -> None:
+def test_control_characters_and_surrogates_are_escaped(app: App, synth: Synth) -> None:
     async def strange(call: Call) -> str:
         return listed([("What?\x1b[2J", "No."), ("Half \ud800?", "Yes."), ("Two\nlines\x7f?", "No."), ("A?", "Yes.")])
 
@@ -215,7 +217,7 @@ def test_a_terminal_gets_a_table_with_a_frame_if_it_is_wide_enough(app: App, mon
     assert all(item.section_id[:8] in listed for item in staged(read("notes.dlm")))
 
 
-def test_in_a_terminal_a_report_does_not_begin_behind_the_bar(app: App) -> None:
+def test_in_a_terminal_a_report_starts_on_its_own_line(app: App) -> None:
     Path("more.dlm").write_text(Path("notes.dlm").read_text().replace("0000000A", "0000000B"))
     shown = in_a_terminal("instructions", "notes.dlm", "more.dlm", *PLAIN)
     assert "3/3" in shown and "6/6" in shown
@@ -225,7 +227,7 @@ def test_in_a_terminal_a_report_does_not_begin_behind_the_bar(app: App) -> None:
         assert report and before.endswith(("\x1b[2K", "\n")), before[-80:]
 
 
-def test_of_several_processes_one_speaks_and_one_works(app: App, synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_process_prints(app: App, synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
     synth("instructions", "notes.dlm", *PLAIN)
     original, staged_now = Path("notes.dlm").read_bytes(), ids()
     monkeypatch.setenv("RANK", "1")
@@ -235,20 +237,22 @@ def test_of_several_processes_one_speaks_and_one_works(app: App, synth: Synth, m
     assert Path("notes.dlm").read_bytes() == original and ids() == staged_now
 
 
-def test_nothing_accepted_is_exit_0_with_the_reason_and_the_knob(app: App, synth: Synth) -> None:
+def test_nothing_accepted_is_exit_0_with_the_reason_and_the_option(app: App, synth: Synth) -> None:
     app.reply = lambda call: written_nothing()
     done = synth("instructions", "notes.dlm", *PLAIN)
-    assert done.code == 0 and "--max-new-tokens; `synth show FILE SECTION` has the replies." in done.out  # in one line
+    assert (
+        done.code == 0 and "--max-new-tokens; `synth show FILE SECTION` prints the replies." in done.out
+    )  # in one line
     assert "No pair was accepted." in done.out
     prose = read("notes.dlm").sections[1].section_id
     assert f"- section {prose[:8]}: " in done.out
     shown = synth("show", "notes.dlm", prose[:8])
     assert shown.code == 0 and shown.out.count("I would rather not.") == 2
     done = synth("instructions", "notes.dlm", *PLAIN, "--budget-tokens", "1", "--fresh")
-    assert done.code == 0 and "more than the limit" in done.out
+    assert done.code == 0 and "exceed the limit" in done.out
 
 
-def test_the_reason_is_what_stopped_the_new_pairs_and_not_the_repeats(app: App, synth: Synth) -> None:
+def test_the_reason_is_about_the_new_pairs_not_the_duplicates(app: App, synth: Synth) -> None:
     synth("instructions", "notes.dlm", *PLAIN)
     assert "repeat others" in synth("instructions", "notes.dlm", *PLAIN[:-2], "--per-section", "1").out
     judged = ("--filter", "sway", "--threshold", "-99", "--min-grounding", "99")
@@ -260,7 +264,7 @@ async def written_nothing() -> str:
     return "I would rather not."
 
 
-def test_the_teachers_words_are_found_where_a_blank_line_changed_the_sections_id(app: App, synth: Synth) -> None:
+def test_replies_are_found_after_a_blank_line_changed_the_sections_id(app: App, synth: Synth) -> None:
     app.reply = lambda call: written_nothing()
     synth("instructions", "notes.dlm", *PLAIN)
     before = read("notes.dlm").sections[-1].section_id
@@ -276,7 +280,7 @@ def test_requests_that_fail_are_exit_1_and_the_others_are_kept(app: App, synth: 
     assert done.code == 1 and "failed 1" in done.out and "out of order" in done.out and len(ids()) == 4
     app.rule = lambda call: None
     done = synth("instructions", "notes.dlm", *PLAIN)
-    assert done.code == 0 and "asked 1 (again 0), from the ledger 2" in done.out and len(ids()) == 6
+    assert done.code == 0 and "requests 1 (retries 0), from the ledger 2" in done.out and len(ids()) == 6
 
 
 @pytest.mark.parametrize(
@@ -314,7 +318,7 @@ def test_misuse_is_exit_2(app: App, synth: Synth, folder: Path, words: tuple[str
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_a_file_whose_name_is_no_text_is_refused_in_one_line(app: App, synth: Synth) -> None:
+def test_a_file_name_that_is_not_utf8_is_refused_in_one_line(app: App, synth: Synth) -> None:
     path = notes(Path(os.fsdecode(b"\xff.dlm")), "Elm")
     for words in (("instructions", path, *PLAIN), ("list", path), ("apply", path)):
         done = synth(*words)
@@ -325,7 +329,7 @@ def test_a_file_whose_name_is_no_text_is_refused_in_one_line(app: App, synth: Sy
 def test_failures_are_exit_1_and_one_line(app: App, synth: Synth, folder: Path) -> None:
     (folder / "broken.dlm").write_text("no front matter")
     (folder / "prompt.txt").write_text("Write\n{{ count }}")
-    for words, said in [
+    for words, message in [
         (("instructions", "notes.dlm"), "dlm-trl train notes.dlm"),
         (("instructions", "notes.dlm", "broken.dlm", *PLAIN), "broken.dlm:"),
         (("instructions", "notes.dlm", *PLAIN, "--prompt", "prompt.txt"), "prompt.txt:2: "),
@@ -337,7 +341,7 @@ def test_failures_are_exit_1_and_one_line(app: App, synth: Synth, folder: Path) 
         (("revert", "notes.dlm", "--id", "ffff"), "'ffff'"),
     ]:
         done = synth(*words)
-        assert (done.code, done.out) == (1, "") and said in done.err and done.err.count("\n") == 1, words
+        assert (done.code, done.out) == (1, "") and message in done.err and done.err.count("\n") == 1, words
     assert not app.calls
 
 
@@ -360,27 +364,27 @@ def test_an_interrupt_ends_it_without_a_traceback(app: App, folder: Path) -> Non
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert process.returncode == 130 and not out
-    assert err == "Stopped. What was answered is kept: the same command goes on from here.\n"
+    assert err == "Stopped. Finished requests are kept: rerun the same command to resume.\n"
     assert app.left + app.now >= 1 and os.listdir(folder) == ["notes.dlm"]
 
 
 class TestDryRun:
-    def test_it_asks_nothing_and_says_what_a_run_would(self, app: App, synth: Synth) -> None:
+    def test_it_sends_nothing_and_estimates_a_run(self, app: App, synth: Synth) -> None:
         words = ("instructions", "notes.dlm", *PLAIN, "--max-new-tokens", "64", "--price", "1,2", "--dry-run")
         done = synth(*words)
-        assert done.code == 0 and not app.calls and "Nothing was asked." in done.out
+        assert done.code == 0 and not app.calls and "No request was sent." in done.out
         (found,) = json.loads(synth(*words, "--json").out)
-        assert (found["sections"], found["requests"], found["remembered"], found["seconds"]) == (3, 3, 0, None)
-        assert found["most"]["completion_tokens"] == 3 * 64 and not found["exact"]
-        assert found["cost"] == pytest.approx((found["most"]["prompt_tokens"] + 2 * 3 * 64) / 1e6)
+        assert (found["sections"], found["requests"], found["from_ledger"], found["seconds"]) == (3, 3, 0, None)
+        assert found["max_usage"]["completion_tokens"] == 3 * 64 and not found["exact"]
+        assert found["cost"] == pytest.approx((found["max_usage"]["prompt_tokens"] + 2 * 3 * 64) / 1e6)
         ran = json.loads(synth(*words[:-1], "--json").out)
         assert ran[0]["cost"] <= found["cost"]
         (after,) = json.loads(synth(*words, "--json").out)
-        assert (after["requests"], after["remembered"], after["cost"]) == (3, 3, 0.0)
+        assert (after["requests"], after["from_ledger"], after["cost"]) == (3, 3, 0.0)
         (fresh,) = json.loads(synth(*words, "--json", "--fresh").out)
-        assert fresh["remembered"] == 0 and fresh["seconds"] > 0 and len(app.calls) == 3
+        assert fresh["from_ledger"] == 0 and fresh["seconds"] > 0 and len(app.calls) == 3
 
-    def test_what_the_ledger_has_of_a_server_is_known_once_its_model_is_named(
+    def test_ledger_entries_of_a_server_count_if_its_model_is_named(
         self, app: App, synth: Synth, caplog: pytest.LogCaptureFixture
     ) -> None:
         teacher, words = f"vllm-server:{os.environ['OPENAI_BASE_URL']}", PLAIN[2:]
@@ -388,10 +392,10 @@ class TestDryRun:
         for named, remembered in ((teacher, 0), (f"{teacher}#m", 3)):
             caplog.clear()
             done = synth("instructions", "notes.dlm", "--teacher", named, *words, "--dry-run", "--json")
-            assert json.loads(done.out)[0]["remembered"] == remembered
+            assert json.loads(done.out)[0]["from_ledger"] == remembered
             assert ("vllm-server:URL#MODEL" in caplog.text) == (not remembered)
 
-    def test_the_time_of_a_few_requests_is_that_of_one(self, app: App, synth: Synth) -> None:
+    def test_a_few_concurrent_requests_take_as_long_as_one(self, app: App, synth: Synth) -> None:
         ledger = Ledger(read("notes.dlm"))
         for i, seconds in enumerate((1.0, 3.0)):
             ledger.record(Request(str(i), []), Reply(str(i), "", seconds=seconds), teacher="openai:m")
@@ -406,5 +410,5 @@ class TestDryRun:
         (ran,) = json.loads(synth(*words, "--json").out)
         command = [sys.executable, "-m", "dlm_trl", "synth", *words, "--dry-run"]
         assert subprocess.run(command, capture_output=True, text=True).stderr == ""
-        assert found["exact"] and found["most"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]
-        assert found["most"]["completion_tokens"] == 3 * 32 >= ran["usage"]["completion_tokens"]
+        assert found["exact"] and found["max_usage"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]
+        assert found["max_usage"]["completion_tokens"] == 3 * 32 >= ran["usage"]["completion_tokens"]

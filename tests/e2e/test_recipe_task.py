@@ -70,7 +70,7 @@ def test_rows_that_were_written_before(recipe: Recipe, tmp_path: Path) -> None:
     assert "written before the run, from the folder `rows`" in (out / "README.md").read_text()
     with pytest.raises(DlmError, match="set one of the two"):
         recipe(*settings, "--task", "mcsb", "--max_steps", 1, notes=None)
-    with pytest.raises(DlmError, match="holds no rows of a task"):
+    with pytest.raises(DlmError, match="isn't a folder of task rows"):
         recipe("--base_model", "tiny", "--task_rows", tmp_path, notes=None)
 
 

@@ -1,4 +1,4 @@
-"""Pairs and triples: what a plain reading of the grammar, line by line, finds is what the fast reader finds."""
+"""The fast parser of pairs and triples agrees with a line-by-line one."""
 
 import pytest
 from hypothesis import given
@@ -70,7 +70,7 @@ def plain_reading(content: str, order: list[str]) -> tuple[list[tuple[str, int]]
 
 
 @given(CONTENTS, st.integers(1, 1000))
-def test_pairs_are_those_of_a_plain_reading(content: str, content_line: int) -> None:
+def test_pairs_match_a_line_by_line_parser(content: str, content_line: int) -> None:
     blocks, mistake = plain_reading(content, ["Q", "A"])
     if mistake is not None:
         with pytest.raises(DlmError) as caught:
@@ -84,7 +84,7 @@ def test_pairs_are_those_of_a_plain_reading(content: str, content_line: int) -> 
 
 
 @given(CONTENTS, st.integers(1, 1000))
-def test_triples_are_those_of_a_plain_reading(content: str, content_line: int) -> None:
+def test_triples_match_a_line_by_line_parser(content: str, content_line: int) -> None:
     blocks, mistake = plain_reading(content, ["Prompt", "Chosen", "Rejected"])
     if mistake is not None:
         with pytest.raises(DlmError) as caught:
@@ -96,6 +96,6 @@ def test_triples_are_those_of_a_plain_reading(content: str, content_line: int) -
         assert [t.line for t in triples] == [content_line - 1 + line for _, line in blocks[::3]]
 
 
-def test_equal_sides_are_no_mistake_for_the_reader() -> None:
+def test_equal_sides_are_not_an_error_for_the_parser() -> None:
     (triple,) = read_triples("### Prompt\np\n### Chosen\nsame\n### Rejected\nsame", 7)
     assert triple == ("p", "same", "same", 7)

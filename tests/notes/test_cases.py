@@ -1,4 +1,4 @@
-"""The format's own cases, one test each: what the reference reader makes of a file is what we make of it."""
+"""The format's test cases: our parser and rows agree with the reference implementation."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""`check` finds what the reader refuses and what it would misread, all at once, and says nothing about good files."""
+"""`check` finds everything the parser rejects or misreads at once, and nothing in good files."""
 
 from pathlib import Path
 
@@ -42,27 +42,27 @@ def test_a_finding_says_where_what_why_and_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "difference"),
     [
-        ("::instruction:: ", "white space follows"),
-        ("::instruction::\t", "white space follows"),
+        ("::instruction:: ", "trailing white space"),
+        ("::instruction::\t", "trailing white space"),
         (" ::prose::", "indented"),
         ("    ::preference::", "indented"),
         ("::instruction::\u200b", "invisible"),
         ("\ufeff::prose::", "invisible"),
         ("\\::instruction::", "backslash"),
-        (":: Instruction ::", "written differently"),
-        ("::instruction", "colons or blanks"),
-        (":instruction::", "colons or blanks"),
-        (":::prose:::", "colons or blanks"),
-        ("::instruction #poet::", "colons or blanks"),
-        ("：：instruction：：", "colons or blanks"),
-        (":: instuction ::", "written differently"),
+        (":: Instruction ::", "spelled differently"),
+        ("::instruction", "colons or spaces"),
+        (":instruction::", "colons or spaces"),
+        (":::prose:::", "colons or spaces"),
+        ("::instruction #poet::", "colons or spaces"),
+        ("：：instruction：：", "colons or spaces"),
+        (":: instuction ::", "spelled differently"),
         ("::image path=a.png::", "attributes"),
         ("::image path='a.png'::", "attributes"),
         (r'::image path="a\"b.png"::', "attributes"),
         ("::image path=“a.png”::", "attributes"),
-        ('::image path="a.png" ', "white space follows"),
+        ('::image path="a.png" ', "trailing white space"),
         ('::image#x path="a.png"::', "attributes"),
-        ('::Image path="a.png"::', "written differently"),
+        ('::Image path="a.png"::', "spelled differently"),
     ],
 )
 def test_near_miss_fences(line: str, difference: str, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_near_miss_fences(line: str, difference: str, tmp_path: Path) -> None:
         ("::---::", "Kinds are"),
     ],
 )
-def test_bad_fences_hide_nothing_behind_them(line: str, hint: str, tmp_path: Path) -> None:
+def test_bad_fences_do_not_hide_later_problems(line: str, hint: str, tmp_path: Path) -> None:
     first, last = findings(tmp_path, f"{HEAD}{line}\n### Q\n{PAIR}### Q\nOpen end.\n")
     assert (first.line, first.rule) == (BODY, "FenceError")
     assert hint in first.fix
@@ -121,20 +121,20 @@ def test_code_that_hides_or_shows_fences(body: str, expected: list[tuple[int, st
         (f"````md\n```\ninner\n````\n{PAIR}", 1),
     ],
 )
-def test_an_open_code_block_is_named_and_hides_nothing(body: str, line: int, tmp_path: Path) -> None:
+def test_an_open_code_block_is_reported_and_hides_nothing(body: str, line: int, tmp_path: Path) -> None:
     assert found(tmp_path, f"{HEAD}{body}::instruction::\nx\n") == [
         (BODY + line, "FenceError"),
         (BODY + body.count("\n") + 1, "InstructionParseError"),
     ]
 
 
-def test_headers_in_code_cut_the_pair(tmp_path: Path) -> None:
+def test_headers_in_code_end_the_text(tmp_path: Path) -> None:
     text = f"{HEAD}{PAIR}```md\n### Q\nAn example.\n### A\nOf a pair.\n```\n"
     assert found(tmp_path, text) == [(BODY + 6, "header-in-code"), (BODY + 8, "header-in-code")]
     assert found(tmp_path, text.replace("```md", "~~~").replace("```", "~~~")) == found(tmp_path, text)
 
 
-def test_every_broken_pair_is_shown(tmp_path: Path) -> None:
+def test_every_broken_pair_is_reported(tmp_path: Path) -> None:
     body = (
         "::instruction::\nstray\n### Q\n\n### A\na\n### A\nb\n### Q\nq\n### A\n \n"
         "::instruction::\n\n::instruction::\n### Q\nlast\n"
@@ -211,13 +211,13 @@ def test_markers_that_stay_text(where: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "where", [f"{HEAD}Pro{{}}se.\n", f"{HEAD}```\nco{{}}de\n```\n", HEAD.replace("tiny", "'t{}y'")]
 )
-def test_characters_that_nobody_sees(character: str, where: str, tmp_path: Path) -> None:
+def test_invisible_characters(character: str, where: str, tmp_path: Path) -> None:
     text = where.format(character)
     lines = [f.line for f in findings(tmp_path, text) if f.rule == "invisible-character"]
     assert lines == [text[: text.index(character)].count("\n") + 1]
 
 
-def test_joiners_are_fine_where_a_script_needs_them(tmp_path: Path) -> None:
+def test_joiners_are_allowed_where_a_script_needs_them(tmp_path: Path) -> None:
     assert found(tmp_path, f"{HEAD}می‌خواهم and 👩‍🔬.\n") == []
     assert found(tmp_path, f"{HEAD}wo\u200drd\n") == [(BODY, "invisible-character")]
 
@@ -241,13 +241,13 @@ def test_lone_carriage_returns(tmp_path: Path) -> None:
         ("zzz: 1", "Known here"),
     ],
 )
-def test_unknown_keys_are_named_with_the_nearest_known_one(key: str, hint: str, tmp_path: Path) -> None:
+def test_unknown_keys_get_a_suggestion(key: str, hint: str, tmp_path: Path) -> None:
     (finding,) = findings(tmp_path, HEAD.replace("base_model: tiny", f"base_model: tiny\n{key}"))
     assert (finding.line, finding.rule) == (5, "SchemaValidationError")
     assert hint in finding.fix
 
 
-def test_all_problems_of_head_and_body_are_shown_at_their_lines(tmp_path: Path) -> None:
+def test_all_problems_of_head_and_body_have_their_lines(tmp_path: Path) -> None:
     head = (
         "---\ndlm_id: short\ndlm_version: 15\ntraining:\n  lora_r: 0\n  lora_r: 999\n  micro_batch_size: x\n  seed: 1\n"
         "  sources:\n    - path: .\n      max_files: none\n---\n"
@@ -278,7 +278,7 @@ def test_all_problems_of_head_and_body_are_shown_at_their_lines(tmp_path: Path) 
         ("---\n---\n", [2, 2]),
     ],
 )
-def test_a_broken_frontmatter_hides_no_body(head: str, lines: list[int], tmp_path: Path) -> None:
+def test_a_broken_frontmatter_does_not_hide_problems_of_the_body(head: str, lines: list[int], tmp_path: Path) -> None:
     text = f"{head}::instruction::\n### Q\nq\n"
     shown = findings(tmp_path, text)
     assert [f.line for f in shown if f.rule in ("FrontmatterError", "SchemaValidationError")] == lines
@@ -291,7 +291,7 @@ def test_a_delimiter_inside_a_yaml_text(tmp_path: Path) -> None:
     assert found(tmp_path, f"{HEAD}\nA heading\n---\n  indented\n---\n") == []
 
 
-def test_half_a_character_in_the_system_prompt(tmp_path: Path) -> None:
+def test_a_surrogate_in_the_system_prompt(tmp_path: Path) -> None:
     head = HEAD.replace("base_model: tiny\n", 'base_model: tiny\nsystem_prompt: "Hi \\ud83d\\ude00"\n')
     assert found(tmp_path, f"{head}\nProse.\n") == [(5, "SchemaValidationError")]
 
@@ -306,7 +306,7 @@ def test_every_line_that_is_not_utf8(tmp_path: Path) -> None:
     assert found(tmp_path, "---\n".encode("utf-16")) == [(1, "DlmEncodingError")]
 
 
-def test_sources_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_sources(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     training = (
         "training:\n  sources_policy: strict\n  sources:\n    - path: here\n    - path: nowhere\n    - path: ..\n"
@@ -402,7 +402,7 @@ HEADS = st.sampled_from([HEAD, HEAD, HEAD, "", "---\n---\n", "---\n", f"\n{HEAD}
 @settings(max_examples=300)
 @given(HEADS, st.lists(LINES, max_size=14), st.sampled_from(["\n", "\r\n", "\r"]))
 @example(HEAD, ["```", "::instruction::", "```", "### Q", "```"], "\n")
-def test_check_and_reader_agree_on_what_is_refused(tmp_path: Path, head: str, lines: list[str], newline: str) -> None:
+def test_check_and_parser_agree_on_what_is_rejected(tmp_path: Path, head: str, lines: list[str], newline: str) -> None:
     text = (head + "\n".join(lines)).replace("\n", newline)
     shown = findings(tmp_path, text)
     assert all(1 <= f.line <= text.count(newline) + 1 and f.message and f.why and f.fix for f in shown)
@@ -419,5 +419,5 @@ def test_check_and_reader_agree_on_what_is_refused(tmp_path: Path, head: str, li
 
 
 @given(st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda tail: HEAD.encode() + tail)))
-def test_no_bytes_crash_it(tmp_path: Path, raw: bytes) -> None:
+def test_no_bytes_crash_check(tmp_path: Path, raw: bytes) -> None:
     findings(tmp_path, raw)

@@ -1,4 +1,4 @@
-"""Edits are splices: what is not meant stays byte for byte, nothing is half-written, nobody's change is lost."""
+"""Edits are splices: other bytes don't change, nothing is half-written, and concurrent changes aren't lost."""
 
 import itertools
 import os
@@ -66,7 +66,7 @@ def meanings(sections: tuple[Section, ...]) -> list[tuple[object, ...]]:
 @given(documents(), st.lists(texts(), min_size=1, max_size=3))
 @example(parse(HEAD), [PAIR])
 @example(parse(f"{HEAD}\n\nA line\n::prose::"), [PAIR])
-def test_append_then_remove_gives_the_original_bytes(document: Document, sections: list[str]) -> None:
+def test_append_then_remove_restores_the_original_bytes(document: Document, sections: list[str]) -> None:
     appended = parse(edit.append_bytes(document, *sections))
     assert appended.raw.startswith(document.raw)
     n = len(document.sections)
@@ -77,7 +77,7 @@ def test_append_then_remove_gives_the_original_bytes(document: Document, section
 
 
 @given(documents(), st.data())
-def test_remove_takes_nothing_but_the_sections_meant(document: Document, data: st.DataObject) -> None:
+def test_remove_changes_nothing_else(document: Document, data: st.DataObject) -> None:
     lines = [section.start_line for section in document.sections]
     removed = data.draw(st.sets(st.sampled_from(lines))) if lines else set()
     new = edit.remove_bytes(document, lambda section: section.start_line in removed)
@@ -159,7 +159,7 @@ def test_an_append_changes_no_id_before_it() -> None:
         "",
     ],
 )
-def test_a_text_that_would_not_stand_as_sections_is_refused(text: str) -> None:
+def test_a_text_that_is_not_sections_is_refused(text: str) -> None:
     with pytest.raises(DlmError) as caught:
         edit.append_bytes(parse(f"{HEAD}\nProse.\n"), text)
     assert caught.value.kind == "EditError"
@@ -211,7 +211,7 @@ def test_a_file_keeps_its_mode_its_link_and_one_backup(notes: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
-def test_what_root_edits_still_belongs_to_its_owner(notes: Path) -> None:
+def test_a_file_edited_by_root_keeps_its_owner(notes: Path) -> None:
     os.chown(notes, 12345, 23456)
     notes.chmod(0o2600)
     edit.append(notes, PAIR)
@@ -223,7 +223,7 @@ def test_what_root_edits_still_belongs_to_its_owner(notes: Path) -> None:
 
 
 @posix
-def test_a_file_whose_owner_cannot_be_kept_is_edited_all_the_same(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_whose_owner_cannot_be_kept_is_still_edited(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -244,14 +244,14 @@ def test_a_change_made_since_the_read_is_refused(notes: Path) -> None:
     document = read(notes)
     notes.write_bytes(notes.read_bytes() + b"A line of somebody else.\n")
     theirs = notes.read_bytes()
-    with pytest.raises(DlmError, match="changed it since") as caught:
+    with pytest.raises(DlmError, match="has changed since") as caught:
         edit.append(document, PAIR)
     assert (caught.value.kind, caught.value.path) == ("DlmWriteError", notes)
     assert notes.read_bytes() == theirs
     assert not notes.with_name("notes.dlm.bak").exists()
 
 
-def test_what_is_no_document_is_never_written(notes: Path) -> None:
+def test_an_invalid_document_is_never_written(notes: Path) -> None:
     before = notes.read_bytes()
     with pytest.raises(DlmError):
         edit.write(notes, b"no frontmatter", expected=before)
@@ -267,7 +267,7 @@ def test_an_id_must_name_one_section(notes: Path) -> None:
     assert read(notes).sections[0].content == "Other prose."
 
 
-def test_missing_files_and_full_or_foreign_places_give_one_clear_error(notes: Path, tmp_path: Path) -> None:
+def test_missing_files_and_unwritable_folders_are_one_clear_error(notes: Path, tmp_path: Path) -> None:
     with pytest.raises(DlmError) as caught:
         edit.append(tmp_path / "nothing.dlm", PAIR)
     assert caught.value.kind == "DlmReadError"
@@ -323,7 +323,7 @@ def append_and_die(path: Path, at: str, calls: int) -> None:
 
 @posix
 @pytest.mark.parametrize(("at", "calls"), [("fsync", 1), ("replace", 1), ("fsync", 3), ("replace", 2)])
-def test_a_process_that_is_killed_half_way_leaves_the_file_whole_and_free(notes: Path, at: str, calls: int) -> None:
+def test_a_killed_process_leaves_the_file_complete_and_unlocked(notes: Path, at: str, calls: int) -> None:
     before = notes.read_bytes()
     writer = started(append_and_die, notes, at, calls)
     writer.join()
@@ -341,7 +341,7 @@ def append_for_ever(path: Path) -> None:
 
 
 @posix
-def test_a_kill_at_any_moment_leaves_a_whole_document(notes: Path) -> None:
+def test_a_kill_at_any_moment_leaves_a_complete_document(notes: Path) -> None:
     for delay in (0.01, 0.023, 0.031, 0.057):
         writer = started(append_for_ever, notes)
         time.sleep(delay)

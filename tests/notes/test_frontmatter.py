@@ -1,4 +1,4 @@
-"""The YAML head: odd YAML is a DlmError and nothing else, and what migration makes of old documents."""
+"""Any YAML is a frontmatter or a DlmError, and old versions are migrated."""
 
 import pytest
 import yaml
@@ -154,14 +154,14 @@ def test_aliases_cannot_blow_up() -> None:
     assert error_of(HEAD + merges).kind == "FrontmatterError"
 
 
-def test_a_yaml_mistake_has_its_line_and_column() -> None:
+def test_a_yaml_error_has_its_line_and_column() -> None:
     error = error_of("dlm_id: x\nbase_model: [a\nsystem_prompt: b")
     assert (error.kind, error.line, error.column) == ("FrontmatterError", 4, 14)
     error = error_of("dlm_id: x\nbase_model: a\x00b")
     assert (error.kind, error.line, error.column) == ("FrontmatterError", 3, 14)
 
 
-def test_all_schema_failures_are_told_at_once() -> None:
+def test_all_schema_errors_are_reported_at_once() -> None:
     error = error_of("dlm_id: x\ntags: [a]\ntraining:\n  lora_r: 0")
     for name in ("dlm_id", "tags", "training.lora_r", "base_model"):
         assert name in error.message
@@ -182,7 +182,7 @@ def test_the_first_version_is_migrated(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", range(2, 16))
-def test_later_versions_refuse_the_old_block(version: int) -> None:
+def test_later_versions_reject_the_old_block(version: int) -> None:
     text = HEAD + f"dlm_version: {version}\n"
     assert head_of(text).dlm_version == 15
     assert error_of(text + "training:\n  dpo: {enabled: true}").kind == "SchemaValidationError"

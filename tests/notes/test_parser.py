@@ -1,4 +1,4 @@
-"""Properties of reading: whatever the bytes, either a document that accounts for every one of them or a DlmError."""
+"""Any bytes are a document that accounts for every one of them, or a DlmError."""
 
 import pickle
 import re
@@ -73,7 +73,7 @@ def test_any_string_gives_a_document_or_a_dlm_error(text: str) -> None:
 @given(files())
 @example((HEAD + "\n\n::prose::\n \n::instruction::\nq\n::prose::\n\n").encode())
 @example(("\ufeff" + HEAD + "é\r\n::prose::\r\n\r\n\rx").encode())
-def test_spans_and_head_are_the_file_again(raw: bytes) -> None:
+def test_head_and_spans_are_the_whole_file(raw: bytes) -> None:
     document = parsed(raw)
     if document is None:
         return
@@ -84,7 +84,7 @@ def test_spans_and_head_are_the_file_again(raw: bytes) -> None:
 
 
 @given(files())
-def test_spans_and_lines_point_at_what_the_sections_hold(raw: bytes) -> None:
+def test_spans_and_lines_match_the_sections(raw: bytes) -> None:
     document = parsed(raw)
     if document is None:
         return
@@ -108,7 +108,7 @@ def test_line_ends_and_bom_change_nothing_but_the_spans(raw: bytes) -> None:
 
 
 @given(files())
-def test_documents_travel_to_other_processes(raw: bytes) -> None:
+def test_documents_are_picklable(raw: bytes) -> None:
     document = parsed(raw)
     if document:
         ids = [section.section_id for section in document.sections]
@@ -116,7 +116,7 @@ def test_documents_travel_to_other_processes(raw: bytes) -> None:
         assert copy == document and [section.section_id for section in copy.sections] == ids
 
 
-def test_errors_travel_to_other_processes() -> None:
+def test_errors_are_picklable() -> None:
     with pytest.raises(DlmError) as caught:
         parse(HEAD + "::std::\n", Path("notes.dlm"))
     copy = pickle.loads(pickle.dumps(caught.value))
@@ -124,7 +124,7 @@ def test_errors_travel_to_other_processes() -> None:
     assert str(copy).startswith("notes.dlm:6:1: ")
 
 
-def test_documents_and_sections_cannot_be_changed() -> None:
+def test_documents_and_sections_are_immutable() -> None:
     document = parse(HEAD + f"::instruction::\n{SYNTH}\n### Q\nq\n### A\na\n")
     section = document.sections[0]
     for change in (
@@ -153,7 +153,7 @@ def test_section_ids(kind: str, text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.dlm", ".", "a\0b"])
-def test_what_cannot_be_opened_is_a_dlm_error(tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_opened_is_a_dlm_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(DlmError) as caught:
         read(tmp_path / name)
     assert caught.value.kind == "DlmReadError" and caught.value.path == tmp_path / name

@@ -1,4 +1,4 @@
-"""`training.sources`: which files are taken, what they become, and that nothing outside is read when it must not be."""
+"""`training.sources`: which files are selected, their sections, and that the strict policy holds."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def names(document: Document) -> list[str]:
     return [file.name for file in sources.source_files(document)]
 
 
-def test_a_text_file_becomes_a_prose_section_behind_the_documents_own(tmp_path: Path) -> None:
+def test_a_text_file_becomes_a_prose_section_after_the_documents_own(tmp_path: Path) -> None:
     fill(tmp_path, {"src/sub/b.md": "\ufeffB\r\nb\r", "src/a.md": "::instruction::\nno fence here", "src/blank": ""})
     document = notes(tmp_path)
     expanded = sources.expand(document)
@@ -81,7 +81,7 @@ def test_the_walk_is_sorted_by_parts_and_takes_text_files_only(tmp_path: Path) -
         ("max_bytes_per_file: 3", ["a.md", "s/b.md"]),
     ],
 )
-def test_what_the_entry_says(entry: str, taken: list[str], tmp_path: Path) -> None:
+def test_the_options_of_an_entry(entry: str, taken: list[str], tmp_path: Path) -> None:
     fill(tmp_path, {"src/a.md": "A", "src/s/b.md": "B", "src/s/t/b.md": "deep", "src/c.txt": "four"})
     assert names(notes(tmp_path, entry=entry)) == taken
 
@@ -105,7 +105,7 @@ def test_ignore_files(ignore: str, taken: list[str], tmp_path: Path) -> None:
     assert names(notes(tmp_path)) == taken
 
 
-def test_an_ignore_file_takes_back_what_others_exclude(tmp_path: Path) -> None:
+def test_an_ignore_file_can_reinclude_excluded_files(tmp_path: Path) -> None:
     fill(tmp_path, {IGNORE: "!*.pdf\n!node_modules/\n!a.md", "src/a.md": "", "src/b.md": "", "src/c.pdf": ""})
     fill(tmp_path, {"src/node_modules/x": "", "src/.env": ""})
     assert names(notes(tmp_path, entry="exclude: ['*.md']")) == ["a.md", "c.pdf", "node_modules/x"]
@@ -141,7 +141,7 @@ def test_deeper_files_win(tmp_path: Path) -> None:
         "s/.dlm/x",
     ],
 )
-def test_the_built_in_list_holds_unless_it_is_switched_off(name: str, tmp_path: Path) -> None:
+def test_the_built_in_excludes_apply_unless_disabled(name: str, tmp_path: Path) -> None:
     fill(tmp_path, {f"src/{name}": "text", "src/a.md": ""})
     assert names(notes(tmp_path)) == ["a.md"]
     fill(tmp_path, {YAML: f"{V1}exclude_defaults: false", "src/s/.dlm/training.yaml": f"{V1}metadata: {{a: b}}"})
@@ -171,7 +171,7 @@ def test_a_single_file_is_a_source_too(tmp_path: Path) -> None:
     assert names(notes(tmp_path, "./src/a.md", "include: ['*.txt']")) == []
 
 
-def test_a_document_in_a_dlm_folder_starts_above_it(tmp_path: Path) -> None:
+def test_a_document_in_a_dlm_folder_uses_its_parent(tmp_path: Path) -> None:
     fill(tmp_path, {"src/a.md": "A"})
     (tmp_path / ".dlm").mkdir()
     notes(tmp_path).path.rename(tmp_path / ".dlm" / "notes.dlm")  # type: ignore[union-attr]
@@ -218,7 +218,7 @@ def test_strict_refuses_a_file_behind_a_link_in_the_walk(house: Path) -> None:
 
 
 @pytest.mark.parametrize("link", ["training.yaml", "ignore", ""], ids=["training.yaml", "ignore", "folder"])
-def test_strict_takes_no_rules_from_outside(link: str, house: Path) -> None:
+def test_strict_reads_no_filter_files_from_outside(link: str, house: Path) -> None:
     (house.parent / "secret" / "training.yaml").write_text(f"{V1}metadata: {{from: outside}}\n")
     (house.parent / "secret" / "ignore").write_text("*.md\n")
     if link:
@@ -229,12 +229,12 @@ def test_strict_takes_no_rules_from_outside(link: str, house: Path) -> None:
     sources.expand(notes(house, policy="permissive"))
 
 
-def test_permissive_goes_where_it_is_told(house: Path) -> None:
+def test_permissive_follows_any_path(house: Path) -> None:
     assert names(notes(house, "../secret")) == ["s.txt"]
 
 
 @pytest.mark.parametrize("path", ["nowhere", "'~nobody_of_this_name/x'", '"a\\0b"', "pipe", "x" * 300])
-def test_a_path_that_is_not_there_is_an_error(path: str, tmp_path: Path) -> None:
+def test_a_missing_path_is_an_error(path: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DlmError) as caught:
         sources.expand(notes(tmp_path, path))
@@ -264,7 +264,7 @@ def test_a_broken_training_file_is_an_error_that_names_it(text: str | bytes, tmp
     assert (caught.value.kind, caught.value.path) == ("SourceError", tmp_path / YAML)
 
 
-def test_what_cannot_be_looked_at_is_an_error_unless_it_is_left_out(tmp_path: Path) -> None:
+def test_unreadable_files_are_an_error_unless_excluded(tmp_path: Path) -> None:
     fill(tmp_path, {"src/a": "", "src/.dlm/other": ""})
     out_of_reach = "x" * 300  # as a name too long, so that it is out of reach for root too
     (tmp_path / "src" / "b").symlink_to(out_of_reach)
@@ -298,7 +298,7 @@ def glob_matches(glob: str, path: str) -> bool:
     st.lists(st.sampled_from(["**/", "a**b", "*", "?", "a", "b/", "[a]", "x/**", "."]), max_size=5).map("".join),
     st.text("ab/[.x", max_size=8),
 )
-def test_globs_match_what_their_definition_says(glob: str, path: str) -> None:
+def test_globs_match_their_definition(glob: str, path: str) -> None:
     # `**/` has its own meaning only where a part of the path begins.
     plain = re.sub(r"(?<=[^/])\*\*(?=/)", "**", glob)
     if not re.search(r"[^/]\*\*/|\*\*\*", plain):

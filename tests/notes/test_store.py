@@ -1,4 +1,4 @@
-"""The store: where things lie, and which adapter is the live one."""
+"""Paths in the store, and the current adapter."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_home_is_in_the_users_folder_by_default(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", [None, "poet"])
-def test_the_live_adapter_moves_with_its_store(
+def test_the_current_adapter_moves_with_its_store(
     name: str | None, dlm_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store.current_adapter(ID, name) is None
@@ -44,7 +44,7 @@ def test_the_live_adapter_moves_with_its_store(
     assert store.current_adapter(ID, name) == store.adapter_dir(ID, name) / "versions" / "v0002"
 
 
-def test_a_pointer_to_nothing_or_to_elsewhere_is_an_error(tmp_path: Path) -> None:
+def test_a_pointer_to_a_missing_or_outside_folder_is_an_error(tmp_path: Path) -> None:
     folder = store.next_version(ID)
     folder.mkdir(parents=True)
     store.set_current_adapter(ID, folder)

@@ -1,4 +1,4 @@
-"""Rows on disk are those of an online run, whole after a kill, the same from several processes, and trained on."""
+"""Rows on disk equal those of an online run, survive a kill, don't depend on the number of processes, and train."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_the_rows_are_those_of_an_online_run_and_train_as_it_does(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_rows_equal_those_of_an_online_run_and_train_like_it(recipe: Recipe, tmp_path: Path) -> None:
     tokenizer = load_tokenizer("tiny")
     settings = {"max_steps": 2, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
     args = arguments(tmp_path / "online", **settings)
@@ -69,8 +69,8 @@ def test_the_rows_are_those_of_an_online_run_and_train_as_it_does(recipe: Recipe
     OnlineSynthesisCallback(Mcsb(tokenizer, choices=3), seed=5).attach(online)
     online.train()
 
-    said = ("--task", "mcsb", "--stages", '[{"choices": 3}]', "--base_model", "tiny", "--seed", 5)
-    folder = recipe(*said, "--n", 12, "--rows_per_step", 6)
+    options = ("--task", "mcsb", "--stages", '[{"choices": 3}]', "--base_model", "tiny", "--seed", 5)
+    folder = recipe(*options, "--n", 12, "--rows_per_step", 6)
     seen = kept(tmp_path / "online")
     written = sorted(seen, key=lambda row: (row["step"], row["index"]))
     assert rows(folder) == [{k: v for k, v in row.items() if k != "rejected"} for row in written]
@@ -86,8 +86,8 @@ def test_the_rows_are_those_of_an_online_run_and_train_as_it_does(recipe: Recipe
 
 def test_the_folder_is_a_dataset_with_the_same_columns_whatever_the_task(recipe: Recipe) -> None:
     text = recipe("--n", 10, "--rows_per_step", 4, "--stages", '[{"rejecting": "half"}]', out="text")
-    said = recipe("--n", 3, "--task", SAID, out="said")
-    one, other = (datasets.load_dataset(str(folder), split="train") for folder in (text, said))
+    messages = recipe("--n", 3, "--task", SAID, out="said")
+    one, other = (datasets.load_dataset(str(folder), split="train") for folder in (text, messages))
     assert one.to_list() == rows(text)
     assert 4 < max(row["step"] * 4 + row["index"] for row in rows(text)) < 10
     assert other[0]["prompt"][0]["role"] == "user"
@@ -97,7 +97,7 @@ def test_the_folder_is_a_dataset_with_the_same_columns_whatever_the_task(recipe:
     assert plain.to_list() == rows(text)
 
     card = (text / "README.md").read_text()
-    assert "size_categories" in card and "license: yours to choose" in card
+    assert "size_categories" in card and "license: choose one" in card
     (line,) = [line for line in card.splitlines() if line.startswith("| rejected drafts")]
     steps = [json.loads(line) for line in (text / "progress-00000-of-00001.jsonl").read_text().splitlines()]
     rejected = sum(step["rejected"].get("odd", 0) for step in steps)
@@ -109,7 +109,7 @@ def test_the_folder_is_a_dataset_with_the_same_columns_whatever_the_task(recipe:
     ]
 
 
-def test_two_processes_write_what_one_does_and_a_killed_run_goes_on(
+def test_two_processes_write_the_same_rows_as_one_and_a_killed_run_resumes(
     recipe: Recipe, random_base: Path, tmp_path: Path
 ) -> None:
     settings = ["--stages", '[{"rejecting": "few"}, {"choices": false}]', "--rows_per_step", "4", "--n"]
@@ -187,21 +187,21 @@ def test_files_may_be_without_choices_and_without_rows(recipe: Recipe, model, to
     assert len(trained) == 6
 
 
-def test_a_folder_of_other_settings_is_left_alone(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_folder_with_other_settings_is_not_changed(recipe: Recipe, tmp_path: Path) -> None:
     folder = recipe("--n", 8)
     before = contents(folder)
-    for changed, said in ((("--seed", 1), "seed is 42 there and 1 now"), (("--n", 9), "n is 8 there and 9 now")):
-        with pytest.raises(DlmError, match=said):
+    for changed, message in ((("--seed", 1), "seed is 42 there and 1 now"), (("--n", 9), "n is 8 there and 9 now")):
+        with pytest.raises(DlmError, match=message):
             recipe("--n", 8, *changed)
     assert contents(folder) == before
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.md").write_text("mine")
-    with pytest.raises(DlmError, match="holds other files"):
+    with pytest.raises(DlmError, match="contains other files"):
         recipe("--n", 8, out="taken")
     assert sorted(path.name for path in (tmp_path / "taken").iterdir()) == ["thesis.md"]
 
 
-def test_notes_of_one_name_are_told_apart(recipe: Recipe, tmp_path: Path) -> None:
+def test_notes_with_the_same_name_are_distinguished(recipe: Recipe, tmp_path: Path) -> None:
     notes = [tmp_path / folder / "notes.dlm" for folder in "ab"]
     for letter, file in zip("AB", notes, strict=True):
         file.parent.mkdir()
@@ -220,20 +220,20 @@ def test_rows_that_are_too_long_for_the_training_are_refused(
     assert len(rows_on_disk.load_rows(folder, tokenizer, lengths[-1])) == 12
     longer = sum(length > lengths[0] for length in lengths)
     assert longer
-    said = f"{longer} of 12 rows are longer than max_length, {lengths[0]} tokens. Train with .* {lengths[-1]}"
-    with pytest.raises(DlmError, match=said):
+    message = f"{longer} of 12 rows are longer than max_length, {lengths[0]} tokens. Train with .* {lengths[-1]}"
+    with pytest.raises(DlmError, match=message):
         rows_on_disk.load_rows(folder, tokenizer, lengths[0])
     train = runpy.run_path(str(ROOT / "recipes" / "sft.py"))["main"]
     words = ["--task_rows", folder, "--base_model", random_base, "--output_dir", tmp_path / "run", "--max_steps", 1]
-    with pytest.raises(DlmError, match=said):
+    with pytest.raises(DlmError, match=message):
         train([str(word) for word in [*words, "--max_length", lengths[0]]])
 
 
-def test_what_cannot_be_trained_on_is_said(recipe: Recipe, tokenizer, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_trained_on_are_refused(recipe: Recipe, tokenizer, tmp_path: Path) -> None:
     folder = recipe("--n", 4)
-    with pytest.raises(DlmError, match=r"of tokens of .*random_base.*the base that is trained has others"):
+    with pytest.raises(DlmError, match=r"tokenised for .*random_base.*the base to train has another vocabulary"):
         rows_on_disk.load_rows(folder, load_tokenizer("tiny"))
-    with pytest.raises(DlmError, match="holds no rows of a task"):
+    with pytest.raises(DlmError, match="isn't a folder of task rows"):
         rows_on_disk.load_rows(tmp_path, tokenizer)
     nothing = recipe("--n", 4, "--stages", '[{"rejecting": "all"}]', out="nothing")
     with pytest.raises(DlmError, match=r"all were rejected \(odd: 16\)"):
@@ -241,7 +241,7 @@ def test_what_cannot_be_trained_on_is_said(recipe: Recipe, tokenizer, tmp_path: 
     assert read_settings(nothing).stages == [{"rejecting": "all"}]
 
 
-def test_a_teacher_that_does_not_answer_ends_the_run_and_nothing_is_lost(
+def test_a_teacher_without_a_reply_ends_the_run_and_nothing_is_lost(
     recipe: Recipe, model, tokenizer, tmp_path: Path
 ) -> None:
     folder = recipe("--n", 12, "--rows_per_step", 4)
@@ -266,7 +266,7 @@ def test_a_teacher_that_does_not_answer_ends_the_run_and_nothing_is_lost(
     assert rows(again) == rows(folder)
 
 
-def test_bad_input_is_one_line_before_any_weight_is_loaded(recipe: Recipe, random_base: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_line_before_weights_are_loaded(recipe: Recipe, random_base: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(random_base, bare, ignore=shutil.ignore_patterns("*.safetensors", "*.jinja"))
     own = tmp_path / "own.py"

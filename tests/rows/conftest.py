@@ -1,4 +1,4 @@
-"""Documents on disk, a cache of their own, and small tokenizers made on the spot; nothing loads torch by itself."""
+"""Documents on disk, a separate cache, and small tokenizers made on the fly; importing this doesn't load torch."""
 
 from __future__ import annotations
 

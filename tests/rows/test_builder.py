@@ -1,4 +1,4 @@
-"""Every way to name documents gives the same rows, with their provenance, and every failure says where."""
+"""Every way to load documents gives the same rows with their provenance, and errors have file and line."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ WAYS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("streaming", [False, True], ids=["cached", "streaming"])
-def test_every_way_to_name_a_document_gives_its_rows(
+def test_every_way_to_name_a_document_gives_the_same_rows(
     write: Write, load: Callable[..., Any], way: str, streaming: bool
 ) -> None:
     path = write()
@@ -118,7 +118,7 @@ def test_a_folder_loads_by_name_by_data_dir_and_by_load_dlm(
     }
     for way, splits in ways.items():
         assert [row["text"] for row in splits["train"]] == ["Prose one.", "Prose two.", "Deeper prose."], way
-    assert "Left out" not in caplog.text
+    assert "Skipped" not in caplog.text
 
 
 def zipped_alone(path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_folder_with_a_readme_loads_by_data_dir(write: Write, caplog: pytest.L
     folder = write("notes/a.dlm").parent
     (folder / "guide.md").write_text("# not a document")
     assert len(load_dataset("dlm_trl/dlm", data_dir=str(folder))["train"]) == 3
-    assert "Left out 1 file(s)" in caplog.text and "guide.md" in caplog.text
+    assert "Skipped 1 file(s)" in caplog.text and "guide.md" in caplog.text
 
 
 def test_workers_give_the_same_rows_in_the_same_order(write: Write, load: Callable[..., Any], tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_streaming_shards_by_file_shuffles_and_resumes(write: Write) -> None:
     assert seen + list(again) == rows
 
 
-def test_a_row_knows_where_it_is_from(write: Write) -> None:
+def test_a_row_has_its_provenance(write: Write) -> None:
     path = write()
     lines = path.read_text().splitlines()
     rows = load_dlm(path, split="train")
@@ -197,7 +197,7 @@ def test_a_row_knows_where_it_is_from(write: Write) -> None:
     assert [lines[row["line"] - 1] for row in prose] == ["Prose one.", "Prose two."]
 
 
-def test_a_change_of_the_file_is_seen_on_both_paths(write: Write) -> None:
+def test_a_changed_file_is_read_again_on_both_paths(write: Write) -> None:
     path = write("notes/a.dlm", "Before.")
     loads = [lambda: load_dlm(path, "prose"), lambda: load_dataset(str(path.parent), kind="prose")]
     assert [load()["train"]["text"][0] for load in loads] == ["Before."] * 2
@@ -218,7 +218,7 @@ BROKEN = "::instruction::\n### Q\nNo answer.\n"
     ],
     ids=["pair", "fence", "encoding"],
 )
-def test_a_broken_document_fails_with_its_place_or_is_skipped(
+def test_a_broken_document_fails_with_file_and_line_or_is_skipped(
     write: Write,
     load: Callable[..., Any],
     options: dict[str, Any],
@@ -234,7 +234,7 @@ def test_a_broken_document_fails_with_its_place_or_is_skipped(
     rows = list(load(names, on_error="skip", **options)["train"])
     assert {row["source_file"] for row in rows} == {names[0], names[2]} and len(rows) == 6
     if "num_proc" not in options:
-        assert "Left out (document 1)" in caplog.text and place in caplog.text
+        assert "Skipped (document 1)" in caplog.text and place in caplog.text
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["cached", "streaming"])
@@ -253,14 +253,14 @@ def test_a_broken_archive_is_named_or_skipped(write: Write, load: Callable[..., 
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens but does not read")
-def test_a_file_that_does_not_read_is_one_clear_error(write: Write, load: Callable[..., Any]) -> None:
+def test_an_unreadable_file_is_one_clear_error(write: Write, load: Callable[..., Any]) -> None:
     path = write("a.dlm").with_name("unreadable.dlm")
     path.symlink_to("/proc/self/mem")
     with pytest.raises(DlmError, match="cannot be read"):
         load(str(path))
 
 
-def test_names_with_the_characters_of_globs_are_names(write: Write, tmp_path: Path) -> None:
+def test_file_names_may_contain_glob_characters(write: Write, tmp_path: Path) -> None:
     path = write("my [notes]/a [draft]?.dlm")
     for files in (path, [path], {"train": path}, path.parent):
         assert set(load_dlm(files, split="train")["source_file"]) == {str(path)}
@@ -268,7 +268,7 @@ def test_names_with_the_characters_of_globs_are_names(write: Write, tmp_path: Pa
     assert load_dlm(path.name, data_dir=path.parent, split="train")["source_file"][0] == str(path)
 
 
-def test_a_name_that_is_not_utf8_is_shown_as_far_as_it_is(write: Write) -> None:
+def test_file_names_may_not_be_utf8(write: Write) -> None:
     path = write("notes/a.dlm", "Own prose.", SOURCES)
     source = path.parent / "texts" / os.fsdecode(b"h\xe9ron.txt")
     source.parent.mkdir()
@@ -279,9 +279,7 @@ def test_a_name_that_is_not_utf8_is_shown_as_far_as_it_is(write: Write) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"streaming": True}, {"num_proc": 2}], ids=["cached", "streaming", "workers"])
-def test_no_rows_says_what_was_asked_and_what_is_there(
-    write: Write, load: Callable[..., Any], options: dict[str, Any]
-) -> None:
+def test_no_rows_is_an_error_with_a_summary(write: Write, load: Callable[..., Any], options: dict[str, Any]) -> None:
     files = [str(write(f"{i}.dlm", "Prose.\n::instruction::\n### Q\nq\n### A\na\n")) for i in range(3)]
     with pytest.raises(DlmError, match=r"'train' has no rows of kind 'preference'.*3 document.*3 instruction, 3 prose"):
         splits = load(files, "preference", **options)
@@ -300,16 +298,16 @@ def test_rows_in_one_of_many_documents_are_enough(write: Write, tmp_path: Path) 
     ("call", "message"),
     [
         (lambda folder: load_dlm(folder / "missing.dlm"), "missing.dlm"),
-        (lambda folder: load_dlm([folder / "a.dlm", folder / "missing.dlm"]), "No documents: .*missing.dlm'"),
+        (lambda folder: load_dlm([folder / "a.dlm", folder / "missing.dlm"]), "No documents found: .*missing.dlm'"),
         (lambda folder: load_dlm("missing.dlm", data_dir=folder), "missing.dlm"),
-        (lambda folder: load_dlm(folder / "a.dlm", streaming=True, num_proc=2), "takes no num_proc"),
-        (lambda folder: load_dlm(folder / "missing" / "*.dlm"), "No file was found"),
-        (lambda folder: load_dlm(folder / "a.dlm", "stf"), "no rows of kind 'stf'"),
+        (lambda folder: load_dlm(folder / "a.dlm", streaming=True, num_proc=2), "num_proc can't be combined"),
+        (lambda folder: load_dlm(folder / "missing" / "*.dlm"), "No files found"),
+        (lambda folder: load_dlm(folder / "a.dlm", "stf"), "Unknown kind of rows 'stf'"),
         (lambda folder: load_dlm(folder / "a.dlm", on_error="ignore"), "on_error is 'ignore'"),
         (lambda folder: load_dlm(folder / "a.txt"), "None of the 1 files"),
         (lambda folder: load_dlm(folder / "a.dlm", adapter="nobody"), "for adapter 'nobody'"),
-        (lambda folder: load_dlm(), "No documents were named"),
-        (lambda folder: load_dataset(str(folder), kind="stf", data_files="a.dlm"), "no rows of kind 'stf'"),
+        (lambda folder: load_dlm(), "No documents to load"),
+        (lambda folder: load_dataset(str(folder), kind="stf", data_files="a.dlm"), "Unknown kind of rows 'stf'"),
         (lambda folder: load_dlm(folder / "a.dlm.gz", expand_sources=True), "local, uncompressed"),
     ],
 )
@@ -321,7 +319,7 @@ def test_misuse_is_one_clear_error(write: Write, call: Callable[[Path], Any], me
         call(path.parent)
 
 
-def test_synthesised_pairs_can_be_chosen(write: Write) -> None:
+def test_synthesised_pairs_can_be_selected(write: Write) -> None:
     path = write()
     human, synth = load_dlm(path, "sft_human", split="train"), load_dlm(path, "sft_synth", split="train")
     assert not any(human["auto_synth"]) and all(synth["auto_synth"])
@@ -334,7 +332,7 @@ def test_synthesised_pairs_can_be_chosen(write: Write) -> None:
 SOURCES = "training:\n  sources:\n    - path: texts\n"
 
 
-def test_sources_are_read_only_when_asked_with_tags_and_weights(write: Write, load: Callable[..., Any]) -> None:
+def test_sources_are_only_read_on_request_with_tags_and_weights(write: Write, load: Callable[..., Any]) -> None:
     path = write("notes/a.dlm", "Own prose.", SOURCES)
     texts = path.parent / "texts"
     (texts / ".dlm").mkdir(parents=True)
@@ -350,7 +348,7 @@ def test_sources_are_read_only_when_asked_with_tags_and_weights(write: Write, lo
         assert added["tags"] == [{"key": "lang", "value": "en"}] and added["source_file"] == str(texts / "heron.txt")
 
 
-def test_a_change_of_a_source_is_seen(write: Write, load: Callable[..., Any]) -> None:
+def test_a_changed_source_is_read_again(write: Write, load: Callable[..., Any]) -> None:
     path = write("notes/a.dlm", "Own prose.", SOURCES)
     source = path.parent / "texts" / "heron.txt"
     source.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Sections become the rows that the kinds promise: system prompt, adapters, groups."""
+"""The rows of each kind: system prompt, adapters, groups."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_pair_may_name_the_prose_by_its_id_with_blank_lines(write: Write) -> N
     assert convert(closer, "prose")[0]["source_group"] == convert(closer)[0]["source_group"] == PROSE_ID
 
 
-def test_text_that_was_never_a_file_has_rows_too() -> None:
+def test_text_in_memory_has_rows_too() -> None:
     text = "---\ndlm_id: 01HRZYQ2X0MB5K4VN7E9DNT5GH\ndlm_version: 15\nbase_model: tiny\n---\nJust prose."
     assert convert(parse(text), "prose")[0]["source_file"] == ""
 
@@ -99,7 +99,7 @@ READABLE = [case for line in CASES.read_text("utf-8").splitlines() if (case := j
 
 
 @pytest.mark.parametrize("case", READABLE, ids=[case["name"] for case in READABLE])
-def test_the_texts_are_those_of_the_reference(case: dict[str, Any]) -> None:
+def test_the_texts_match_the_reference(case: dict[str, Any]) -> None:
     document = parse(base64.b64decode(case["bytes_b64"]) if case["text"] is None else case["text"])
     expected = case["expect"]
     if not expected["rows_ok"]:

@@ -1,4 +1,4 @@
-"""Registration adds to the tables of `datasets`, takes nothing away, and says when a table is missing."""
+"""Registration only adds to the tables of `datasets`, and warns if one is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tables_restored(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(packaged_modules, name, copy.deepcopy(getattr(packaged_modules, name)))
 
 
-def test_twice_is_harmless_and_nothing_else_changes() -> None:
+def test_registering_twice_is_harmless_and_nothing_else_changes() -> None:
     before = {name: copy.deepcopy(getattr(packaged_modules, name)) for name in TABLES}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -34,7 +34,7 @@ def test_twice_is_harmless_and_nothing_else_changes() -> None:
     assert {name: getattr(packaged_modules, name) for name in TABLES} == before
 
 
-def test_an_entry_of_somebody_else_stays_and_is_told() -> None:
+def test_someone_elses_entry_is_kept_with_a_warning() -> None:
     packaged_modules._EXTENSION_TO_MODULE[".dlm"] = ("other", {})
     with pytest.warns(UserWarning, match="taken by") as caught:
         register()
@@ -50,7 +50,7 @@ def test_a_missing_table_is_one_warning(monkeypatch: pytest.MonkeyPatch, table: 
 
 
 @pytest.mark.parametrize("table", ["_MODULE_TO_METADATA_EXTENSIONS", "_ALL_EXTENSIONS"])
-def test_a_table_that_only_some_releases_have_is_not_missed(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+def test_an_optional_table_may_be_missing(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
     monkeypatch.delattr(packaged_modules, table)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""What tells of the same text stays on one side, and stays there when the notes grow."""
+"""Rows about the same text stay on one side, also when the notes grow."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def document_rows(body: str, kind: str) -> Dataset:
     return Dataset.from_list(convert(parse(HEADER.format(extra="") + body), kind), features=features(kind))
 
 
-def test_prose_and_its_pairs_agree_though_loaded_apart() -> None:
+def test_prose_and_its_pairs_agree_when_loaded_separately() -> None:
     body = ""
     for i in range(60):
         prose_id = hashlib.sha256(f"prose\nParagraph {i}.".encode()).hexdigest()[:16]
@@ -96,11 +96,11 @@ def test_a_fraction_of_a_weight_is_decided_by_section() -> None:
         assert len(apply_weights(rows([section], [weight]))) == copies
 
 
-def test_small_parts_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_split_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     parts = split(rows(["a"]), 0.0)
     assert len(parts["train"]) == 1 and len(parts["validation"]) == 0 and not caplog.text
     split(rows(["a"]), 0.1)
-    assert "The validation part is empty" in caplog.text or "The train part is empty" in caplog.text
+    assert "The validation split is empty" in caplog.text or "The train split is empty" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_small_parts_are_told(caplog: pytest.LogCaptureFixture) -> None:
     [
         (rows(["a"]), {"validation_fraction": 1.0}, "validation_fraction is 1.0"),
         (rows(["a"]), {"validation_fraction": -0.1}, "validation_fraction is -0.1"),
-        (rows(["a"]), {"method": "random"}, "no split method 'random'"),
-        (Dataset.from_dict({"text": ["a"]}), {}, "no column source_group, section_id, weight"),
+        (rows(["a"]), {"method": "random"}, "Unknown split method 'random'"),
+        (Dataset.from_dict({"text": ["a"]}), {}, "the columns source_group, section_id, weight"),
     ],
 )
 def test_misuse_is_one_clear_error(dataset: Dataset, options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""No test touches the machine's own store."""
+"""Tests never touch the machine's own store."""
 
 from pathlib import Path
 

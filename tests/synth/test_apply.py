@@ -1,4 +1,4 @@
-"""What was staged gets into the file, no more and no less; taken out again, the file is what it was, to the byte."""
+"""Applying writes exactly what was staged, and reverting restores the original bytes."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from dlm_trl.rows.convert import convert
 from dlm_trl.synth import apply as apply_module
 from dlm_trl.synth.apply import apply, resolve_source, revert
 from dlm_trl.synth.guard import Refusal, make_safe
-from dlm_trl.synth.pairs import Candidate, Pair
+from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.staging import Staged, applied, stage, staged
 from tests.notes.test_edit import HEAD, documents
 from tests.synth.test_guard import TEXTS
@@ -33,16 +33,16 @@ def notes(tmp_path: Path) -> Path:
     return path
 
 
-def candidate(pair: Pair, teacher: str = "hf:tiny") -> Candidate:
+def candidate(pair: QAPair, teacher: str = "hf:tiny") -> Candidate:
     return Candidate(pair, PROSE, "extraction", "Prose one.", "ab" * 16, 0, teacher)
 
 
 def stage_numbers(path: Path, *numbers: int, teacher: str = "hf:tiny") -> list[Staged]:
-    found = [candidate(Pair(f"What is {i}?", f"A number, {i}."), teacher) for i in numbers]
+    found = [candidate(QAPair(f"What is {i}?", f"A number, {i}."), teacher) for i in numbers]
     return stage(read(path), found, AT)
 
 
-def test_prose_that_was_changed_since_is_told(notes: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_names_pairs_whose_prose_has_changed(notes: Path, caplog: pytest.LogCaptureFixture) -> None:
     stage_numbers(notes, 1, 2)
     notes.write_text(f"{HEAD}\nProse two.\n")
     assert apply(notes).count == 2 and "the prose of 2 pairs was edited" in caplog.text
@@ -60,13 +60,13 @@ def questions(document: Document) -> list[str]:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(documents(), st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), st.data())
 @example(parse(f"\ufeff{HEAD}\nProse one.\n\n".replace("\n", "\r\n")), [("a", "b"), ("a", "b")], None)
-def test_apply_then_revert_gives_the_original_bytes(
+def test_apply_then_revert_restores_the_original_bytes(
     dlm_home: Path, tmp_path: Path, document: Document, texts: list[tuple[str, str]], data: st.DataObject | None
 ) -> None:
     shutil.rmtree(dlm_home, ignore_errors=True)
     path = tmp_path / "any.dlm"
     path.write_bytes(document.raw)
-    pairs = [safe for text in texts if not isinstance(safe := make_safe(Pair(*text)), Refusal)]
+    pairs = [safe for text in texts if not isinstance(safe := make_safe(QAPair(*text)), Refusal)]
     items = stage(read(path), [candidate(pair) for pair in pairs], AT)
     assert [item.pair for item in items] == list(dict.fromkeys(pairs))
     some = [item.section_id for item in items]
@@ -94,7 +94,7 @@ def test_apply_then_revert_gives_the_original_bytes(
     assert path.read_bytes() == document.raw
 
 
-def test_apply_writes_what_was_staged_by_id_or_all(notes: Path) -> None:
+def test_apply_writes_the_staged_pairs_by_id_or_all(notes: Path) -> None:
     before = notes.read_bytes()
     items = stage_numbers(notes, 1, 2, 3)
     done = apply(notes, [items[2].section_id[:6], items[0].section_id])
@@ -115,7 +115,7 @@ def test_apply_writes_what_was_staged_by_id_or_all(notes: Path) -> None:
     assert revert(notes).count == 3 and notes.read_bytes() == before
 
 
-def test_revert_takes_only_what_teachers_wrote_all_or_chosen(notes: Path) -> None:
+def test_revert_removes_only_synthesised_pairs_all_or_selected(notes: Path) -> None:
     mine = "::instruction::\n### Q\nMine?\n### A\nYes."
     edit.append(notes, mine, '::instruction::\n<!-- dlm-auto-harvest: source="x" -->\n### Q\nFound?\n### A\nYes.')
     before = notes.read_bytes()
@@ -131,11 +131,11 @@ def test_revert_takes_only_what_teachers_wrote_all_or_chosen(notes: Path) -> Non
     assert revert(notes).count == 1
     assert notes.read_bytes() == before + f"{mine.replace('Mine', 'Later')}\n".encode()
     for ids in ([two.section_id], [read(notes).sections[1].section_id]):  # gone; somebody's own
-        with pytest.raises(DlmError, match="No pair here"):
+        with pytest.raises(DlmError, match="No id starts with"):
             revert(notes, ids)
 
 
-def test_a_pair_stays_known_when_a_blank_line_grows_behind_it(notes: Path) -> None:
+def test_a_pair_is_recognised_with_blank_lines_after_it(notes: Path) -> None:
     before = notes.read_bytes()
     items = stage_numbers(notes, 1, 2)
     apply(notes)
@@ -148,7 +148,7 @@ def test_a_pair_stays_known_when_a_blank_line_grows_behind_it(notes: Path) -> No
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_text_that_somebody_wrote_behind_a_pair_is_not_removed_with_it(notes: Path, newline: str) -> None:
+def test_text_added_after_a_pair_is_not_removed_with_it(notes: Path, newline: str) -> None:
     stage_numbers(notes, 1, 2)
     apply(notes)
     whole = notes.read_text()
@@ -216,7 +216,7 @@ def test_a_kill_between_file_and_staging_applies_nothing_twice(notes: Path) -> N
         (lambda text: text.replace(AT, "today"), "EditError"),
     ],
 )
-def test_what_another_program_staged_and_no_file_can_hold_is_refused(
+def test_a_staged_pair_that_no_file_can_contain_is_refused(
     notes: Path, change: Callable[[str], str], kind: str, dlm_home: Path
 ) -> None:
     stage_numbers(notes, 1, 2)
@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_written_keeps_what_is_staged(notes: Path) -> None
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\n\n\n"])
-def test_a_pairs_source_is_found_when_blank_lines_grew_behind_it(end: str) -> None:
+def test_a_pairs_source_is_found_with_blank_lines_after_it(end: str) -> None:
     def resolved(text: str) -> Section | None:
         return resolve_source(parse(f"{HEAD}\n{text}"), PROSE)
 

@@ -1,4 +1,4 @@
-"""A limit is a limit, whatever the replies really use; and what they leave is there for others."""
+"""Limits are never exceeded, and what replies don't use is available to later requests."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_trl.synth.budget import Budget, bound_of, price_of
+from dlm_trl.synth.budget import Budget, cost_of, max_usage
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 
 USAGES = st.builds(Usage, st.integers(0, 50), st.integers(1, 50))
@@ -35,13 +35,13 @@ class Counting:
     st.tuples(st.floats(0, 9), st.floats(0, 9)),
     st.data(),
 )
-def test_no_limit_is_passed_and_none_is_left_unused(
+def test_limits_are_never_exceeded_and_fully_used(
     bounds: list[Usage], tokens: int | None, cost: float | None, price: tuple[float, float], data: st.DataObject
 ) -> None:
     budget = Budget(tokens, cost, price)
 
     def is_within(usage: Usage) -> bool:
-        total, paid = usage.prompt_tokens + usage.completion_tokens, price_of(usage, price)
+        total, paid = usage.prompt_tokens + usage.completion_tokens, cost_of(usage, price)
         return (tokens is None or total <= tokens) and (cost is None or paid is None or paid <= cost)
 
     while bounds:
@@ -57,14 +57,14 @@ def test_no_limit_is_passed_and_none_is_left_unused(
         assert is_within(budget.spent)
 
 
-def test_the_bound_of_a_request() -> None:
+def test_the_max_usage_of_a_request() -> None:
     request = Request("k", [{"role": "user", "content": "Äpfel"}], max_new_tokens=9)
-    assert bound_of(request, Counting(4)) == Usage(4, 9)
-    unknown = bound_of(request, Counting(None))
+    assert max_usage(request, Counting(4)) == Usage(4, 9)
+    unknown = max_usage(request, Counting(None))
     assert unknown.completion_tokens == 9
     assert unknown.prompt_tokens > len("Äpfel".encode())  # a chat template adds some
 
 
 def test_prices_are_per_million_tokens() -> None:
-    assert price_of(Usage(1_000_000, 500_000), (2.0, 6.0)) == pytest.approx(5.0)
-    assert price_of(Usage(1, 1), None) is None
+    assert cost_of(Usage(1_000_000, 500_000), (2.0, 6.0)) == pytest.approx(5.0)
+    assert cost_of(Usage(1, 1), None) is None

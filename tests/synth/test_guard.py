@@ -1,4 +1,4 @@
-"""Whatever a teacher writes, the file stays whole and holds exactly the pair that was shown."""
+"""Whatever a teacher writes, the file stays valid and contains exactly the pair."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError, Document, edit, parse
 from dlm_trl.synth.guard import Refusal, make_safe, synth_section
-from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.pairs import QAPair
 from tests.notes.test_edit import documents
 
 MARKER = {
@@ -31,16 +31,16 @@ NASTY = st.lists(st.tuples(LINES, st.sampled_from(BREAKS)), max_size=9).map(
 TEXTS = NASTY | st.text(st.characters(exclude_categories=[]))
 
 
-def appended(document: Document, pair: Pair) -> Document:
+def appended(document: Document, pair: QAPair) -> Document:
     return parse(edit.append_bytes(document, synth_section(pair, **MARKER)))
 
 
 @given(TEXTS, TEXTS, documents())
 @example("```", "a\n```\n::prose::", parse("---\ndlm_id: 01JTRX0000000000000000000A\nbase_model: t\n---"))
 def test_any_two_strings_are_refused_or_read_back_exactly(question: str, answer: str, document: Document) -> None:
-    pair = make_safe(Pair(question, answer))
+    pair = make_safe(QAPair(question, answer))
     if isinstance(pair, Refusal):
-        assert "is empty" in pair.reason or "is no text" in pair.reason, "all else can be made safe"
+        assert "is empty" in pair.reason or "control character" in pair.reason, "all else can be made safe"
         return
     after = appended(document, pair)
     *before, section = after.sections
@@ -56,8 +56,8 @@ def test_any_two_strings_are_refused_or_read_back_exactly(question: str, answer:
 @example("Dew")
 @example("::prose:: \n```")
 def test_lines_of_printable_text_are_made_safe_not_refused(text: str) -> None:
-    found = make_safe(Pair("What is it?", f"It is:\n{text}"))
-    assert isinstance(found, Pair)
+    found = make_safe(QAPair("What is it?", f"It is:\n{text}"))
+    assert isinstance(found, QAPair)
 
 
 FENCED = "Write:\n\n```text\n::prose::\n```\n\nand end."
@@ -82,19 +82,19 @@ FENCED = "Write:\n\n```text\n::prose::\n```\n\nand end."
         ("C++ has ::std::move and `a::b::`", "C++ has ::std::move and `a::b::`"),
     ],
 )
-def test_what_a_reader_sees_stays(text: str, safe: str) -> None:
-    assert make_safe(Pair("What?", text)) == Pair("What?", safe)
-    assert make_safe(Pair(text, "That.")) == Pair(safe, "That.")
+def test_rendered_text_does_not_change(text: str, safe: str) -> None:
+    assert make_safe(QAPair("What?", text)) == QAPair("What?", safe)
+    assert make_safe(QAPair(text, "That.")) == QAPair(safe, "That.")
 
 
 @pytest.mark.parametrize("text", ["", " \n\u2028", "a\x00b", "\ud83d", "\x08eta", "```"])
-def test_what_is_no_text_is_refused(text: str) -> None:
-    for pair in (Pair("What?", text), Pair(text, "That.")):
+def test_damaged_text_is_refused(text: str) -> None:
+    for pair in (QAPair("What?", text), QAPair(text, "That.")):
         assert isinstance(make_safe(pair), Refusal)
 
 
-def test_the_section_is_written_as_the_format_has_it() -> None:
-    assert synth_section(Pair("What is dew?", "Water."), **MARKER) == (
+def test_the_section_is_written_in_the_format() -> None:
+    assert synth_section(QAPair("What is dew?", "Water."), **MARKER) == (
         '::instruction::\n<!-- dlm-auto-synth: synth_teacher="hf:tiny" synth_strategy="extraction" '
         'synth_at="2026-01-02T03:04:05Z" source_section_id="421905de9ab75735" -->\n'
         "### Q\nWhat is dew?\n### A\nWater.\n"
@@ -102,7 +102,7 @@ def test_the_section_is_written_as_the_format_has_it() -> None:
 
 
 @pytest.mark.parametrize("teacher", ["", 'hf:a"b', "hf:a\n::prose::\nx"])
-def test_a_teacher_that_a_marker_cannot_name_is_an_error(teacher: str) -> None:
+def test_a_teacher_name_that_a_marker_cannot_contain_is_an_error(teacher: str) -> None:
     with pytest.raises(DlmError) as caught:
-        synth_section(Pair("What?", "That."), **{**MARKER, "teacher": teacher})
+        synth_section(QAPair("What?", "That."), **{**MARKER, "teacher": teacher})
     assert caught.value.kind == "UsageError"

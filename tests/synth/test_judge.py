@@ -1,4 +1,4 @@
-"""The judge's scores against their definition, on the embedded base and on a random one; and who may be a judge."""
+"""The judge's scores match their definition, on the embedded base and a random one; and which judges are valid."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, Document, parse
 from dlm_trl.notes.store import next_version, set_current_adapter
 from dlm_trl.synth.judge import Judge, open_judge, verdict
-from dlm_trl.synth.pairs import Candidate, Pair, Scores
+from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.words import content_words, overlap
 from dlm_trl.teachers.load import load_teacher
@@ -28,13 +28,13 @@ from dlm_trl.teachers.load import load_teacher
 ID = "01JTRX0000000000000000000A"
 PROSE = "A starter is a mix of flour and water in which wild yeast and bacteria live. It needs about 9 days."
 PAIRS = [
-    Pair("What is a starter?", "A mix of flour and water."),
-    Pair("How long does it need?", "About 9 days."),
-    Pair("What lives in a starter?", "Yeast {and} bacteria, wild ones, in flour and in water; nothing else."),
+    QAPair("What is a starter?", "A mix of flour and water."),
+    QAPair("How long does it need?", "About 9 days."),
+    QAPair("What lives in a starter?", "Yeast {and} bacteria, wild ones, in flour and in water; nothing else."),
 ]
 
 
-def candidate(pair: Pair, prose: str = PROSE) -> Candidate:
+def candidate(pair: QAPair, prose: str = PROSE) -> Candidate:
     return Candidate(pair, "0" * 16, "extraction", prose, request_key="k", index=0, teacher="hf:tiny")
 
 
@@ -71,7 +71,7 @@ def mean_log_prob(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, co
     return sum(table[len(prompt) + k - 1, token].item() for k, token in enumerate(tokens)) / len(tokens)
 
 
-def by_definition(judge: Judge, pair: Pair, prose: str) -> tuple[float, float]:
+def by_definition(judge: Judge, pair: QAPair, prose: str) -> tuple[float, float]:
     def asked(content: str, answer: str) -> float:
         return mean_log_prob(judge.model, judge.tokenizer, content, answer)
 
@@ -80,7 +80,7 @@ def by_definition(judge: Judge, pair: Pair, prose: str) -> tuple[float, float]:
     return alone - asked(pair.question, "I don't know."), read - alone
 
 
-def test_margin_and_grounding_are_what_they_say(tiny_judge: Judge) -> None:
+def test_margin_and_grounding_match_their_definition(tiny_judge: Judge) -> None:
     scores = tiny_judge.score([candidate(pair) for pair in PAIRS])
     for pair, found in zip(PAIRS, scores, strict=True):
         margin, grounding = by_definition(tiny_judge, pair, PROSE)
@@ -90,21 +90,24 @@ def test_margin_and_grounding_are_what_they_say(tiny_judge: Judge) -> None:
     assert tiny_judge.score([]) == []
 
 
-def test_what_the_prose_says_is_grounded_and_what_another_prose_says_is_not(tiny_judge: Judge) -> None:
+def test_an_answer_is_grounded_in_its_prose_and_not_in_another(tiny_judge: Judge) -> None:
     rows = [json.loads(line) for line in (tiny.path() / "held_out.jsonl").read_text().splitlines()[:30]]
-    said = [candidate(Pair(*row["pairs"][0]), row["prose"]) for row in rows]
-    unsaid = [replace(one, prose=other.prose) for one, other in zip(said, said[1:] + said[:1], strict=True)]
+    candidates_with_prose = [candidate(QAPair(*row["pairs"][0]), row["prose"]) for row in rows]
+    with_other_prose = [
+        replace(one, prose=other.prose)
+        for one, other in zip(candidates_with_prose, candidates_with_prose[1:] + candidates_with_prose[:1], strict=True)
+    ]
 
     def share_kept(candidates: list[Candidate]) -> float:
         verdicts = [verdict(replace(s, margin=1.0), "extraction") for s in tiny_judge.score(candidates)]
         assert set(verdicts) <= {None, "grounding"}
         return verdicts.count(None) / len(verdicts)
 
-    assert share_kept(said) > 0.8
-    assert share_kept(unsaid) < 0.4
+    assert share_kept(candidates_with_prose) > 0.8
+    assert share_kept(with_other_prose) < 0.4
 
 
-def test_an_adapter_weighs_the_margin_and_its_base_the_grounding(
+def test_the_margin_uses_the_adapter_and_the_grounding_its_base(
     adapted: PreTrainedModel, random_base: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     base = Judge(load_base(str(random_base)), tokenizer, "base")
@@ -118,7 +121,7 @@ def test_an_adapter_weighs_the_margin_and_its_base_the_grounding(
 
 @pytest.mark.parametrize("prompt_end", ["Assistant:", "Assistant: ", "Assistant:\n"])
 @pytest.mark.parametrize("answer_start", ["", " ", "\n"])
-def test_an_answer_has_the_tokens_that_the_chat_template_gives_it(
+def test_an_answer_is_tokenised_as_in_the_chat_template(
     model: PreTrainedModel, random_base: Path, prompt_end: str, answer_start: str
 ) -> None:
     tokenizer = load_tokenizer(str(random_base))
@@ -151,26 +154,22 @@ def test_an_answer_has_the_tokens_that_the_chat_template_gives_it(
     assert found.grounding == pytest.approx(read - alone, abs=1e-3)
 
 
-def test_a_judge_whose_chat_template_takes_no_question_is_refused_at_once(
-    model: PreTrainedModel, random_base: Path
-) -> None:
+def test_a_judge_whose_chat_template_rejects_a_question_fails_early(model: PreTrainedModel, random_base: Path) -> None:
     tokenizer = load_tokenizer(str(random_base))
     tokenizer.chat_template = "{{ raise_exception('A system prompt\nis needed') }}"
-    with pytest.raises(DlmError, match="of the judge base refuses a conversation: A system prompt is needed") as caught:
+    with pytest.raises(DlmError, match=r"of the judge base .*: A system prompt is needed") as caught:
         Judge(model, tokenizer, "base")
     assert caught.value.kind == "ChatTemplateError"
 
 
 def pieces_read(judge: Judge, asked: Candidate) -> list[str]:
-    rows = judge._rows(asked)[1:]
+    rows = judge._with_and_without_prose(asked)[1:]
     assert all(row.tokens <= judge.context for row in rows)
     texts = (judge.tokenizer.decode(row.prompt, clean_up_tokenization_spaces=False) for row in rows)
     return [text.partition("Text:\n")[2].rpartition("\n\nQuestion: ")[0] for text in texts]
 
 
-def test_of_long_prose_the_piece_that_helps_most_counts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_for_long_prose_the_best_piece_counts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     judge = Judge(model, tokenizer, "base")
     prose = " ".join(f"loaf{k}" for k in range(400))
     pieces = pieces_read(judge, candidate(PAIRS[0], prose))
@@ -183,19 +182,19 @@ def test_of_long_prose_the_piece_that_helps_most_counts(
 
 @given(st.text(max_size=30), st.integers(1, 200), st.integers(1, 200))
 @settings(deadline=None, max_examples=60)
-def test_prose_of_any_length_is_read_whole(random_base: Path, text: str, times: int, answer: int) -> None:
+def test_prose_of_any_length_is_read_completely(random_base: Path, text: str, times: int, answer: int) -> None:
     judge = random_judge(str(random_base))
     prose = text * times
-    pieces = pieces_read(judge, candidate(Pair(PAIRS[0].question, "!\n" * answer), prose))  # two tokens a line
+    pieces = pieces_read(judge, candidate(QAPair(PAIRS[0].question, "!\n" * answer), prose))  # two tokens a line
     if pieces:
         assert Counter("".join("".join(pieces).split())) == Counter("".join(prose.split()))
     else:
         assert answer > 150
 
 
-def test_what_fits_no_context_passes_no_verdict(tiny_judge: Judge) -> None:
+def test_pairs_too_long_for_the_context_are_rejected(tiny_judge: Judge) -> None:
     long = "flour and water " * 1000
-    asked = [Pair(long, "A mix."), PAIRS[0], Pair("What is a starter?", long)]
+    asked = [QAPair(long, "A mix."), PAIRS[0], QAPair("What is a starter?", long)]
     too_long, fits, too_long_too = tiny_judge.score([candidate(pair) for pair in asked])
     assert too_long == Scores(-math.inf, -math.inf, too_long.overlap)
     assert too_long_too == Scores(-math.inf, -math.inf, 1.0)
@@ -220,7 +219,7 @@ def test_verdicts(margin: float, grounding: float, strategy: Strategy, reason: s
     assert verdict(scores, strategy, threshold=0.1, min_grounding=0.8) == reason
 
 
-def test_the_judge_is_the_adapter_once_there_is_one_and_the_base_before(
+def test_the_default_judge_is_the_adapter_else_the_base(
     adapted: PreTrainedModel,
     random_base: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -251,13 +250,13 @@ def test_the_judge_is_the_adapter_once_there_is_one_and_the_base_before(
 
 
 @pytest.mark.parametrize("reference", ["", "hf:", "hf: ", "tiny", "openai:gpt-5", "vllm-server:http://localhost"])
-def test_what_is_no_judge_is_told_so(reference: str) -> None:
+def test_unknown_judges_are_refused(reference: str) -> None:
     with pytest.raises(DlmError, match=r"hf:<id or folder>") as caught:
         open_judge(document(), reference)
     assert caught.value.kind == "UsageError"
 
 
-def test_a_judge_that_cannot_be_loaded_or_asked_is_one_line(
+def test_a_judge_that_cannot_be_loaded_is_one_line(
     random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -282,7 +281,7 @@ def test_content_words_of_any_script() -> None:
     assert content_words("it is of the") == set()
 
 
-def test_overlap_is_a_share_of_the_answer() -> None:
+def test_overlap_is_a_fraction_of_the_answer() -> None:
     assert overlap("A net of gluten", "Gluten is a net that holds the gas.") == 1.0
     assert overlap("gluten and gas and air", "Gluten holds the gas.") == pytest.approx(2 / 3)
     assert overlap("stone", "Gluten is a net.") == 0.0

@@ -1,4 +1,4 @@
-"""A question that repeats a validation row is told from one that asks for something else in like words."""
+"""Questions that repeat a validation row are told apart from similar ones that ask something else."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def document() -> Document:
     return parse(f"---\ndlm_id: 01JTRX0000000000000000000A\nbase_model: tiny\nsystem_prompt: Be brief.\n---\n{pairs}")
 
 
-def test_the_rows_are_those_that_the_split_holds_out(document: Document) -> None:
+def test_validation_questions_match_the_split(document: Document) -> None:
     rows = Dataset.from_list(list(convert(document, "sft")), Features(features("sft")))
     for fraction, seed in ((0.1, 42), (0.3, 7)):
         held_out = split(rows, fraction, seed)["validation"]["prompt"]
@@ -80,5 +80,5 @@ def test_the_rows_are_those_that_the_split_holds_out(document: Document) -> None
     assert validation_questions(document, 0, 42) == []
 
 
-def test_the_default_fraction_is_the_recipes() -> None:
+def test_the_default_fraction_matches_the_recipe() -> None:
     assert NotesArguments(notes="x").validation_fraction == VALIDATION_FRACTION

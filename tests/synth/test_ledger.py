@@ -1,4 +1,4 @@
-"""Whatever ends a run, and whenever: what was finished is there, whole, and the next run goes on from it."""
+"""Whenever a run is killed, finished requests are kept, and the next run resumes from them."""
 
 import json
 import logging
@@ -58,7 +58,7 @@ def started(work: Callable[..., None], *arguments: object) -> multiprocessing.pr
     return process
 
 
-def test_opening_writes_nothing_and_a_reply_comes_back_as_it_was(notes: Document, dlm_home: Path) -> None:
+def test_opening_writes_nothing_and_replies_round_trip(notes: Document, dlm_home: Path) -> None:
     ledger = Ledger(notes)
     assert ledger.get("key 1") is None and not dlm_home.exists()
     request, reply = finished(1, "half \ud83d a pair\u2028 and é\n")
@@ -74,13 +74,13 @@ def test_opening_writes_nothing_and_a_reply_comes_back_as_it_was(notes: Document
 
 
 @given(st.text(st.characters(exclude_categories=[])), st.floats(0, 9), st.integers(0))
-def test_any_text_comes_back(text: str, seconds: float, tokens: int) -> None:
+def test_any_text_round_trips(text: str, seconds: float, tokens: int) -> None:
     line = {"key": text, "text": text, "seconds": seconds, "prompt_tokens": tokens, "completion_tokens": 0}
     reply = ledger_module._reply(json.loads(json.dumps(line).encode()))
     assert reply == Reply(text, text, Usage(tokens, 0), seconds)
 
 
-def test_a_failed_request_is_not_finished_and_the_later_of_two_replies_counts(notes: Document) -> None:
+def test_failed_requests_are_not_recorded_and_the_later_reply_counts(notes: Document) -> None:
     ledger = Ledger(notes)
     request, reply = finished(1)
     ledger.record(request, Reply("key 1", error="refused"))
@@ -91,10 +91,10 @@ def test_a_failed_request_is_not_finished_and_the_later_of_two_replies_counts(no
         assert (found := again.get("key 1")) and found.text == "fresh"
 
 
-def test_a_key_changes_with_all_that_decides_a_reply() -> None:
+def test_a_key_changes_with_everything_that_decides_a_reply() -> None:
     def key(**changes: object) -> str:
         given = {"prompt_version": 1, "messages": MESSAGES, "max_new_tokens": 9, "temperature": 0.5, "top_p": None}
-        return request_key(**{"teacher": NamedTeacher(), **given, "seed": None, "sample": 0, **changes})
+        return request_key(**{"teacher": NamedTeacher(), **given, "seed": None, "schema": None, **changes})
 
     changed: list[dict[str, object]] = [
         {"teacher": NamedTeacher("hf:other")},
@@ -102,18 +102,20 @@ def test_a_key_changes_with_all_that_decides_a_reply() -> None:
         {"prompt_version": 2},
         {"messages": [{"role": "user", "content": "Write about hail."}]},
         {"messages": [*MESSAGES, *MESSAGES]},
+        {"messages": [{"role": "system", "content": "Be brief."}, *MESSAGES]},
         {"max_new_tokens": 10},
         {"temperature": 0.6},
         {"top_p": 0.9},
         {"seed": 0},
-        {"sample": 1},
+        {"schema": {"type": "object"}},
+        {"schema": {"type": "array"}},
     ]
     keys = [key(), *(key(**change) for change in changed)]
     assert len(set(keys)) == len(keys) and all(len(k) == 32 for k in keys)
     assert key(temperature=1) == key(temperature=1.0) and key() == key()
 
 
-def test_a_line_cut_anywhere_costs_that_line_alone(notes: Document) -> None:
+def test_a_torn_line_costs_only_that_line(notes: Document) -> None:
     ledger = Ledger(notes)
     for i in range(3):
         ledger.record(*finished(i, "x" * 9))
@@ -143,7 +145,7 @@ def test_damaged_lines_in_the_middle_are_kept_and_skipped_with_one_warning(
         file.write(b"\n".join(damage) + b'\n{"key": 5, "text": null}\n')
     before = ledger.path.read_bytes()
     Ledger(notes).record(*finished(2))
-    assert ["6 lines are damaged" in r.getMessage() for r in caplog.records] == [True]
+    assert ["6 damaged lines" in r.getMessage() for r in caplog.records] == [True]
     assert ledger.path.read_bytes().startswith(before)
     again = Ledger(notes)
     assert len(again) == 2 and [entry["key"] for entry in again.entries()] == ["key 1", "key 2"]
@@ -169,7 +171,7 @@ def record_for_ever(path: Path, first: int) -> None:
 
 
 @posix
-def test_kills_at_any_moment_lose_nothing_that_was_finished(notes: Document) -> None:
+def test_kills_at_any_moment_lose_nothing_finished(notes: Document) -> None:
     assert notes.path
     seen: set[str] = set()
     for delay in (0.03, 0.05, 0.08, 0.13):
@@ -193,7 +195,7 @@ def record_some(path: Path, first: int) -> None:
 
 
 @posix
-def test_processes_append_whole_lines_side_by_side(notes: Document, caplog: pytest.LogCaptureFixture) -> None:
+def test_processes_append_whole_lines_concurrently(notes: Document, caplog: pytest.LogCaptureFixture) -> None:
     assert notes.path
     writers = [started(record_some, notes.path, first) for first in (0, 100)]
     for writer in writers:
@@ -214,7 +216,7 @@ def write_slowly(path: Path, ready: str, done: str) -> None:
 
 
 @posix
-def test_a_line_that_another_process_is_writing_is_not_taken_for_a_torn_one(notes: Document, tmp_path: Path) -> None:
+def test_a_line_being_written_is_not_taken_for_a_torn_one(notes: Document, tmp_path: Path) -> None:
     ledger = Ledger(notes)
     ledger.record(*finished(1))
     ready, done = tmp_path / "ready", tmp_path / "done"
@@ -276,7 +278,7 @@ def test_a_second_run_waits_for_the_first(tmp_path: Path, caplog: pytest.LogCapt
 
 
 @posix
-def test_a_second_run_says_who_is_in_its_way_and_a_killed_one_is_not(tmp_path: Path) -> None:
+def test_a_second_run_names_the_process_it_waits_for(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     first = started(hold, 600, str(ready))
     while not ready.exists():
@@ -324,7 +326,7 @@ def test_a_moved_document_takes_its_ledger_with_it(
     Ledger(moved)
     ledger = Ledger(moved)  # its note is given once
     assert ledger.get("key 1")
-    assert [f"going on with {moved.path}" in r.getMessage() for r in caplog.records] == [True]
+    assert [f"using it for {moved.path}" in r.getMessage() for r in caplog.records] == [True]
     ledger.record(*finished(2))
     ledger.record(*finished(3))
     caplog.clear()

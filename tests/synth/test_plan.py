@@ -1,4 +1,4 @@
-"""What will be asked, before anything is."""
+"""The requests of a run, before any is sent."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError, Document, parse, read
-from dlm_trl.synth.plan import Settings, again, plan
+from dlm_trl.synth import plan as plan_module
+from dlm_trl.synth.plan import plan, retry
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.protocol import Reply, Request
 from tests.synth.writer import HEAD, TOPICS, prose
 
@@ -29,7 +31,7 @@ class Reader:
         return sum(len(message["content"].split()) for message in messages)
 
 
-SHORT = Settings(max_new_tokens=20)
+SHORT = SynthSettings(max_new_tokens=20)
 
 
 def document(*sections: str) -> Document:
@@ -37,34 +39,34 @@ def document(*sections: str) -> Document:
 
 
 @pytest.mark.parametrize(("n", "budgets"), [(1, [1]), (2, [1, 1]), (3, [2, 1]), (4, [2, 2])])
-def test_both_strategies_share_the_budget(n: int, budgets: list[int]) -> None:
-    asks = plan(document("Elm."), Settings(strategy="both", per_section=n), Reader())
+def test_both_strategies_split_the_pairs(n: int, budgets: list[int]) -> None:
+    asks = plan(document("Elm."), SynthSettings(strategy="both", per_section=n), Reader())
     assert [ask.n for ask in asks] == budgets
     assert [ask.strategy for ask in asks] == ["extraction", "expansion"][: len(budgets)]
     assert [ask.request.messages[0]["content"].split()[1] for ask in asks] == [str(budget) for budget in budgets]
 
 
 @pytest.mark.parametrize("strategy", ["extraction", "expansion"])
-def test_one_strategy_has_all_of_it(strategy: str) -> None:
-    (ask,) = plan(document("Elm."), Settings(strategy=strategy, per_section=5), Reader())
+def test_one_strategy_gets_all_pairs(strategy: str) -> None:
+    (ask,) = plan(document("Elm."), SynthSettings(strategy=strategy, per_section=5), Reader())
     assert (ask.strategy, ask.n) == (strategy, 5)
 
 
-def test_prose_is_stripped_pairs_are_left_out_and_what_comes_twice_is_asked_once() -> None:
+def test_prose_is_stripped_pairs_are_skipped_and_repeats_are_requested_once() -> None:
     pairs = "::instruction::\n### Q\nq\n### A\na\n"
     notes = parse(f"{HEAD}\n  Elm.  \n\n{pairs}::prose::\n\nElm.\n{pairs}::prose::\n \n::prose::\nFir.\n")
-    asks = plan(notes, Settings(), Reader())
+    asks = plan(notes, SynthSettings(), Reader())
     assert [ask.prose for ask in asks] == ["Elm.", "Fir."]
     assert asks[0].section_id == notes.sections[0].section_id
 
 
-def test_files_of_training_sources_are_not_asked_about(tmp_path: Path) -> None:
+def test_files_of_training_sources_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "other.txt").write_text(prose("Yew"))
     head = HEAD.replace("base_model", "training:\n  sources:\n  - path: more\nbase_model")
     path = tmp_path / "notes.dlm"
     path.write_text(f"{head}\n{prose('Elm')}\n")
-    assert [ask.prose for ask in plan(read(path), Settings(), Reader())] == [prose("Elm")]
+    assert [ask.prose for ask in plan(read(path), SynthSettings(), Reader())] == [prose("Elm")]
 
 
 def test_windows_of_long_prose_fit_and_share_the_budget() -> None:
@@ -79,32 +81,45 @@ def test_windows_of_long_prose_fit_and_share_the_budget() -> None:
     assert "\n\n".join(ask.prose for ask in asks if ask.strategy == "extraction") == "\n\n".join(paragraphs)
 
 
-def test_a_seed_decides_nothing_where_nothing_is_drawn() -> None:
+def test_a_seed_does_not_matter_at_temperature_0() -> None:
     def key(temperature: float, seed: int | None) -> str:
-        (ask,) = plan(document("Elm."), Settings(temperature=temperature, seed=seed), Reader())
+        (ask,) = plan(document("Elm."), SynthSettings(temperature=temperature, seed=seed), Reader())
         return ask.request.key
 
     assert key(0.0, 1) == key(0.0, 2) == key(0.0, None)
     assert key(0.5, 1) != key(0.5, 2)
 
 
-def test_an_empty_reply_is_asked_about_with_a_turn_that_servers_take() -> None:
+def test_a_changed_schema_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def request() -> Request:
+        (ask,) = plan(document("Elm."), SynthSettings(), Reader())
+        return ask.request
+
+    before = request()
+    monkeypatch.setattr(plan_module, "SCHEMA", {"type": "object"})
+    assert request().schema == {"type": "object"} and request().key != before.key
+
+
+def test_an_empty_reply_is_retried_with_a_nonempty_turn() -> None:
     (ask,) = plan(document("Elm."), SHORT, Reader())
     for reply in ("", " \n"):
-        retry = again(ask, reply, "The reply is empty.", SHORT, Reader())
-        assert retry and retry.request.messages[1] == {"role": "assistant", "content": "[]"}
+        second = retry(ask, reply, "The reply is empty.", SHORT, Reader())
+        assert second and second.request.messages[1] == {"role": "assistant", "content": "[]"}
 
 
-def test_parts_of_long_prose_that_no_pair_reaches_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_tells_if_long_prose_is_not_covered(caplog: pytest.LogCaptureFixture) -> None:
     notes = document("Elm.", "\n\n".join(f"word{i} " * 50 for i in range(12)))
     parts = len(plan(notes, replace(SHORT, per_section=30), Reader(200))) - 1
     assert 3 < parts < 30 and not caplog.messages
     plan(notes, replace(SHORT, per_section=3), Reader(200))
-    (told,) = caplog.messages
-    assert f":{notes.sections[1].content_line}: this prose has {parts} parts" in told and "3 extraction pairs" in told
+    (warning,) = caplog.messages
+    assert (
+        f":{notes.sections[1].content_line}: this prose takes {parts} requests" in warning
+        and "3 extraction pairs" in warning
+    )
 
 
-def test_long_prose_without_blanks_is_cut_too() -> None:
+def test_long_prose_without_spaces_is_split_too() -> None:
     class Letters(Reader):
         """A character is a token."""
 
@@ -117,16 +132,16 @@ def test_long_prose_without_blanks_is_cut_too() -> None:
     assert all(Letters().count_tokens(ask.request.messages) + 20 <= 400 for ask in asks)
 
 
-def test_a_teacher_that_reads_too_little_is_one_error() -> None:
-    with pytest.raises(DlmError, match="reads 60 tokens") as caught:
+def test_a_too_short_context_is_one_error() -> None:
+    with pytest.raises(DlmError, match="context of 60 tokens") as caught:
         plan(document("Elm.", "Fir."), SHORT, Reader(60))
     assert caught.value.kind == "UsageError" and "--max-new-tokens" in str(caught.value)
 
 
 @given(st.integers(2, 40), st.integers(1, 40))
-def test_with_max_pairs_every_beginning_is_spread_over_the_file(count: int, first: int) -> None:
+def test_with_max_pairs_any_first_part_covers_the_file(count: int, first: int) -> None:
     notes = document(*(f"Section {i}." for i in range(count)))
-    asks = plan(notes, Settings(max_pairs=first), Reader())
+    asks = plan(notes, SynthSettings(max_pairs=first), Reader())
     places = sorted(int(ask.prose.split()[1].rstrip(".")) for ask in asks)
     assert places == list(range(count))
     if 1 < first <= count:
@@ -135,16 +150,16 @@ def test_with_max_pairs_every_beginning_is_spread_over_the_file(count: int, firs
         assert max(gaps) <= 3 * count / first + 1
 
 
-def test_the_second_request_shows_the_reply_and_what_is_wrong() -> None:
+def test_a_retry_quotes_the_reply_and_the_problem() -> None:
     (ask,) = plan(document("Elm."), SHORT, Reader(200))
-    second = again(ask, "no list", "There is no JSON object in the reply.", SHORT, Reader(200))
+    second = retry(ask, "no list", "There is no JSON object in the reply.", SHORT, Reader(200))
     assert second is not None and second.request.key != ask.request.key
     first, reply, correction = second.request.messages
     assert first == ask.request.messages[0]
     assert reply == {"role": "assistant", "content": "no list"}
     assert "There is no JSON object in the reply." in correction["content"]
-    assert again(ask, "word " * 200, "Too long.", SHORT, Reader(200)) is None
-    half = again(ask, "half \ud83d", "There is no JSON object in the reply.", SHORT, Reader(200))
+    assert retry(ask, "word " * 200, "Too long.", SHORT, Reader(200)) is None
+    half = retry(ask, "half \ud83d", "There is no JSON object in the reply.", SHORT, Reader(200))
     assert half is not None and half.request.messages[1]["content"] == "half ?", "no request can carry half a pair"
 
 
@@ -159,41 +174,41 @@ def test_the_second_request_shows_the_reply_and_what_is_wrong() -> None:
         {"strategy": "extract"}, {"filter": "dedup"}, {"judge": "openai:m"}, {"judge": "hf:"}, {"judge": ""},
     ],
 )  # fmt: skip
-def test_settings_that_no_run_can_have(values: dict[str, object]) -> None:
+def test_invalid_settings(values: dict[str, object]) -> None:
     with pytest.raises(DlmError) as caught:
-        Settings(**values)
+        SynthSettings(**values)
     assert caught.value.kind == "UsageError"
 
 
 class TestPrompt:
-    def test_ones_own_is_used(self, tmp_path: Path) -> None:
+    def test_a_prompt_file_is_used(self, tmp_path: Path) -> None:
         path = tmp_path / "prompt.txt"
         path.write_text("\ufeff{{ n }} {{ strategy }} pairs, please: <{{ prose }}>")
-        asks = plan(document("Elm."), Settings(prompt=path, strategy="both"), Reader())
+        asks = plan(document("Elm."), SynthSettings(prompt=path, strategy="both"), Reader())
         contents = [ask.request.messages[0]["content"] for ask in asks]
         assert contents == ["2 extraction pairs, please: <Elm.>", "1 expansion pairs, please: <Elm.>"]
-        assert asks[0].request.key != plan(document("Elm."), Settings(strategy="both"), Reader())[0].request.key
+        assert asks[0].request.key != plan(document("Elm."), SynthSettings(strategy="both"), Reader())[0].request.key
 
     @pytest.mark.parametrize(
-        ("text", "said"),
+        ("text", "message"),
         [
             ("Write\n{{ n }} pairs {% if %} {{ prose }}", "prompt.txt:2: "),
             ("Write\n\n{{ count }} pairs: {{ prose }}", "prompt.txt:3: .*'count' is undefined"),
-            ("Write {{ n }} pairs.", "prompt.txt: .*leaves the prose out"),
-            ("{% if strategy == 'extraction' %}{{ prose }}{% endif %}", "prompt.txt: .*leaves the prose out"),
-            ("{{ prose }}\n{{ n / 0 }}", "prompt.txt:2: .*does not render"),
-            ("{{ prose }}\n{% include 'x' %}", "prompt.txt:2: .*does not render"),
+            ("Write {{ n }} pairs.", "prompt.txt: .*doesn't include the prose"),
+            ("{% if strategy == 'extraction' %}{{ prose }}{% endif %}", "prompt.txt: .*doesn't include the prose"),
+            ("{{ prose }}\n{{ n / 0 }}", "prompt.txt:2: .*doesn't render"),
+            ("{{ prose }}\n{% include 'x' %}", "prompt.txt:2: .*doesn't render"),
             ("{{ prose }}\n{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "prompt.txt:2: .*recursion"),
             ("{{ prose }}\n{{ prose.__class__.__mro__ }}", "prompt.txt:2: .*unsafe"),
-            ("{{ prose }}\n{{ range(10 ** 9) }}", "prompt.txt:2: .*does not render"),
+            ("{{ prose }}\n{{ range(10 ** 9) }}", "prompt.txt:2: .*doesn't render"),
             ("{{ prose }}\n{% if n == 1 %}{{ count }}{% endif %}", "prompt.txt:2: .*'count' is undefined"),
             ("{{ prose }}\n{% if 'Elm' in prose %}{{ count }}{% endif %}", "prompt.txt:2: .*'count' is undefined"),
-            (b"\xff{{ prose }}", "prompt.txt: .*cannot be read"),
+            (b"\xff{{ prose }}", "prompt.txt: .*can't be read"),
         ],
     )
-    def test_a_broken_one_is_refused_with_its_place(self, tmp_path: Path, text: str | bytes, said: str) -> None:
+    def test_a_broken_prompt_is_refused_with_its_line(self, tmp_path: Path, text: str | bytes, message: str) -> None:
         path = tmp_path / "prompt.txt"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        with pytest.raises(DlmError, match=said) as caught:
-            plan(document("Elm."), Settings(prompt=path, per_section=1), Reader())
+        with pytest.raises(DlmError, match=message) as caught:
+            plan(document("Elm."), SynthSettings(prompt=path, per_section=1), Reader())
         assert caught.value.kind == "PromptError" and ".." not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What the teacher is asked."""
+"""The prompts sent to a teacher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dlm_trl.synth.prompts import TEMPLATES, pair_messages
 
 
 @pytest.mark.parametrize("strategy", sorted(TEMPLATES))
-def test_prose_goes_in_untouched_whatever_it_holds(strategy):
+def test_prose_is_inserted_unchanged(strategy):
     prose = "Curly {{ braces }} and {% tags %} & <b>\n\nTwo paragraphs."
     (message,) = pair_messages(f"\n{prose}\n", 3, strategy)
     assert message["role"] == "user"
@@ -17,11 +17,11 @@ def test_prose_goes_in_untouched_whatever_it_holds(strategy):
     assert message["content"].endswith(f"\n\nText:\n{prose}")
 
 
-def test_strategies_ask_for_different_things():
+def test_strategies_have_different_prompts():
     assert pair_messages("p", 1, "extraction") != pair_messages("p", 1, "expansion")
 
 
-def test_a_prompt_is_compiled_once_for_a_plan(monkeypatch):
+def test_a_prompt_is_compiled_once_per_plan(monkeypatch):
     compiled = []
     plain = Environment.compile
     monkeypatch.setattr(Environment, "compile", lambda *a, **k: compiled.append(1) or plain(*a, **k))

@@ -1,4 +1,4 @@
-"""What can be saved of a reply is saved, and what cannot be read is said in one line."""
+"""Every readable pair of a reply is kept; an unreadable reply is one line of explanation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dlm_trl.synth.pairs import Pair
+from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.replies import parse_reply
 
-DEW, HAIL = Pair("What is dew?", "Water that condenses."), Pair("What is hail?", "Frozen rain.")
+DEW, HAIL = QAPair("What is dew?", "Water that condenses."), QAPair("What is hail?", "Frozen rain.")
 ITEMS = [pair._asdict() for pair in (DEW, HAIL)]
 LIST = json.dumps(ITEMS)
 DRAFT = json.dumps([{"question": "Draft?", "answer": "x"}])
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\b\f"))
 QUESTIONS = TEXTS.map(lambda text: f"Why {text}")
-PAIRS = st.lists(st.builds(Pair, QUESTIONS, TEXTS), min_size=1, max_size=4)
+PAIRS = st.lists(st.builds(QAPair, QUESTIONS, TEXTS), min_size=1, max_size=4)
 PREAMBLES = st.sampled_from(
     ["", "Sure! Here it is:\n", 'A 5" {set} of "pairs", {}:\n\n', '<think>[{ "</think>', "```json\n"]
 )
@@ -80,15 +80,15 @@ def test_two_pairs_are_read_from(text: str) -> None:
 
 
 @given(PAIRS, PREAMBLES, CHATTER, st.booleans(), st.sampled_from([None, 0, 2]))
-def test_any_pairs_survive_what_stands_around_them(
-    pairs: list[Pair], preamble: str, chatter: str, ascii_only: bool, indent: int | None
+def test_pairs_survive_any_text_around_them(
+    pairs: list[QAPair], preamble: str, chatter: str, ascii_only: bool, indent: int | None
 ) -> None:
     text = json.dumps([pair._asdict() for pair in pairs], ensure_ascii=ascii_only, indent=indent)
     assert parse_reply(f"{preamble}{text}{chatter}") == (pairs, None)
 
 
 @given(PAIRS, st.data())
-def test_a_cut_reply_keeps_its_complete_items(pairs: list[Pair], data: st.DataObject) -> None:
+def test_a_truncated_reply_keeps_its_complete_items(pairs: list[QAPair], data: st.DataObject) -> None:
     items = [json.dumps(pair._asdict()) for pair in pairs]
     kept = data.draw(st.integers(1, len(pairs)))
     whole = f"[{', '.join(items[:kept])}"
@@ -99,7 +99,7 @@ def test_a_cut_reply_keeps_its_complete_items(pairs: list[Pair], data: st.DataOb
 
 def test_tex_and_line_breaks_within_strings_stay() -> None:
     source = r'{"question": "What is \(x\) in \frac{1}{\beta}?", "answer": "A \"half\",' + "\n" + r'\u00e9\\\n"}'
-    assert parse_reply(source).pairs == [Pair(r"What is \(x\) in \frac{1}{\beta}?", 'A "half",\né\\\n')]
+    assert parse_reply(source).pairs == [QAPair(r"What is \(x\) in \frac{1}{\beta}?", 'A "half",\né\\\n')]
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_tex_and_line_breaks_within_strings_stay() -> None:
         ),
     ],
 )
-def test_a_tex_command_is_told_from_a_tab_and_a_line_end(source: str, text: str) -> None:
-    assert parse_reply(f'{{"question": "What?", "answer": "{source}"}}').pairs == [Pair("What?", text)]
+def test_tex_commands_are_distinguished_from_tabs_and_line_ends(source: str, text: str) -> None:
+    assert parse_reply(f'{{"question": "What?", "answer": "{source}"}}').pairs == [QAPair("What?", text)]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_tex_command_is_told_from_a_tab_and_a_line_end(source: str, text: str)
         ('print({"b"}) "now', None),
     ],
 )
-def test_bare_quotes_in_a_text_are_read_where_its_end_is_certain(answer: str, text: str | None) -> None:
+def test_unescaped_quotes_are_read_if_the_end_is_unambiguous(answer: str, text: str | None) -> None:
     for rest in ("]", ', {"question": "Who is "he"?", "answer": "Him."}]', "]\n```\nThat's it {:}"):
         pairs = parse_reply(f'[{{"question": "What?", "answer": "{answer}"}}{rest}').pairs
         assert [pair.answer for pair in pairs if pair.question == "What?"] == ([text] if text else [])
@@ -141,7 +141,7 @@ def test_bare_quotes_in_a_text_are_read_where_its_end_is_certain(answer: str, te
 def test_single_quotes_may_hold_apostrophes() -> None:
     first = r"""{'question': "What's dew?", 'answer': 'It\'s water.'"""
     second = """'question': 'Who's "he"?', 'answer': 'Him'"""
-    pairs = [Pair("What's dew?", "It's water."), Pair('Who\'s "he"?', "Him")]
+    pairs = [QAPair("What's dew?", "It's water."), QAPair('Who\'s "he"?', "Him")]
     assert parse_reply(f"[{first}}}, {{{second}}}]").pairs == pairs
     assert parse_reply(f"[{first}, 'level': None}}, {{{second}}}]").pairs == pairs[1:]
 
@@ -157,31 +157,31 @@ def test_single_quotes_may_hold_apostrophes() -> None:
         "Two lines,\nPrompt: this\nResponse: and that.",
     ],
 )
-def test_a_labelled_answer_is_not_cut_within_a_list_or_code(answer: str) -> None:
+def test_a_labelled_answer_does_not_end_within_a_list_or_code(answer: str) -> None:
     reply = f"**Q1:** What?\n**A1:** {answer}\n\n**Q2:** {HAIL.question}\n**A2:** {HAIL.answer}\n\n"
-    assert parse_reply(reply).pairs == [Pair("What?", answer), HAIL]
+    assert parse_reply(reply).pairs == [QAPair("What?", answer), HAIL]
     assert parse_reply(f"```\n{reply}```").pairs[1:] == [HAIL] or "```" in answer
 
 
-def test_a_question_with_two_answers_is_none() -> None:
+def test_a_question_with_two_answers_is_dropped() -> None:
     options = f"Q: Which is ice?\nA: dew\nB: hail\nAnswer: B\n\nQ: {HAIL.question}\nA: {HAIL.answer}"
     assert parse_reply(options).pairs == [HAIL]
 
 
-def test_the_last_answer_of_a_labelled_reply_that_was_cut_is_left_out() -> None:
+def test_the_last_answer_of_a_truncated_labelled_reply_is_dropped() -> None:
     reply = f"Q: {DEW.question}\nA: {DEW.answer}\nQ: {HAIL.question}\nA: Froz"
-    assert parse_reply(reply, is_cut=True).pairs == [DEW]
-    assert parse_reply(f"{reply}en rain.\n\nThis is al", is_cut=True).pairs == [DEW, HAIL]
-    assert parse_reply(reply).pairs == [DEW, Pair(HAIL.question, "Froz")]
-    assert parse_reply(LIST, is_cut=True).pairs == [DEW, HAIL]
+    assert parse_reply(reply, is_truncated=True).pairs == [DEW]
+    assert parse_reply(f"{reply}en rain.\n\nThis is al", is_truncated=True).pairs == [DEW, HAIL]
+    assert parse_reply(reply).pairs == [DEW, QAPair(HAIL.question, "Froz")]
+    assert parse_reply(LIST, is_truncated=True).pairs == [DEW, HAIL]
 
 
-def test_numbers_stay_as_they_were_written() -> None:
-    assert parse_reply('[{"question": "How many?", "answer": 1.50}]').pairs == [Pair("How many?", "1.50")]
+def test_numbers_stay_as_written() -> None:
+    assert parse_reply('[{"question": "How many?", "answer": 1.50}]').pairs == [QAPair("How many?", "1.50")]
 
 
-def test_an_answer_may_speak_of_the_reasoning_tag() -> None:
-    pair = Pair("What ends reasoning?", "The tag </think>.")
+def test_an_answer_may_mention_the_reasoning_tag() -> None:
+    pair = QAPair("What ends reasoning?", "The tag </think>.")
     assert parse_reply(json.dumps([pair._asdict()])).pairs == [pair]
 
 
@@ -202,7 +202,7 @@ def test_an_answer_may_speak_of_the_reasoning_tag() -> None:
         ('{"pairs": [{"question": What?, "answer": "x"}]}', "broken"),
     ],
 )
-def test_the_problem_is_said_in_one_line(text: str, words: str) -> None:
+def test_the_problem_is_one_line(text: str, words: str) -> None:
     pairs, problem = parse_reply(text)
     assert pairs == []
     assert problem is not None and words in problem and "\n" not in problem
@@ -211,7 +211,7 @@ def test_the_problem_is_said_in_one_line(text: str, words: str) -> None:
 @given(st.text(st.characters(exclude_categories=[])) | st.text('{}[]"\\:,aQ\n* <>', max_size=60))
 @example('{"a":' + "[" * 100_000 + "}")
 @example('{"a": ' + "9" * 10_000 + "}")
-def test_nothing_that_a_teacher_says_raises(text: str) -> None:
+def test_no_reply_raises(text: str) -> None:
     pairs, problem = parse_reply(text)
     assert bool(pairs) == (problem is None)
 
@@ -221,7 +221,7 @@ def test_nothing_that_a_teacher_says_raises(text: str) -> None:
     ["[[[[{{{{", "{", '{"', '{\\"', '{"a":', '{"a":[', '{"{', '{"a\\', '{} "', "{{}", '{"a":{"b":{"c":{"d":1}}}},',
      "{q:'", "{a:'\"}", ",a:\"", "Q:a\n```\n", "Q: a\nA: b\n\n", "# ", "q ", "q* ", "-", "Q:", "<think>", "\\"],
 )  # fmt: skip
-def test_a_megabyte_of_rubbish_is_read_at_once(unit: str) -> None:
+def test_a_megabyte_of_garbage_is_fast(unit: str) -> None:
     # A quadratic reader would take hours for any of these; that this ends is the test.
     for start in ("", '{"', "{"):
         parse_reply(start + unit * (1_000_000 // len(unit)))

@@ -1,4 +1,4 @@
-"""The whole run: a real server behind the real SDK, the real store, the real command killed, two real processes."""
+"""Whole runs: a real server with the real SDK, the real store, the real command killed, two real processes."""
 
 import asyncio
 import json
@@ -26,9 +26,9 @@ from dlm_trl.models.load import load_tokenizer
 from dlm_trl.notes import read, store
 from dlm_trl.notes.errors import DlmError, TeacherError
 from dlm_trl.rows.convert import convert
-from dlm_trl.synth import Settings, synthesize, synthesize_all
+from dlm_trl.synth import SynthSettings, synthesize, synthesize_all
 from dlm_trl.synth.apply import revert
-from dlm_trl.synth.budget import bound_of
+from dlm_trl.synth.budget import max_usage
 from dlm_trl.synth.dry_run import estimate
 from dlm_trl.synth.ledger import Ledger, run_lock
 from dlm_trl.synth.plan import plan
@@ -42,7 +42,7 @@ from tests.teachers.servers import Answer, App, Call, completion, serve
 
 CONFIG = Path(__file__).parents[2] / "accelerate_configs" / "cpu_2proc.yaml"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
-PLAIN = Settings(teacher="openai:m", filter="dedup-only", per_section=2)
+PLAIN = SynthSettings(teacher="openai:m", filter="dedup-only", per_section=2)
 RUN = ["synth", "instructions", "notes.dlm", "--teacher", "openai:m", "--filter", "dedup-only", "--per-section", "2"]
 
 
@@ -76,18 +76,18 @@ def test_nothing_heavy_is_loaded_before_a_teacher_needs_it() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_a_run_asks_and_stages_in_the_order_of_the_file(app: App, path: Path) -> None:
+def test_a_run_requests_and_stages_in_file_order(app: App, path: Path) -> None:
     done = synthesize(path, PLAIN)
     assert pairs(done.staged) == [p for topic in TOPICS for p in written(topic, 2)]
     assert done.staged == staged(read(path))
     counts = done.counts
-    assert (counts.sections, counts.asked, counts.replied, counts.generated, counts.kept) == (12, 12, 12, 24, 24)
+    assert (counts.sections, counts.sent, counts.replied, counts.generated, counts.kept) == (12, 12, 12, 24, 24)
     assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (12 * 7, 12 * 3)
     assert len({item.synth_at for item in done.staged}) == 1 and done.cost is None and done.stopped is None
     assert len(app.calls) == 12 and app.most <= 16
 
 
-def test_an_answer_that_the_limit_of_tokens_cut_is_left_out(app: App, tmp_path: Path) -> None:
+def test_an_answer_truncated_by_the_token_limit_is_dropped(app: App, tmp_path: Path) -> None:
     async def labelled(_: Call) -> str:
         return "Q: What is dew?\nA: Water.\n\nQ: What is hail?\nA: Ice that fa"
 
@@ -97,7 +97,7 @@ def test_an_answer_that_the_limit_of_tokens_cut_is_left_out(app: App, tmp_path: 
     assert pairs(done.staged) == [("What is dew?", "Water.")]
 
 
-def test_in_a_document_with_named_adapters_a_pair_trains_that_of_its_prose(app: App, tmp_path: Path) -> None:
+def test_a_pair_gets_the_adapter_of_its_prose(app: App, tmp_path: Path) -> None:
     head = HEAD.replace("base_model: tiny\n", "base_model: tiny\ntraining:\n  adapters: {wax: {}, bees: {}}\n")
     path = tmp_path / "notes.dlm"
     path.write_text(f"{head}{prose('Elm')}\n\n::prose#bees::\n{prose('Fir')}\n")
@@ -111,30 +111,30 @@ def test_in_a_document_with_named_adapters_a_pair_trains_that_of_its_prose(app: 
     assert revert(path).document.raw == before
 
 
-def test_who_was_moved_and_then_copied_has_one_owner(app: App, path: Path) -> None:
+def test_a_moved_and_copied_document_has_one_owner(app: App, path: Path) -> None:
     synthesize(path, PLAIN)
     moved = path.rename(path.with_name("moved.dlm"))
     assert synthesize(moved, PLAIN).staged == [] and len(app.calls) == 12
     path.write_bytes(moved.read_bytes())
     assert len(staged(read(moved))) == 24 and len(Ledger(read(moved))) == 12
     for look in (staged, Ledger):
-        with pytest.raises(DlmError, match=r"was made for .*moved\.dlm"):
+        with pytest.raises(DlmError, match=r"belongs to .*moved\.dlm"):
             look(read(path))
 
 
-def test_a_reply_that_could_not_be_read_is_counted_where_the_budget_ends_first(app: App, path: Path) -> None:
+def test_an_unreadable_reply_is_counted_if_the_budget_ends_before_its_retry(app: App, path: Path) -> None:
     async def chatter(_: Call) -> str:
         return "I would rather not."
 
     app.reply = chatter
     done = synthesize(path, replace(PLAIN, budget_tokens=900))
     counts = done.counts
-    assert 0 < counts.asked < 12 and counts.asked_again == 0 and done.stopped
-    assert counts.unparsed == counts.asked == len(done.failures)
+    assert 0 < counts.sent < 12 and counts.retried == 0 and done.stopped
+    assert counts.unparsed == counts.sent == len(done.failures)
 
 
 def test_a_local_teacher_can_be_quantised(path: Path) -> None:
-    settings = Settings(
+    settings = SynthSettings(
         teacher="hf:tiny", filter="none", per_section=1, max_pairs=1, max_new_tokens=4, quantization="4bit"
     )
     synthesize(path, settings)
@@ -163,7 +163,7 @@ def test_nothing_depends_on_the_order_of_arrival(app: App, path: Path, dlm_home:
     assert timeless(path) == one_by_one
 
 
-def test_killed_and_repeated_asks_nothing_twice_and_ends_the_same(
+def test_a_killed_and_repeated_run_requests_nothing_twice_and_ends_the_same(
     app: App, path: Path, dlm_home: Path, tmp_path: Path
 ) -> None:
     synthesize(path, PLAIN)
@@ -192,7 +192,7 @@ def test_killed_and_repeated_asks_nothing_twice_and_ends_the_same(
     assert len(finished) == 12 and timeless(path) == uninterrupted
 
 
-def test_stopped_before_it_applied_it_applies_when_repeated(
+def test_a_run_stopped_before_applying_applies_when_repeated(
     app: App, path: Path, dlm_home: Path, tmp_path: Path
 ) -> None:
     original = path.read_bytes()
@@ -221,7 +221,7 @@ class TestBudget:
         spent: list[int] = []
         teacher = OpenAITeacher("m")
         asks = plan(read(path), replace(PLAIN, max_new_tokens=64), teacher)
-        bounds = {ask.request.messages[0]["content"]: bound_of(ask.request, teacher) for ask in asks}
+        bounds = {ask.request.messages[0]["content"]: max_usage(ask.request, teacher) for ask in asks}
         self.dearest = max(bound.prompt_tokens for bound in bounds.values()) + 64
 
         def use_all(call: Call) -> Answer:
@@ -232,22 +232,22 @@ class TestBudget:
         app.rule = use_all
         return spent
 
-    def test_it_stops_before_the_request_that_could_pass_it(self, spent: list[int], path: Path) -> None:
+    def test_it_stops_before_a_request_that_could_exceed_it(self, spent: list[int], path: Path) -> None:
         limit = int(self.dearest * 3.5)
         done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=limit))
         assert limit - self.dearest < sum(spent) <= limit
-        assert done.counts.asked == 3 and pairs(done.staged) == [p for topic in TOPICS[:3] for p in written(topic, 2)]
-        assert done.stopped == "The budget ends here: 9 requests were not sent."
+        assert done.counts.sent == 3 and pairs(done.staged) == [p for topic in TOPICS[:3] for p in written(topic, 2)]
+        assert done.stopped == "The limit on cost or tokens was reached: 9 requests were not sent."
 
     def test_cost_too_and_the_ledger_is_free(self, spent: list[int], path: Path) -> None:
         settings = replace(PLAIN, max_new_tokens=64, price=(1e6, 2e6), max_cost=self.dearest * 3.0)
         first = synthesize(path, settings)
         assert first.cost is not None and first.cost <= settings.max_cost
-        assert first.counts.asked == 2
+        assert first.counts.sent == 2
         second = synthesize(path, settings)
-        assert (second.counts.remembered, second.counts.asked, len(second.staged)) == (2, 2, 4)
+        assert (second.counts.from_ledger, second.counts.sent, len(second.staged)) == (2, 2, 4)
 
-    def test_a_server_that_does_not_tell_what_it_used_may_have_used_all(
+    def test_without_reported_usage_the_maximum_is_assumed(
         self, spent: list[int], app: App, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         use_all = app.rule
@@ -259,20 +259,20 @@ class TestBudget:
         app.rule = tell_nothing
         limit = int(self.dearest * 3.5)
         done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=limit, price=(1e6, 1e6)))
-        assert sum(spent) <= limit and done.counts.asked == 3 and done.cost == sum(spent)
+        assert sum(spent) <= limit and done.counts.sent == 3 and done.cost == sum(spent)
         assert [r.getMessage() for r in caplog.records].count(
-            "openai:m does not tell what it uses: counting the most that it can."
+            "openai:m doesn't report token usage: assuming the maximum."
         ) == 1
 
     def test_one_budget_for_all_documents(self, spent: list[int], path: Path, tmp_path: Path) -> None:
         other = tmp_path / "other.dlm"
         other.write_text(path.read_text().replace("0000000A", "0000000B"))
         done = list(synthesize_all([path, other], replace(PLAIN, budget_tokens=self.dearest * 15, max_new_tokens=64)))
-        assert [outcome.counts.asked for outcome in done] == [12, 3]
+        assert [outcome.counts.sent for outcome in done] == [12, 3]
 
-    def test_less_than_one_request_asks_nothing(self, spent: list[int], path: Path) -> None:
+    def test_a_budget_below_one_request_sends_nothing(self, spent: list[int], path: Path) -> None:
         done = synthesize(path, replace(PLAIN, max_new_tokens=64, budget_tokens=64))
-        assert done.counts.asked == 0 and done.stopped and not spent
+        assert done.counts.sent == 0 and done.stopped and not spent
 
 
 class TestMaxPairs:
@@ -284,7 +284,7 @@ class TestMaxPairs:
         assert TOPICS.index(topics[-1]) >= 6
         assert done.counts.surplus == 12
 
-    def test_pairs_that_fall_are_not_counted(self, app: App, path: Path) -> None:
+    def test_rejected_pairs_are_not_counted(self, app: App, path: Path) -> None:
         async def write_the_same(call: Call) -> str:
             return listed([pair("everything", "colour"), pair(topic_of(call), "height")])
 
@@ -293,7 +293,7 @@ class TestMaxPairs:
         assert done.counts.kept == 8 and 6 < len(app.calls) < 12
         assert done.counts.duplicate > 0
 
-    def test_the_same_command_again_asks_no_more(self, app: App, path: Path) -> None:
+    def test_repeating_the_command_sends_no_requests(self, app: App, path: Path) -> None:
         first = synthesize(path, replace(PLAIN, max_pairs=4))
         second = synthesize(path, replace(PLAIN, max_pairs=4))
         assert len(app.calls) == 4 and second.staged == [] and second.counts.kept == 4
@@ -301,12 +301,12 @@ class TestMaxPairs:
         assert len(more.staged) == 2 and len(staged(read(path))) == len(first.staged) + 2
 
 
-def test_fresh_asks_again(app: App, path: Path) -> None:
+def test_fresh_sends_requests_again(app: App, path: Path) -> None:
     synthesize(path, PLAIN)
-    assert synthesize(path, PLAIN).counts.remembered == 12 and len(app.calls) == 12
+    assert synthesize(path, PLAIN).counts.from_ledger == 12 and len(app.calls) == 12
     app.reply = lambda call: write_text(listed([pair(topic_of(call), "scent")]))
     done = synthesize(path, replace(PLAIN, fresh=True))
-    assert (done.counts.asked, len(app.calls), len(done.staged)) == (12, 24, 12)
+    assert (done.counts.sent, len(app.calls), len(done.staged)) == (12, 24, 12)
     assert synthesize(path, PLAIN).counts.generated == 12  # the later reply counts from now on
 
 
@@ -314,18 +314,18 @@ async def write_text(text: str) -> str:
     return text
 
 
-def test_the_same_model_behind_another_port_is_asked_nothing_again(app: App, path: Path) -> None:
+def test_the_same_model_on_another_port_reuses_the_ledger(app: App, path: Path) -> None:
     url = os.environ["OPENAI_BASE_URL"]
     synthesize(path, replace(PLAIN, teacher=f"vllm-server:{url}"))
     with serve(App(reply=write)) as other:
         fleet = f"vllm-server:{other},{url}"
         done = synthesize(path, replace(PLAIN, teacher=fleet))
-        assert (done.counts.asked, done.counts.remembered, done.counts.kept) == (0, 12, 24)
-        assert synthesize(path, replace(PLAIN, teacher=f"{fleet}#another")).counts.asked == 12
+        assert (done.counts.sent, done.counts.from_ledger, done.counts.kept) == (0, 12, 24)
+        assert synthesize(path, replace(PLAIN, teacher=f"{fleet}#another")).counts.sent == 12
 
 
 class TestUnreadable:
-    def test_it_is_asked_again_once_with_what_is_wrong(self, app: App, path: Path) -> None:
+    def test_it_is_retried_once_with_the_problem(self, app: App, path: Path) -> None:
         async def stumble(call: Call) -> str:
             first = len(call.body["messages"]) == 1
             return "Sure! Which?" if first and topic_of(call) in TOPICS[:2] else await write(call)
@@ -333,40 +333,40 @@ class TestUnreadable:
         app.reply = stumble
         done = synthesize(path, PLAIN)
         assert pairs(done.staged) == [p for topic in TOPICS for p in written(topic, 2)]
-        assert (done.counts.asked, done.counts.asked_again, done.counts.unparsed) == (14, 2, 0)
+        assert (done.counts.sent, done.counts.retried, done.counts.unparsed) == (14, 2, 0)
         seconds = [call for call in app.calls if len(call.body["messages"]) == 3]
         assert [m["content"] for m in seconds[0].body["messages"]][1] == "Sure! Which?"
         assert "There is no JSON object in the reply." in seconds[0].prompt
         again = synthesize(path, PLAIN)
-        assert len(app.calls) == 14 and (again.counts.asked, again.counts.asked_again) == (0, 0)
+        assert len(app.calls) == 14 and (again.counts.sent, again.counts.retried) == (0, 0)
 
-    def test_half_a_surrogate_pair_is_asked_about_too(self, app: App, path: Path) -> None:
+    def test_lone_surrogates_are_retried_too(self, app: App, path: Path) -> None:
         app.reply = lambda call: write_text("No \ud83d.") if "Elm" in str(call.body) else write(call)
         for asked_now in (13, 0):
             done = synthesize(path, PLAIN)
-            assert (done.counts.asked, done.counts.failed, done.counts.unparsed) == (asked_now, 0, 1)
+            assert (done.counts.sent, done.counts.failed, done.counts.unparsed) == (asked_now, 0, 1)
 
-    def test_the_second_time_it_is_counted_and_kept(self, app: App, path: Path) -> None:
+    def test_a_second_failure_is_counted_and_recorded(self, app: App, path: Path) -> None:
         app.reply = lambda call: write_text("No.") if topic_of(call) == "Elm" else write(call)
         for asked_now in (13, 0):
             done = synthesize(path, PLAIN)
-            assert (done.counts.asked, done.counts.unparsed, done.counts.kept) == (asked_now, 1, 22)
+            assert (done.counts.sent, done.counts.unparsed, done.counts.kept) == (asked_now, 1, 22)
             (failure,) = done.failures
             assert failure.section_id == read(path).sections[4].section_id and "no JSON" in failure.reason
         assert len(app.calls) == 13
 
 
-def test_a_request_that_fails_loses_no_other_and_is_asked_the_next_time(app: App, path: Path) -> None:
+def test_a_failed_request_does_not_affect_others_and_is_sent_next_time(app: App, path: Path) -> None:
     app.rule = lambda call: Answer(500, {"error": {"message": "out of order"}}) if "Elm" in call.prompt else None
     done = synthesize(path, PLAIN, teacher=quick())
     assert (done.counts.failed, done.counts.kept) == (1, 22)
     assert "out of order" in done.failures[0].reason
     app.rule = lambda call: None
     done = synthesize(path, PLAIN)
-    assert (done.counts.asked, done.counts.remembered, pairs(done.staged)) == (1, 11, written("Elm", 2))
+    assert (done.counts.sent, done.counts.from_ledger, pairs(done.staged)) == (1, 11, written("Elm", 2))
 
 
-def test_no_more_pairs_for_a_request_than_were_asked_for(app: App, path: Path) -> None:
+def test_a_request_gives_no_more_pairs_than_requested(app: App, path: Path) -> None:
     app.reply = lambda call: write_text(listed(written(topic_of(call), 4)))
     done = synthesize(path, PLAIN)
     assert (done.counts.generated, done.counts.surplus, done.counts.kept) == (48, 24, 24)
@@ -374,7 +374,7 @@ def test_no_more_pairs_for_a_request_than_were_asked_for(app: App, path: Path) -
 
 
 @pytest.mark.parametrize("filter", ["none", "dedup-only"])
-def test_repeats_fall_unless_nothing_is_filtered(app: App, path: Path, filter: str) -> None:
+def test_duplicates_are_rejected_unless_filtering_is_off(app: App, path: Path, filter: str) -> None:
     app.reply = lambda call: write_text(listed([("What is this?", "A plant."), ("What  is THIS?", "A plant!")]))
     done = synthesize(path, replace(PLAIN, filter=filter))
     # The same pair for two sections is one section of a document.
@@ -405,10 +405,10 @@ class TestBeforeTheFirstRequest:
             synthesize(path, PLAIN)
         assert caught.value.kind == "TeacherError"
 
-    def test_a_server_that_reads_too_little(self, app: App, path: Path) -> None:
+    def test_a_server_with_a_short_context(self, app: App, path: Path) -> None:
         app.models = [{"id": "m", "max_model_len": 600}]
         url = os.environ["OPENAI_BASE_URL"]
-        with pytest.raises(DlmError, match="reads 600 tokens"):
+        with pytest.raises(DlmError, match="context of 600 tokens"):
             synthesize(path, replace(PLAIN, teacher=f"vllm-server:{url}"))
         assert not app.calls
 
@@ -418,7 +418,7 @@ class TestBeforeTheFirstRequest:
         monkeypatch.setattr("dlm_trl.synth.run.load_teacher", lambda *_, **__: pytest.fail("It takes minutes."))
         (tmp_path / "prompt.txt").write_text("Write.")
         with pytest.raises(DlmError, match=r"prompt\.txt"):
-            list(synthesize_all([path], Settings(teacher="hf:tiny", prompt=tmp_path / "prompt.txt")))
+            list(synthesize_all([path], SynthSettings(teacher="hf:tiny", prompt=tmp_path / "prompt.txt")))
 
     @pytest.mark.parametrize("more", ["", "::std::\n", "::instruction::\n### Q\nWho?\n"])
     def test_every_document_is_read(self, app: App, path: Path, tmp_path: Path, more: str) -> None:
@@ -430,7 +430,7 @@ class TestBeforeTheFirstRequest:
             estimate(broken, PLAIN)
         assert not app.calls
 
-    def test_every_documents_adapter_is_looked_for(self, path: Path, tmp_path: Path, random_base: Path) -> None:
+    def test_every_documents_adapter_is_checked(self, path: Path, tmp_path: Path, random_base: Path) -> None:
         other = notes(tmp_path / "other.dlm", "Yew")
         other.write_text(other.read_text().replace("0000000A", "0000000B"))
         version = store.next_version(read(path).frontmatter.dlm_id)
@@ -482,7 +482,12 @@ REPLIES = st.none() | st.just("No \ud83d.") | st.lists(st.sampled_from(SOME_PAIR
 )
 @settings(max_examples=40)
 def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replies: list[str | None], told: Settings, most: int
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replies: list[str | None],
+    run_settings: SynthSettings,
+    most: int,
 ) -> None:
     outcomes = []
     for parts in ([None], [most, None]):
@@ -490,30 +495,30 @@ def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
         for part in parts:
             teacher = Choosing(replies, part)
             with suppress(DlmError):
-                done = synthesize(path, told, teacher=teacher)
+                done = synthesize(path, run_settings, teacher=teacher)
         outcomes.append((done, timeless(path)))
         counts, lost = done.counts, Counter(loss.stage for loss in done.losses)
         assert all(getattr(counts, stage) == lost[stage] for stage in get_args(Stage))
         assert counts.generated == lost.total() + counts.kept
         assert counts.failed + counts.unparsed == len(done.failures)
-        assert counts.asked == teacher.asked and counts.replied + counts.failed == counts.asked + counts.remembered
+        assert counts.sent == teacher.asked and counts.replied + counts.failed == counts.sent + counts.from_ledger
     (whole, pairs_of_it), (resumed, pairs_of_both) = outcomes
-    if most >= whole.counts.asked:  # then the first part was the whole
+    if most >= whole.counts.sent:  # then the first part was the whole
         return
-    same = {"asked": 0, "asked_again": 0, "remembered": 0}
+    same = {"sent": 0, "retried": 0, "from_ledger": 0}
     assert replace(resumed.counts, **same) == replace(whole.counts, **same) and pairs_of_both == pairs_of_it
 
 
-def test_a_key_that_is_refused_ends_the_run_and_keeps_what_came(app: App, path: Path) -> None:
+def test_a_refused_key_ends_the_run_and_keeps_the_replies(app: App, path: Path) -> None:
     app.rule = lambda call: Answer(401, {"error": {"message": "no such key"}}) if len(app.calls) > 4 else None
     with pytest.raises(DlmError, match="OPENAI_API_KEY"):
         synthesize(path, replace(PLAIN, concurrency=1))
     assert len(app.calls) == 5
     app.rule = lambda call: None
-    assert synthesize(path, PLAIN).counts.remembered == 4
+    assert synthesize(path, PLAIN).counts.from_ledger == 4
 
 
-def test_two_processes_share_the_work_and_print_one_result(
+def test_two_processes_divide_the_work_and_print_one_result(
     app: App, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def stumble(call: Call) -> str:
@@ -538,7 +543,7 @@ def test_two_processes_share_the_work_and_print_one_result(
     assert Counter(call.prompt for call in app.calls) == counts
 
 
-def test_several_processes_read_only_what_a_run_before_them_has_written(app: App, path: Path, tmp_path: Path) -> None:
+def test_several_processes_wait_for_a_running_run(app: App, path: Path, tmp_path: Path) -> None:
     document, errors = read(path), tmp_path / "errors.txt"
     command = [*LAUNCH, "-m", "dlm_trl", *RUN, "--apply", "--json"]
     # No file may grow beyond what the ledger needs, so that staging fails, in the first process alone.
@@ -548,7 +553,7 @@ def test_several_processes_read_only_what_a_run_before_them_has_written(app: App
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=err, preexec_fn=limited
         )
-        while "works on this document; waiting" not in errors.read_text() and process.poll() is None:
+        while "is using this document; waiting" not in errors.read_text() and process.poll() is None:
             time.sleep(0.02)
         time.sleep(1)  # for the other process to be there too
         ledger = Ledger(document)
@@ -562,7 +567,9 @@ def test_several_processes_read_only_what_a_run_before_them_has_written(app: App
 class TestTinyModel:
     """The embedded model as teacher and judge."""
 
-    SETTINGS = Settings(teacher="hf:tiny", max_new_tokens=96, threshold=-100.0, min_grounding=-100.0, per_section=2)
+    SETTINGS = SynthSettings(
+        teacher="hf:tiny", max_new_tokens=96, threshold=-100.0, min_grounding=-100.0, per_section=2
+    )
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
@@ -575,10 +582,10 @@ class TestTinyModel:
 
     def test_pairs_come_with_scores_and_a_repeated_run_keeps_them(self, path: Path) -> None:
         done = synthesize(path, self.SETTINGS)
-        assert done.judge == "tiny" and done.counts.asked == 3 and done.usage.completion_tokens > 20
+        assert done.judge == "tiny" and done.counts.sent == 3 and done.usage.completion_tokens > 20
         assert done.staged and all(item.scores and item.scores.margin > 0 for item in done.staged)
         assert done.counts.kept == done.counts.above_threshold - done.counts.grounding - done.counts.surplus
         again = synthesize(path, self.SETTINGS, apply_now=True)
-        assert (again.counts.asked, again.counts.kept, again.applied) == (0, done.counts.kept, done.counts.kept)
+        assert (again.counts.sent, again.counts.kept, again.applied) == (0, done.counts.kept, done.counts.kept)
         strict = synthesize(path, replace(self.SETTINGS, threshold=50.0))
         assert strict.counts.kept == 0 and strict.counts.threshold + strict.counts.judge > 0

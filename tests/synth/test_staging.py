@@ -1,4 +1,4 @@
-"""Staged pairs lie in the format's own file, to the byte; nothing that was staged is overwritten or lost."""
+"""Staged pairs are stored in the format's own file, byte for byte; nothing staged is overwritten or lost."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from dlm_trl.notes import DlmError, Document, edit, read, store
 from dlm_trl.synth.guard import synth_section
-from dlm_trl.synth.pairs import Candidate, Pair, Scores
+from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.staging import Staged, applied, clear, drop, resolve_ids, stage, staged
 
 ID = "01JTRX0000000000000000000A"
@@ -20,8 +20,8 @@ TEXT = f"---\ndlm_id: {ID}\ndlm_version: 15\nbase_model: smollm2-135m\n---\nDew 
 # Written by `save_pending_plan` of the package `document-language-model`, version 0.10.0.
 REFERENCE = Path(__file__).parents[1] / "data" / "pending.json"
 REFERENCE_PAIRS = [
-    Pair("What is dew?", 'Water that condenses\n\novernight – at 0 °C it is "hoar frost".'),
-    Pair("When does dew form?", "At night 🙂."),
+    QAPair("What is dew?", 'Water that condenses\n\novernight – at 0 °C it is "hoar frost".'),
+    QAPair("When does dew form?", "At night 🙂."),
 ]
 AT = "2026-04-24T10:18:42Z"
 
@@ -40,18 +40,16 @@ def pending() -> Path:
     return path
 
 
-def candidate(pair: Pair, scores: Scores | None = None) -> Candidate:
+def candidate(pair: QAPair, scores: Scores | None = None) -> Candidate:
     origin = {"request_key": "ab" * 16, "index": 1, "teacher": "hf:org/model"}
     return Candidate(pair, "8a2ddcb42cabaf7d", "extraction", "Dew is water.", **origin, scores=scores)
 
 
 def numbered(i: int, scores: Scores | None = None) -> Candidate:
-    return candidate(Pair(f"What is {i}?", f"A number, {i}."), scores)
+    return candidate(QAPair(f"What is {i}?", f"A number, {i}."), scores)
 
 
-def test_what_the_reference_staged_is_read_and_what_we_stage_is_what_it_would_write(
-    notes: Document, pending: Path
-) -> None:
+def test_staging_is_compatible_with_the_reference_in_both_directions(notes: Document, pending: Path) -> None:
     reference = REFERENCE.read_text("ascii")
     pending.write_text(reference.replace("/home/user/notes.dlm", str(notes.path)))
     assert [
@@ -68,12 +66,12 @@ def test_what_the_reference_staged_is_read_and_what_we_stage_is_what_it_would_wr
     assert pending.read_text() == expected
 
 
-def test_a_pair_comes_back_with_all_that_is_known_of_it(notes: Document) -> None:
+def test_a_staged_pair_keeps_all_its_data(notes: Document) -> None:
     scores = Scores(1.5, float("-inf"), 0.25)
     (added,) = stage(notes, [numbered(1, scores)], AT)
     assert added == Staged(
         added.section_id,
-        Pair("What is 1?", "A number, 1."),
+        QAPair("What is 1?", "A number, 1."),
         "hf:org/model",
         "extraction",
         AT,
@@ -88,7 +86,7 @@ def test_a_pair_comes_back_with_all_that_is_known_of_it(notes: Document) -> None
     assert (stage(notes, [numbered(2)], AT)[0].scores, staged(notes)[0]) == (None, added)
 
 
-def test_staging_adds_and_keeps_one_of_what_is_the_same(notes: Document) -> None:
+def test_staging_adds_without_duplicates(notes: Document) -> None:
     first = stage(notes, [numbered(1), numbered(2)], AT)
     created = json.loads((store.synth_dir(ID) / "pending.json").read_text())["created_at"]
     other = replace(numbered(2), teacher="hf:other", scores=Scores(1, 1, 1))
@@ -98,7 +96,7 @@ def test_staging_adds_and_keeps_one_of_what_is_the_same(notes: Document) -> None
     assert json.loads((store.synth_dir(ID) / "pending.json").read_text())["created_at"] == created
 
 
-def test_what_the_document_holds_is_not_staged(notes: Document) -> None:
+def test_pairs_in_the_document_are_not_staged(notes: Document) -> None:
     assert notes.path
     marker = {"teacher": "hf:org/model", "strategy": "extraction", "synth_at": AT, "source_section_id": "0" * 16}
     document = edit.append(notes.path, synth_section(numbered(1).pair, **marker))
@@ -106,7 +104,7 @@ def test_what_the_document_holds_is_not_staged(notes: Document) -> None:
     assert stage(document, [numbered(1)], AT) == []
 
 
-def test_drop_takes_what_is_named_and_an_empty_staging_leaves_no_file(notes: Document) -> None:
+def test_drop_removes_these_pairs_and_an_empty_staging_has_no_file(notes: Document) -> None:
     items = stage(notes, [numbered(i) for i in range(3)], AT)
     path = store.synth_dir(ID) / "pending.json"
     assert drop(notes, [items[1].section_id, "0" * 16]) == 1
@@ -117,12 +115,12 @@ def test_drop_takes_what_is_named_and_an_empty_staging_leaves_no_file(notes: Doc
     assert clear(notes) == 0
 
 
-def test_looking_writes_nothing(notes: Document, dlm_home: Path) -> None:
+def test_reading_writes_nothing(notes: Document, dlm_home: Path) -> None:
     assert staged(notes) == [] == applied(notes)
     assert not dlm_home.exists()
 
 
-def test_fields_and_entries_of_others_stay(notes: Document, pending: Path) -> None:
+def test_unknown_fields_and_entries_are_kept(notes: Document, pending: Path) -> None:
     theirs = json.loads(REFERENCE.read_text())
     theirs["source_path"] = str(notes.path)
     theirs["sections"][0] |= {"start_line": 7, "tags": {"a": "b"}, "new": [1]}
@@ -132,7 +130,7 @@ def test_fields_and_entries_of_others_stay(notes: Document, pending: Path) -> No
     assert json.loads(pending.read_text())["sections"][:2] == theirs["sections"]
     assert json.loads(pending.read_text())["also"] == 1
     odd = staged(notes)[1]
-    assert odd.pair == Pair("When?", "At night.")
+    assert odd.pair == QAPair("When?", "At night.")
     marker = {"teacher": "t", "strategy": "extraction", "synth_at": AT, "source_section_id": "0" * 16}
     assert edit.append(notes, synth_section(odd.pair, **marker)).sections[-1].section_id == odd.section_id
     assert drop(read(str(notes.path)), [odd.section_id]) == 1
@@ -181,7 +179,7 @@ def test_damaged_scores_are_named_too(notes: Document, pending: Path) -> None:
         assert (caught.value.kind, caught.value.path) == ("StagingError", scores)
 
 
-def test_another_files_pairs_are_refused_while_it_exists_and_go_with_it_when_it_moves(
+def test_another_files_pairs_are_refused_while_it_exists_and_move_with_it(
     notes: Document, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert notes.path
@@ -198,22 +196,22 @@ def test_another_files_pairs_are_refused_while_it_exists_and_go_with_it_when_it_
 
     notes.path.unlink()
     assert staged(read(copy)) == items
-    assert "going on with" in caplog.text
+    assert "using it for" in caplog.text
     stage(read(copy), [numbered(2)], AT)
     caplog.clear()
     assert len(staged(read(copy))) == 2 and not caplog.records
     assert json.loads(pending.read_text())["source_path"] == str(copy)
 
 
-def test_the_beginning_of_an_id_is_enough() -> None:
+def test_an_id_prefix_is_enough() -> None:
     known = ["aa11", "aa22", "bb33", "bb33"]
     assert resolve_ids(["bb", "aa1", "b"], known) == ["bb33", "aa11"]
     assert resolve_ids(["AA2"], known) == ["aa22"]
     for prefix, words in (
         ("aa", "aa11, aa22"),
-        ("", "begins with ''"),
-        ("c", "begins with 'c'"),
-        ("aa111", "begins"),
+        ("", "starts with ''"),
+        ("c", "starts with 'c'"),
+        ("aa111", "starts"),
     ):
         with pytest.raises(DlmError, match=words) as caught:
             resolve_ids([prefix], known)

@@ -1,4 +1,4 @@
-"""What is said of a run's progress where there is no terminal."""
+"""Progress output without a terminal."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from dlm_trl.teachers.protocol import Reply, Usage
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(1.0, 9), (900.0, 900)])
-def test_the_time_left_is_that_of_the_replies_not_of_the_wait_for_a_batch(
+def test_the_time_left_is_computed_from_the_replies_not_the_batches(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: float, left: int
 ) -> None:
     shown = watch.Watch()
     now = shown._started + 100
     monkeypatch.setattr(watch.time, "monotonic", lambda: now)
     shown(Reply("k", '{"question": "q", "answer": "a"}', Usage(30, 10), seconds), 9)
-    assert capsys.readouterr().err == f"asking: 1 of 10 requests, 0.0 pairs/s, 40 tokens, {left} s left\n"
+    assert capsys.readouterr().err == f"1 of 10 requests, 0.0 pairs/s, 40 tokens, {left} s left\n"

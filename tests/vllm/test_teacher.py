@@ -15,8 +15,8 @@ from dlm_trl.cli.main import app
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger
-from dlm_trl.synth.plan import Settings
 from dlm_trl.synth.run import synthesize
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.protocol import Reply, Usage
 from dlm_trl.teachers.vllm import VllmTeacher
 from tests.vllm.conftest import BASE, Serve
@@ -47,7 +47,7 @@ def test_replies_keep_to_the_schema_and_the_model_is_found_by_itself(server: str
     assert ran.exit_code == 0, ran.output
     (outcome,) = json.loads(ran.stdout)
     counts = outcome["counts"]
-    assert (counts["asked"] - counts["asked_again"], counts["failed"]) == (4, 0)
+    assert (counts["sent"] - counts["retried"], counts["failed"]) == (4, 0)
     assert counts["generated"] >= 4 and counts["kept"] == len(outcome["staged"]) > 0
     whole = [e["text"] for e in Ledger(read(path)).entries() if e["completion_tokens"] < NEW_TOKENS]
     assert whole  # without a schema this model's replies begin with words, or are no object
@@ -62,7 +62,7 @@ def test_a_run_goes_on_when_one_of_two_servers_is_killed(
     path, each = notes(14), 2
     before = answered(server)
     with serve(line) as (other, process):
-        settings = Settings(
+        settings = SynthSettings(
             teacher=f"vllm-server:{other},{server}",
             filter="none",
             max_new_tokens=NEW_TOKENS,
@@ -81,8 +81,8 @@ def test_a_run_goes_on_when_one_of_two_servers_is_killed(
 
         done = synthesize(path, settings, on_reply=kill)
         assert process.poll() == -signal.SIGKILL
-    counts, asked = done.counts, done.counts.asked
-    assert (asked - counts.asked_again, counts.failed) == (14, 0)
+    counts, asked = done.counts, done.counts.sent
+    assert (asked - counts.retried, counts.failed) == (14, 0)
     # What the dead one had in hand, and nothing else, went to the other once more.
     assert abs(by_other + answered(server) - before - asked) <= each
     entries = list(Ledger(read(path)).entries())
@@ -92,7 +92,7 @@ def test_a_run_goes_on_when_one_of_two_servers_is_killed(
     assert sum(told, Usage()) == done.usage
     # The same command, with one server still dead, pays for nothing.
     again = synthesize(path, settings)
-    assert (again.counts.asked, again.counts.remembered) == (0, asked)
+    assert (again.counts.sent, again.counts.from_ledger) == (0, asked)
 
 
 def answered(url: str) -> int:
