@@ -29,7 +29,8 @@ from transformers import (
 from dlm_trl.models import lineage
 from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.registry import document_name, resolve
-from dlm_trl.notes.errors import AdapterError, BaseModelError, ChatTemplateError, MissingExtraError
+from dlm_trl.notes.errors import AdapterError, BaseModelError, ChatTemplateError
+from dlm_trl.notes.extras import require_extra
 
 Quantization = Literal["4bit", "8bit"]
 _held: WeakValueDictionary[tuple[str, Quantization | None], torch.nn.Module] = WeakValueDictionary()
@@ -188,13 +189,7 @@ def _chat_template(path: str) -> str:
 
 
 def _quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Loading in {quantization} needs bitsandbytes.",
-            hint="Install it: pip install -c constraints.txt 'dlm-trl[bnb]'.",
-        ) from error
+    require_extra("bnb", f"Loading in {quantization}")
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -24,7 +24,8 @@ from urllib.parse import urlsplit
 from anyio import EndOfStream, create_memory_object_stream, create_task_group
 from anyio.from_thread import start_blocking_portal
 
-from dlm_trl.notes.errors import DlmError, MissingExtraError, TeacherError
+from dlm_trl.notes.errors import DlmError, TeacherError
+from dlm_trl.notes.extras import require_extra
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 
 logger = logging.getLogger(__name__)
@@ -247,13 +248,8 @@ def stream(session: Session, requests: Sequence[Request], concurrency: int) -> G
 
 def load_sdk(name: str) -> ModuleType:
     """The SDK's module. Raises DlmError (MissingExtraError)."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"This teacher needs the package {name}.",
-            hint=f"Install it: pip install -c constraints.txt 'dlm-trl[{name}]'.",
-        ) from error
+    require_extra(name, "This teacher")
+    return importlib.import_module(name)
 
 
 def key_from(variable: str, given: str | None) -> str:

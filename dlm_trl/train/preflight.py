@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from peft import PeftConfig
@@ -16,7 +15,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from dlm_trl.models import tokenize
 from dlm_trl.models.load import context_length, load_config, load_tokenizer
-from dlm_trl.notes.errors import DlmError, PreflightError
+from dlm_trl.notes.errors import DlmError, MissingExtraError, PreflightError
+from dlm_trl.notes.extras import require_extra
 from dlm_trl.train.adapter import adapter_parameters, peft_config
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, load_rows
@@ -133,11 +133,13 @@ def _extras(configuration: Configuration) -> list[str]:
     wanted = {name for name in training.report_to if name in EXTRAS}
     if configuration.adapter.quantization or "8bit" in training.optim or "bnb" in training.optim:
         wanted.add("bitsandbytes")
-    return [
-        f"{name} is not installed. Install it: pip install -c constraints.txt 'dlm-trl[{EXTRAS[name]}]'."
-        for name in sorted(wanted)
-        if find_spec(name) is None
-    ]
+    problems = []
+    for package in sorted(wanted):
+        try:
+            require_extra(EXTRAS[package], "This run", package)
+        except MissingExtraError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _combinations(configuration: Configuration) -> list[str]:

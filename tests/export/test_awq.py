@@ -206,8 +206,8 @@ def test_a_damaged_folder_is_refused_before_the_work(
 def test_without_the_extra_it_says_how_to_install_it(
     make_model: Callable[..., Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(awq, "find_spec", lambda name: None)
-    refused(make_model("llama"), tmp_path / "out", rows, "MissingExtraError", r"dlm-trl\[quant\]")
+    monkeypatch.setattr("dlm_trl.notes.extras.find_spec", lambda name: None)
+    refused(make_model("llama"), tmp_path / "out", rows, "MissingExtraError", r"pip install .*\[quant\]")
 
 
 def test_blocks_keep_within_context_and_window(make_model: Callable[..., Path]) -> None:

@@ -338,6 +338,6 @@ def test_a_word_in_place_of_a_key_leaves_messages_readable() -> None:
 
 def test_a_missing_package_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(DlmError, match=r"dlm-trl\[openai\]") as caught:
+    with pytest.raises(DlmError, match=r"pip install .*\[openai\]") as caught:
         OpenAITeacher("m", api_key=KEY)
     assert caught.value.kind == "MissingExtraError"
