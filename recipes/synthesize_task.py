@@ -31,7 +31,7 @@ from transformers import HfArgumentParser, PreTrainedTokenizerBase
 from dlm_trl.models.load import context_length, load_base, load_config, load_tokenizer
 from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.ranks import is_main, map_over_ranks
-from dlm_trl.models.registry import resolve
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.errors import DlmError, UsageError
 from dlm_trl.online import rows_on_disk
@@ -142,7 +142,7 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
     """All that decides the rows. Raises DlmError for a base or teacher that cannot be had."""
     config = load_config(said.base_model)
     context = context_length(config)
-    source = resolve(said.base_model)
+    source = ModelRef(said.base_model).resolve()
     files = [*said.notes, *([said.task.rpartition(":")[0]] if ":" in said.task else [])]
     read_too = [(Path(file).name, Path(file).read_bytes()) for file in files]
     if said.chat_template_path:

@@ -1,7 +1,7 @@
 """A GGUF file as a base or a local teacher: converted once to a folder that transformers and PEFT train from.
 
     folder = converted(Path("model.gguf"))        # $DLM_HOME/models/model-1f0c…: config, safetensors, tokenizer
-    source(folder)                                # "dequantised from Q4_K"
+    conversion(folder)                            # "dequantised from Q4_K"
 
 llama.cpp's format keeps blocks of quantised weights, which nothing here can train. They are dequantised and stored in
 16 bits. That is not the model that was quantised: what four bits lost stays lost, and whoever uses it is told.
@@ -50,7 +50,7 @@ def converted(file: Path, sha256: str | None = None) -> Path:
         ) from error
 
 
-def source(folder: Path) -> str | None:
+def conversion(folder: Path) -> str | None:
     """What a model of this folder was made from, "dequantised from Q4_1"; None where it was not a GGUF file."""
     facts = folder / FACTS
     if not facts.is_file():

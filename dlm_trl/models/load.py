@@ -28,7 +28,7 @@ from transformers import (
 
 from dlm_trl.models import lineage
 from dlm_trl.models.precision import inference_dtype
-from dlm_trl.models.registry import document_name, resolve
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.errors import AdapterError, BaseModelError, ChatTemplateError
 from dlm_trl.notes.extras import require_extra
 
@@ -50,7 +50,7 @@ def load_config(base_model: str) -> PretrainedConfig:
 
     Raises DlmError (BaseModelError) if it cannot.
     """
-    reference = resolve(base_model)
+    reference = ModelRef(base_model).resolve()
     try:
         return AutoConfig.from_pretrained(reference)
     except (OSError, ValueError) as error:
@@ -67,7 +67,7 @@ def load_tokenizer(base_model: str, chat_template_path: str | None = None) -> Pr
 
     Raises DlmError (BaseModelError, ChatTemplateError).
     """
-    reference = resolve(base_model)
+    reference = ModelRef(base_model).resolve()
     try:
         tokenizer = AutoTokenizer.from_pretrained(reference)
     except (OSError, ValueError) as error:
@@ -90,7 +90,7 @@ def load_base(
     bitsandbytes) go to this process's device at once, since they cannot be moved there afterwards. Raises DlmError
     (BaseModelError, MissingExtraError).
     """
-    reference = resolve(base_model)
+    reference = ModelRef(base_model).resolve()
     dtype = inference_dtype(load_config(base_model)) if dtype == "inference" else dtype
     arguments = {"dtype": dtype, "attn_implementation": attn_implementation}
     if quantization is not None:
@@ -131,7 +131,7 @@ def load_to_ask(source: str | Path, quantization: Quantization | None = None) ->
     """
     if isinstance(source, Path):
         quantization = quantization or adapter_quantization(source)
-    where = str(source.resolve()) if isinstance(source, Path) else resolve(source)
+    where = str(source.resolve()) if isinstance(source, Path) else ModelRef(source).resolve()
     model = _held.get((where, quantization))
     if model is None:
         if isinstance(source, Path):
@@ -165,7 +165,8 @@ def adapter_base(folder: Path) -> str:
     # PEFT records where the base was loaded from, which for the embedded one is a folder of this machine alone.
     trained = lineage.last(lineage.read(folder), "train")
     try:
-        return document_name(trained["base"] if trained else PeftConfig.from_pretrained(folder).base_model_name_or_path)
+        record = trained["base"] if trained else PeftConfig.from_pretrained(folder).base_model_name_or_path
+        return ModelRef.from_record(record).name
     except (OSError, ValueError, TypeError) as error:  # no JSON, no object, or no base in it
         raise _damaged(folder, error) from error
 

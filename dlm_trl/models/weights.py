@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
 
-from dlm_trl.models.registry import resolve
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.errors import BaseModelError
 
 SINGLE = "model.safetensors"
@@ -101,10 +101,10 @@ class Weights:
 def find_weights(base_model: str, revision: str | None = None) -> Weights:
     """Where the tensors of a base lie; a base of the Hub is downloaded (its safetensors only) or taken from the cache.
 
-    base_model is a name as `registry.resolve` takes it, revision a branch, tag or commit of the Hub. Raises DlmError
+    base_model is a name as a document writes it, revision a branch, tag or commit of the Hub. Raises DlmError
     (BaseModelError) for a base that cannot be had, for weights that are not safetensors, and naming each missing shard.
     """
-    reference = resolve(base_model)
+    reference = ModelRef(base_model).resolve()
     folder = Path(reference)
     commit = None
     if folder.is_absolute() and not folder.is_dir():

@@ -150,12 +150,12 @@ def _survey_adapter(reference: str, document: Document, quantization: Quantizati
 def _survey_base(name: str, quantization: Quantization | None) -> Survey:
     from dlm_trl.models.chat import require_template
     from dlm_trl.models.load import context_length, load_config, load_tokenizer
-    from dlm_trl.models.registry import document_name, resolve
+    from dlm_trl.models.registry import ModelRef
 
-    reference, base = f"hf:{name}", document_name(name)
+    reference, base = f"hf:{name}", ModelRef.from_record(name)
     # First the configuration, one small file: looking for a tokenizer where there is no network takes twice as long.
-    context, source = context_length(load_config(base)), resolve(base)
-    tokenizer = load_tokenizer(base)
+    context, source = context_length(load_config(base.name)), base.resolve()
+    tokenizer = load_tokenizer(base.name)
     require_template(tokenizer, f"The teacher {reference}")
     revision = fingerprint(Path(source)) if Path(source).is_dir() else _commit(source)
     return Survey(reference, f"{revision}-{quantization}" if quantization else revision, tokenizer, context)
@@ -163,13 +163,13 @@ def _survey_base(name: str, quantization: Quantization | None) -> Survey:
 
 def _local(known: Survey, document: Document, quantization: Quantization | None) -> LocalTeacher:
     from dlm_trl.models.load import load_to_ask
-    from dlm_trl.models.registry import document_name
+    from dlm_trl.models.registry import ModelRef
     from dlm_trl.teachers.local import LocalTeacher
 
     if is_own(known.reference):
         source: str | Path = own_adapter(known.reference, document, _OTHERWISE)
     else:
-        source = document_name(known.reference.removeprefix("hf:"))
+        source = ModelRef.from_record(known.reference.removeprefix("hf:")).name
     model = load_to_ask(source, quantization)
     return LocalTeacher(model, known.tokenizer, known.reference, known.revision, known.context)
 

@@ -14,7 +14,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from dlm_trl.models.registry import recorded_name
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.train.arguments import AdapterArguments
 
 RANKS = "adalora_ranks.pt"  # in a checkpoint
@@ -25,7 +25,7 @@ def peft_config(arguments: AdapterArguments) -> PeftConfig:
     """What `arguments` describe; it names the base so that the adapter finds it again on any machine."""
     common = {
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": recorded_name(arguments.base_model),
+        "base_model_name_or_path": ModelRef(arguments.base_model).record,
         "target_modules": arguments.target_modules or "all-linear",
         "lora_alpha": arguments.lora_alpha,
         "lora_dropout": arguments.lora_dropout,

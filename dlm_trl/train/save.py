@@ -15,7 +15,7 @@ from dlm_trl.evaluation.report import Measure, measures_table
 from dlm_trl.models import lineage
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.models.load import TOKENIZER_FILES
-from dlm_trl.models.registry import base_source, hub_id, recorded_name
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
 from dlm_trl.tasks.load import read_stages
@@ -79,13 +79,14 @@ def training_step(configuration: Configuration, rows: Rows, measures: Sequence[M
     A base whose weights are no safetensors has no fingerprint; merging refuses such a base by itself.
     """
     adapter, document = configuration.adapter, configuration.document
+    base = ModelRef(adapter.base_model)
     step = {
         "step": "train",
         "document": document and document.frontmatter.dlm_id,
         "rows": rows.provenance(),
         "task": configuration.task.task or configuration.task.task_rows,
-        "base": recorded_name(adapter.base_model),
-        "base_source": base_source(adapter.base_model),
+        "base": base.record,
+        "base_source": base.conversion,
         "adapter": {"type": adapter.adapter, "rank": adapter.lora_r, "alpha": adapter.lora_alpha},
         "quantization": adapter.quantization,
         "seed": configuration.training.seed,
@@ -105,7 +106,7 @@ def model_card(configuration: Configuration, rows: Rows, table: str) -> str:
     """A model card: what it was trained on, by whom that was written, how, and what it did."""
     adapter, training = configuration.adapter, configuration.training
     data = "\n\n".join(filter(None, (task_data(configuration), document_data(configuration, rows))))
-    published = hub_id(recorded_name(adapter.base_model))
+    published = ModelRef(adapter.base_model).hub_id
     base = f"base_model: {json.dumps(published)}\n" if published else ""  # the Hub takes ids of its own alone
     return f"""---
 {base}library_name: peft
@@ -135,8 +136,8 @@ seed {training.seed}, at most {training.max_length} tokens a row.
 
 def _on(base_model: str) -> str:
     """What the model card says about a base whose weights are not those that were published."""
-    source = base_source(base_model)
-    return f", on weights of `{recorded_name(base_model)}` that were {source}" if source else ""
+    base = ModelRef(base_model)
+    return f", on weights of `{base.record}` that were {base.conversion}" if base.conversion else ""
 
 
 def document_data(configuration: Configuration, rows: Rows) -> str:

