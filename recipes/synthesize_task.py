@@ -41,7 +41,7 @@ from dlm_trl.online.rows import ATTEMPTS
 from dlm_trl.online.rows_folder import Settings, claim, digest, progress, vocabulary
 from dlm_trl.tasks.load import load_tasks, read_stages
 from dlm_trl.tasks.protocol import Task
-from dlm_trl.teachers.load import fingerprint, load_teacher, survey
+from dlm_trl.teachers.load import content_hash, inspect_teacher, load_teacher
 
 SECONDS = 10.0  # between two lines of progress, where there is no terminal
 
@@ -156,12 +156,12 @@ def settings_of(said: Arguments, documents: Sequence[Document], tokenizer: PreTr
         attempts=said.attempts,
         max_length=min(said.max_length, context or said.max_length),
         base_model=said.base_model,
-        base_revision=fingerprint(Path(source)) if Path(source).is_dir() else config._commit_hash or "",
+        base_revision=content_hash(Path(source)) if Path(source).is_dir() else config._commit_hash or "",
         vocabulary=vocabulary(tokenizer),
         dtype=str(inference_dtype(config)).removeprefix("torch."),
         quantization=said.quantization,
         teacher=said.teacher,
-        teacher_revision="" if said.teacher == "base" else survey(said.teacher, first(documents)).revision,
+        teacher_revision="" if said.teacher == "base" else inspect_teacher(said.teacher, first(documents)).revision,
         files=[f"{name} ({digest(data)})" for name, data in read_too],
         shards=int(os.environ.get("WORLD_SIZE", "1")),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dlm_trl.teachers.protocol import Request, TeacherFacts, Usage
+from dlm_trl.teachers.protocol import Request, TeacherInfo, Usage
 
 _TEMPLATE_TOKENS = 16  # what a chat template can add to one message
 
@@ -52,12 +52,12 @@ def price_of(usage: Usage, price: tuple[float, float] | None) -> float | None:
     return (usage.prompt_tokens * price[0] + usage.completion_tokens * price[1]) / 1e6
 
 
-def bound_of(request: Request, teacher: TeacherFacts) -> Usage:
+def bound_of(request: Request, teacher: TeacherInfo) -> Usage:
     """The most tokens that a request can use: its prompt, and all it may write."""
     return Usage(most_tokens(request.messages, teacher), request.max_new_tokens)
 
 
-def most_tokens(messages: Sequence[Mapping[str, str]], teacher: TeacherFacts) -> int:
+def most_tokens(messages: Sequence[Mapping[str, str]], teacher: TeacherInfo) -> int:
     """The most tokens that a prompt can have: those that the teacher counts.
 
     Without the teacher's tokenizer it is a token for each byte, which no tokenizer exceeds.

@@ -13,7 +13,7 @@ from dlm_trl.synth.budget import bound_of, price_of
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.plan import Settings, plan
 from dlm_trl.synth.run import check
-from dlm_trl.teachers.load import is_own, survey
+from dlm_trl.teachers.load import inspect_teacher, is_self
 from dlm_trl.teachers.protocol import Usage
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def estimate(path: str | os.PathLike[str], settings: Settings) -> Estimate:
     """
     document = read(path)
     check(document, settings)
-    teacher = survey(settings.teacher, document, settings.quantization)
+    teacher = inspect_teacher(settings.teacher, document, settings.quantization)
     if not teacher.revision:
         hint = "Name it to see which requests the ledger answers: vllm-server:URL#MODEL."
         logger.warning("Which model the server has is not known before it is asked. %s", hint)
@@ -54,7 +54,7 @@ def estimate(path: str | os.PathLike[str], settings: Settings) -> Estimate:
     new = [ask for ask in asks if settings.fresh or ledger.get(ask.request.key) is None]
     most = sum((bound_of(ask.request, teacher) for ask in new), Usage())
     measured = [e["seconds"] for e in ledger.entries() if e["facts"].get("teacher") == settings.teacher]
-    at_once = 1 if is_own(settings.teacher) or settings.teacher.startswith("hf:") else settings.concurrency
+    at_once = 1 if is_self(settings.teacher) or settings.teacher.startswith("hf:") else settings.concurrency
     return Estimate(
         path=Path(path),
         teacher=settings.teacher,

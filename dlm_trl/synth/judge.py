@@ -26,7 +26,7 @@ from dlm_trl.notes.store import current_adapter
 from dlm_trl.synth.pairs import Candidate, Scores
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.words import overlap
-from dlm_trl.teachers.load import is_own, own_adapter
+from dlm_trl.teachers.load import is_self, self_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -51,11 +51,11 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     `hf:<id or folder>`, `hf:tiny`.
 
     None stands for the document's adapter where one was trained, else for its base model. The weights are those of
-    `load_to_ask`. Raises DlmError: UsageError for another reference, AdapterError for `self` without an adapter,
+    `load_for_inference`. Raises DlmError: UsageError for another reference, AdapterError for `self` without an adapter,
     StoreError, BaseModelError, MissingExtraError, ChatTemplateError.
     """
     check_reference(reference)
-    if reference is None or is_own(reference):
+    if reference is None or is_self(reference):
         live = current_adapter(document.frontmatter.dlm_id)
         adapter = live if reference is None else judging_adapter(reference, document)
         base = document.frontmatter.base_model
@@ -63,24 +63,24 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
         name = reference.removeprefix("hf:")
         adapter, base = None, name if name == "tiny" else reference
 
-    from dlm_trl.models.load import adapter_tokenizer, load_config, load_to_ask, load_tokenizer
+    from dlm_trl.models.load import adapter_quantization, load_config, load_for_inference, load_tokenizer
 
     if adapter is not None:
-        return Judge(load_to_ask(adapter, quantization), adapter_tokenizer(adapter), reference or "self")
+        quantization = quantization or adapter_quantization(adapter)
+        return Judge(*load_for_inference(adapter, quantization), reference or "self")
     load_config(base)  # the quickest way to find out that there is no such base, or no network
-    tokenizer = load_tokenizer(base)
-    require_template(tokenizer, f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
-    return Judge(load_to_ask(base, quantization), tokenizer, base)
+    require_template(load_tokenizer(base), f"The judge {base}", _OTHERWISE)  # before the weights, which take longer
+    return Judge(*load_for_inference(base, quantization), base)
 
 
 def judging_adapter(reference: str, document: Document) -> Path:
-    """The folder of the adapter that `self` or `self#NAME` names as judge. Raises DlmError as `own_adapter` does."""
-    return own_adapter(reference, document, "name no judge, then it is the base model.")
+    """The folder of the adapter that `self` or `self#NAME` names as judge. Raises DlmError as `self_adapter` does."""
+    return self_adapter(reference, document, "name no judge, then it is the base model.")
 
 
 def check_reference(reference: str | None) -> None:
     """Raises DlmError (UsageError) for what names no judge; None stands for the default one."""
-    if reference is None or is_own(reference):
+    if reference is None or is_self(reference):
         return
     kind, _, name = reference.partition(":")
     if kind != "hf" or not name.strip():

@@ -32,7 +32,7 @@ from dlm_trl.notes.errors import LedgerError, StoreError, UsageError
 from dlm_trl.notes.files import LOCK_SECONDS, locked, write_error
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.store import synth_dir
-from dlm_trl.teachers.protocol import Reply, Request, TeacherFacts, Usage
+from dlm_trl.teachers.protocol import Reply, Request, TeacherInfo, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ SYNC_SECONDS = 1.0  # what a loss of power can cost, at most: a disk may take lo
 
 
 def request_key(
-    teacher: TeacherFacts,
+    teacher: TeacherInfo,
     prompt_version: int | str,
     messages: Sequence[Mapping[str, str]],
     max_new_tokens: int,

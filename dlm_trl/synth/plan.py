@@ -22,7 +22,7 @@ from dlm_trl.synth.judge import check_reference
 from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.windows import shares, windows
-from dlm_trl.teachers.protocol import Request, TeacherFacts
+from dlm_trl.teachers.protocol import Request, TeacherInfo
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Ask:
     adapter: str | None = None
 
 
-def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[Ask]:
+def plan(document: Document, settings: Settings, teacher: TeacherInfo) -> list[Ask]:
     """All requests about the document's own prose (not that of `training.sources`), in the order of the file.
 
     With `max_pairs` the sections come in an order that is spread over the file, since the run may end before the
@@ -153,7 +153,7 @@ def plan(document: Document, settings: Settings, teacher: TeacherFacts) -> list[
     return asks if settings.max_pairs is None else _spread(asks)
 
 
-def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: TeacherFacts) -> Ask | None:
+def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: TeacherInfo) -> Ask | None:
     """The second and last request for pairs whose first reply could not be read, with that reply and what is wrong.
 
     None where all of this is more than the teacher reads.
@@ -169,7 +169,7 @@ def again(ask: Ask, reply: str, problem: str, settings: Settings, teacher: Teach
     return replace(ask, request=_request(messages, settings, teacher))
 
 
-def _request(messages: Sequence[Mapping[str, str]], settings: Settings, teacher: TeacherFacts) -> Request:
+def _request(messages: Sequence[Mapping[str, str]], settings: Settings, teacher: TeacherInfo) -> Request:
     seed = settings.seed if settings.temperature else None  # the likeliest token needs no luck
     sampling = settings.max_new_tokens, settings.temperature, settings.top_p, seed
     key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling)
@@ -183,7 +183,7 @@ def _budgets(settings: Settings) -> list[tuple[Strategy, int]]:
     return [(settings.strategy, n)]
 
 
-def _fits(prose: str, strategy: Strategy, settings: Settings, teacher: TeacherFacts, prompt: Prompt | None) -> bool:
+def _fits(prose: str, strategy: Strategy, settings: Settings, teacher: TeacherInfo, prompt: Prompt | None) -> bool:
     if teacher.context is None:
         return len(prose) <= _LONGEST_PROSE
     messages = prompts.pair_messages(prose, settings.per_section, strategy, prompt)

@@ -33,7 +33,7 @@ from dlm_trl.rows.split import split
 from dlm_trl.tasks.load import load_tasks, read_stages
 from dlm_trl.tasks.mcsb import HELD_OUT
 from dlm_trl.tasks.protocol import smoke_test
-from dlm_trl.teachers.load import is_own, load_teacher, survey
+from dlm_trl.teachers.load import inspect_teacher, is_self, load_teacher
 from dlm_trl.train.config import Configuration
 
 SHOWN = ("accuracy", "ppa")  # of each condition, in the table before and after
@@ -64,10 +64,10 @@ def check(configuration: Configuration, tokenizer: PreTrainedTokenizerBase, has_
         if said.task:
             for task in open_curriculum(configuration, tokenizer).stages:
                 smoke_test(task, said.task, configuration.training.seed)
-            if is_own(said.task_teacher) and configuration.document is None:
+            if is_self(said.task_teacher) and configuration.document is None:
                 problems.append("task_teacher is self, the adapter of a document, and there is no document.")
             elif said.task_teacher != "base":
-                survey(said.task_teacher, configuration.document)
+                inspect_teacher(said.task_teacher, configuration.document)
         name, stages = learned(configuration)
         if name == "mcsb" and len({stage.get("held_out", HELD_OUT) for stage in stages}) > 1:
             problems.append("The stages differ in held_out, so that one would train the words that another holds out.")

@@ -17,7 +17,7 @@ from dlm_trl.models import lineage
 from dlm_trl.models.generate import generate
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, Document, parse, store
-from dlm_trl.teachers.load import fingerprint, load_teacher, survey
+from dlm_trl.teachers.load import content_hash, inspect_teacher, load_teacher
 from dlm_trl.teachers.protocol import Request
 
 DLM_ID = "01K9BREADW1THS0VRD0VGH2T3R"
@@ -57,7 +57,7 @@ def test_the_embedded_model_and_a_folder(document: Document, tmp_path: Path) -> 
 @pytest.mark.parametrize("changed", ["model.safetensors", "config.json", "chat_template.jinja"])
 def test_a_revision_changes_with_the_model(tmp_path: Path, changed: str) -> None:
     shutil.copytree(tiny.path(), tmp_path / "copy")
-    before = fingerprint(tmp_path / "copy")
+    before = content_hash(tmp_path / "copy")
     file = tmp_path / "copy" / changed
     if changed == "model.safetensors":
         tensors = load_file(file)
@@ -66,7 +66,7 @@ def test_a_revision_changes_with_the_model(tmp_path: Path, changed: str) -> None
     else:
         file.write_text(file.read_text() + "\n")
     os.utime(file, (0, 0))
-    assert before == fingerprint(tiny.path()) != fingerprint(tmp_path / "copy")
+    assert before == content_hash(tiny.path()) != content_hash(tmp_path / "copy")
 
 
 def test_self_is_the_documents_adapter(document: Document, random_base: Path) -> None:
@@ -90,7 +90,7 @@ def test_self_is_the_documents_adapter(document: Document, random_base: Path) ->
 def test_self_without_a_chat_template_is_told_before_weights_are_loaded(document: Document, random_base: Path) -> None:
     (train(str(random_base), 1) / "chat_template.jinja").unlink()
     with pytest.raises(DlmError, match="no chat template"):
-        survey("self", document)
+        inspect_teacher("self", document)
 
 
 def test_self_without_an_adapter_says_how_to_get_one(document: Document) -> None:
@@ -106,7 +106,7 @@ def test_an_adapter_that_has_a_name_is_asked_for_by_it(random_base: Path) -> Non
         load_teacher("self", named)
     train(str(random_base), 1, "bees")
     teacher = load_teacher("self#bees", named)
-    assert (teacher.reference, teacher.revision) == ("self#bees", survey("self#bees", named).revision)
+    assert (teacher.reference, teacher.revision) == ("self#bees", inspect_teacher("self#bees", named).revision)
     for reference, problem in (
         ("self", r"have names: bees.*self#NAME"),
         ("self#wax", r"No adapter 'wax'.*--adapter_name wax"),
@@ -135,7 +135,7 @@ def test_self_is_quantised_as_it_was_trained(document: Document, random_base: Pa
     lineage.write(version, [step | rest])
     teacher = load_teacher("self", document)
     assert teacher.model.is_loaded_in_4bit
-    assert teacher.revision == survey("self", document).revision == f"v0001-{fingerprint(version)}-4bit"
+    assert teacher.revision == inspect_teacher("self", document).revision == f"v0001-{content_hash(version)}-4bit"
 
 
 def test_a_model_of_the_hub_has_its_commit_as_revision(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_model_of_the_hub_has_its_commit_as_revision(tmp_path: Path) -> None:
     ["", "tiny", "hf", "hf:", "hf: ", "self:", "self:x", "gpt:4", "openai:", "anthropic:", "vllm-server:",
      "vllm-server:#model", "vllm-server:http://a,,http://b"],
 )  # fmt: skip
-@pytest.mark.parametrize("look", [load_teacher, survey])
+@pytest.mark.parametrize("look", [load_teacher, inspect_teacher])
 def test_other_names_are_refused_with_the_forms_there_are(
     document: Document, reference: str, look: Callable[[str, Document], object]
 ) -> None:
@@ -174,7 +174,7 @@ def test_other_names_are_refused_with_the_forms_there_are(
 
 def test_what_is_no_address_is_refused_without_a_request(document: Document) -> None:
     with pytest.raises(DlmError, match="http://host:port"):
-        survey("vllm-server:http://127.0.0.1:9,localhost:9", document)
+        inspect_teacher("vllm-server:http://127.0.0.1:9,localhost:9", document)
 
 
 def test_models_that_cannot_teach_are_one_line(
@@ -190,7 +190,7 @@ def test_models_that_cannot_teach_are_one_line(
     for name, kind, words in (
         (str(mute), "ChatTemplateError", "no chat template"),
         (str(empty), "BaseModelError", "config.json is missing"),
-        ("bread/no-such-model", "BaseModelError", "cannot be loaded"),
+        ("bread/no-such-model", "BaseModelError", "Can't load"),
     ):
         with pytest.raises(DlmError, match=words) as caught:
             load_teacher(f"hf:{name}", document)
