@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.chat import encode, require_template
 from dlm_trl.models.frozen import frozen
-from dlm_trl.models.generate import generate_batches, in_parts
+from dlm_trl.models.generate import generate_batches, is_sharded
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 from dlm_trl.tasks.protocol import Messages, Task
 from dlm_trl.teachers.protocol import Request, Teacher
@@ -81,7 +81,7 @@ class FrozenBase:
 
     @property
     def _together(self) -> bool:
-        return in_parts(self.model) and torch.distributed.is_initialized()
+        return is_sharded(self.model) and torch.distributed.is_initialized()
 
     def _tokens(self, prompt: str | Messages) -> list[int]:
         if isinstance(prompt, str):

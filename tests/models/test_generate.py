@@ -63,7 +63,7 @@ def test_a_stopped_text_counts_the_tokens_up_to_its_stop(
     stop = alone[3:5]  # inside a token
     for spare in ([], PROMPTS[1:]):  # alone, and padded beside rows that go on
         rows = [r for b in generate_batches(model, tokenizer, ["What lifts", *spare], 16, stop=[stop]) for r in b]
-        count = next(row.new_tokens for row in rows if row.index == 0)
+        count = next(row.new_tokens for row in rows if row.row == 0)
         written = by_hand(model.eval(), tokenizer, tokenizer("What lifts")["input_ids"], 16)
         assert stop in tokenizer.decode(written[:count])
         assert stop not in tokenizer.decode(written[: count - 1])

@@ -122,8 +122,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_own(teacher: LocalTeacher
     replies = answers(teacher, requests)
     assert {key for key, reply in replies.items() if reply.error} == {"long", "over"}
     assert replies["over"].error == (
-        f"The prompt is too long: {1024 - fits} tokens and {fits + 1} new ones are more than the 1024 that hf:tiny "
-        "can hold."
+        f"The prompt is too long for hf:tiny: {1024 - fits} prompt tokens and {fits + 1} new tokens exceed 1024."
     )
     assert (replies["over"].usage, replies["over"].text) == (Usage(), "")
 
@@ -161,7 +160,7 @@ def test_memory_that_ends_takes_one_request_with_it(model: PreTrainedModel, toke
     expected = answers(teacher, requests)
     model.register_forward_pre_hook(little_memory, with_kwargs=True)
     replies = answers(teacher, requests)
-    assert replies.pop("long").error == f"Memory ran out for this prompt of {longest} tokens alone."
+    assert replies.pop("long").error == f"Out of memory for this prompt alone, of {longest} tokens."
     assert {key: (reply.text, reply.error) for key, reply in replies.items()} == {
         key: (reply.text, None) for key, reply in expected.items() if key != "long"
     }
