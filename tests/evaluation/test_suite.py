@@ -70,9 +70,9 @@ def test_evaluate_model_opens_by_name() -> None:
     found = evaluate_model("tiny", conditions=("5:upper",), count=6)
     assert found.mcsb["5:upper"].chance == pytest.approx(0.2)
     assert found.cloze.chance == pytest.approx(0.2)
-    with pytest.raises(DlmError, match="no base model"):
+    with pytest.raises(DlmError, match="Unknown base model"):
         evaluate_model("no-such-base")
-    with pytest.raises(DlmError, match="cannot be labelled"):
+    with pytest.raises(DlmError, match="don't fit the labels"):
         evaluate_model("tiny", conditions=("5:ABC",))
 
 

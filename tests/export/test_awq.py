@@ -146,7 +146,7 @@ def test_what_is_no_16_bit_model_is_refused(make_model: Callable[..., Path], row
     (folder / "config.json").unlink()
     (folder / "adapter_config.json").write_text("{}")
     refused(folder, tmp_path / "out", rows, "QuantizationError", "is an adapter.*dlm-trl merge")
-    refused(tmp_path / "none", tmp_path / "out", rows, "BaseModelError", "no base model")
+    refused(tmp_path / "none", tmp_path / "out", rows, "BaseModelError", "Unknown base model")
 
 
 def test_groups_have_to_divide_the_matrices(make_base: Callable[..., Path], rows: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_cache_of_the_hub_is_found_with_its_commit(
     weights = find_weights("hf:baker/notes")
     assert weights.revision == COMMIT
     assert "model.norm.weight" in weights.files
-    refused("hf:baker/other", "cannot be had")
+    refused("hf:baker/other", "Can't get")
 
 
 def test_missing_shards_are_named(sharded: Path) -> None:
@@ -79,4 +79,4 @@ def test_what_is_no_safetensors_model_is_said(sharded: Path, tmp_path: Path) -> 
     (sharded / INDEX).unlink()
     (sharded / "pytorch_model.bin").touch()
     refused(str(sharded), r"Weights in \.bin files are not read")
-    refused(str(tmp_path / "nowhere"), "There is no base model")
+    refused(str(tmp_path / "nowhere"), "Unknown base model")

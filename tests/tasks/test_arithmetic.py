@@ -81,7 +81,7 @@ def test_reads_one_expression_or_none(text: str, value: Fraction | int | None):
             Example("Question: What is 40 + 2?\nAnswer:", " 42\n", facts={"question": "What is 40 + 2?"}),
         ),
         (" What is 40 + 3?", Reject("wrong")),
-        (" What is the answer?", Reject("no calculation")),
+        (" What is the answer?", Reject("no expression")),
         ("  ", Reject("empty")),
     ],
 )

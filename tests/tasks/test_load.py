@@ -48,19 +48,19 @@ def test_a_task_of_ones_own_comes_from_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("mcbs", {}, "one of mcsb, arithmetic, prose_qa, or FILE.py:NAME"),
+        ("mcbs", {}, "Use mcsb, arithmetic, prose_qa, or FILE.py:NAME"),
         ("mcsb", {"choice": 3}, "has no option choice.*choices, labels, loss"),
         ("mcsb", {"tokenizer": 3}, "has no option tokenizer"),
-        ("mcsb", {"choices": 12}, "12 choices cannot be labelled"),
-        ("mcsb", {"choices": "many"}, "cannot have choices='many'.*valid integer or .*valid tuple"),
-        ("mcsb", {"loss": "label"}, "cannot have loss='label'. Input should be 'full' or 'labels'"),
+        ("mcsb", {"choices": 12}, "12 choices don't fit the labels"),
+        ("mcsb", {"choices": "many"}, "Invalid choices='many'.*valid integer or .*valid tuple"),
+        ("mcsb", {"loss": "label"}, "Invalid loss='label' for the task mcsb. Input should be 'full' or 'labels'"),
         ("mcsb", {"distractors": "nearest"}, "'random' or 'near'"),
         ("mcsb", {"split": "heldout"}, "'train' or 'held_out'"),
         ("arithmetic", {"questions": "model"}, "'template' or 'base'"),
-        ("arithmetic", {"digits": "2"}, "cannot have digits='2'"),
-        ("arithmetic", {"operations": "%"}, "no operations '%'"),
+        ("arithmetic", {"digits": "2"}, "Invalid digits='2'"),
+        ("arithmetic", {"operations": "%"}, "Unknown operations '%'"),
         ("prose_qa", {}, "needs notes"),
-        ("nowhere.py:Echo", {}, "no such file"),
+        ("nowhere.py:Echo", {}, "No such file"),
     ],
 )
 def test_what_cannot_be_opened_is_said_in_one_line(name: str, options: dict, said: str) -> None:
@@ -75,7 +75,7 @@ def test_a_broken_file_and_a_missing_name_are_errors_without_a_traceback(tmp_pat
         load_tasks(f"{tmp_path}/broken.py:Echo", tokenizer=TOKENIZER)
     with pytest.raises(DlmError, match="no class or function 'Other'"):
         load_tasks(f"{tmp_path}/own.py:Other", tokenizer=TOKENIZER)
-    with pytest.raises(DlmError, match="cannot be made"):
+    with pytest.raises(DlmError, match="can't be created"):
         load_tasks(f"{tmp_path}/own.py:Echo", [{"letters": 2}], tokenizer=TOKENIZER)
 
 

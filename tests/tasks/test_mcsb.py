@@ -132,7 +132,7 @@ def test_near_distractors_are_the_nearest(gpt2):
         (" .  42", "empty"),
         (" a big river", "contains the word"),
         (" what Rivers are", "contains the word"),
-        (" stone" * 60, "cut"),
+        (" stone" * 60, "truncated"),
     ],
 )
 def test_descriptions_that_are_rejected(gpt2, text: str, reason: str):
@@ -175,12 +175,12 @@ def test_example_holds_what_the_log_keeps(gpt2):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"choices": 1}, "1 choices cannot be labelled ABCDEFGHI"),
-        ({"choices": (5, 10)}, "cannot be labelled"),
-        ({"choices": (6, 5)}, "cannot be labelled"),
+        ({"choices": 1}, "1 choices don't fit the labels ABCDEFGHI"),
+        ({"choices": (5, 10)}, "don't fit the labels"),
+        ({"choices": (6, 5)}, "don't fit the labels"),
         ({"labels": "ABA", "choices": 3}, "not all different"),
         ({"distractors": "near"}, "need embeddings"),
-        ({"held_out": 1.0}, "Of the train words, 0 are one token"),
+        ({"held_out": 1.0}, "Only 0 of the train words are a single token"),
     ],
 )
 def test_misuse_is_told(gpt2, options: dict, words: str):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dlm_trl.models.generate import generate
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, parse
-from dlm_trl.tasks.prose_qa import LONGEST, PASSAGE, ProseQa, Span, passages, spans
+from dlm_trl.tasks.prose_qa import MAX_SPAN, PASSAGE, ProseQa, Span, passages, spans
 from dlm_trl.tasks.protocol import CheckedTask, Example, Reject
 
 HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\nsystem_prompt: {system}\n---\n"
@@ -35,8 +35,8 @@ def notes(body: str, system: str = "null"):
         ("When the dough gets tall, it rests in its warm basket of cane.", ["its warm basket of cane"]),
         ("He met Ada Lovelace in London.", ["Ada Lovelace", "London"]),
         ("It rains and rains.", []),
-        ("Bread is a thing" + " so" * (LONGEST - 1) + ".", []),
-        ("Bread is a thing" + " so" * (LONGEST - 2) + ".", ["a thing" + " so" * (LONGEST - 2)]),
+        ("Bread is a thing" + " so" * (MAX_SPAN - 1) + ".", []),
+        ("Bread is a thing" + " so" * (MAX_SPAN - 2) + ".", ["a thing" + " so" * (MAX_SPAN - 2)]),
     ],
 )
 def test_spans(sentence: str, expected: list[str]):
@@ -58,7 +58,7 @@ def test_spans_stand_in_passages_and_passages_in_the_prose(text: str):
             assert passage in flat
         for span in spans(passage):
             assert span in passage
-            assert 0 < len(span.split()) <= LONGEST
+            assert 0 < len(span.split()) <= MAX_SPAN
         assert len(set(spans(passage))) == len(spans(passage))
 
 
@@ -117,9 +117,9 @@ def test_the_row_is_the_question_and_the_span_without_the_prose():
     ("question", "reason"),
     [
         ("  ", "empty"),
-        ("How long do you bake the", "no question"),
-        ("Is it 20 minutes?", "names the answer"),
-        ("What time does the passage above give?", "speaks of the text"),
+        ("How long do you bake the", "not a question"),
+        ("Is it 20 minutes?", "contains the answer"),
+        ("What time does the passage above give?", "refers to the text"),
     ],
 )
 def test_questions_that_are_rejected(question: str, reason: str):

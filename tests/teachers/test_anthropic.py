@@ -133,5 +133,5 @@ def test_no_key_and_no_package_are_told_before_anything_is_asked(monkeypatch: py
     with pytest.raises(DlmError, match="ANTHROPIC_API_KEY"):
         AnthropicTeacher("m")
     monkeypatch.setitem(sys.modules, "anthropic", None)
-    with pytest.raises(DlmError, match=r"dlm-trl\[anthropic\]"):
+    with pytest.raises(DlmError, match=r"pip install .*\[anthropic\]"):
         AnthropicTeacher("m", api_key=KEY)

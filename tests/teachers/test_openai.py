@@ -326,7 +326,7 @@ def test_a_key_that_no_request_can_hold_is_told_before_anything_is_asked(
     monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(DlmError, match="OPENAI_API_KEY holds a character"):
+    with pytest.raises(DlmError, match="OPENAI_API_KEY contains a character"):
         OpenAITeacher("m")
 
 
