@@ -175,9 +175,9 @@ def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
     for file, said in (
         ("generation_config.json", "not a JSON object"),
         ("tokenizer.json", "tokenizer does not load"),
-        ("model.safetensors", "not a whole safetensors file"),
+        ("model.safetensors", "Not a complete safetensors file"),
         ("config.json", "not a JSON object"),
-        ("lineage.json", "no lineage"),
+        ("lineage.json", "Malformed lineage file"),
     ):
         whole = (damaged / file).read_bytes()
         (damaged / file).write_text("[]")

@@ -181,7 +181,7 @@ def test_settings_and_files_that_are_wrong(adapter: Path, monkeypatch: pytest.Mo
     change_json(adapter / "adapter_config.json", base_model_name_or_path="no-such-base")
     refused(adapter, "BaseModelError", "Can't get")
     change_json(adapter / "adapter_config.json", base_model_name_or_path="/no/such/base")
-    assert "--base" in str(refused(adapter, "BaseModelError", "folder of the base model is not here"))
+    assert "--base" in str(refused(adapter, "BaseModelError", "base model's folder doesn't exist"))
     change_json(adapter / "adapter_config.json", bias="weird")
     refused(adapter, "AdapterError", "does not fit the base: .*weird", base="tiny")
     change_json(adapter / "adapter_config.json", base_model_name_or_path=None)

@@ -146,14 +146,14 @@ def test_what_cannot_be_trained_is_refused_by_name(
 @pytest.mark.parametrize("size", [0, 3, 100, 20_000])
 def test_a_damaged_file_is_refused(file: Path, home: Path, size: int) -> None:
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(DlmError, match="not a whole GGUF file") as caught:
+    with pytest.raises(DlmError, match="Not a complete GGUF file") as caught:
         ModelRef(str(file)).resolve()
     assert "\n" not in str(caught.value)
     assert not [path for path in home.iterdir() if path.is_dir()]
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, home: Path) -> None:
-    with pytest.raises(DlmError, match="cannot be read: No such file"):
+    with pytest.raises(DlmError, match="Can't read the GGUF file: No such file"):
         ModelRef(str(tmp_path / "nothing.gguf")).resolve()
 
 

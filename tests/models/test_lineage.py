@@ -38,14 +38,14 @@ def test_a_step_that_lacks_what_later_ones_read_is_no_lineage(tmp_path: Path, na
         if step == TRAINED or (name == "rows" and isinstance(value, dict)):
             continue
         (tmp_path / lineage.FILE).write_text(json.dumps({"steps": [step]}))
-        with pytest.raises(DlmError, match="This is no lineage"):
+        with pytest.raises(DlmError, match="Malformed lineage file"):
             lineage.read(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "", "[]", "{}", '{"steps": 3}', '{"steps": [{"no": 1}]}', '["x"]'])
 def test_what_is_no_lineage_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     (tmp_path / lineage.FILE).write_text(text)
-    with pytest.raises(DlmError, match=r"lineage\.json.*This is no lineage"):
+    with pytest.raises(DlmError, match=r"lineage\.json.*Malformed lineage file"):
         lineage.read(tmp_path)
 
 

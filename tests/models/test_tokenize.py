@@ -111,7 +111,7 @@ def test_a_pair_that_is_too_long_is_left_out_and_named(write: Write, chat_tokeni
 
 
 def test_nothing_left_to_train_is_an_error(chat_tokenizer: Any) -> None:
-    with pytest.raises(DlmError, match=r"No token is left in the loss.*row 0 \(\d+ tokens\).*max_length is 4"):
+    with pytest.raises(DlmError, match=r"No tokens are left in the loss.*row 0 \(\d+ tokens\).*max_length is 4"):
         tokenize(pairs(("q", "a")), chat_tokenizer, 4)
 
 
