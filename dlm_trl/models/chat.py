@@ -128,6 +128,6 @@ def _apply(
     except TemplateError as error:
         why = " ".join(str(error).split()).rstrip(".")
         raise ChatTemplateError(
-            f"The chat template of {who} refuses these messages: {why}.", _OTHER_TEMPLATE
+            f"The chat template of {who} refuses a conversation: {why}.", _OTHER_TEMPLATE
         ) from error
     return list(rendered["input_ids"] if tokenize else rendered)

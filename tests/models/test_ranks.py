@@ -18,7 +18,7 @@ PROGRAM = """
 import json, os, sys
 from pathlib import Path
 from dlm_trl.models.ranks import is_main, map_over_ranks
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import DlmError, UsageError
 
 worked = []
 def work(items):
@@ -27,7 +27,7 @@ def work(items):
 
 def refuse(items):
     if 3 in items:
-        raise DlmError(kind="UsageError", message="3 is refused.", hint="Take 4.")
+        raise UsageError("3 is refused.", hint="Take 4.")
     return items
 
 if sys.argv[2] == "state first":

@@ -80,5 +80,5 @@ def test_misuse_is_told(arguments: dict, words: str):
 
 
 def test_a_checkpoint_with_more_stages_is_refused():
-    with pytest.raises(DlmError, match=r"stage 3 of its curriculum; this one has 2"):
+    with pytest.raises(DlmError, match=r"at stage 3, but the curriculum has 2"):
         Curriculum(STAGES[:2]).load_state_dict({"stage": 2, "recent": []})
