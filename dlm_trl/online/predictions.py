@@ -44,7 +44,7 @@ class Place:
     encoded: Encoded
 
     @property
-    def asked(self) -> int:
+    def answer_position(self) -> int:
         """The position whose logits predict the target's first token."""
         return self.start + self.encoded.start - 1
 
@@ -77,7 +77,7 @@ def reading(model: PeftModel, tokenizer: PreTrainedTokenizerBase, places: Sequen
                 targets = [place.example.choices.index(place.example.target) for place in over_choices]
                 right = torch.tensor(targets, device=logits.device)
                 lines = torch.tensor([place.line for place in over_choices], device=logits.device)
-                positions = torch.tensor([place.asked for place in over_choices], device=logits.device)
+                positions = torch.tensor([place.answer_position for place in over_choices], device=logits.device)
                 scores = logits.log_softmax(-1).gather(1, right[:, None])[:, 0].to(output.log_probs.dtype)
                 output.log_probs = output.log_probs.index_put((lines, positions), scores)
 
@@ -103,7 +103,7 @@ def _texts(
     for row, place in enumerate(places):
         if not place.encoded.choices:
             end = place.start + len(place.encoded.input_ids) - 1
-            answer = states[place.line, place.asked : end].to(weight.dtype)
+            answer = states[place.line, place.answer_position : end].to(weight.dtype)
             tokens = nn.functional.linear(answer, weight, bias).argmax(-1)
             texts[row] = tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
     return texts
@@ -115,8 +115,8 @@ def _choice_logits(places: Sequence[Place], states: Tensor, weight: Tensor, bias
     padded = [[*p.encoded.choices, *[-1] * (most - len(p.encoded.choices))] for p in places]
     ids = torch.tensor(padded, device=states.device)
     lines = torch.tensor([p.line for p in places], device=states.device)
-    asked = torch.tensor([p.asked for p in places], device=states.device)
-    logits = torch.einsum("rh,rch->rc", states[lines, asked].float(), weight[ids].float())
+    positions = torch.tensor([p.answer_position for p in places], device=states.device)
+    logits = torch.einsum("rh,rch->rc", states[lines, positions].float(), weight[ids].float())
     if bias is not None:
         logits = logits + bias[ids].float()
     return logits.masked_fill(ids < 0, -torch.inf)

@@ -56,7 +56,7 @@ class Answer(NamedTuple):
 
 
 class RemoteTeacher(ABC):
-    """A teacher behind an SDK.
+    """A teacher that is reached through an SDK.
 
     Subclasses set `optional`, the parameters that may be dropped (name → regular expression that finds it in an error),
     and `renames`, the names to send instead to servers that reject the first one.

@@ -94,7 +94,7 @@ class VllmTeacher(ChatTeacher):
         for url, models in listed.items():
             if model is None and self.revision not in models:
                 raise TeacherError(
-                    f"{url} does not serve {self.revision!r}; it lists {sorted(models)}.",
+                    f"{url} doesn't serve {self.revision!r}; it lists {sorted(models)}.",
                     hint="All servers must serve the same model; name one that they share: vllm-server:URL,URL#MODEL.",
                 )
         contexts = [models.get(self.revision, {}).get("max_model_len") for models in listed.values()]

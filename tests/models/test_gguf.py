@@ -1,4 +1,4 @@
-"""GGUF files as bases: converted once, whole or not at all, and refused in one line where they cannot be trained."""
+"""GGUF files as bases: converted once and atomically; files that can't be trained give a one-line error."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def file(tmp_path: Path, random_base: Path, home: Path) -> Path:
     return write_gguf(tmp_path / "random.gguf", random_base)
 
 
-def test_its_weights_are_those_of_the_file(file: Path, random_base: Path) -> None:
+def test_weights_equal_the_files(file: Path, random_base: Path) -> None:
     model, original = load_base(str(file)), AutoModelForCausalLM.from_pretrained(random_base)
     assert model.dtype is torch.bfloat16
     for name, weight in original.state_dict().items():
@@ -43,7 +43,7 @@ def test_its_weights_are_those_of_the_file(file: Path, random_base: Path) -> Non
         assert torch.equal(model.state_dict()[name], expected.bfloat16()), name
 
 
-def test_its_tokenizer_and_chat_template_come_along(file: Path, random_base: Path) -> None:
+def test_tokenizer_and_chat_template_are_converted(file: Path, random_base: Path) -> None:
     ours, theirs = load_tokenizer(str(file)), load_tokenizer(str(random_base))
     text = "A starter is a mix of flour and water; who bakes it? <|im_end|>"
     assert ours(text)["input_ids"] == theirs(text)["input_ids"]
@@ -58,7 +58,7 @@ def test_an_unquantised_file_keeps_its_precision(tmp_path: Path, random_base: Pa
     assert ModelRef(str(file)).conversion == "read from F32"
 
 
-def test_it_is_converted_once_and_damage_is_mended(file: Path, home: Path) -> None:
+def test_converted_once_and_again_after_damage(file: Path, home: Path) -> None:
     folder = Path(ModelRef(str(file)).resolve())
     assert [path.name for path in home.iterdir() if not path.name.startswith(".")] == [folder.name]
     first = (folder / gguf.WEIGHTS).stat().st_mtime_ns
@@ -74,7 +74,7 @@ def test_it_is_converted_once_and_damage_is_mended(file: Path, home: Path) -> No
 
 
 @pytest.mark.parametrize("damage", [None, "", "{}", "[]"])
-def test_a_folder_that_lost_a_file_is_made_again(file: Path, damage: str | None) -> None:
+def test_an_incomplete_folder_is_converted_again(file: Path, damage: str | None) -> None:
     folder = Path(ModelRef(str(file)).resolve())
     if damage is None:
         (folder / gguf.WEIGHTS).unlink()
@@ -85,7 +85,7 @@ def test_a_folder_that_lost_a_file_is_made_again(file: Path, damage: str | None)
     assert gguf.conversion(folder) == "dequantised from Q4_1"
 
 
-def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_a_model(file: Path, home: Path) -> None:
+def test_a_killed_conversion_leaves_no_model(file: Path, home: Path) -> None:
     code = "import sys; from dlm_trl.models.registry import ModelRef; print(ModelRef(sys.argv[1]).resolve())"
     command = [sys.executable, "-c", code, str(file)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -102,7 +102,7 @@ def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_a_model(fi
     assert load_base(folders.pop()).dtype is torch.bfloat16
 
 
-def test_what_an_adapter_records_finds_the_same_file_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapters_record_resolves_to_the_same_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     recorded = ModelRef(f"./{file.name}").record
     assert recorded == str(file)
@@ -125,7 +125,7 @@ def test_a_file_with_another_hash_is_refused(file: Path, home: Path) -> None:
         ("llama", {"split.count": 3}, "one part of several"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_by_name(
+def test_untrainable_files_are_refused(
     tmp_path: Path, home: Path, architecture: str, fields: dict[str, int], message: str
 ) -> None:
     file = tmp_path / "other.gguf"
@@ -152,12 +152,12 @@ def test_a_damaged_file_is_refused(file: Path, home: Path, size: int) -> None:
     assert not [path for path in home.iterdir() if path.is_dir()]
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, home: Path) -> None:
+def test_a_missing_file_is_a_one_line_error(tmp_path: Path, home: Path) -> None:
     with pytest.raises(DlmError, match="Can't read the GGUF file: No such file"):
         ModelRef(str(tmp_path / "nothing.gguf")).resolve()
 
 
-def test_a_store_that_cannot_be_written_is_one_line(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_store_is_a_one_line_error(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = file.parent / "blocked"
     blocked.write_text("")
     monkeypatch.setenv("DLM_HOME", str(blocked))
@@ -165,7 +165,7 @@ def test_a_store_that_cannot_be_written_is_one_line(file: Path, home: Path, monk
         ModelRef(str(file)).resolve()
 
 
-def test_the_facts_say_what_was_converted(file: Path) -> None:
+def test_the_facts_record_the_conversion(file: Path) -> None:
     facts = json.loads((Path(ModelRef(str(file)).resolve()) / gguf.FACTS).read_text())
     assert facts["file"] == "random.gguf"
     assert facts["type"] == "Q4_1"

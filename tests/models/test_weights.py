@@ -1,4 +1,4 @@
-"""Where tensors lie: one file or shards, a folder or the Hub's cache; what is missing or damaged is named."""
+"""Find tensors in a file or shards, in a folder or the Hub's cache; missing and damaged files are reported."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def refused(base: str, match: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_shards_and_a_single_file_say_the_same(random_base: Path, sharded: Path) -> None:
+def test_shards_equal_a_single_file(random_base: Path, sharded: Path) -> None:
     one, many = find_weights(str(random_base)), find_weights(str(sharded))
     assert (one.folder, one.revision) == (random_base, None)
     assert len(set(many.files.values())) > 2
@@ -56,14 +56,14 @@ def test_the_cache_of_the_hub_is_found_with_its_commit(
     refused("hf:baker/other", "Can't get")
 
 
-def test_missing_shards_are_named(sharded: Path) -> None:
+def test_missing_shards_are_reported(sharded: Path) -> None:
     gone = sorted(sharded.glob("model-*.safetensors"))[1:3]
     for shard in gone:
         shard.unlink()
     refused(str(sharded), f"Shards are missing: {gone[0].name}, {gone[1].name}")
 
 
-def test_what_is_no_safetensors_model_is_said(sharded: Path, tmp_path: Path) -> None:
+def test_a_malformed_model_is_reported(sharded: Path, tmp_path: Path) -> None:
     shard = next(sharded.glob("model-*.safetensors"))
     content = shard.read_bytes()
     shard.write_bytes(content[:-10])
