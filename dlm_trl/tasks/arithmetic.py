@@ -41,7 +41,7 @@ _PLAIN_WORDS = frozenset({
 _TOKEN = re.compile(r"\d+|[-+*/]")
 
 
-class Sum(NamedTuple):
+class ArithmeticItem(NamedTuple):
     """A drawn item: an answer, an expression with that value, and the template for its question."""
 
     answer: int
@@ -75,20 +75,20 @@ class Arithmetic:
             self.max_new_tokens = 32
             self.prefix = "".join(f"Answer: {answer}\nQuestion: {question}\n\n" for answer, question in _FEW_SHOT)
 
-    def draw(self, rng: random.Random, n: int) -> list[Sum]:
-        return [self._sum(rng) for _ in range(n)]
+    def draw(self, rng: random.Random, n: int) -> list[ArithmeticItem]:
+        return [self._item(rng) for _ in range(n)]
 
-    def prompts(self, items: Sequence[Sum]) -> list[str | Messages]:
+    def prompts(self, items: Sequence[ArithmeticItem]) -> list[str | Messages]:
         return [f"{self.prefix}Answer: {item.answer}\nQuestion:" for item in items]
 
-    def examples(self, items: Sequence[Sum], generated: Sequence[str]) -> list[Example | Reject]:
+    def examples(self, items: Sequence[ArithmeticItem], generated: Sequence[str]) -> list[Example | Reject]:
         questions = generated if self.questions == "base" else [i.template.format(i.expression) for i in items]
         return [_row(item, question.strip()) for item, question in zip(items, questions, strict=True)]
 
     def metrics(self, examples: Sequence[Example], predictions: Sequence[str]) -> dict[str, float]:
         return accuracy(examples, predictions)
 
-    def _sum(self, rng: random.Random) -> Sum:
+    def _item(self, rng: random.Random) -> ArithmeticItem:
         sign, largest = rng.choice(self.operations), 10**self.digits - 1
         if sign == "*":
             left, right = rng.randint(2, largest), rng.randint(2, largest)
@@ -101,7 +101,7 @@ class Arithmetic:
             answer = rng.randint(0, largest)
             left = rng.randint(0, answer)
             right = answer - left
-        return Sum(answer, f"{left} {sign} {right}", rng.choice(TEMPLATES))
+        return ArithmeticItem(answer, f"{left} {sign} {right}", rng.choice(TEMPLATES))
 
 
 def calculate(text: str) -> Fraction | None:
@@ -130,7 +130,7 @@ def _evaluate(tokens: list[str]) -> Fraction:
     return Fraction("".join(tokens))
 
 
-def _row(item: Sum, question: str) -> Example | Reject:
+def _row(item: ArithmeticItem, question: str) -> Example | Reject:
     if not question:
         return Reject("empty")
     value = calculate(question)

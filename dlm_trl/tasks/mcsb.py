@@ -43,7 +43,7 @@ class Bound(NamedTuple):
     ids: tuple[int, ...]
 
 
-class Question(NamedTuple):
+class McsbItem(NamedTuple):
     """A drawn item: the word to describe, which is one of the options, and the options' labels."""
 
     word: str
@@ -156,19 +156,19 @@ class Mcsb:
         styles = (self.labels,) if isinstance(self.labels, str) else self.labels
         return tuple(style_labels(style) for style in styles)
 
-    def draw(self, rng: random.Random, n: int) -> list[Question]:
-        return [self._question(rng) for _ in range(n)]
+    def draw(self, rng: random.Random, n: int) -> list[McsbItem]:
+        return [self._item(rng) for _ in range(n)]
 
-    def prompts(self, items: Sequence[Question]) -> list[str | Messages]:
+    def prompts(self, items: Sequence[McsbItem]) -> list[str | Messages]:
         return [self.prefix + prompts.description_prompt(item.word) for item in items]
 
-    def examples(self, items: Sequence[Question], generated: Sequence[str]) -> list[Example | Reject]:
+    def examples(self, items: Sequence[McsbItem], generated: Sequence[str]) -> list[Example | Reject]:
         return [self._row(item, text) for item, text in zip(items, generated, strict=True)]
 
     def metrics(self, examples: Sequence[Example], predictions: Sequence[str]) -> dict[str, float]:
         return accuracy(examples, predictions)
 
-    def example(self, item: Question, description: str) -> Example:
+    def example(self, item: McsbItem, description: str) -> Example:
         """The row for a description from any source."""
         return Example(
             prompt=prompts.question(description, item.options, item.labels) + item.bound.gap,
@@ -178,7 +178,7 @@ class Mcsb:
             loss=self.loss,
         )
 
-    def _row(self, item: Question, text: str) -> Example | Reject:
+    def _row(self, item: McsbItem, text: str) -> Example | Reject:
         description = " ".join(text.split())
         if not re.search(r"[^\W\d_]", description):
             return Reject("empty")
@@ -188,7 +188,7 @@ class Mcsb:
             return Reject("truncated")
         return self.example(item, description)
 
-    def _question(self, rng: random.Random) -> Question:
+    def _item(self, rng: random.Random) -> McsbItem:
         count = rng.randint(*self.range)
         labels = rng.choice(self.alphabets)[:count]
         word = rng.choice(self.words)
@@ -198,7 +198,7 @@ class Mcsb:
             # One too many, in case the answer is among them.
             options = [w for w in rng.sample(self.words, count) if w != word][: count - 1]
         options.insert(rng.randrange(count), word)
-        return Question(word, tuple(options), labels, self._bounds[labels])
+        return McsbItem(word, tuple(options), labels, self._bounds[labels])
 
     def _usable(self, words: Sequence[str]) -> list[str]:
         held_out = self.split == "held_out"

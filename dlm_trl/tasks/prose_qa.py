@@ -49,7 +49,7 @@ _OPENS_CLAUSE = re.compile(r"\b(?:and|or|but|so|if|when|while|because|that|which
 _POINTS_AT_TEXT = re.compile(r"\b(?:this|the|above|following) (?:text|passage|paragraph|sentence|notes?)\b", re.I)
 
 
-class Span(NamedTuple):
+class ProseItem(NamedTuple):
     """A drawn item: the answer, the passage that contains it, and the document's system prompt."""
 
     text: str
@@ -72,11 +72,11 @@ class ProseQa:
     name: str = field(default="prose_qa", init=False)
     prefix: str = field(default="", init=False)
     stop: tuple[str, ...] = field(default=("\n",), init=False)
-    spans: list[Span] = field(init=False, repr=False)
+    spans: list[ProseItem] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.spans = [
-            Span(span, passage, document.frontmatter.system_prompt)
+            ProseItem(span, passage, document.frontmatter.system_prompt)
             for document in self.documents
             for section in document.sections
             if section.kind == "prose"
@@ -90,13 +90,13 @@ class ProseQa:
                 hint="Write full sentences, or use another task.",
             )
 
-    def draw(self, rng: random.Random, n: int) -> list[Span]:
+    def draw(self, rng: random.Random, n: int) -> list[ProseItem]:
         return [rng.choice(self.spans) for _ in range(n)]
 
-    def prompts(self, items: Sequence[Span]) -> list[str | Messages]:
+    def prompts(self, items: Sequence[ProseItem]) -> list[str | Messages]:
         return [prompts.span_question_messages(item.passage, item.text) for item in items]
 
-    def check_prompts(self, items: Sequence[Span], generated: Sequence[str]) -> list[str | Messages]:
+    def check_prompts(self, items: Sequence[ProseItem], generated: Sequence[str]) -> list[str | Messages]:
         rows = zip(items, generated, strict=True)
         return [prompts.span_check_messages(item.passage, question.strip()) for item, question in rows]
 
@@ -104,7 +104,7 @@ class ProseQa:
         """Whether the reply is the span, ignoring case, articles and surrounding punctuation."""
         return _normalize(reply) == _normalize(example.target)
 
-    def examples(self, items: Sequence[Span], generated: Sequence[str]) -> list[Example | Reject]:
+    def examples(self, items: Sequence[ProseItem], generated: Sequence[str]) -> list[Example | Reject]:
         return [_row(item, text.strip()) for item, text in zip(items, generated, strict=True)]
 
     def metrics(self, examples: Sequence[Example], predictions: Sequence[str]) -> dict[str, float]:
@@ -154,7 +154,7 @@ def _sentences(text: str) -> list[str]:
     return [s for s in re.split(r"(?<=[.!?])\s+(?=[^\Wa-z])", text.strip()) if s]
 
 
-def _row(item: Span, question: str) -> Example | Reject:
+def _row(item: ProseItem, question: str) -> Example | Reject:
     if not question:
         return Reject("empty")
     if not question.endswith("?"):

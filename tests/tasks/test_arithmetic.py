@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError
-from dlm_trl.tasks.arithmetic import Arithmetic, Sum, calculate
+from dlm_trl.tasks.arithmetic import Arithmetic, ArithmeticItem, calculate
 from dlm_trl.tasks.protocol import Example, Reject
 
 
@@ -87,7 +87,7 @@ def test_parses_one_expression_or_none(text: str, value: Fraction | int | None):
 )
 def test_questions_of_the_base_are_evaluated(question: str, outcome: Example | Reject):
     task = Arithmetic(questions="base")
-    item = Sum(42, "1 + 41", "What is {}?")
+    item = ArithmeticItem(42, "1 + 41", "What is {}?")
     assert task.examples([item], [question]) == [outcome]
     (prompt,) = task.prompts([item])
     assert prompt.startswith(task.prefix)
@@ -105,7 +105,7 @@ def test_templates_do_not_need_the_base():
 
 
 def test_accuracy_compares_whole_answers():
-    rows = Arithmetic().examples([Sum(12, "5 + 7", "What is {}?")] * 2, ["", ""])
+    rows = Arithmetic().examples([ArithmeticItem(12, "5 + 7", "What is {}?")] * 2, ["", ""])
     assert Arithmetic().metrics(rows, [" 12\n", " 1\n"]) == {"accuracy": 0.5}
     assert Arithmetic().metrics([], []) == {}
 

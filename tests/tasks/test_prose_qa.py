@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dlm_trl.models.generate import generate
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, parse
-from dlm_trl.tasks.prose_qa import MAX_SPAN, PASSAGE, ProseQa, Span, passages, spans
+from dlm_trl.tasks.prose_qa import MAX_SPAN, PASSAGE, ProseItem, ProseQa, passages, spans
 from dlm_trl.tasks.protocol import CheckedTask, Example, Reject
 
 HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\nsystem_prompt: {system}\n---\n"
@@ -124,7 +124,7 @@ def test_the_row_is_the_question_and_the_span_without_the_prose():
 )
 def test_rejected_questions(question: str, reason: str):
     task = ProseQa([notes(PROSE)])
-    assert task.examples([Span("20 minutes", PROSE, None)], [question]) == [Reject(reason)]
+    assert task.examples([ProseItem("20 minutes", PROSE, None)], [question]) == [Reject(reason)]
 
 
 @pytest.mark.parametrize(
