@@ -180,7 +180,7 @@ def test_padding_uses_the_pad_token_then_a_spare_one_then_eos(chat_tokenizer: An
     assert token == "<|reserved_0|>" and note and "spare" in note
     token, note = pad_token(gpt2_tokenizer)
     assert token == "<|endoftext|>" and note and "by position" in note and gpt2_tokenizer.pad_token is None
-    with pytest.raises(DlmError, match="no pad token"):
+    with pytest.raises(DlmError, match="no pad, spare or EOS token"):
         pad_token(make_tokenizer(["<|x|>"]))
 
 
