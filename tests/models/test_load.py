@@ -10,7 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.load import load_adapted, load_base, load_config, load_tokenizer
+from dlm_trl.models.load import load_adapted, load_base, load_config, load_for_inference, load_tokenizer
+from dlm_trl.models.precision import inference_dtype
 from dlm_trl.notes import DlmError
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -46,6 +47,20 @@ def test_an_adapter_is_loaded_on_the_base_it_records(
     loaded, its_tokenizer = load_adapted(tmp_path)
     assert torch.equal(loaded(TOKENS).logits, adapted(TOKENS).logits)
     assert its_tokenizer.chat_template == tokenizer.chat_template
+
+
+def test_a_model_for_inference_is_shared_while_in_use(random_base: Path, tmp_path: Path) -> None:
+    get_peft_model(load_base(str(random_base)), LoraConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path)
+    load_tokenizer(str(random_base)).save_pretrained(tmp_path)
+    base, tokenizer = load_for_inference(str(random_base))
+    adapted, _ = load_for_inference(str(tmp_path))
+    assert load_for_inference(str(random_base))[0] is base
+    assert load_for_inference(tmp_path)[0] is adapted is not base
+    assert {model.dtype for model in (base, adapted)} == {inference_dtype(load_config(str(random_base)))}
+    assert not base.training and not adapted.training
+    assert tokenizer.chat_template == load_tokenizer(str(random_base)).chat_template
+    with pytest.raises(DlmError, match=r"adapter_config\.json is missing"):
+        load_for_inference(random_base)
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:

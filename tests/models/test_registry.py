@@ -23,6 +23,16 @@ def test_the_embedded_base_is_recorded_by_its_key() -> None:
     assert ModelRef("qwen3-4b").record == "Qwen/Qwen3-4B"
 
 
+def test_a_record_refers_to_the_same_model(random_base: Path) -> None:
+    for name, hub_id in (("tiny", None), ("hf:someone/model", "someone/model"), (str(random_base), None)):
+        model = ModelRef(name)
+        assert model.hub_id == hub_id
+        assert ModelRef.from_record(model.record) == model
+    assert ModelRef.from_record("Qwen/Qwen3-4B") == ModelRef("hf:Qwen/Qwen3-4B")
+    assert ModelRef("qwen3-4b").hub_id == ModelRef.from_record("Qwen/Qwen3-4B").hub_id == "Qwen/Qwen3-4B"
+    assert ModelRef.from_record("/a/folder/that/is/gone").hub_id is None
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
