@@ -27,9 +27,9 @@ from dlm_trl import tiny
 from dlm_trl.evaluation.cloze import cloze
 from dlm_trl.evaluation.mcsb import Asked, binding, choose
 from dlm_trl.models.generate import generate
-from dlm_trl.tasks import prompts as online
 from dlm_trl.synth.prompts import pair_messages
 from dlm_trl.synth.words import content_words
+from dlm_trl.tasks import prompts as online
 from dlm_trl.tasks.mcsb import bind
 
 LABELS = "ABCDE"

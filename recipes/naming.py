@@ -1,4 +1,4 @@
-"""A task of one's own: the word that a description means.
+"""An example of your own task: which word does a description mean?
 
 accelerate launch recipes/sft.py --task recipes/naming.py:Naming --base_model tiny --max_steps 50
 """
@@ -10,17 +10,17 @@ from dlm_trl.tasks.protocol import Example, Reject, accuracy
 
 class Naming:
     name = "naming"
-    prefix = description_prefix()  # every prompt begins with it, so it is computed once
+    prefix = description_prefix()  # every prompt begins with it, so its KV cache is computed once
     stop = ("\n",)
     max_new_tokens, temperature = 28, 0.8
 
-    def draw(self, rng, n):  # the answers come first; no randomness but rng's
+    def draw(self, rng, n):  # the answers come first; rng is the only source of randomness
         return [rng.choice(nouns()) for _ in range(n)]
 
-    def prompts(self, items):  # what the frozen base is asked
+    def prompts(self, items):  # for the frozen base
         return [self.prefix + description_prompt(word) for word in items]
 
-    def examples(self, items, generated):  # a row each, or why there is none
+    def examples(self, items, generated):  # an Example or a Reject per item
         return [self.row(word, text.strip()) for word, text in zip(items, generated, strict=True)]
 
     def row(self, word, description):

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from tiny_paragraphs import Pair, definition_paragraph, sentence, sentence_paragraph, with_article
 from tiny_wordnet import Synset
 
-from dlm_trl.tasks import prompts as online
 from dlm_trl.synth import prompts as synth
+from dlm_trl.tasks import prompts as online
 
 BOS, EOS, PAD, START = "<|endoftext|>", "<|im_end|>", "<|pad|>", "<|im_start|>"
 # Adjectives that are nouns of no list: they can be one token each.

@@ -63,6 +63,7 @@ def evaluate(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from dlm_trl.evaluation import suite
+    from dlm_trl.models.load import load_for_inference
 
     conditions = ask or [*suite.CONDITIONS]
     for condition in conditions:
@@ -74,7 +75,7 @@ def evaluate(
         given = None if glosses is None else suite.read_glosses(glosses)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.") from None
-    loaded, tokenizer = suite.open_model(_adapter(model), quantization)
+    loaded, tokenizer = load_for_inference(_adapter(model), quantization)
     sets = suite.question_sets(loaded, tokenizer, conditions, questions, seed, split, held_out, given)
     found = suite.measure(loaded, tokenizer, sets)
     if json_:

@@ -76,7 +76,7 @@ def recall_after(
     said = [""] * len(questions)
     for batch in generate_batches(model, tokenizer, prompts, answer_tokens(tokenizer, questions), prefix=prefix):
         for row in batch:
-            said[row.index] = " ".join(row.text.split())
+            said[row.row] = " ".join(row.text.split())
         if advance:
             advance(len(batch))
     expected = [" ".join(answer.split()) for _, answer, _ in questions]

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,7 +23,7 @@ from dlm_trl.evaluation.cloze import Cloze, cloze
 from dlm_trl.evaluation.mcsb import Asked, Binding, binding, described, glossed
 from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.models.generate import row_seed
-from dlm_trl.models.load import Quantization, load_adapted, load_base, load_tokenizer
+from dlm_trl.models.load import Quantization, load_for_inference
 from dlm_trl.notes.errors import EvaluationError
 from dlm_trl.tasks.mcsb import HELD_OUT, Mcsb, Split, contains_word
 
@@ -65,21 +64,9 @@ def evaluate_model(
     In the dtype of `precision.inference_dtype`, unless it is quantised. Raises DlmError (BaseModelError, AdapterError,
     MissingExtraError), and what `question_sets` raises.
     """
-    model, tokenizer = open_model(base_or_adapter, quantization)
+    model, tokenizer = load_for_inference(base_or_adapter, quantization)
     sets = question_sets(model, tokenizer, conditions, count, seed, split, held_out, glosses)
     return measure(model, tokenizer, sets)
-
-
-def open_model(
-    base_or_adapter: str, quantization: Quantization | None = None
-) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """The model on this process's device, and its tokenizer."""
-    if (Path(base_or_adapter).expanduser() / "adapter_config.json").is_file():
-        model, tokenizer = load_adapted(Path(base_or_adapter).expanduser(), "inference", quantization)
-    else:
-        tokenizer = load_tokenizer(base_or_adapter)
-        model = load_base(base_or_adapter, "inference", quantization)
-    return (model if quantization else model.to(PartialState().device)).eval(), tokenizer
 
 
 def question_sets(

@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from shutil import copy2
 from subprocess import PIPE, Popen
@@ -39,7 +38,8 @@ from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, 
 from dlm_trl.models import lineage
 from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.weights import Weights, find_weights
-from dlm_trl.notes.errors import ExportError, MissingExtraError, QuantizationError, UsageError
+from dlm_trl.notes.errors import ExportError, QuantizationError, UsageError
+from dlm_trl.notes.extras import require_extra
 
 ARCHITECTURES = {
     "llama": "LlamaDecoderLayer",
@@ -152,11 +152,7 @@ def quantize(
 
 def check_installed() -> None:
     """Raises DlmError (MissingExtraError) where the extra is not installed."""
-    if find_spec("awq") is None:
-        raise MissingExtraError(
-            "Quantising needs autoawq.",
-            hint="Install it: pip install -c constraints.txt 'dlm-trl[quant]'.",
-        )
+    require_extra("quant", "Quantising")
 
 
 def check(model_dir: Path, group_size: int | None = None) -> Source:

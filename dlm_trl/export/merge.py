@@ -36,7 +36,7 @@ from dlm_trl.export.sidecar_files import (
 )
 from dlm_trl.models import lineage
 from dlm_trl.models.load import adapter_base
-from dlm_trl.models.registry import recorded_name
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import INDEX, Shape, Weights, find_weights
 from dlm_trl.notes.errors import AdapterError, BaseModelError, MergeError, UsageError
 
@@ -280,7 +280,7 @@ def _step(prepared: Merge) -> lineage.Step:
     return {
         "step": "merge",
         "adapter": files | {"type": adapter.kind, "rank": adapter.rank},
-        "base": recorded_name(prepared.base),
+        "base": ModelRef(prepared.base).record,
         "base_revision": prepared.weights.revision,
         "dtype": prepared.config["dtype"],
         "merged": [name for name, job in prepared.jobs.items() if job.delta is not None],

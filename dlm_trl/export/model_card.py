@@ -8,7 +8,7 @@ from pathlib import Path
 from dlm_trl.export.adapter import TENSORS
 from dlm_trl.export.checks import Check, table
 from dlm_trl.models.lineage import Step, last
-from dlm_trl.models.registry import hub_id
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.files import replace_file
 
 
@@ -23,7 +23,7 @@ def model_card(folder: Path, steps: Sequence[Step], name: str) -> str:
     quantized = last(steps, "awq") is not None
     tags = ", ".join(["dlm", "trl", "sft", *(["awq", "4-bit"] if quantized else [])])
     # The Hub takes ids of its own alone, and refuses a card that names a folder.
-    head = [f"base_model: {json.dumps(published)}"] if base and (published := hub_id(base)) else []
+    head = [f"base_model: {json.dumps(published)}"] if base and (published := ModelRef.from_record(base).hub_id) else []
     head += ["library_name: transformers", "pipeline_tag: text-generation"]
     kind = "4-bit AWQ" if quantized else "16-bit safetensors"
     parts = [

@@ -13,12 +13,12 @@ from dlm_trl.evaluation.mcsb import Asked
 from dlm_trl.evaluation.perplexity import general_text
 from dlm_trl.evaluation.recall import Question, messages
 from dlm_trl.evaluation.spec import EvaluationSpec, spread
-from dlm_trl.evaluation.suite import open_model
 from dlm_trl.export.calibration import read_calibration
 from dlm_trl.export.observe import Chat, Probes
 from dlm_trl.models.chat import encode, has_template
 from dlm_trl.models.lineage import FILE, Step, file_hash, last, lineage_error
-from dlm_trl.models.registry import document_name
+from dlm_trl.models.load import load_for_inference
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.errors import VerifyError
 
 LOGITS = 2**27  # at most so many numbers are compared
@@ -148,5 +148,5 @@ def _sets(eval_spec: EvaluationSpec, steps: Sequence[Step]) -> dict[str, list[As
     if not eval_spec.conditions:
         return {}
     # The merge's, which is the same one and may have been named anew.
-    base = document_name((last(steps, "merge") or last(steps, "train"))["base"])
-    return eval_spec.question_sets(*open_model(base))
+    base = ModelRef.from_record((last(steps, "merge") or last(steps, "train"))["base"]).name
+    return eval_spec.question_sets(*load_for_inference(base))

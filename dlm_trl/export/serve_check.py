@@ -17,7 +17,8 @@ from rapidfuzz import fuzz
 
 from dlm_trl.export.checks import Check, check
 from dlm_trl.export.verify import SMOKE
-from dlm_trl.notes.errors import MissingExtraError, ServerError, UsageError, VerifyError
+from dlm_trl.notes.errors import ServerError, UsageError, VerifyError
+from dlm_trl.notes.extras import require_extra
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -100,13 +101,9 @@ def _check_url(url: str) -> None:
 
 @contextmanager
 def _client(url: str) -> Iterator["OpenAI"]:
-    try:
-        import openai
-    except ImportError as error:
-        raise MissingExtraError(
-            "Asking a server needs the openai package.",
-            hint="Install it: pip install -c constraints.txt 'dlm-trl[openai]'.",
-        ) from error
+    require_extra("openai", "Asking a server")
+    import openai
+
     try:
         key = os.environ.get("OPENAI_API_KEY") or "none"
         with openai.OpenAI(base_url=url, api_key=key, timeout=TIMEOUT, max_retries=0) as client:

@@ -38,7 +38,7 @@ from dlm_trl.export.probes import find_eval_spec, make_probes
 from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.models import lineage
 from dlm_trl.models.chat import has_template
-from dlm_trl.models.registry import document_name
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes.errors import VerifyError
 from dlm_trl.notes.files import replace_file
@@ -157,7 +157,7 @@ def _base(adapter: Path, merged: lineage.Step) -> Path:
     open_adapter(adapter)
     if lineage.file_hash(adapter / TENSORS) != merged["adapter"].get(TENSORS):
         raise VerifyError(f"This is not the adapter that was merged: {TENSORS} is another.", path=adapter)
-    return find_weights(document_name(merged["base"]), merged.get("base_revision")).folder
+    return find_weights(ModelRef.from_record(merged["base"]).name, merged.get("base_revision")).folder
 
 
 def _same_prompts(chats: Sequence[Chat], before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase) -> Check:

@@ -1,6 +1,6 @@
-"""`base_model` becomes weights, and weights answer: the one room that knows how to load, generate and score.
+"""Models: from a base's name to loaded weights, and batched generation and scoring.
 
-`registry` turns the name in a document's frontmatter into something that `from_pretrained` takes, `load` loads it
-(whole, or quantised to 4 or 8 bit) with its tokenizer and, where asked, an adapter on it. `generate` and `score` are
-batch-first and written once for everybody: evaluation, teachers, the judge and training use the same two functions.
+`registry` resolves the name in a document's frontmatter, `load` loads a base (whole, or quantised to 4 or 8 bit) or an
+adapter with its tokenizer, and `chat` applies chat templates. `generate` and `score` are the only generation and
+scoring functions; evaluation, teachers, the judge and training all use them.
 """

@@ -1,4 +1,4 @@
-"""How prompts of any lengths go through a model: sorted, in batches of bounded size, halved when memory ends."""
+"""Batches for rows of different lengths: sorted by length, limited by tokens, halved when out of memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices into `lengths` in batches, longest first; rows × longest length stays within `budget` tokens.
+    """Batches of indices into `lengths`, with rows × longest length ≤ `budget` tokens.
 
-    A row longer than the budget is a batch of its own. Longest first, so that memory runs out early if at all.
+    A row longer than the budget gets its own batch. The longest come first, so that an out-of-memory error shows early.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -30,36 +30,37 @@ def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 def in_batches(
     run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int
 ) -> Iterator[list[tuple[int, T]]]:
-    """`run` on every batch of indices; after each, its (index, result) pairs. `run` gives one result per index.
+    """Calls `run` for each batch of indices, and yields the batch's (index, result) pairs.
 
-    A batch that runs out of memory is halved and run again; a single row that does so raises what `run` raised.
+    run: returns one result per index. A batch that runs out of memory is halved and run again; for a single row, the
+    error is raised.
     """
-    waiting = list(by_token_budget(lengths, budget))[::-1]
-    while waiting:
-        batch = waiting.pop()
+    pending = list(by_token_budget(lengths, budget))[::-1]
+    while pending:
+        batch = pending.pop()
         try:
-            done = run(batch)
+            results = run(batch)
         except RuntimeError as error:
             if len(batch) == 1 or not should_reduce_batch_size(error):
                 raise
         else:
-            yield list(zip(batch, done, strict=True))
+            yield list(zip(batch, results, strict=True))
             continue
         # Outside the except clause: the traceback would keep the failed batch's tensors alive.
         clear_device_cache(garbage_collection=True)
         half = (len(batch) + 1) // 2
-        waiting += [batch[half:], batch[:half]]
+        pending += [batch[half:], batch[:half]]
 
 
 def run_in_batches(run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int) -> list[T]:
-    """The results of `in_batches`, all together and in the order of `lengths`."""
+    """All results of `in_batches`, in the order of `lengths`."""
     results = dict(chain.from_iterable(in_batches(run, lengths, budget)))
     return [results[index] for index in range(len(lengths))]
 
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """No dropout inside, and a KV cache although gradient checkpointing is on; the mode comes back afterwards."""
+    """Puts the model in eval mode: no dropout, and a KV cache despite gradient checkpointing. Restores the mode."""
     training = {module for module in model.modules() if module.training}
     model.eval()
     try:
@@ -71,10 +72,10 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def contiguous_hidden(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the head gets its hidden states in one piece.
+    """Makes the hidden states contiguous before they reach the head.
 
-    Logits of some positions alone are those of a slice, which torch multiplies row by row, with a copy of the head's
-    weights for each: for 32 rows and a vocabulary of 49,152 that took longer than all layers together.
+    `logits_to_keep` slices them, and torch multiplies a slice row by row, copying the head's weights for each row: for
+    32 rows and a vocabulary of 49,152 that took longer than all layers together.
     """
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(), *args[1:]))

@@ -1,10 +1,10 @@
-"""A GGUF file as a base or a local teacher: converted once to a folder that transformers and PEFT train from.
+"""GGUF files as bases or local teachers: converted once to a folder that transformers and PEFT can train from.
 
     folder = converted(Path("model.gguf"))        # $DLM_HOME/models/model-1f0c…: config, safetensors, tokenizer
-    source(folder)                                # "dequantised from Q4_K"
+    conversion(folder)                            # "dequantised from Q4_K"
 
-llama.cpp's format keeps blocks of quantised weights, which nothing here can train. They are dequantised and stored in
-16 bits. That is not the model that was quantised: what four bits lost stays lost, and whoever uses it is told.
+llama.cpp's quantised blocks can't be trained, so they are dequantised and stored in 16 bits. The result differs from
+the model that was quantised: what 4 bits lost stays lost, which is why reports show the conversion.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
 
 SUFFIX = ".gguf"
-FACTS = "gguf.json"  # in the converted folder: which file it was made from, and the hashes of both
+FACTS = "gguf.json"  # in the converted folder: the source file's name and type, and the hashes of source and weights
 WEIGHTS = "model.safetensors"
-PLAIN = ("F32", "F16", "BF16")  # types of tensors that lost nothing
-PATIENCE = 3600.0  # seconds that a process waits for another one that converts the same file
+UNQUANTISED = ("F32", "F16", "BF16")  # tensor types
+LOCK_TIMEOUT = 3600.0  # seconds to wait for another process that converts the same file
 
 
 def converted(file: Path, sha256: str | None = None) -> Path:
-    """The folder of the model in this GGUF file, which is converted where that was not done before.
+    """The folder with the model of a GGUF file, converted the first time.
 
-    sha256: what the file's bytes must hash to. The folder appears when it is whole, and its weights are hashed again
-    whenever a process first uses them. Raises DlmError (BaseModelError) for a file that is damaged, that is one part of
-    several, or whose architecture transformers cannot train.
+    sha256: the expected hash of the file. The folder only appears once it is complete, and each process checks the hash
+    of its weights before first use. Raises DlmError (BaseModelError) for a file that is damaged, is one part of
+    several, or has an architecture that transformers can't train.
     """
     file = file.expanduser().resolve()
     try:
@@ -46,46 +46,48 @@ def converted(file: Path, sha256: str | None = None) -> Path:
         return _converted(file, status.st_size, status.st_mtime_ns, sha256)
     except OSError as error:
         raise BaseModelError(
-            f"The GGUF file cannot be read: {error.strerror}.", hint="Check the path.", path=file
+            f"Can't read the GGUF file: {error.strerror}.", hint="Check the path.", path=file
         ) from error
 
 
-def source(folder: Path) -> str | None:
-    """What a model of this folder was made from, "dequantised from Q4_1"; None where it was not a GGUF file."""
+def conversion(folder: Path) -> str | None:
+    """How the model in a folder was converted, such as "dequantised from Q4_1"; None if not from GGUF."""
     facts = folder / FACTS
     if not facts.is_file():
         return None
     kind = json.loads(facts.read_text(encoding="utf-8"))["type"]
-    return f"read from {kind}" if kind in PLAIN else f"dequantised from {kind}"
+    return f"read from {kind}" if kind in UNQUANTISED else f"dequantised from {kind}"
 
 
 @cache
 def _converted(file: Path, size: int, modified: int, sha256: str | None) -> Path:
-    """Size and time of the last change are there for the cache: a file that changed is hashed again."""
-    found = _hash(file)
-    if sha256 is not None and found != sha256:
+    """size and modified are cache keys: a file that changed is hashed again."""
+    actual = _hash(file)
+    if sha256 is not None and actual != sha256:
         raise BaseModelError(
-            f"Its SHA-256 is {found[:16]}…, not {sha256[:16]}…: it is damaged.", hint="Install it again.", path=file
+            f"The file is damaged: its SHA-256 is {actual[:16]}…, not {sha256[:16]}….",
+            hint="Install it again.",
+            path=file,
         )
     home = store.models_dir()
-    folder = home / f"{file.stem}-{found[:12]}"
+    folder = home / f"{file.stem}-{actual[:12]}"
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BaseModelError(
-            f"The folder cannot be made: {error.strerror}.", hint="Set DLM_HOME to another one.", path=home
+            f"Can't create the folder: {error.strerror}.", hint="Set DLM_HOME to another folder.", path=home
         ) from error
-    if not _is_whole(folder):
-        with locked(folder, PATIENCE):
-            if not _is_whole(folder):
-                _convert(file, found, folder)
+    if not _is_complete(folder):
+        with locked(folder, LOCK_TIMEOUT):
+            if not _is_complete(folder):
+                _convert(file, actual, folder)
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the weights in this folder are those that were written."""
+def _is_complete(folder: Path) -> bool:
+    """Whether the folder contains the weights that were written."""
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts: dict[str, str] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         return _hash(folder / WEIGHTS) == facts["weights"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -94,41 +96,42 @@ def _is_whole(folder: Path) -> bool:
 def _convert(file: Path, sha256: str, folder: Path) -> None:
     kind = _check(file)
     scratch = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)  # left behind by a process that was killed
-    print(f"converting {file.name}, once, to {folder}", file=sys.stderr)
+    shutil.rmtree(scratch, ignore_errors=True)  # from a killed process
+    print(f"converting {file.name} to {folder} (only this once)", file=sys.stderr)
     try:
         scratch.mkdir()
         _save(file, kind, scratch)
         facts = {"file": file.name, "sha256": sha256, "type": kind, "weights": _hash(scratch / WEIGHTS)}
         (scratch / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # one that was damaged since
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         os.rename(scratch, folder)
     except OSError as error:
         raise BaseModelError(
-            f"The converted model cannot be written: {error.strerror or error}.", hint=_ROOM, path=folder
+            f"Can't write the converted model: {error.strerror or error}.", hint=_ROOM, path=folder
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _check(file: Path) -> str:
-    """The type that most of the weights have, such as "Q4_1", from the header alone. Raises DlmError (BaseModelError)
-    for what cannot be trained.
+    """The tensor type of most weights, such as "Q4_1". Reads only the header.
+
+    Raises DlmError (BaseModelError) for a file that can't be trained.
     """
     from gguf import GGUFReader
 
     try:
         reader = GGUFReader(file)
     except (ValueError, OSError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise BaseModelError(f"It is not a whole GGUF file: {error}.", hint="Download it again.", path=file) from error
+        raise BaseModelError(f"Not a complete GGUF file: {error}.", hint="Download it again.", path=file) from error
     if int(_field(reader, "split.count") or 1) > 1:
-        raise BaseModelError("It is one part of several.", hint="Join them first: llama-gguf-split --merge.", path=file)
+        raise BaseModelError("This is one part of several.", hint="Merge them: llama-gguf-split --merge.", path=file)
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     architecture = _field(reader, "general.architecture")
     if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
         raise BaseModelError(
-            f"transformers cannot read the architecture {architecture!r} from GGUF.", hint=_OTHER, path=file
+            f"transformers can't read the architecture {architecture!r} from GGUF.", hint=_OTHER, path=file
         )
     weights: Counter[str] = Counter()
     for tensor in reader.tensors:
@@ -137,7 +140,7 @@ def _check(file: Path) -> str:
 
 
 def _save(file: Path, kind: str, folder: Path) -> None:
-    """Dequantised weights, configuration and tokenizer, as transformers saves a model of its own."""
+    """Save dequantised weights, configuration and tokenizer in transformers' format."""
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -152,7 +155,7 @@ def _save(file: Path, kind: str, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**place)
     except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError, ImportError) as error:
         raise BaseModelError(
-            f"transformers cannot load it: {str(error).splitlines()[0].rstrip('.')}.", hint=_OTHER, path=file
+            f"transformers can't load the file: {str(error).splitlines()[0].rstrip('.')}.", hint=_OTHER, path=file
         ) from error
     model.save_pretrained(folder, max_shard_size="1TB")
     if context := getattr(config.get_text_config(), "max_position_embeddings", None):
@@ -170,5 +173,5 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-_OTHER = "Take the model's safetensors instead, as hf:org/name or a folder."
-_ROOM = "Free some space, or set DLM_HOME to a folder on another disk."
+_OTHER = "Use the model's safetensors instead, as hf:org/name or a folder."
+_ROOM = "Free some disk space, or set DLM_HOME to a folder on another disk."

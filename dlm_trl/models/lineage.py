@@ -1,8 +1,8 @@
-"""What a folder of weights was made from, step by step: `lineage.json`; and the fingerprint that tells bases apart.
+"""Lineage: `lineage.json` records, step by step, how a folder of weights was made; `fingerprint` identifies its base.
 
     {"steps": [{"step": "train", "base": "tiny", …}, {"step": "merge", …}, {"step": "awq", …}]}
 
-Training writes the first step beside the adapter; merging and quantising take the list along and add theirs.
+Training writes the first step beside the adapter. Merging and quantising copy the list and append their own.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from dlm_trl.notes.files import replace_file
 FILE = "lineage.json"
 Step = dict[str, Any]
 
-# What later steps read of a step, by name: a file that somebody wrote by hand may lack it.
+# The fields of each step that later steps read; a file edited by hand may lack them.
 FIELDS: dict[str, dict[str, Any]] = {
     "train": {
         "base": str,
@@ -40,18 +40,18 @@ FIELDS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("bits", "group_size", "smoothed"), int),
     },
 }
-TENSORS, ROWS = 8, 64  # what of a base is hashed: so many matrices, spread over the model, so many rows of each
-VOLATILE = {"_name_or_path", "transformers_version", "use_cache"}  # a copy of the same weights may differ in these
+TENSORS, ROWS = 8, 64  # a fingerprint hashes this many matrices, spread over the model, and rows of each
+VOLATILE = {"_name_or_path", "transformers_version", "use_cache"}  # may differ between copies of the same weights
 
 
 def read(folder: Path) -> list[Step]:
-    """The steps that led to this folder, the first one first; none where it holds no lineage. Raises DlmError."""
+    """The steps that led to this folder, oldest first; empty without a lineage file. Raises DlmError (LineageError)."""
     file = folder / FILE
     if not file.is_file():
         return []
     try:
         steps = json.loads(file.read_text(encoding="utf-8"))["steps"]
-        json.dumps(steps, ensure_ascii=False).encode()  # JSON can say half a character, which no file takes
+        json.dumps(steps, ensure_ascii=False).encode()  # JSON may escape a lone surrogate, which can't be encoded
         return [_checked(step) for step in steps]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -59,36 +59,36 @@ def read(folder: Path) -> list[Step]:
 
 
 def write(folder: Path, steps: Sequence[Mapping[str, Any]]) -> None:
-    """Write all steps down, in place of what the folder said before."""
+    """Replace the folder's lineage file."""
     text = json.dumps({"steps": list(steps)}, ensure_ascii=False, indent=2)
     replace_file(folder / FILE, f"{text}\n".encode())
 
 
 def last(steps: Sequence[Step], name: str) -> Step | None:
-    """The last step of this name, None where there is none."""
+    """The last step with this name, or None."""
     return next((step for step in reversed(steps) if step["step"] == name), None)
 
 
 def lineage_error(file: Path, why: str) -> LineageError:
     """A DlmError (LineageError) about this file."""
     return LineageError(
-        f"This is no lineage: {why}.",
-        hint="Make the folder again from the step before; the file beside an adapter may also be removed.",
+        f"Malformed lineage file: {why}.",
+        hint="Repeat the step that made this folder; beside an adapter you can also delete the file.",
         path=file,
     )
 
 
 def fingerprint(weights: Weights) -> dict[str, Any]:
-    """SHA-256 of the base's configuration, and of the first rows of some of its matrices, by tensor name.
+    """The SHA-256 of a base's configuration ("config"), and of the first rows of some matrices by name ("tensors").
 
-    Merging compares it, so that an adapter is never added to weights that it was not trained on.
+    Merging compares it, so that an adapter is only merged into the weights that it was trained on.
     """
     config = json.loads(weights.config.read_text(encoding="utf-8"))
-    said = json.dumps({key: value for key, value in config.items() if key not in VOLATILE}, sort_keys=True)
+    stable = json.dumps({key: value for key, value in config.items() if key not in VOLATILE}, sort_keys=True)
     matrices = sorted(name for name, shape in weights.shapes().items() if len(shape.size) > 1)
     chosen = matrices[:: -(-len(matrices) // TENSORS)]
     return {
-        "config": hashlib.sha256(said.encode()).hexdigest(),
+        "config": hashlib.sha256(stable.encode()).hexdigest(),
         "tensors": {name: _rows_hash(weights.files[name], name) for name in chosen},
     }
 
@@ -101,24 +101,24 @@ def file_hash(file: Path) -> str:
 
 def _checked(step: Step) -> Step:
     if not isinstance(step["step"], str):
-        raise TypeError(f"{step['step']!r} is no name of a step")
+        raise TypeError(f"{step['step']!r} is not the name of a step")
     _check_fields(step, FIELDS.get(step["step"], {}), step["step"])
-    found = step.get("base_fingerprint")
-    if found is not None and not isinstance(found["tensors"], dict):
-        raise TypeError(f"base_fingerprint is {found!r:.60}")
+    base_fingerprint = step.get("base_fingerprint")
+    if base_fingerprint is not None and not isinstance(base_fingerprint["tensors"], dict):
+        raise TypeError(f"base_fingerprint is {base_fingerprint!r:.60}")
     return step
 
 
-def _check_fields(said: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> None:
+def _check_fields(values: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> None:
     for name, kind in fields.items():
-        if not isinstance(said[name], dict if isinstance(kind, dict) else kind):
-            raise TypeError(f"{name} of {where} is {said[name]!r:.60}")
+        if not isinstance(values[name], dict if isinstance(kind, dict) else kind):
+            raise TypeError(f"{name} of {where} is {values[name]!r:.60}")
         if isinstance(kind, dict):
-            _check_fields(said[name], kind, f"{where}'s {name}")
+            _check_fields(values[name], kind, f"{where}'s {name}")
 
 
 def _rows_hash(file: Path, name: str) -> str:
     with safe_open(file, framework="pt") as tensors:
         rows = tensors.get_slice(name)[:ROWS].contiguous()
-    said = f"{rows.dtype} {tuple(rows.shape)}"
-    return hashlib.sha256(said.encode() + rows.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+    header = f"{rows.dtype} {tuple(rows.shape)}"
+    return hashlib.sha256(header.encode() + rows.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -1,15 +1,15 @@
-"""Weights, tokenizer and configuration of a base model, and of a base with an adapter on it.
+"""Load a base model, or a base with an adapter: configuration, tokenizer, weights.
 
-    tokenizer = load_tokenizer("tiny")
-    model = load_base("smollm2-135m", "inference", quantization="4bit")
-    model, tokenizer = load_adapted("runs/notes")
+    model, tokenizer = load_for_inference("smollm2-135m", "4bit")      # a base, or the folder of an adapter
+    model, tokenizer = load_adapted("runs/notes", "float32")
+    model = load_base("tiny")                                          # to train
 
-Names are those of `registry.resolve`. Nothing here downloads weights before the configuration was found.
+A base has a name that `registry.ModelRef` takes. The configuration is fetched before any weights are downloaded.
 """
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
@@ -28,12 +28,13 @@ from transformers import (
 
 from dlm_trl.models import lineage
 from dlm_trl.models.precision import inference_dtype
-from dlm_trl.models.registry import document_name, resolve
-from dlm_trl.notes.errors import AdapterError, BaseModelError, ChatTemplateError, MissingExtraError
+from dlm_trl.models.registry import ModelRef
+from dlm_trl.notes.errors import AdapterError, BaseModelError, ChatTemplateError
+from dlm_trl.notes.extras import require_extra
 
 Quantization = Literal["4bit", "8bit"]
-_held: WeakValueDictionary[tuple[str, Quantization | None], torch.nn.Module] = WeakValueDictionary()
-# What a tokenizer is saved as, beside the weights.
+_loaded: WeakValueDictionary[tuple[str, Quantization | None], torch.nn.Module] = WeakValueDictionary()
+# The files that a tokenizer is saved as, beside the weights.
 TOKENIZER_FILES = (
     "chat_template.jinja",
     "tokenizer*",
@@ -45,34 +46,36 @@ TOKENIZER_FILES = (
 
 
 def load_config(base_model: str) -> PretrainedConfig:
-    """The base's configuration: a small file, so this is the cheap way to find out whether a base can be had.
+    """The base's configuration. It's a small file, so this is the cheap way to check that a base exists.
 
-    Raises DlmError (BaseModelError) if it cannot.
+    Raises DlmError (BaseModelError).
     """
-    reference = resolve(base_model)
+    location = ModelRef(base_model).resolve()
     try:
-        return AutoConfig.from_pretrained(reference)
+        return AutoConfig.from_pretrained(location)
     except (OSError, ValueError) as error:
-        raise _not_found(base_model, reference, error) from error
+        raise _base_error(base_model, location, error) from error
 
 
 def context_length(config: PretrainedConfig) -> int | None:
-    """How many tokens a model can read at once; None where nothing limits it: Bloom, recurrent models."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    """How many tokens the model can read at once; None for one without a limit, such as Bloom or a recurrent model."""
+    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return length
 
 
 def load_tokenizer(base_model: str, chat_template_path: str | None = None) -> PreTrainedTokenizerBase:
-    """The base's tokenizer, with the chat template of a Jinja file or of another model's folder where one is given.
+    """The base's tokenizer.
 
-    Raises DlmError (BaseModelError, ChatTemplateError).
+    chat_template_path: a Jinja file, or a folder with a tokenizer, whose chat template replaces the base's. Raises
+    DlmError (BaseModelError, ChatTemplateError).
     """
-    reference = resolve(base_model)
+    location = ModelRef(base_model).resolve()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(reference)
+        tokenizer = AutoTokenizer.from_pretrained(location)
     except (OSError, ValueError) as error:
-        raise _not_found(base_model, reference, error) from error
+        raise _base_error(base_model, location, error) from error
     if chat_template_path is not None:
-        tokenizer.chat_template = _chat_template(chat_template_path)
+        tokenizer.chat_template = _read_chat_template(chat_template_path)
     return tokenizer
 
 
@@ -84,117 +87,111 @@ def load_base(
 ) -> PreTrainedModel:
     """The base's weights in `dtype`, on the CPU unless they are quantised.
 
-    dtype "auto": as they are stored; "inference": as `precision.inference_dtype` has it, for a model that is asked.
-    attn_implementation None is what transformers chooses. Quantised weights (NF4 with double quantisation, or int8; by
-    bitsandbytes) go to this process's device at once, since they cannot be moved there afterwards. Raises DlmError
-    (BaseModelError, MissingExtraError).
+    dtype: "auto" keeps the stored dtype, "inference" is `precision.inference_dtype`. attn_implementation: None leaves
+    the choice to transformers. Quantised weights (bitsandbytes: NF4 with double quantisation, or int8) are loaded onto
+    this process's device, since they can't be moved later. Raises DlmError (BaseModelError, MissingExtraError).
     """
-    reference = resolve(base_model)
+    location = ModelRef(base_model).resolve()
     dtype = inference_dtype(load_config(base_model)) if dtype == "inference" else dtype
-    arguments = {"dtype": dtype, "attn_implementation": attn_implementation}
+    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if quantization is not None:
         arguments |= {"quantization_config": _quantization_config(quantization), "device_map": {"": _device()}}
     try:
-        return AutoModelForCausalLM.from_pretrained(reference, **arguments)
-    # Weights quantised by a library that is not there are an ImportError, those of other sizes a RuntimeError.
+        return AutoModelForCausalLM.from_pretrained(location, **arguments)
+    # ImportError: the weights were quantised by a library that isn't installed; RuntimeError: shapes don't match.
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _not_found(base_model, reference, error) from error
+        raise _base_error(base_model, location, error) from error
 
 
 def load_adapted(
     adapter: str | os.PathLike[str], dtype: str | torch.dtype = "auto", quantization: Quantization | None = None
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """A base with the adapter of a folder on it, and the tokenizer that was saved beside the adapter; in eval mode.
+    """The adapter in a folder, on the base that it records and in eval mode, and the tokenizer saved with it.
 
-    The base is the one that the adapter records, loaded as `load_base` does; the adapter has the base's dtype, for one
-    of float32 on a 16-bit base converts its inputs and outputs in each layer. Raises DlmError (AdapterError,
-    BaseModelError, MissingExtraError).
+    The base is loaded as `load_base` does. The adapter gets the base's dtype: a float32 adapter on a 16-bit base would
+    cast its inputs and outputs in every layer. Raises DlmError (AdapterError, BaseModelError, MissingExtraError).
     """
     folder = Path(adapter)
     name = adapter_base(folder)
-    if not any(folder.glob("adapter_model.*")):  # PEFT would look for them on the Hub
-        raise _damaged(folder, FileNotFoundError("adapter_model.safetensors is missing"))
+    if not any(folder.glob("adapter_model.*")):  # PEFT would look for it on the Hub
+        raise _adapter_error(folder, FileNotFoundError("adapter_model.safetensors is missing"))
     model, tokenizer = load_base(name, dtype, quantization), adapter_tokenizer(folder)
     try:
-        return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval(), tokenizer
+        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _damaged(folder, error) from error
+        raise _adapter_error(folder, error) from error
+    return adapted.eval(), tokenizer
 
 
-def load_to_ask(source: str | Path, quantization: Quantization | None = None) -> PreTrainedModel | PeftModel:
-    """The weights of a base, by its name, or of an adapter on its base, by its folder, on this process's device.
+def load_for_inference(
+    source: str | Path, quantization: Quantization | None = None
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """A model to generate or score with, and its tokenizer.
 
-    They are in the dtype of `precision.inference_dtype`, or quantised: an adapter's base as it was in training unless
-    another way is given. Whose weights somebody holds already are not loaded again, for a teacher and its judge are
-    often one model. Raises DlmError as load_base and load_adapted do.
+    source: a base's name, or the folder of an adapter. The model is in eval mode, in `precision.inference_dtype` or
+    quantised, and on this process's device. A model that is still in use is returned again instead of loaded twice,
+    since a teacher and its judge are often the same model: don't modify it. Raises DlmError as `load_base` and
+    `load_adapted` do.
     """
-    if isinstance(source, Path):
-        quantization = quantization or adapter_quantization(source)
-    where = str(source.resolve()) if isinstance(source, Path) else resolve(source)
-    model = _held.get((where, quantization))
+    folder = Path(source).expanduser()
+    is_adapter = isinstance(source, Path) or (folder / "adapter_config.json").is_file()
+    location = str(folder.resolve()) if is_adapter else ModelRef(str(source)).resolve()
+    model = _loaded.get((location, quantization))
     if model is None:
-        if isinstance(source, Path):
-            model, _ = load_adapted(source, "inference", quantization)
+        if is_adapter:
+            model, _ = load_adapted(folder, "inference", quantization)
         else:
-            model = load_base(source, "inference", quantization)
+            model = load_base(str(source), "inference", quantization).eval()
         if not quantization:
             try:
                 model = model.to(PartialState().device)
             except RuntimeError as error:
-                raise _not_found(str(source), where, error) from error
-        _held[where, quantization] = model
-    return model
+                raise _base_error(str(source), location, error) from error
+        _loaded[location, quantization] = model
+    return model, adapter_tokenizer(folder) if is_adapter else load_tokenizer(str(source))
 
 
 def adapter_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer beside an adapter. Raises DlmError (AdapterError)."""
+    """The tokenizer saved with an adapter. Raises DlmError (AdapterError)."""
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise _damaged(folder, error) from error
+        raise _adapter_error(folder, error) from error
 
 
 def adapter_base(folder: Path) -> str:
-    """The base of the adapter in this folder, named as a document would.
-
-    Raises DlmError (AdapterError, LineageError).
-    """
+    """The name of the base that an adapter was trained on. Raises DlmError (AdapterError, LineageError)."""
     if not (folder / "adapter_config.json").is_file():
-        raise AdapterError("This folder holds no adapter: adapter_config.json is missing.", path=folder)
-    # PEFT records where the base was loaded from, which for the embedded one is a folder of this machine alone.
-    trained = lineage.last(lineage.read(folder), "train")
+        raise AdapterError("This folder doesn't contain an adapter: adapter_config.json is missing.", path=folder)
+    # The lineage comes first: PEFT may record the folder that the base was loaded from, which differs by machine.
+    training = lineage.last(lineage.read(folder), "train")
     try:
-        return document_name(trained["base"] if trained else PeftConfig.from_pretrained(folder).base_model_name_or_path)
-    except (OSError, ValueError, TypeError) as error:  # no JSON, no object, or no base in it
-        raise _damaged(folder, error) from error
+        record = training["base"] if training else PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+        return ModelRef.from_record(record).name
+    except (OSError, ValueError, TypeError) as error:  # not JSON, not an object, or without a base
+        raise _adapter_error(folder, error) from error
 
 
 def adapter_quantization(folder: Path) -> Quantization | None:
-    """How the base was quantised when the adapter of this folder was trained. Raises DlmError (LineageError)."""
-    trained = lineage.last(lineage.read(folder), "train")
-    return trained["quantization"] if trained else None
+    """How the base was quantised when the adapter was trained. Raises DlmError (LineageError)."""
+    training = lineage.last(lineage.read(folder), "train")
+    return training["quantization"] if training else None
 
 
-def _chat_template(path: str) -> str:
+def _read_chat_template(path: str) -> str:
     file = Path(path)
     if file.is_file():
         return file.read_text(encoding="utf-8")
     if file.is_dir() and (template := AutoTokenizer.from_pretrained(file).chat_template):
-        return template
+        return str(template)
     raise ChatTemplateError(
         f"There is no chat template at {path!r}.",
-        hint="Give a Jinja file, or the folder of a tokenizer that has a chat template.",
+        hint="Give a Jinja file, or a folder with a tokenizer that has a chat template.",
     )
 
 
 def _quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Loading in {quantization} needs bitsandbytes.",
-            hint="Install it: pip install -c constraints.txt 'dlm-trl[bnb]'.",
-        ) from error
+    require_extra("bnb", f"Loading in {quantization}")
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -209,24 +206,19 @@ def _device() -> str:
     return f"cuda:{PartialState().local_process_index}" if torch.cuda.is_available() else "cpu"
 
 
-def _not_found(base_model: str, reference: str, error: Exception) -> BaseModelError:
+def _base_error(base_model: str, location: str, error: Exception) -> BaseModelError:
     reason = str(error).splitlines()[0]
-    hints = {
-        ImportError: "Install what it needs, or choose another base_model.",
-        RuntimeError: "Check that its files belong together and that the memory is enough.",
-    }
-    return BaseModelError(
-        f"The base model {base_model!r} cannot be loaded from {reference}: {reason.rstrip('.')}.",
-        hint=next(
-            (hint for kind, hint in hints.items() if isinstance(error, kind)),
-            "Check the name and the network, or download it once and give the folder.",
-        ),
-    )
+    hint = "Check the name and the network, or download the model and give its folder."
+    if isinstance(error, ImportError):
+        hint = "Install what it needs, or choose another base_model."
+    elif isinstance(error, RuntimeError):
+        hint = "Check that its files belong together and that it fits into memory."
+    return BaseModelError(f"Can't load the base model {base_model!r} from {location}: {reason.rstrip('.')}.", hint=hint)
 
 
-def _damaged(folder: Path, error: Exception) -> AdapterError:
+def _adapter_error(folder: Path, error: Exception) -> AdapterError:
     return AdapterError(
-        f"The adapter in this folder cannot be loaded: {str(error).splitlines()[0].rstrip('.')}.",
+        f"Can't load the adapter in this folder: {str(error).splitlines()[0].rstrip('.')}.",
         path=folder,
-        hint="Copy it once more, or train again.",
+        hint="Copy it again, or train again.",
     )

@@ -1,27 +1,26 @@
-"""The precision in which a model is asked, when nobody trains it: `inference_dtype(config)`.
+"""The precision for inference: `inference_dtype(config)`.
 
-    load_base("smollm2-135m", "inference")                              # by this rule
+    load_base("smollm2-135m", "inference")                              # uses it
     AutoModelForCausalLM.from_pretrained(folder, dtype=inference_dtype(AutoConfig.from_pretrained(folder)))
 
-Everybody who generates, scores or measures loads by this rule, so that two numbers of one model are comparable.
+All generation, scoring and measuring uses this dtype, so that a model's numbers are comparable.
 """
 
 import torch
 from transformers import PretrainedConfig
 
-# What a processor says when it multiplies bfloat16 in hardware: x86 with AVX-512 or AMX, and Arm. Others convert every
-# number first and are several times slower than in float32.
-_MULTIPLIES_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+# CPU capabilities that mean bfloat16 multiplication in hardware: AVX-512, AMX, and Arm. Without them every number is
+# converted first, several times slower than float32.
+_BFLOAT16_CAPABILITIES = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def inference_dtype(config: PretrainedConfig) -> torch.dtype:
-    """The dtype to load the model of this configuration in.
+    """The dtype to load a model in.
 
-    On a GPU bfloat16, or the dtype that weights quantised on disk were made for. On a CPU bfloat16 where the weights
-    are stored in 16 bits and the processor multiplies them; else float32, so weights stored in float32 compute exactly,
-    and alike on every machine.
+    On a GPU: bfloat16, or the stored dtype of weights that are quantised on disk. On a CPU: bfloat16 if the weights are
+    stored in 16 bits and the processor supports it, else float32, which is exact and equal on every machine.
     """
-    # Some configurations do not say how their weights are stored. Of those nothing is rounded.
+    # Without a recorded dtype, nothing is rounded.
     stored = config.get_text_config().dtype or torch.float32
     if torch.cuda.is_available():
         return stored if hasattr(config, "quantization_config") else torch.bfloat16
@@ -29,6 +28,6 @@ def inference_dtype(config: PretrainedConfig) -> torch.dtype:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies matrices in bfloat16."""
+    """Whether the CPU multiplies matrices in bfloat16."""
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in _MULTIPLIES_BFLOAT16)
+    return any(capabilities.get(name) for name in _BFLOAT16_CAPABILITIES)

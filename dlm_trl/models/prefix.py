@@ -1,9 +1,9 @@
-"""Keys and values of what many prompts begin with, computed once: `PrefixCache.of(model, tokens)`.
+"""The KV cache of a common beginning of many prompts, computed once: `PrefixCache.of(model, tokens)`.
 
     prefix = PrefixCache.of(model, common_prefix([few_shot, *prompts]))
     generate_batches(model, tokenizer, prompts, 32, prefix=prefix)
 
-It holds as long as the weights do: for a frozen base, the whole run.
+It is valid as long as the weights don't change: for a frozen base, the whole run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from transformers.cache_utils import DynamicLayer
 
 from dlm_trl.models.batching import evaluating
 
-WORTHWHILE = 256  # tokens that are not computed twice; fewer cost less than one more pass of the model
+MIN_SAVED = 256  # tokens; saving fewer costs more than the extra forward pass
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixCache:
-    """tokens, and for each layer of the model their keys and values, (1, heads, tokens, head size) each."""
+    """layers: keys and values of the tokens, for each layer of the model, (1, heads, tokens, head size) each."""
 
     tokens: tuple[int, ...]
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -31,7 +31,7 @@ class PrefixCache:
     @classmethod
     @torch.no_grad()
     def of(cls, model: PreTrainedModel, tokens: Sequence[int]) -> PrefixCache | None:
-        """The cache after these tokens; None for a model that keeps anything else than all keys and values."""
+        """The cache after these tokens; None for a model that caches anything but all keys and values."""
         with evaluating(model):
             rows = torch.tensor([list(tokens)], device=model.device)
             output = model(input_ids=rows, use_cache=True, logits_to_keep=1)
@@ -41,7 +41,7 @@ class PrefixCache:
         return cls(tuple(tokens), tuple((layer.keys, layer.values) for layer in cache.layers))
 
     def repeat(self, rows: int, tokens: int) -> DynamicCache:
-        """A cache for this many rows, with room for this many tokens in each, those of the prefix among them."""
+        """A cache for this many rows, with room for this many tokens per row, prefix included."""
         cache = DynamicCache()
         cache.layers = [
             PreallocatedLayer([part.expand(rows, -1, -1, -1) for part in layer], tokens) for layer in self.layers
@@ -50,10 +50,10 @@ class PrefixCache:
 
 
 class PreallocatedLayer(DynamicLayer):
-    """A layer's keys and values in memory that has room for the tokens to come.
+    """A layer of the cache in preallocated memory.
 
-    A new token is written to its place; `DynamicLayer` copies all tokens before it, which costs more than to attend
-    to them.
+    New tokens are written in place. `DynamicLayer` copies all previous tokens instead, which costs more than the
+    attention to them.
     """
 
     def __init__(self, parts: Sequence[torch.Tensor], tokens: int) -> None:
@@ -82,22 +82,21 @@ class PreallocatedLayer(DynamicLayer):
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all prompts begin with, but at least one less than the shortest of them has."""
+    """The tokens that all prompts begin with; at least one token shorter than the shortest prompt."""
     columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
     return [column[0] for column in columns][: min(map(len, prompts)) - 1]
 
 
 def families(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Indices of the rows in groups, each of rows whose beginning is worth computing once; the last group holds the
-    rows that are like no others.
+    """Groups of row indices, each with a common beginning worth computing once; the last group has the other rows.
 
-    In sorted order, a row is like the one before it if they have a third of the longer one in common: two questions
-    about one text are, two about different texts in the same chat template are not.
+    A row joins the group of the previous one, in sorted order, if they have a third of the longer one in common. Two
+    questions about one text do; two about different texts in the same chat template don't.
     """
     groups: list[list[int]] = []
     for i in sorted(range(len(rows)), key=lambda i: list(rows[i])):
-        before = rows[groups[-1][-1]] if groups else []
-        if groups and 3 * len(common_prefix([before, rows[i]])) >= max(len(before), len(rows[i])):
+        previous = rows[groups[-1][-1]] if groups else []
+        if groups and 3 * len(common_prefix([previous, rows[i]])) >= max(len(previous), len(rows[i])):
             groups[-1].append(i)
         else:
             groups.append([i])
@@ -105,7 +104,7 @@ def families(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     others: list[int] = []
     for group in groups:
         saved = (len(group) - 1) * len(common_prefix([rows[i] for i in group]))
-        if saved >= WORTHWHILE:
+        if saved >= MIN_SAVED:
             large.append(group)
         else:
             others += group

@@ -1,6 +1,6 @@
 """Split work over the processes of `accelerate launch`: `results = map_over_ranks(items, work)`.
 
-With one process it is `work(items)`, and nothing is loaded or set up.
+In a single process this is just `work(items)`, without setting up torch.distributed.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from dlm_trl.notes import DlmError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# How long a process that is done waits for the slowest: as long as that takes. One that dies is noticed at once.
-_PATIENCE = timedelta(days=30)
+# How long to wait for the slowest process. A process that dies is noticed at once.
+_TIMEOUT = timedelta(days=30)
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints and writes: the first one, or the only one."""
+    """Whether this is the process that prints and writes: rank 0."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def map_over_ranks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]]) -> list[Result]:
-    """All results of all items, in their order, in every process, while each process does the work for its part.
+    """The result of each item, in order and in every process; each process works on its share of the items.
 
-    work takes a list of items, which is empty where there are fewer items than processes, and gives as many results,
-    which pickle can carry. All processes have to call this with the same items. A DlmError of one is raised in all.
+    work: takes a list of items, empty if there are fewer items than processes, and returns one picklable result per
+    item. All processes must call this with the same items. A DlmError in one is raised in all.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return list(work(list(items)))
     from torch import distributed
 
     _join()
-    # A group of its own, since the default one does not wait longer than minutes. Rank and count are those of torch:
-    # without a GPU, accelerate's state believes that it is alone.
-    group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    # A separate group, for its timeout. Rank and count come from torch, since without a GPU accelerate's state may
+    # report a single process.
+    group = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
     rank, count = distributed.get_rank(), distributed.get_world_size()
-    done: Sequence[Result] | DlmError
+    own: Sequence[Result] | DlmError
     try:
-        done = list(work(list(items[rank::count])))  # every n-th: neighbours are often of one length
+        own = list(work(list(items[rank::count])))  # strided, since neighbours often have similar lengths
     except DlmError as error:
-        done = error
+        own = error
     parts: list[Sequence[Result] | DlmError] = [[] for _ in range(count)]
-    distributed.all_gather_object(parts, done, group=group)
+    distributed.all_gather_object(parts, own, group=group)
     distributed.destroy_process_group(group)
     for part in parts:
         if isinstance(part, DlmError):
@@ -57,9 +57,9 @@ def map_over_ranks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[
 
 @cache
 def _join() -> None:
-    """Join the processes, where nobody did so before, and part at the end.
+    """Initialize torch.distributed if necessary, and destroy the process group at exit.
 
-    The threads of a group that is left standing can abort the process when the interpreter ends.
+    The threads of a group that is never destroyed can abort the process at exit.
     """
     from accelerate import PartialState
 

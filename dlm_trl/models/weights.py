@@ -1,8 +1,8 @@
-"""Where a base model's tensors lie, and one of them at a time: nothing here loads a model.
+"""Find a base model's tensors and read them one at a time, without loading the model.
 
 weights = find_weights("smollm2-135m")
-weights.shapes()["model.norm.weight"]      # torch.Size, torch.dtype: from the files' headers
-weights.read("model.norm.weight")          # this tensor, and no other, comes into memory
+weights.shapes()["model.norm.weight"]      # torch.Size and torch.dtype, from the files' headers
+weights.read("model.norm.weight")          # only this tensor is loaded into memory
 """
 
 import json
@@ -15,12 +15,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
 
-from dlm_trl.models.registry import resolve
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.errors import BaseModelError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# A repository may hold the same weights once more (original/, consolidated.safetensors, .bin): those are left there.
+# Repositories often contain the weights a second time (original/, consolidated.safetensors, .bin), not downloaded here.
 HUB_FILES = ["*.json", "*.jinja", "tokenizer*", "vocab.*", "merges.txt", SINGLE, "model-*.safetensors"]
 DTYPES = {
     "F64": torch.float64,
@@ -39,22 +39,22 @@ DTYPES = {
 
 
 class Shape(NamedTuple):
-    """What a file's header says of one tensor."""
+    """Size and dtype of one tensor, from a file's header."""
 
     size: torch.Size
     dtype: torch.dtype
 
     @property
     def bytes(self) -> int:
-        return self.size.numel() * self.dtype.itemsize
+        return int(self.size.numel() * self.dtype.itemsize)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model on disk: `files` says in which safetensors file each tensor lies, in the order of the files.
+    """A model on disk.
 
-    config is its config.json, beside which tokenizer and generation_config lie; revision the commit of the Hub that
-    it came from, None for a local folder.
+    config: its config.json, in the folder with tokenizer and generation_config. files: the safetensors file of each
+    tensor, sorted by file. revision: the commit on the Hub, None for a local folder.
     """
 
     config: Path
@@ -63,12 +63,13 @@ class Weights:
 
     @property
     def folder(self) -> Path:
-        """The folder that the model lies in."""
+        """The model's folder."""
         return self.config.parent
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor on the CPU, in the dtype that it is stored in; its memory is the file's, mapped: do not write
-        to it. Raises DlmError (BaseModelError).
+        """One tensor on the CPU, in its stored dtype. It is memory-mapped: don't write to it.
+
+        Raises DlmError (BaseModelError).
         """
         file = self.files[name]
         try:
@@ -78,60 +79,59 @@ class Weights:
             raise _damaged(file, error) from error
 
     def shapes(self) -> dict[str, Shape]:
-        """Size and dtype of every tensor, from the headers alone. Raises DlmError (BaseModelError) for a file that is
-        not whole or lacks a tensor.
+        """Size and dtype of every tensor, from the headers.
+
+        Raises DlmError (BaseModelError) for a file that is incomplete or lacks a tensor.
         """
-        found: dict[str, Shape] = {}
+        shapes: dict[str, Shape] = {}
         for file in dict.fromkeys(self.files.values()):
             names = [name for name, where in self.files.items() if where == file]
             try:
                 with safe_open(file, framework="pt") as opened:
                     for name in names:
                         view = opened.get_slice(name)
-                        found[name] = Shape(torch.Size(view.get_shape()), DTYPES[view.get_dtype()])
+                        shapes[name] = Shape(torch.Size(view.get_shape()), DTYPES[view.get_dtype()])
             except (OSError, SafetensorError) as error:
                 raise _damaged(file, error) from error
             except KeyError as error:
                 raise BaseModelError(
-                    f"It holds a tensor of type {error}, which is not known here.", path=file
+                    f"The file has a tensor of the unsupported type {error}.", hint="Convert it to BF16.", path=file
                 ) from error
-        return found
+        return shapes
 
 
 def find_weights(base_model: str, revision: str | None = None) -> Weights:
-    """Where the tensors of a base lie; a base of the Hub is downloaded (its safetensors only) or taken from the cache.
+    """The files of a base's tensors; a base on the Hub is downloaded (safetensors only) or taken from the cache.
 
-    base_model is a name as `registry.resolve` takes it, revision a branch, tag or commit of the Hub. Raises DlmError
-    (BaseModelError) for a base that cannot be had, for weights that are not safetensors, and naming each missing shard.
+    base_model: a name that `registry.ModelRef` takes. revision: a branch, tag or commit on the Hub. Raises DlmError
+    (BaseModelError) for a base that can't be found, weights that aren't safetensors, and missing shards.
     """
-    reference = resolve(base_model)
-    folder = Path(reference)
+    location = ModelRef(base_model).resolve()
+    folder = Path(location)
     commit = None
     if folder.is_absolute() and not folder.is_dir():
-        raise BaseModelError(
-            "The folder of the base model is not here.", hint="Name the base, with --base.", path=folder
-        )
+        raise BaseModelError("The base model's folder doesn't exist.", hint="Name the base: --base.", path=folder)
     if not folder.is_dir():
-        folder = _download(base_model, reference, revision)
+        folder = _download(base_model, location, revision)
         commit = folder.name
     if not (folder / "config.json").is_file():
         raise BaseModelError("config.json is missing.", path=folder)
     return Weights(folder / "config.json", _files(folder), commit)
 
 
-def _download(base_model: str, reference: str, revision: str | None) -> Path:
+def _download(base_model: str, location: str, revision: str | None) -> Path:
     try:
-        return Path(snapshot_download(reference, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(location, revision=revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).splitlines()[0]
         raise BaseModelError(
-            f"The base model {base_model!r} cannot be had from {reference}: {reason}",
-            hint="Check the name and the network, or download it once and give the folder.",
+            f"Can't get the base model {base_model!r} from {location}: {reason}",
+            hint="Check the name and the network, or download the model and give its folder.",
         ) from error
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    if (folder / SINGLE).is_file():  # as transformers does: a single file is asked for first
+    if (folder / SINGLE).is_file():  # a single file takes precedence, as in transformers
         try:
             with safe_open(folder / SINGLE, framework="pt") as opened:
                 return dict.fromkeys(opened.keys(), folder / SINGLE)
@@ -139,15 +139,15 @@ def _files(folder: Path) -> dict[str, Path]:
             raise _damaged(folder / SINGLE, error) from error
     if not (folder / INDEX).is_file():
         raise BaseModelError(
-            f"There are no weights here: neither {SINGLE} nor {INDEX}.",
-            hint="Weights in .bin files are not read; load the model once with transformers and save_pretrained it.",
+            f"No weights in this folder: neither {SINGLE} nor {INDEX}.",
+            hint="Weights in .bin files are not supported: load the model with transformers and call save_pretrained.",
             path=folder,
         )
     try:
         places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         files = {name: folder / place for name, place in sorted(places.items(), key=lambda item: item[1])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BaseModelError("This is no index of safetensors files.", path=folder / INDEX) from error
+        raise BaseModelError("Not an index of safetensors files.", path=folder / INDEX) from error
     if missing := sorted({file.name for file in files.values() if not file.is_file()}):
         raise BaseModelError(
             f"Shards are missing: {', '.join(missing)}.", hint="Download the model again.", path=folder
@@ -157,5 +157,5 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _damaged(file: Path, error: Exception) -> BaseModelError:
     return BaseModelError(
-        f"It is not a whole safetensors file: {error}.", hint="Download or save the model again.", path=file
+        f"Not a complete safetensors file: {error}.", hint="Download or save the model again.", path=file
     )

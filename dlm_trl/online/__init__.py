@@ -1,6 +1,6 @@
-"""Fresh rows inside training steps, written by the frozen base (adapter off) just before they are trained on.
+"""Online synthesis: fresh rows for each training step, written by the frozen base just before they are trained on.
 
-Here live the callback that feeds the stock trainer, the frozen-teacher context, and the tasks: the answer comes
-first, the frozen base writes the question, so the label is known by construction. A row is a function of (seed,
-step, row index) alone. May import `notes`, `rows`, `models` and `teachers`.
+`callback` feeds them to the stock SFTTrainer, `authors` write them, and a `curriculum` moves through tasks of rising
+difficulty. The answer comes first and the base writes the question, so the label is known by construction. A row
+depends only on the base and on (seed, step, row index, attempt). `rows_on_disk` writes the same rows ahead of training.
 """

@@ -1,4 +1,4 @@
-"""Who writes the questions: the frozen base inside the model that is trained, or any teacher of `dlm_trl.teachers`.
+"""Who writes the texts: the frozen base inside the model in training, or any teacher of `dlm_trl.teachers`.
 
 author = FrozenBase(model, tokenizer)          # or AskedTeacher(teacher)
 texts = author.write(task, task.prompts(items), seeds, task.temperature)
@@ -16,30 +16,32 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.chat import encode, require_template
 from dlm_trl.models.frozen import frozen
-from dlm_trl.models.generate import generate_batches, in_parts
+from dlm_trl.models.generate import generate_batches, is_sharded
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 from dlm_trl.tasks.protocol import Messages, Task
 from dlm_trl.teachers.protocol import Request, Teacher
 
-TOKEN_BUDGET = 65_536  # of a batch, so that a step's rows are one as a rule; halved where memory is too small for it
+TOKEN_BUDGET = 65_536  # usually one batch per step; a batch that exceeds the memory is halved
 
 
 class Author(Protocol):
-    """new_tokens: how many tokens it has written so far."""
+    """The interface of an author. new_tokens: how many tokens it has generated so far."""
 
     new_tokens: int
 
     def write(
         self, task: Task, prompts: Sequence[str | Messages], seeds: Sequence[int], temperature: float
     ) -> list[str | None]:
-        """The text after each prompt, cut before the task's first stop string; None where the author failed."""
+        """The text after each prompt, cut before the task's first stop string; None if the author failed."""
+        ...
 
-    def anyone(self, waiting: bool) -> bool:
-        """Whether this process has to go on asking: because it waits for rows, or because others need its company."""
+    def must_continue(self, waiting: bool) -> bool:
+        """Whether to continue: this process is waiting for rows, or, with sharded weights, any process is."""
+        ...
 
 
 class FrozenBase:
-    """The base of the model, its adapter switched off where it has one."""
+    """The base of a model, with its adapter, if any, switched off."""
 
     def __init__(self, model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model
@@ -51,46 +53,48 @@ class FrozenBase:
         self, task: Task, prompts: Sequence[str | Messages], seeds: Sequence[int], temperature: float
     ) -> list[str | None]:
         tokens = [self._tokens(prompt) for prompt in prompts]
-        together = self._together
+        in_step = self._in_step
         texts: dict[int, str] = {}
         with frozen(self.model) if isinstance(self.model, PeftModel) else nullcontext(self.model) as base:
             batches = generate_batches(
                 base,
                 self.tokenizer,
-                # A process without prompts generates all the same when the others cannot do it alone.
-                tokens or [[self.tokenizer.eos_token_id or 0]] * together,
+                # With sharded weights, a process without prompts has to take part.
+                tokens or [[self.tokenizer.eos_token_id or 0]] * in_step,
                 task.max_new_tokens,
                 temperature,
                 stop=task.stop,
-                seed=list(seeds) or [0] * together,
-                # Together means the same number of batches for each.
-                token_budget=2**62 if together else TOKEN_BUDGET,
-                prefix=None if together or not tokens else self._shared(base, task.prefix, tokens),
+                seed=list(seeds) or [0] * in_step,
+                # One batch, since all processes need the same number of batches.
+                token_budget=2**62 if in_step else TOKEN_BUDGET,
+                prefix=None if in_step or not tokens else self._prefix_cache(base, task.prefix, tokens),
             )
             for batch in batches:
-                texts |= {row.index: row.text for row in batch}
-                self.new_tokens += sum(row.new_tokens for row in batch) if tokens else 0
-        return [texts[index] for index in range(len(tokens))]
+                texts |= {generated.row: generated.text for generated in batch}
+                self.new_tokens += sum(generated.new_tokens for generated in batch) if tokens else 0
+        return [texts[row] for row in range(len(tokens))]
 
-    def anyone(self, waiting: bool) -> bool:
-        if not self._together:
+    def must_continue(self, waiting: bool) -> bool:
+        if not self._in_step:
             return waiting
         flag = torch.tensor([int(waiting)], device=self.model.device)
         torch.distributed.all_reduce(flag)
         return bool(flag)
 
     @property
-    def _together(self) -> bool:
-        return in_parts(self.model) and torch.distributed.is_initialized()
+    def _in_step(self) -> bool:
+        """Whether all processes have to generate in step."""
+        return is_sharded(self.model) and torch.distributed.is_initialized()
 
     def _tokens(self, prompt: str | Messages) -> list[int]:
         if isinstance(prompt, str):
-            return self.tokenizer(prompt)["input_ids"]
+            ids: list[int] = self.tokenizer(prompt)["input_ids"]
+            return ids
         require_template(self.tokenizer, "The base")
         return encode(self.tokenizer, prompt, "the base")
 
-    def _shared(self, base: torch.nn.Module, prefix: str, prompts: Sequence[list[int]]) -> PrefixCache | None:
-        """The cache of the task's prefix; its last token may be another one in front of a prompt, so it is compared."""
+    def _prefix_cache(self, base: PreTrainedModel, prefix: str, prompts: Sequence[list[int]]) -> PrefixCache | None:
+        """The cache of the task's prefix, as far as the prompts begin with its tokens: the last one may differ."""
         if not prefix:
             return None
         tokens = common_prefix([self.tokenizer(prefix)["input_ids"] + [0], *prompts])
@@ -100,7 +104,7 @@ class FrozenBase:
 
 
 class AskedTeacher:
-    """A teacher, local or behind a server. It is asked in messages: a text is the one message of a conversation."""
+    """A local teacher or a server. It gets messages; a text becomes a single user message."""
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher = teacher
@@ -111,7 +115,7 @@ class AskedTeacher:
     ) -> list[str | None]:
         requests = [
             Request(
-                key=str(seed),  # a local teacher's noise comes from it
+                key=str(seed),  # a local teacher samples from it
                 messages=[{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt),
                 max_new_tokens=task.max_new_tokens,
                 temperature=temperature,
@@ -126,7 +130,7 @@ class AskedTeacher:
                 texts[reply.key] = _cut(reply.text.strip(), task.stop)
         return [texts.get(request.key) for request in requests]
 
-    def anyone(self, waiting: bool) -> bool:
+    def must_continue(self, waiting: bool) -> bool:
         return waiting
 
 

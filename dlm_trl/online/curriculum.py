@@ -1,11 +1,11 @@
 """Tasks of rising difficulty: `Curriculum([Mcsb(tokenizer, choices=3), Mcsb(tokenizer, choices=(5, 9))])`.
 
-    rows = curriculum.task.examples(...)                  # the task of the stage it is at
-    curriculum.observe(curriculum.task.metrics(...))      # once a step; True when the next stage begins
+    rows = curriculum.task.examples(...)                  # the task of the current stage
+    curriculum.observe(curriculum.task.metrics(...))      # once per step; True when the next stage begins
     state = curriculum.state_dict()                       # plain JSON, for the TrainerState
 
-The stage is the one thing in online synthesis that depends on history. So whoever calls `observe` gives every process
-the same numbers (summed over all of them), and keeps the state with the checkpoint.
+The stage is the only thing in online synthesis that depends on history. So call `observe` with the same metrics
+(summed over all processes) in every process, and save the state with the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from dlm_trl.tasks.protocol import Task
 
 @dataclass(slots=True)
 class Curriculum:
-    """The next stage begins when `metric`, averaged over the last `window` steps of this one, reaches `threshold`.
+    """The next stage begins when the mean of `metric` over the last `window` steps of a stage reaches `threshold`.
 
-    The last stage stays. Raises DlmError (UsageError) for no stages, and for a threshold that is never or always met.
+    The last stage never ends. Raises DlmError (UsageError) without stages, and for a threshold outside (0, 1] or a
+    window below 1.
     """
 
     stages: Sequence[Task]
@@ -30,25 +31,25 @@ class Curriculum:
     window: int = 10  # steps
     metric: str = "accuracy"
     stage: int = field(default=0, init=False)
-    recent: list[float] = field(default_factory=list, init=False)  # of this stage, the newest last
+    recent: list[float] = field(default_factory=list, init=False)  # the metric in this stage, newest last
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise UsageError("A curriculum has no stages.", hint="Give it at least one task.")
+            raise UsageError("The curriculum has no stages.", hint="Give it at least one task.")
         if not 0 < self.threshold <= 1:
-            raise UsageError(f"A curriculum's threshold is {self.threshold}.", hint="Give a share above 0, up to 1.")
+            raise UsageError(f"The curriculum's threshold is {self.threshold}.", hint="Use a value above 0, at most 1.")
         if self.window < 1:
-            raise UsageError(f"A curriculum's window is {self.window} steps.", hint="Give 1 or more.")
+            raise UsageError(f"The curriculum's window is {self.window} steps.", hint="Use 1 or more.")
 
     @property
     def task(self) -> Task:
-        """The task of the stage it is at."""
+        """The task of the current stage."""
         return self.stages[self.stage]
 
     def observe(self, metrics: Mapping[str, float]) -> bool:
-        """Take in one step's metrics, the same in every process; whether the next stage begins with the next step.
+        """Record one step's metrics, the same in every process; returns whether the next step begins a new stage.
 
-        A step that has no value (all of its rows were rejected) does not count.
+        A step without the metric, because all of its rows were rejected, doesn't count.
         """
         if self.metric not in metrics:
             return False
@@ -63,10 +64,10 @@ class Curriculum:
         return {"stage": self.stage, "recent": list(self.recent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises DlmError (UsageError) for a state of a curriculum with more stages than this one has."""
+        """Raises DlmError (UsageError) if the state is at a stage that this curriculum doesn't have."""
         if state["stage"] >= len(self.stages):
             raise UsageError(
-                f"The checkpoint is at stage {state['stage'] + 1} of its curriculum; this one has {len(self.stages)}.",
-                hint="Resume with the stages that the run began with.",
+                f"The checkpoint is at stage {state['stage'] + 1}, but the curriculum has {len(self.stages)}.",
+                hint="Resume with the stages of the original run.",
             )
         self.stage, self.recent = int(state["stage"]), list(state["recent"])[-self.window :]

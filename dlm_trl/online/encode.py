@@ -1,4 +1,4 @@
-"""An `Example` becomes tokens and labels, and a collated batch becomes rows again.
+"""Encode examples as tokens and labels, and take a collated batch apart again.
 
     encoded = encode(example, tokenizer, max_length=1024)     # Encoded, or Reject("too long")
     batch = trainer.data_collator([encoded.row, *rows_of(document_batch)])
@@ -22,11 +22,11 @@ from dlm_trl.tasks.protocol import Example, Reject
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The tokens of a row; the loss is on those from `start` on."""
+    """The tokens of a row. The loss begins at index `start`."""
 
     input_ids: list[int]
     start: int
-    choices: tuple[int, ...] = ()  # one token each, in the order of the example's; () where that cannot be had
+    choices: tuple[int, ...] = ()  # the token of each of the example's choices; () if they aren't single tokens
 
     @property
     def labels(self) -> list[int]:
@@ -34,42 +34,39 @@ class Encoded:
 
     @property
     def row(self) -> dict[str, list[int]]:
-        """As a collator takes it."""
+        """The row, for a collator."""
         return {"input_ids": self.input_ids, "labels": self.labels}
 
 
 def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Encoded | Reject:
-    """The example's tokens, with the special tokens that the tokenizer puts before a text.
+    """The example's tokens, including the special tokens that the tokenizer puts before a text.
 
-    Raises DlmError (ChatTemplateError) for messages that the chat template does not render with the answer right
-    behind, and (UsageError) where a loss over the choices is asked for and they are not one token each.
+    Raises DlmError: ChatTemplateError if the chat template doesn't render the answer right after the messages,
+    UsageError for loss="labels" if the choices aren't single, different tokens.
     """
     if isinstance(example.prompt, str):
         prompt = tokenizer(example.prompt)["input_ids"]
         target = tokenizer(example.target, add_special_tokens=False)["input_ids"]
     else:
         require_template(tokenizer, "The base")
-        whole, start = encode_answered(tokenizer, example.prompt, example.target)
-        prompt, target = whole[:start], whole[start:]
+        ids, start = encode_answered(tokenizer, example.prompt, example.target)
+        prompt, target = ids[:start], ids[start:]
         if not target:
-            raise ChatTemplateError("The chat template leaves the answer out.", "Use another chat template.")
+            raise ChatTemplateError("The chat template drops the answer.", "Use another chat template.")
     if max_length is not None and len(prompt) + len(target) > max_length:
         return Reject("too long")
     return Encoded(prompt + target, len(prompt), _choices(example, tokenizer, target))
 
 
 def rows_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, list[int]]]:
-    """The rows that a collator made a batch of: padded on the right, or one behind the other (padding-free).
-
-    A packed row counts as the rows that it is packed from.
-    """
+    """The rows of a collated batch, right-padded or padding-free (concatenated); a packed row is taken apart."""
     if "attention_mask" in batch:
         lengths = batch["attention_mask"].sum(1).tolist()
         parts = [(row, 0, length) for row, length in enumerate(lengths)]
     else:
         starts = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
         ends = [*starts[1:], batch["input_ids"].shape[1]]
-        # A single token has nothing to predict; it is padding to a multiple of some length.
+        # A single token has nothing to predict: it pads the batch to a multiple of some length.
         parts = [(0, start, end) for start, end in zip(starts, ends, strict=True) if end - start > 1]
     return [{name: batch[name][row, a:b].tolist() for name in ("input_ids", "labels")} for row, a, b in parts]
 
@@ -79,12 +76,12 @@ def _choices(example: Example, tokenizer: PreTrainedTokenizerBase, target: list[
         return ()
     tokens = tokenizer(list(example.choices), add_special_tokens=False)["input_ids"]
     ids = tuple(t[0] for t in tokens if len(t) == 1)
-    whole = len(set(ids)) == len(example.choices)
-    if whole and target[0] == ids[example.choices.index(example.target)]:
+    all_single = len(set(ids)) == len(example.choices)
+    if all_single and target[0] == ids[example.choices.index(example.target)]:
         return ids
     if example.loss == "labels":
         raise UsageError(
-            f"The choices {example.choices} are not one token each where they stand, all different.",
+            f"The choices {example.choices} are not one token each after this prompt, or not all different.",
             hint="Use loss='full', or other labels.",
         )
     return ()

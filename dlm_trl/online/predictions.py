@@ -1,9 +1,9 @@
-"""What the model in training answers to its rows, read from the training steps themselves: no forward pass is added.
+"""What the model in training predicts for its rows, read from the training steps without an extra forward pass.
 
     with reading(model, tokenizer, places) as predictions:
-        loss = trainer.compute_loss(…)         # predictions then has one text for each place
+        loss = trainer.compute_loss(…)         # predictions then has one text per place
 
-For rows with loss="labels" it also puts the loss over the choices alone in place of that over the whole vocabulary.
+For rows with loss="labels" it also replaces the loss over the vocabulary by the loss over the choices.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ from dlm_trl.notes.errors import UsageError
 from dlm_trl.online.encode import Encoded
 from dlm_trl.tasks.protocol import Example
 
-# Settings of models that change their logits behind the head: a loss over some of the logits would miss that.
-_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+# Config entries of models that transform their logits after the head, which a loss over some logits would miss.
+_LOGIT_TRANSFORMS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row stands in a batch: in which line, from which token on."""
+    """The position of a row in a batch: its line, and its first token in that line."""
 
     line: int
     start: int
@@ -38,43 +44,45 @@ class Place:
     encoded: Encoded
 
     @property
-    def asked(self) -> int:
-        """The position whose logits are those of the target's first token."""
+    def answer_position(self) -> int:
+        """The position whose logits predict the target's first token."""
         return self.start + self.encoded.start - 1
 
 
 @contextmanager
 def reading(model: PeftModel, tokenizer: PreTrainedTokenizerBase, places: Sequence[Place]) -> Iterator[list[str]]:
-    """Inside, a forward pass of SFTTrainer over the batch that has these places fills the list, in their order.
+    """SFTTrainer's forward pass inside this context fills the list, one prediction per place.
 
-    It has to be entered for every batch by all processes or by none, without places too: where the head's weights lie
-    in parts on several processes, they are put together for it. Raises DlmError (UsageError) for loss="labels" on a
-    model that changes its logits behind the head.
+    For every batch, all processes have to enter it or none, even without places: sharded weights of the head are
+    gathered for it. Raises DlmError (UsageError) for loss="labels" on a model that transforms its logits after the
+    head.
     """
     base = model.get_base_model()
     predictions: list[str] = []
     hidden: list[Tensor] = []
 
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
+    def keep_states(module: nn.Module, args: Any, output: Any) -> None:
         hidden[:] = [output.last_hidden_state]
 
-    def read(module: nn.Module, args: Any, output: Any) -> None:
+    def read_predictions(module: nn.Module, args: Any, output: Any) -> None:
         head = base.get_output_embeddings()
         states = hidden.pop().to(head.weight.device)
         with maybe_gather_lm_head_ctx(head.weight, head.bias), torch.autocast(states.device.type, enabled=False):
             weight, bias = (None if w is None else whole(w.detach()) for w in (head.weight, head.bias))
             predictions[:] = _texts(places, states, weight, bias, tokenizer)
-            narrow = [place for place in places if place.example.loss == "labels"]
-            if narrow:
+            over_choices = [place for place in places if place.example.loss == "labels"]
+            if over_choices:
                 _require_plain_logits(base.config.get_text_config())
-                logits = _choice_logits(narrow, states, weight, bias)
-                right = torch.tensor([p.example.choices.index(p.example.target) for p in narrow], device=logits.device)
-                at = [torch.tensor([getattr(p, a) for p in narrow], device=logits.device) for a in ("line", "asked")]
-                scores = logits.log_softmax(-1).gather(1, right[:, None])[:, 0]
-                output.log_probs = output.log_probs.index_put(at, scores.to(output.log_probs.dtype))
+                logits = _choice_logits(over_choices, states, weight, bias)
+                targets = [place.example.choices.index(place.example.target) for place in over_choices]
+                right = torch.tensor(targets, device=logits.device)
+                lines = torch.tensor([place.line for place in over_choices], device=logits.device)
+                positions = torch.tensor([place.answer_position for place in over_choices], device=logits.device)
+                scores = logits.log_softmax(-1).gather(1, right[:, None])[:, 0].to(output.log_probs.dtype)
+                output.log_probs = output.log_probs.index_put((lines, positions), scores)
 
-    # Not on the base itself: some adapters call its forward past its hooks.
-    hooks = [base.base_model.register_forward_hook(keep), model.register_forward_hook(read)]
+    # Not on the base itself, since some adapters bypass its hooks.
+    hooks = [base.base_model.register_forward_hook(keep_states), model.register_forward_hook(read_predictions)]
     try:
         yield predictions
     finally:
@@ -95,33 +103,34 @@ def _texts(
     for row, place in enumerate(places):
         if not place.encoded.choices:
             end = place.start + len(place.encoded.input_ids) - 1
-            answer = states[place.line, place.asked : end].to(weight.dtype)
+            answer = states[place.line, place.answer_position : end].to(weight.dtype)
             tokens = nn.functional.linear(answer, weight, bias).argmax(-1)
             texts[row] = tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
     return texts
 
 
 def _choice_logits(places: Sequence[Place], states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Logits of each row's choices at its question's end, (rows, most choices), -inf behind a row's last choice."""
+    """The logits of each row's choices, (rows, most choices), padded with -inf."""
     most = max(len(place.encoded.choices) for place in places)
     padded = [[*p.encoded.choices, *[-1] * (most - len(p.encoded.choices))] for p in places]
     ids = torch.tensor(padded, device=states.device)
     lines = torch.tensor([p.line for p in places], device=states.device)
-    asked = torch.tensor([p.asked for p in places], device=states.device)
-    logits = torch.einsum("rh,rch->rc", states[lines, asked].float(), weight[ids].float())
+    positions = torch.tensor([p.answer_position for p in places], device=states.device)
+    logits = torch.einsum("rh,rch->rc", states[lines, positions].float(), weight[ids].float())
     if bias is not None:
         logits = logits + bias[ids].float()
     return logits.masked_fill(ids < 0, -torch.inf)
 
 
 def whole(weight: Tensor) -> Tensor:
+    """The full tensor of a weight that FSDP may have sharded."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def _require_plain_logits(config: Any) -> None:
-    changed = [name for name in _TRANSFORMS if getattr(config, name, None) not in (None, 1.0)]
+    changed = [name for name in _LOGIT_TRANSFORMS if getattr(config, name, None) not in (None, 1.0)]
     if changed:
         raise UsageError(
-            f"This model changes its logits behind the head ({', '.join(changed)}): no loss='labels'.",
+            f"loss='labels' doesn't support a model that transforms its logits after the head ({', '.join(changed)}).",
             hint="Use loss='full'.",
         )

@@ -1,8 +1,8 @@
-"""Rows of a task, written for a step: `write_rows(task, author, encode, seed=0, step=3, indices=range(160))`.
+"""Write a task's rows for a step: `write_rows(task, author, encode, seed=0, step=3, indices=range(160))`.
 
-Draw, prompts, generate, examples, and the check where the task has one; a rejected row is drawn again under the next
-attempt's number. A row is a function of (seed, step, index, attempt), so it is the same on any process, alone or among
-others, in a run that was resumed and in a replay.
+Draw, prompt, generate, build examples, and check them if the task has a check. A rejected row is drawn again with the
+next attempt's number. A row depends only on (seed, step, index, attempt), so it is the same in any process, alone or in
+a batch, in a resumed run, and in a replay.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from typing import Any, NamedTuple
 from dlm_trl.models.generate import row_seed
 from dlm_trl.online.authors import Author
 from dlm_trl.online.encode import Encoded
-from dlm_trl.tasks.protocol import CheckedTask, Example, Item, Reject, Task
+from dlm_trl.tasks.protocol import CheckedTask, Example, Item, Messages, Reject, Task
 
 ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What was written for a row in one attempt: its example and tokens, or why there is none."""
+    """One attempt at a row: its example and tokens, or the reason for its rejection."""
 
-    index: int  # of the row in the step's global batch
+    index: int  # in the step's global batch
     attempt: int
     generated: str
     outcome: Example | Reject
     encoded: Encoded | None = None
 
     def record(self, task: Task, step: int) -> dict[str, Any]:
-        """As a line of JSON, in the same columns whatever the task; `input_ids` is null for a rejected draft."""
-        example = self.outcome if isinstance(self.outcome, Example) else None
+        """The draft as JSON, with the same keys for every task; `input_ids` is null for a rejected draft."""
+        example, reject = (self.outcome, None) if isinstance(self.outcome, Example) else (None, self.outcome)
         return {
             "step": step,
             "index": self.index,
             "attempt": self.attempt,
             "task": task.name,
             "generated": self.generated,
-            "rejected": self.outcome.reason if example is None else None,
+            "rejected": reject and reject.reason,
             "prompt": example and example.prompt,
             "target": example and example.target,
             "choices": example and list(example.choices),
@@ -52,10 +52,10 @@ class Draft:
 
 
 class Written(NamedTuple):
-    """Every draft, those of a later attempt behind; each index has at most one that is encoded, its last."""
+    """All drafts, in the order of attempts; at most one per index is encoded, its last."""
 
     drafts: list[Draft]
-    new_tokens: int  # that the author wrote for all of them
+    new_tokens: int  # generated for all of them
 
 
 def write_rows(
@@ -68,12 +68,12 @@ def write_rows(
     indices: Iterable[int],
     attempts: int = ATTEMPTS,
 ) -> Written:
-    """Rows for these indices of the step's global batch; none where every attempt was rejected."""
+    """The drafts for these indices of the step's global batch; an index may be rejected in every attempt."""
     before = author.new_tokens
     drafts: list[Draft] = []
     pending = list(indices)
     for attempt in range(attempts):
-        if not author.anyone(bool(pending)):
+        if not author.must_continue(bool(pending)):
             break
         seeds = [row_seed(seed, step, index, attempt) for index in pending]
         items = [task.draw(random.Random(s), 1)[0] for s in seeds]
@@ -116,17 +116,21 @@ def _checked(
     seeds: Sequence[int],
 ) -> list[Example | Reject]:
     """The outcomes after the second, greedy round."""
-    kept = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Example)]
-    asked = task.check_prompts([items[row] for row in kept], [generated[row] for row in kept]) if kept else []
-    replies = _ask(author, task, asked, [seeds[row] for row in kept], 0.0)
+    examples = {row: outcome for row, outcome in enumerate(outcomes) if isinstance(outcome, Example)}
+    prompts = (
+        task.check_prompts([items[row] for row in examples], [generated[row] for row in examples]) if examples else []
+    )
+    replies = _ask(author, task, prompts, [seeds[row] for row in examples], 0.0)
     checked = list(outcomes)
-    for row, reply in zip(kept, replies, strict=True):
-        if reply is None or not task.confirms(outcomes[row], reply):
+    for (row, example), reply in zip(examples.items(), replies, strict=True):
+        if reply is None or not task.confirms(example, reply):
             checked[row] = Reject("not confirmed")
     return checked
 
 
-def _ask(author: Author, task: Task, prompts: Sequence[Any], seeds: Sequence[int], temperature: float) -> list[Any]:
-    if task.max_new_tokens == 0:  # nothing is asked of anyone
+def _ask(
+    author: Author, task: Task, prompts: Sequence[str | Messages], seeds: Sequence[int], temperature: float
+) -> Sequence[str | None]:
+    if task.max_new_tokens == 0:  # the task doesn't use an author
         return [""] * len(prompts)
     return author.write(task, prompts, seeds, temperature)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dlm_trl.teachers.protocol import Request, TeacherFacts, Usage
+from dlm_trl.teachers.protocol import Request, TeacherInfo, Usage
 
 _TEMPLATE_TOKENS = 16  # that a chat template can add to one message
 
@@ -53,12 +53,12 @@ def cost_of(usage: Usage, price: tuple[float, float] | None) -> float | None:
     return (usage.prompt_tokens * price[0] + usage.completion_tokens * price[1]) / 1e6
 
 
-def max_usage(request: Request, teacher: TeacherFacts) -> Usage:
+def max_usage(request: Request, teacher: TeacherInfo) -> Usage:
     """The most tokens that a request can use: its prompt, and a reply of `max_new_tokens`."""
     return Usage(max_prompt_tokens(request.messages, teacher), request.max_new_tokens)
 
 
-def max_prompt_tokens(messages: Sequence[Mapping[str, str]], teacher: TeacherFacts) -> int:
+def max_prompt_tokens(messages: Sequence[Mapping[str, str]], teacher: TeacherInfo) -> int:
     """The tokens of a prompt as the teacher counts them.
 
     Without the teacher's tokenizer, one token per UTF-8 byte, which is an upper bound for any tokenizer.

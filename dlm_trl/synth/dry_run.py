@@ -14,7 +14,7 @@ from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.plan import plan
 from dlm_trl.synth.run import check
 from dlm_trl.synth.settings import SynthSettings
-from dlm_trl.teachers.load import is_own, survey
+from dlm_trl.teachers.load import inspect_teacher, is_self
 from dlm_trl.teachers.protocol import Usage
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
     """
     document = read(path)
     check(document, settings)
-    teacher = survey(settings.teacher, document, settings.quantization)
+    teacher = inspect_teacher(settings.teacher, document, settings.quantization)
     if not teacher.revision:
         hint = "Name the model to see which requests the ledger answers: vllm-server:URL#MODEL."
         logger.warning("The server's model is unknown until it is asked. %s", hint)
@@ -57,7 +57,7 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
     new = [planned for planned in requests if settings.fresh or ledger.get(planned.request.key) is None]
     usage = sum((max_usage(planned.request, teacher) for planned in new), Usage())
     timings = [entry["seconds"] for entry in ledger.entries() if entry["facts"].get("teacher") == settings.teacher]
-    is_local = is_own(settings.teacher) or settings.teacher.startswith("hf:")
+    is_local = is_self(settings.teacher) or settings.teacher.startswith("hf:")
     in_flight = 1 if is_local else settings.concurrency
     return Estimate(
         path=Path(path),

@@ -25,7 +25,7 @@ from dlm_trl.notes.store import current_adapter
 from dlm_trl.synth.pairs import Candidate, Scores
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.words import overlap
-from dlm_trl.teachers.load import is_own, own_adapter
+from dlm_trl.teachers.load import is_self, self_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -53,7 +53,7 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
     ChatTemplateError.
     """
     check_reference(reference)
-    if reference is None or is_own(reference):
+    if reference is None or is_self(reference):
         current = current_adapter(document.frontmatter.dlm_id)
         adapter = current if reference is None else judging_adapter(reference, document)
         base = document.frontmatter.base_model
@@ -61,24 +61,24 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
         name = reference.removeprefix("hf:")
         adapter, base = None, name if name == "tiny" else reference
 
-    from dlm_trl.models.load import adapter_tokenizer, load_config, load_to_ask, load_tokenizer
+    from dlm_trl.models.load import adapter_quantization, load_config, load_for_inference, load_tokenizer
 
     if adapter is not None:
-        return Judge(load_to_ask(adapter, quantization), adapter_tokenizer(adapter), reference or "self")
+        quantization = quantization or adapter_quantization(adapter)
+        return Judge(*load_for_inference(adapter, quantization), reference or "self")
     load_config(base)  # the quickest way to fail if the base doesn't exist or can't be downloaded
-    tokenizer = load_tokenizer(base)
-    require_template(tokenizer, f"The judge {base}", _HINT)  # before the weights, which take longer
-    return Judge(load_to_ask(base, quantization), tokenizer, base)
+    require_template(load_tokenizer(base), f"The judge {base}", _HINT)  # before the weights, which take longer
+    return Judge(*load_for_inference(base, quantization), base)
 
 
 def judging_adapter(reference: str, document: Document) -> Path:
-    """The folder of the adapter that `self` or `self#NAME` refers to. Raises DlmError as `own_adapter` does."""
-    return own_adapter(reference, document, "leave out --judge to use the base model.")
+    """The folder of the adapter that `self` or `self#NAME` refers to. Raises DlmError as `self_adapter` does."""
+    return self_adapter(reference, document, "leave out --judge to use the base model.")
 
 
 def check_reference(reference: str | None) -> None:
     """Raise DlmError (UsageError) if this isn't a valid judge; None is the default judge."""
-    if reference is None or is_own(reference):
+    if reference is None or is_self(reference):
         return
     kind, _, name = reference.partition(":")
     if kind != "hf" or not name.strip():

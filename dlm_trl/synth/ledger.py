@@ -33,7 +33,7 @@ from dlm_trl.notes.files import LOCK_SECONDS, locked, write_error
 from dlm_trl.notes.journal import append, whole_lines
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.store import synth_dir
-from dlm_trl.teachers.protocol import Reply, Request, TeacherFacts, Usage
+from dlm_trl.teachers.protocol import Reply, Request, TeacherInfo, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ SYNC_SECONDS = 1.0  # the most a power loss can cost; syncing after each line wo
 
 
 def request_key(
-    teacher: TeacherFacts,
+    teacher: TeacherInfo,
     prompt_version: int | str,
     messages: Sequence[Mapping[str, str]],
     max_new_tokens: int,

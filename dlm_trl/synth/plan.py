@@ -22,7 +22,7 @@ from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.windows import split_budget, windows
-from dlm_trl.teachers.protocol import Request, TeacherFacts
+from dlm_trl.teachers.protocol import Request, TeacherInfo
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class PlannedRequest:
     adapter: str | None = None
 
 
-def plan(document: Document, settings: SynthSettings, teacher: TeacherFacts) -> list[PlannedRequest]:
+def plan(document: Document, settings: SynthSettings, teacher: TeacherInfo) -> list[PlannedRequest]:
     """All requests about the document's own prose (without `training.sources`), in file order.
 
     With `max_pairs`, requests are ordered so that any first part of the list covers the whole file, since the run may
@@ -101,7 +101,7 @@ def plan(document: Document, settings: SynthSettings, teacher: TeacherFacts) -> 
 
 
 def retry(
-    planned: PlannedRequest, reply: str, problem: str, settings: SynthSettings, teacher: TeacherFacts
+    planned: PlannedRequest, reply: str, problem: str, settings: SynthSettings, teacher: TeacherInfo
 ) -> PlannedRequest | None:
     """The second and last request after an unreadable reply; it quotes the reply and names the problem.
 
@@ -118,7 +118,7 @@ def retry(
     return replace(planned, request=_request(messages, settings, teacher))
 
 
-def _request(messages: Sequence[Mapping[str, str]], settings: SynthSettings, teacher: TeacherFacts) -> Request:
+def _request(messages: Sequence[Mapping[str, str]], settings: SynthSettings, teacher: TeacherInfo) -> Request:
     seed = settings.seed if settings.temperature else None  # greedy decoding ignores the seed
     sampling = settings.max_new_tokens, settings.temperature, settings.top_p, seed
     key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling, SCHEMA)
@@ -132,9 +132,7 @@ def _pairs_per_strategy(settings: SynthSettings) -> list[tuple[Strategy, int]]:
     return [(settings.strategy, n)]
 
 
-def _fits(
-    prose: str, strategy: Strategy, settings: SynthSettings, teacher: TeacherFacts, prompt: Prompt | None
-) -> bool:
+def _fits(prose: str, strategy: Strategy, settings: SynthSettings, teacher: TeacherInfo, prompt: Prompt | None) -> bool:
     if teacher.context is None:
         return len(prose) <= _MAX_PROSE
     messages = prompts.pair_messages(prose, settings.per_section, strategy, prompt)

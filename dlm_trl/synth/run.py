@@ -30,7 +30,7 @@ from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.staging import Staged, stage, staged
-from dlm_trl.teachers.load import is_own, load_teacher, survey
+from dlm_trl.teachers.load import inspect_teacher, is_self, load_teacher
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
 logger = logging.getLogger(__name__)
@@ -97,12 +97,12 @@ def synthesize_all(
     budget = _budget(settings)
     teacher = judge = None
     for path, document in zip(paths, documents, strict=True):
-        if not is_own(settings.teacher):
+        if not is_self(settings.teacher):
             teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
         if settings.filter == "sway":
             judge = _load_judge(document, settings)
         yield synthesize(path, settings, apply_now, teacher, judge, budget, on_reply)
-        if judge and is_own(judge.name):
+        if judge and is_self(judge.name):
             judge = None  # free it: the next document has its own adapter
 
 
@@ -119,9 +119,9 @@ def check(document: Document, settings: SynthSettings) -> None:
     if settings.filter != "none":  # new pairs are compared with the document's
         for section in document.sections:
             section.pairs()
-    if is_own(settings.teacher):
-        survey(settings.teacher, document, settings.quantization)
-    if settings.filter == "sway" and settings.judge is not None and is_own(settings.judge):
+    if is_self(settings.teacher):
+        inspect_teacher(settings.teacher, document, settings.quantization)
+    if settings.filter == "sway" and settings.judge is not None and is_self(settings.judge):
         judging_adapter(settings.judge, document)
 
 

@@ -1,7 +1,7 @@
-"""Tasks by name, as configurations and command lines have them: `load_tasks("mcsb", [{"choices": 3}, {"choices": 5}])`.
+"""Tasks by name: `load_tasks("mcsb", [{"choices": 3}, {"choices": 5}], tokenizer=tokenizer)`.
 
-A name is `mcsb`, `arithmetic`, `prose_qa`, or `FILE.py:NAME` for a task of one's own: what stands under that name in
-that file, called with a stage's options.
+A name is `mcsb`, `arithmetic`, `prose_qa`, or `FILE.py:NAME` for your own task: a class or function in that file, which
+is called with a stage's options.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TASKS = {"mcsb": Mcsb, "arithmetic": Arithmetic, "prose_qa": ProseQa}
-_STAGES_HINT = """Write a mapping for each stage: [{"choices": 3}, {"choices": 5}]."""
-_NOT_SAID = ("tokenizer", "embeddings", "documents", "words")  # are given here, or are no options
+_STAGES_HINT = """Write one mapping per stage: [{"choices": 3}, {"choices": 5}]."""
+_NO_OPTIONS = ("tokenizer", "embeddings", "documents", "words")  # arguments that are not a stage's options
 
 
 def load_tasks(
@@ -39,90 +39,93 @@ def load_tasks(
     documents: Sequence[Document] = (),
     embeddings: Tensor | None = None,
 ) -> list[Task]:
-    """The task once for each stage's options. Lists among the options become tuples, which YAML and JSON cannot say.
+    """One task per stage, created with the stage's options. Lists become tuples, which YAML and JSON don't have.
 
-    embeddings: the base's, where it is loaded already; without them a stage with near distractors gets random ones, so
-    that all else about it can be checked before. Raises DlmError (UsageError, TaskError) for names and options that do
-    not exist, and what the task itself refuses.
+    embeddings: the base's input embeddings. Without them, near distractors are replaced by random ones, so that
+    everything else can be checked before the base is loaded. Raises DlmError (UsageError, TaskError) for unknown names
+    and options, and whatever DlmError the task raises.
     """
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if name == "mcsb":
-        given = {"tokenizer": tokenizer, "embeddings": embeddings}
+        arguments = {"tokenizer": tokenizer, "embeddings": embeddings}
         if embeddings is None:
-            given["distractors"] = "random"
+            arguments["distractors"] = "random"
     elif name == "prose_qa":
         if not documents:
             raise UsageError("The task prose_qa needs notes.", hint="Name a document.")
-        given = {"documents": documents}
-    make = TASKS.get(name) or _own(name)
+        arguments = {"documents": documents}
+    create: Callable[..., Task] = TASKS.get(name) or _load_own(name)
     tasks = []
     for options in stages:
-        said = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         if name in TASKS:
-            _check_options(name, said)
+            _check_options(name, options)
         try:
-            tasks.append(make(**said | given))
+            tasks.append(create(**options | arguments))
         except (TypeError, ValueError) as error:
-            raise _task_error(
-                name, f"cannot be made with the options {said}: {' '.join(str(error).split())}"
-            ) from error
+            problem = f"can't be created with the options {options}: {' '.join(str(error).split())}"
+            raise _task_error(name, problem) from error
     return tasks
 
 
-def read_stages(said: str | Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
-    """The options of each stage, from YAML (a list already) or JSON. Raises DlmError (UsageError)."""
+def read_stages(value: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
+    """The options of each stage, from JSON or from YAML, where they are a list already.
+
+    None is one stage with the task's defaults. Raises DlmError (UsageError).
+    """
     try:
-        stages = json.loads(said) if isinstance(said, str) else said
+        stages = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise UsageError(f"stages is no JSON: {error}.", hint=_STAGES_HINT) from None
+        raise UsageError(f"stages isn't valid JSON: {error}.", hint=_STAGES_HINT) from None
     stages = [stages] if isinstance(stages, Mapping) else [{}] if stages is None else stages
     if not (isinstance(stages, list) and stages and all(isinstance(stage, Mapping) for stage in stages)):
-        raise UsageError("stages is no list of mappings.", hint=_STAGES_HINT)
+        raise UsageError("stages isn't a list of mappings.", hint=_STAGES_HINT)
     return stages
 
 
 def option_names(name: str) -> list[str]:
-    """What can be said of one of our own tasks."""
-    return [f.name for f in fields(TASKS[name]) if f.init and f.name not in _NOT_SAID]
+    """The options of a built-in task."""
+    return [f.name for f in fields(TASKS[name]) if f.init and f.name not in _NO_OPTIONS]
 
 
-def _check_options(name: str, said: Mapping[str, Any]) -> None:
-    """Raises DlmError (UsageError) for options that one of our own tasks does not have, and values they cannot have."""
-    if unknown := said.keys() - set(known := option_names(name)):
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise UsageError for an option that a built-in task doesn't have, or a value of the wrong type."""
+    if unknown := options.keys() - set(known := option_names(name)):
         raise UsageError(
             f"The task {name} has no option {', '.join(sorted(unknown))}.",
-            hint=f"It has: {', '.join(known)}.",
+            hint=f"Its options: {', '.join(known)}.",
         )
-    # What is imported for the type checker alone is no option's.
+    # Types imported under TYPE_CHECKING belong to arguments that are not options.
     kinds = get_type_hints(TASKS[name], localns=dict.fromkeys(("Tensor", "PreTrainedTokenizerBase"), Any))
-    for option, value in said.items():
+    for option, value in options.items():
         try:
             TypeAdapter(kinds[option]).validate_python(value, strict=True)
         except ValidationError as error:
             raise UsageError(
-                f"The task {name} cannot have {option}={value!r}.",
+                f"Invalid {option}={value!r} for the task {name}.",
                 hint=f"{' or '.join(problem['msg'] for problem in error.errors())}.",
             ) from None
 
 
-def _own(name: str) -> Callable[..., Task]:
-    """The maker of a user's own task."""
+def _load_own(name: str) -> Callable[..., Task]:
+    """The class or function of a user's own task."""
     file, colon, attribute = name.rpartition(":")
     if not colon:
         raise UsageError(
-            f"There is no task {name!r}.",
-            hint=f"It is one of {', '.join(TASKS)}, or FILE.py:NAME for one of your own.",
+            f"Unknown task {name!r}.",
+            hint=f"Use {', '.join(TASKS)}, or FILE.py:NAME for your own task.",
         )
     if not Path(file).is_file():
-        raise TaskError("There is no such file with a task.", path=Path(file))
+        raise TaskError("No such file.", hint="Check the path in FILE.py:NAME.", path=Path(file))
     try:
-        found = runpy.run_path(file)
-    except Exception as error:  # whatever a user's own code raises
-        raise _task_error(name, f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    if not callable(found.get(attribute)):
-        raise _task_error(name, f"is not there: {file} has no class or function {attribute!r}")
-    return found[attribute]
+        namespace = runpy.run_path(file)
+    except Exception as error:  # a user's code may raise anything
+        raise _task_error(name, f"can't be imported: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    create: Callable[..., Task] | None = namespace.get(attribute)
+    if not callable(create):
+        raise _task_error(name, f"doesn't exist: {file} has no class or function {attribute!r}")
+    return create
 
 
 def _task_error(name: str, problem: str) -> TaskError:
-    return TaskError(f"The task {name} {problem}.", hint="Mend the task or its options.")
+    return TaskError(f"The task {name} {problem}.", hint="Fix the task or its options.")

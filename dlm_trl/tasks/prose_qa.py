@@ -1,9 +1,8 @@
-"""Questions about the prose of notes, as an online task: `ProseQa([read("notes.dlm")])`.
+"""Questions about the prose of notes: `ProseQa([read("notes.dlm")])`.
 
-A span of a prose section is drawn first, by rule (`spans`); the frozen base, with the prose before it, writes a
-question for it; asked that question with the prose, the base has to give the span back (`check_prompts`). Trained on is
-the question and the span *without* the prose, so that what the prose says goes into the weights. No authored pair is
-used.
+A span of the prose is drawn first, by rule (`spans`). The frozen base writes a question for it with the prose in its
+prompt, and a second time has to answer that question with the span (`check_prompts`). The training row is the question
+and the span *without* the prose, which moves the content of the notes into the weights. Hand-written pairs aren't used.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from dlm_trl.notes.errors import NoRowsError
 from dlm_trl.tasks import prompts
 from dlm_trl.tasks.protocol import Example, Messages, Reject, accuracy
 
-LONGEST = 16  # words of a span
-PASSAGE = 120  # words of a passage, unless said otherwise
+MAX_SPAN = 16  # words
+PASSAGE = 120  # words, by default
 
-# English function words: a noun phrase ends before them.
+# English function words, before which a noun phrase ends.
 _DETERMINERS = "a an the this that these those its their his her your our my any some all every each both"
 _STOP = (
     "and or but nor so if when while because than then as "
@@ -37,10 +36,10 @@ _WORD = rf"(?!(?:{_STOPS}|{_DETERMINERS.replace(' ', '|')})\b)[^\W\d_][\w'’-]*
 _RUN = rf"{_WORD}(?: {_WORD}){{0,2}}"
 _COUNT = "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|thousand|million"
 _NUMBER = re.compile(rf"\b(?:\d+(?:[.,:/]\d+)*|{_COUNT})\b(?:\s?[%°]\w?| {_WORD}(?: Celsius| Fahrenheit)?)?")
-# What something is said to be: "is a mix of flour and water", "means giving it food", up to the end of the clause.
+# A complement, up to the end of its clause: "is a mix of flour and water", "means giving it food".
 _COMPLEMENT = re.compile(r"\b(?:is|are|was|were|means|called) ((?:(?:an?|the|one|any) |(?=\w+ing\b))[^.,;:!?()]+)")
-# With an end that can be seen: behind it comes a mark or a function word. A determiner would be the object of a verb,
-# "the yeast lifts the dough", and at the head of a clause there is a verb soon, too: see `_OPENS_CLAUSE`.
+# A noun phrase that visibly ends: at punctuation or a function word, but not at a determiner, which may begin the
+# object of a verb ("the yeast lifts the dough"). At the start of a clause it may contain a verb: see `_OPENS_CLAUSE`.
 _NOUN = re.compile(
     rf"(?<=[\w'’] )(?:an?|the|its|their|his|her) {_RUN}(?: of (?:(?:an?|the) )?{_RUN})?"
     rf"(?=[.,;:!?)]|$| (?:{_STOPS})\b)"
@@ -50,8 +49,8 @@ _OPENS_CLAUSE = re.compile(r"\b(?:and|or|but|so|if|when|while|because|that|which
 _POINTS_AT_TEXT = re.compile(r"\b(?:this|the|above|following) (?:text|passage|paragraph|sentence|notes?)\b", re.I)
 
 
-class Span(NamedTuple):
-    """What is drawn: the answer, the passage that it stands in, and the system prompt of its document."""
+class ProseItem(NamedTuple):
+    """A drawn item: the answer, the passage that contains it, and the document's system prompt."""
 
     text: str
     passage: str
@@ -60,24 +59,24 @@ class Span(NamedTuple):
 
 @dataclass(slots=True)
 class ProseQa:
-    """The task; see `task.Task` and `task.CheckedTask` for its methods. Prompts are messages: it needs a chat template.
+    """The task; see `protocol.CheckedTask` for its methods. The prompts are messages, so it needs a chat template.
 
-    A question is rejected when it is empty, is none, names the span, or speaks of the text, which will not be there.
-    Raises DlmError (NoRowsError) if the documents' prose has no span.
+    A text is rejected if it is empty or not a question, contains the span, or refers to the text, which the trained
+    model won't see. Raises DlmError (NoRowsError) if the documents' prose has no span.
     """
 
     documents: Sequence[Document]
-    passage_words: int = PASSAGE  # the longest passage that the base is shown; a small base understands short ones
+    passage_words: int = PASSAGE  # in a prompt, at most; a small base copes better with short passages
     max_new_tokens: int = 40
     temperature: float = 0.7
     name: str = field(default="prose_qa", init=False)
     prefix: str = field(default="", init=False)
     stop: tuple[str, ...] = field(default=("\n",), init=False)
-    spans: list[Span] = field(init=False, repr=False)
+    spans: list[ProseItem] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.spans = [
-            Span(span, passage, document.frontmatter.system_prompt)
+            ProseItem(span, passage, document.frontmatter.system_prompt)
             for document in self.documents
             for section in document.sections
             if section.kind == "prose"
@@ -86,26 +85,26 @@ class ProseQa:
         ]
         if not self.spans:
             raise NoRowsError(
-                "The notes have no prose with a number or noun phrase that could be asked for.",
+                "The notes have no prose with a number or noun phrase to ask about.",
                 path=self.documents[0].path if self.documents else None,
-                hint="Write sentences, or use another task.",
+                hint="Write full sentences, or use another task.",
             )
 
-    def draw(self, rng: random.Random, n: int) -> list[Span]:
+    def draw(self, rng: random.Random, n: int) -> list[ProseItem]:
         return [rng.choice(self.spans) for _ in range(n)]
 
-    def prompts(self, items: Sequence[Span]) -> list[str | Messages]:
+    def prompts(self, items: Sequence[ProseItem]) -> list[str | Messages]:
         return [prompts.span_question_messages(item.passage, item.text) for item in items]
 
-    def check_prompts(self, items: Sequence[Span], generated: Sequence[str]) -> list[str | Messages]:
+    def check_prompts(self, items: Sequence[ProseItem], generated: Sequence[str]) -> list[str | Messages]:
         rows = zip(items, generated, strict=True)
         return [prompts.span_check_messages(item.passage, question.strip()) for item, question in rows]
 
     def confirms(self, example: Example, reply: str) -> bool:
-        """Whether the reply is the span, but for letter case, articles and the marks around it."""
-        return _plain(reply) == _plain(example.target)
+        """Whether the reply is the span, ignoring case, articles and surrounding punctuation."""
+        return _normalize(reply) == _normalize(example.target)
 
-    def examples(self, items: Sequence[Span], generated: Sequence[str]) -> list[Example | Reject]:
+    def examples(self, items: Sequence[ProseItem], generated: Sequence[str]) -> list[Example | Reject]:
         return [_row(item, text.strip()) for item, text in zip(items, generated, strict=True)]
 
     def metrics(self, examples: Sequence[Example], predictions: Sequence[str]) -> dict[str, float]:
@@ -113,18 +112,18 @@ class ProseQa:
 
 
 def spans(passage: str) -> list[str]:
-    """What can be asked for: numbers with their unit, noun phrases, names, and what something is said to be.
+    """Possible answers: numbers with their unit, noun phrases, names, and complements ("is a mix of …").
 
-    Each stands in the passage word for word, has at most `LONGEST` words, and comes once, in the order of sentences.
+    Each occurs verbatim in the passage and has at most `MAX_SPAN` words. No duplicates, in the order of sentences.
     """
-    found = [span for sentence in _sentences(passage) for span in _spans(sentence)]
-    return list(dict.fromkeys(span for span in found if len(span.split()) <= LONGEST))
+    all_spans = [span for sentence in _sentences(passage) for span in _spans(sentence)]
+    return list(dict.fromkeys(span for span in all_spans if len(span.split()) <= MAX_SPAN))
 
 
 def passages(prose: str, longest: int = PASSAGE) -> list[str]:
     """The paragraphs of a prose section, without headings, tables and code.
 
-    Long ones come in pieces of whole sentences, of at most `longest` words unless one sentence has more.
+    A paragraph of more than `longest` words is split between sentences; a longer sentence stays whole.
     """
     text = re.sub(r"^(```|~~~).*?(^\1\s*$|\Z)", "", prose, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^\s*(?:#|\|).*$", "", text, flags=re.MULTILINE)
@@ -145,7 +144,7 @@ def _spans(sentence: str) -> Iterator[str]:
     yield from complements.values()
     yield from (m[0] for m in _NUMBER.finditer(sentence))
     for m in _NOUN.finditer(sentence):
-        # The first words of a complement would be half of a thing: "a mix of flour" of "a mix of flour and water".
+        # Not the beginning of a complement: "a mix of flour" is only part of "a mix of flour and water".
         if m.start() not in complements and not _OPENS_CLAUSE.search(sentence[: m.start()]):
             yield m[0]
     yield from (m[0] for m in _NAME.finditer(sentence))
@@ -155,15 +154,15 @@ def _sentences(text: str) -> list[str]:
     return [s for s in re.split(r"(?<=[.!?])\s+(?=[^\Wa-z])", text.strip()) if s]
 
 
-def _row(item: Span, question: str) -> Example | Reject:
+def _row(item: ProseItem, question: str) -> Example | Reject:
     if not question:
         return Reject("empty")
     if not question.endswith("?"):
-        return Reject("no question")
-    if f" {_plain(item.text)} " in f" {_plain(question)} ":
-        return Reject("names the answer")
+        return Reject("not a question")
+    if f" {_normalize(item.text)} " in f" {_normalize(question)} ":
+        return Reject("contains the answer")
     if _POINTS_AT_TEXT.search(question):
-        return Reject("speaks of the text")
+        return Reject("refers to the text")
     system = [{"role": "system", "content": item.system}] if item.system else []
     return Example(
         prompt=[*system, {"role": "user", "content": question}],
@@ -172,6 +171,6 @@ def _row(item: Span, question: str) -> Example | Reject:
     )
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     words = (word.strip(string.punctuation + "“”‘’").casefold() for word in text.split())
     return " ".join(word for word in words if word not in ("", "a", "an", "the"))

@@ -1,8 +1,8 @@
-"""A model behind Anthropic's messages: `AnthropicTeacher("claude-…")`, for the reference `anthropic:claude-…`.
+"""Anthropic's messages API as a teacher: `AnthropicTeacher("claude-…")`, reference `anthropic:claude-…`.
 
-The key is read from ANTHROPIC_API_KEY, the address from ANTHROPIC_BASE_URL. The interface of this SDK takes no
-temperature, top_p or seed (versions from 2026-10-21 on answer them with an error): they are not sent, and one warning
-says so. A request's schema goes out as structured output; a model that has none is asked without.
+The key comes from ANTHROPIC_API_KEY and the address from ANTHROPIC_BASE_URL. The API no longer accepts temperature,
+top_p or seed (an error since version 2026-10-21), so they aren't sent, with one warning. A request's schema is sent as
+structured output, and dropped for models without it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What a request can do without, and what a refusal calls it.
+# Optional parameters, and how an error refers to them.
 OPTIONAL = {"output_config": r"output_config|output_format|structured output"}
 
 
 class AnthropicTeacher(RemoteTeacher):
-    """Anthropic itself, or the server at ANTHROPIC_BASE_URL."""
+    """Anthropic, or the server at ANTHROPIC_BASE_URL."""
 
     sdk_name = "anthropic"
     key_name = "ANTHROPIC_API_KEY"
@@ -37,7 +37,7 @@ class AnthropicTeacher(RemoteTeacher):
     async def _session(self) -> AsyncIterator[Ask]:
         if not self._warned:
             self._warned = True
-            logger.warning("%s takes no temperature, top_p or seed: going on without them.", self.reference)
+            logger.warning("%s doesn't accept temperature, top_p or seed: continuing without them.", self.reference)
         async with self._open("AsyncAnthropic") as client:
 
             async def ask(request: Request) -> Reply:
@@ -63,7 +63,7 @@ def _read(message: Message) -> Answer:
     try:
         text = "".join(block.text for block in message.content if block.type == "text")
         usage = usage_of(message.usage.input_tokens, message.usage.output_tokens)
-    except (AttributeError, LookupError, TypeError) as error:  # the SDK does not check the shape of what it gets
+    except (AttributeError, LookupError, TypeError) as error:  # the SDK doesn't validate responses
         raise ValueError(f"the server's reply is not a message: {message!r}") from error
     problems = {"refusal": "The model refused to answer.", "max_tokens": NO_ROOM}
     return Answer(text, usage, None if text else problems.get(str(message.stop_reason)))

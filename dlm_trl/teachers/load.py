@@ -1,8 +1,8 @@
-"""The name that a user gives becomes a teacher: `teacher = load_teacher("hf:tiny", document)`; `survey` opens nothing.
+"""Teachers by reference: `load_teacher("hf:tiny", document)`, or `inspect_teacher(…)` without loading anything heavy.
 
-`self` is the document's trained adapter (`self#NAME` the one of this name), `hf:…` a model from the Hub or a folder;
-`openai:…`, `anthropic:…` and `vllm-server:…` are servers. Torch or a server's SDK is loaded by opening a teacher that
-needs it, not before.
+References: `self` (the document's trained adapter; `self#NAME` for a named one), `hf:…` (a model on the Hub or in a
+folder), and `openai:…`, `anthropic:…`, `vllm-server:…` for servers. Torch and the servers' SDKs are imported only by
+the teachers that need them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dlm_trl.models.load import Quantization
-    from dlm_trl.teachers.local import LocalTeacher
 
 FORMS = (
     "self (the document's trained adapter; self#NAME for one of several), hf:<id or folder>, hf:tiny (the embedded "
     "model), openai:<model>, anthropic:<model>, vllm-server:<url>[,<url>…][#<model>]"
 )
+_NO_ADAPTER_HINT = "take another teacher: --teacher hf:…."
 
-_OTHERWISE = "take another teacher: --teacher hf:…."
-
-# What decides the replies of a model in a folder.
+# The files of a local model that decide its replies.
 _MODEL_FILES = (
     "*.safetensors", "*model*.bin", "*config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt",
     "chat_template*",
@@ -39,8 +37,8 @@ _MODEL_FILES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """`TeacherFacts` of a teacher that is not opened; the tokenizer is None for a server's."""
+class UnloadedTeacher:
+    """The `TeacherInfo` of a teacher that isn't loaded. tokenizer: None for a server."""
 
     reference: str
     revision: str
@@ -48,7 +46,7 @@ class Survey:
     context: int | None = None
 
     def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int | None:
-        """As `TeacherFacts.count_tokens`. Raises DlmError (ChatTemplateError)."""
+        """See `TeacherInfo.count_tokens`. Raises DlmError (ChatTemplateError)."""
         if self.tokenizer is None:
             return None
         from dlm_trl.models.chat import encode
@@ -56,37 +54,40 @@ class Survey:
         return len(encode(self.tokenizer, messages, self.reference))
 
 
-def survey(reference: str, document: Document, quantization: Quantization | None = None) -> Survey:
-    """What can be known of the teacher that the user named without its weights and without a request.
+def inspect_teacher(
+    reference: str, document: Document | None, quantization: Quantization | None = None
+) -> UnloadedTeacher:
+    """What can be known about a teacher without loading weights or sending a request.
 
-    A vLLM server's model is not known before it is asked, unless it is named: its revision is empty then. Raises
-    DlmError as load_teacher does, but for what only weights and servers tell.
+    The revision of a vLLM server is empty unless the reference names its model. Raises DlmError as `load_teacher` does,
+    except for problems that only show in the weights or on the server.
     """
     kind, _, name = reference.partition(":")
-    if is_own(reference):
-        return _survey_adapter(reference, document, quantization)
+    if is_self(reference):
+        return _inspect_adapter(reference, document, quantization)
     if not name.strip():
-        raise _misuse(reference)
+        raise _unknown(reference)
     if kind == "hf":
-        return _survey_base(name, quantization)
+        return _inspect_base(name, quantization)
     if kind in ("openai", "anthropic"):
-        return Survey(reference, name)
+        return UnloadedTeacher(reference, name)
     if kind == "vllm-server":
-        return Survey(reference, _fleet(reference)[1])
-    raise _misuse(reference)
+        _, model = _parse_vllm(reference)
+        return UnloadedTeacher(reference, model)
+    raise _unknown(reference)
 
 
 def load_teacher(
-    reference: str, document: Document, quantization: Quantization | None = None, concurrency: int = 16
+    reference: str, document: Document | None, quantization: Quantization | None = None, concurrency: int = 16
 ) -> Teacher:
-    """The teacher that the user named, ready to be asked.
+    """The teacher of a reference, ready for requests.
 
-    quantization is for local models, that of its training for the document's adapter unless another is given; others
-    are in the dtype of `precision.inference_dtype`. concurrency bounds the requests in flight to each server. Raises
-    DlmError: UsageError for a name of no known form, AdapterError for `self` without an adapter, StoreError,
-    BaseModelError, ChatTemplateError, MissingExtraError, and TeacherError for a server that cannot be asked.
+    document: whose adapter `self` is; other references ignore it. quantization: for local models; by default `self` is
+    loaded as it was trained, and others in `precision.inference_dtype`. concurrency: requests in flight per server.
+    Raises DlmError: UsageError for an unknown reference, AdapterError for `self` without an adapter, StoreError,
+    BaseModelError, ChatTemplateError, MissingExtraError, and TeacherError for a server that can't be used.
     """
-    known = survey(reference, document, quantization)
+    unloaded = inspect_teacher(reference, document, quantization)
     kind, _, name = reference.partition(":")
     if kind == "openai":
         from dlm_trl.teachers.openai import OpenAITeacher
@@ -99,15 +100,27 @@ def load_teacher(
     if kind == "vllm-server":
         from dlm_trl.teachers.vllm import VllmTeacher
 
-        urls, model = _fleet(reference)
+        urls, model = _parse_vllm(reference)
         return VllmTeacher(urls, model or None, concurrency=concurrency)
-    return _local(known, document, quantization)
+
+    from dlm_trl.models.load import adapter_quantization, load_for_inference
+    from dlm_trl.models.registry import ModelRef
+    from dlm_trl.teachers.local import LocalTeacher
+
+    source: str | Path
+    if is_self(reference):
+        source = self_adapter(reference, document, _NO_ADAPTER_HINT)
+        quantization = quantization or adapter_quantization(source)
+    else:
+        source = ModelRef.from_record(name).name
+    model, tokenizer = load_for_inference(source, quantization)
+    return LocalTeacher(model, tokenizer, reference, unloaded.revision, unloaded.context)
 
 
-def fingerprint(folder: Path) -> str:
-    """16 hex digits that change with the weights, tokenizer or settings of the model or adapter in a folder.
+def content_hash(folder: Path) -> str:
+    """16 hex digits that change with the weights, tokenizer or configuration of the model or adapter in a folder.
 
-    All bytes are read, for weights of other values have the same names and sizes: about a second per gigabyte.
+    Reads all weights, about a second per gigabyte: training changes their values, not their names or sizes.
     """
     files = {file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
     digest = hashlib.sha256()
@@ -117,18 +130,24 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def is_own(reference: str) -> bool:
-    """Whether this names an adapter of the document: `self`, or `self#NAME`."""
+def is_self(reference: str) -> bool:
+    """Whether the reference is `self` or `self#NAME`: an adapter of the document."""
     return reference == "self" or reference.startswith("self#")
 
 
-def own_adapter(reference: str, document: Document, otherwise: str) -> Path:
-    """The folder of the adapter that `self` or `self#NAME` stands for. Raises DlmError as `trained_adapter` does."""
+def self_adapter(reference: str, document: Document | None, alternative: str) -> Path:
+    """The folder of the adapter that `self` or `self#NAME` refers to.
+
+    alternative: what else to do if there is none, for the error's hint. Raises DlmError: UsageError without a document,
+    and what `trained_adapter` raises.
+    """
+    if document is None:
+        raise UsageError(f"{reference!r} is the adapter of a document, and there is no document.", "Name a document.")
     _, _, name = reference.partition("#")
-    return trained_adapter(document, name or None, "Name one: self#NAME.", otherwise)
+    return trained_adapter(document, name or None, "Name one: self#NAME.", alternative)
 
 
-def _survey_adapter(reference: str, document: Document, quantization: Quantization | None) -> Survey:
+def _inspect_adapter(reference: str, document: Document | None, quantization: Quantization | None) -> UnloadedTeacher:
     from dlm_trl.models.chat import require_template
     from dlm_trl.models.load import (
         adapter_base,
@@ -138,61 +157,48 @@ def _survey_adapter(reference: str, document: Document, quantization: Quantizati
         load_config,
     )
 
-    folder = own_adapter(reference, document, _OTHERWISE)
+    folder = self_adapter(reference, document, _NO_ADAPTER_HINT)
     context, tokenizer = context_length(load_config(adapter_base(folder))), adapter_tokenizer(folder)
-    hint = "Train on a base_model with one, or take another --teacher."
+    hint = "Train on a base_model with a chat template, or take another --teacher."
     require_template(tokenizer, f"The teacher {reference}", hint)
     quantization = quantization or adapter_quantization(folder)
-    revision = f"{folder.name}-{fingerprint(folder)}{f'-{quantization}' if quantization else ''}"
-    return Survey(reference, revision, tokenizer, context)
+    revision = f"{folder.name}-{content_hash(folder)}{f'-{quantization}' if quantization else ''}"
+    return UnloadedTeacher(reference, revision, tokenizer, context)
 
 
-def _survey_base(name: str, quantization: Quantization | None) -> Survey:
+def _inspect_base(name: str, quantization: Quantization | None) -> UnloadedTeacher:
     from dlm_trl.models.chat import require_template
     from dlm_trl.models.load import context_length, load_config, load_tokenizer
-    from dlm_trl.models.registry import document_name, resolve
+    from dlm_trl.models.registry import ModelRef
 
-    reference, base = f"hf:{name}", document_name(name)
-    # First the configuration, one small file: looking for a tokenizer where there is no network takes twice as long.
-    context, source = context_length(load_config(base)), resolve(base)
-    tokenizer = load_tokenizer(base)
+    reference, base = f"hf:{name}", ModelRef.from_record(name)
+    # The configuration first: without a network, a missing tokenizer takes twice as long to fail.
+    context, location = context_length(load_config(base.name)), base.resolve()
+    tokenizer = load_tokenizer(base.name)
     require_template(tokenizer, f"The teacher {reference}")
-    revision = fingerprint(Path(source)) if Path(source).is_dir() else _commit(source)
-    return Survey(reference, f"{revision}-{quantization}" if quantization else revision, tokenizer, context)
+    revision = content_hash(Path(location)) if Path(location).is_dir() else _cached_commit(location)
+    return UnloadedTeacher(reference, f"{revision}-{quantization}" if quantization else revision, tokenizer, context)
 
 
-def _local(known: Survey, document: Document, quantization: Quantization | None) -> LocalTeacher:
-    from dlm_trl.models.load import load_to_ask
-    from dlm_trl.models.registry import document_name
-    from dlm_trl.teachers.local import LocalTeacher
-
-    if is_own(known.reference):
-        source: str | Path = own_adapter(known.reference, document, _OTHERWISE)
-    else:
-        source = document_name(known.reference.removeprefix("hf:"))
-    model = load_to_ask(source, quantization)
-    return LocalTeacher(model, known.tokenizer, known.reference, known.revision, known.context)
-
-
-def _commit(hub_id: str) -> str:
-    """The commit of a Hub model that was just loaded: its files lie in a folder of that name."""
+def _cached_commit(hub_id: str) -> str:
+    """The commit of a Hub model whose configuration was just loaded: the name of its folder in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
     return Path(str(try_to_load_from_cache(hub_id, "config.json"))).parent.name
 
 
-def _fleet(reference: str) -> tuple[list[str], str]:
-    """The addresses of vLLM servers, and the model that was named, or nothing."""
-    from dlm_trl.teachers.vllm import root
+def _parse_vllm(reference: str) -> tuple[list[str], str]:
+    """The servers' URLs, and the model's name or ""."""
+    from dlm_trl.teachers.vllm import server_url
 
     addresses, _, model = reference.removeprefix("vllm-server:").partition("#")
     urls = [url.strip() for url in addresses.split(",")]
     if not all(urls):
-        raise _misuse(reference)
+        raise _unknown(reference)
     for url in urls:
-        root(url)
+        server_url(url)
     return urls, model
 
 
-def _misuse(reference: str) -> UsageError:
-    return UsageError(f"{reference!r} is no teacher.", hint=f"Write one of these: {FORMS}.")
+def _unknown(reference: str) -> UsageError:
+    return UsageError(f"Unknown teacher {reference!r}.", hint=f"Use one of: {FORMS}.")

@@ -1,6 +1,6 @@
-"""A model on this machine as a teacher: `LocalTeacher(model, tokenizer, "hf:tiny", revision, context)`.
+"""A local model as a teacher: `LocalTeacher(model, tokenizer, "hf:tiny", revision, context)`.
 
-`open.load_teacher` loads one. Requests go through the model in batches, and each batch's replies come when it is done.
+`load.load_teacher` creates one. Requests run in batches, and each batch's replies come as soon as it is done.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from dlm_trl.teachers.protocol import Reply, Request, Usage
 
 
 class LocalTeacher:
-    """A `Teacher` around a loaded model; context is the longest prompt and reply together, None for no bound.
+    """A `Teacher` with a loaded model.
 
-    The noise of a sampled reply comes from its request's key and seed, so the same request gets the same reply whatever
-    is asked beside it, but for the rounding of the model's arithmetic. A reply's seconds are its part of its batch's,
-    so that they add up to the time that passed. A request's schema is not used. token_budget bounds a batch, as in
-    `models.generate`. Raises DlmError (ChatTemplateError) for a tokenizer without a chat template.
+    context: the most tokens that prompt and reply may have together, None for no limit. token_budget: bounds a batch,
+    as in `models.generate`. Sampling is seeded with a request's key and seed, so the same request gets the same reply
+    in any batch, up to the rounding of the model's arithmetic. A reply's seconds are its share of its batch's, so they
+    add up to the elapsed time. Schemas are ignored. Raises DlmError (ChatTemplateError) for a tokenizer without a chat
+    template.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class LocalTeacher:
         self.token_budget = token_budget
 
     def generate(self, requests: Sequence[Request]) -> Generator[Reply]:
-        """As `Teacher.generate`. A reply has an error where the chat template refuses the messages, or the prompt does
-        not fit the context or the memory.
+        """See `Teacher.generate`.
+
+        A reply has an error if the chat template refuses its messages, or its prompt exceeds the context or the memory.
         """
-        alike: dict[tuple[int, float, float], list[tuple[Request, list[int]]]] = defaultdict(list)
+        groups: dict[tuple[int, float, float], list[tuple[Request, list[int]]]] = defaultdict(list)
         for request in requests:
             try:
                 prompt = encode(self.tokenizer, request.messages, self.reference)
@@ -57,16 +59,18 @@ class LocalTeacher:
                 yield Reply(request.key, error=str(error))
                 continue
             if self.context is not None and len(prompt) + request.max_new_tokens > self.context:
-                room = f"{len(prompt)} tokens and {request.max_new_tokens} new ones are more than the {self.context}"
-                yield Reply(request.key, error=f"The prompt is too long: {room} that {self.reference} can hold.")
+                needed = f"{len(prompt)} prompt tokens and {request.max_new_tokens} new tokens"
+                yield Reply(
+                    request.key, error=f"The prompt is too long for {self.reference}: {needed} exceed {self.context}."
+                )
                 continue
             top_p = 1.0 if request.top_p is None else request.top_p
-            alike[request.max_new_tokens, request.temperature, top_p].append((request, prompt))
-        for settings, rows in alike.items():
-            yield from self._replies(rows, *settings)
+            groups[request.max_new_tokens, request.temperature, top_p].append((request, prompt))
+        for sampling, rows in groups.items():
+            yield from self._replies(rows, *sampling)
 
     def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
-        """Tokens of the prompt. Raises DlmError (ChatTemplateError) where the chat template refuses the messages."""
+        """Tokens of the prompt. Raises DlmError (ChatTemplateError) if the chat template refuses the messages."""
         return len(encode(self.tokenizer, messages, self.reference))
 
     def _replies(
@@ -89,16 +93,17 @@ class LocalTeacher:
                 started = time.perf_counter()
                 for batch in batches:
                     seconds = (time.perf_counter() - started) / len(batch)
-                    for index, text, new_tokens in batch:
-                        request, prompt = rows[index]
-                        yield Reply(request.key, text, Usage(len(prompt), new_tokens), seconds)
+                    for generated in batch:
+                        request, prompt = rows[generated.row]
+                        usage = Usage(len(prompt), generated.new_tokens)
+                        yield Reply(request.key, generated.text, usage, seconds)
                     done += len(batch)
                     started = time.perf_counter()
                 return
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-            # Batches are halved before that; so it is a single row, the longest of those that are left.
+            # A batch that exceeds the memory is halved first, so this one is a single row: the longest that is left.
             request, prompt = rows[done]
-            yield Reply(request.key, error=f"Memory ran out for this prompt of {len(prompt)} tokens alone.")
+            yield Reply(request.key, error=f"Out of memory for this prompt alone, of {len(prompt)} tokens.")
             rows = rows[done + 1 :]

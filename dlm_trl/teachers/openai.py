@@ -1,7 +1,7 @@
-"""A model behind OpenAI's chat completions: `OpenAITeacher("gpt-5-mini")`, for the reference `openai:gpt-5-mini`.
+"""OpenAI's chat completions as a teacher: `OpenAITeacher("gpt-5-mini")`, reference `openai:gpt-5-mini`.
 
-The key is read from OPENAI_API_KEY, the address from OPENAI_BASE_URL, so that any server with the same interface
-serves. Parameters that a model refuses are left out from then on, with one warning.
+The key comes from OPENAI_API_KEY and the address from OPENAI_BASE_URL, so any server with the same API works. A
+parameter that the model doesn't support is left out from then on, with one warning.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
 
-# What a request can do without, and what a refusal calls it; `max_tokens` is known by its second name to newer models.
+# Optional parameters, and how an error refers to them. Newer models call max_tokens by its second name.
 OPTIONAL = {
     "temperature": r"\btemperature\b",
     "top_p": r"\btop_p\b",
@@ -29,14 +29,14 @@ RENAMES = {"max_tokens": "max_completion_tokens"}
 
 
 class ChatTeacher(RemoteTeacher):
-    """What is common to all servers with this interface."""
+    """Any server with this API."""
 
     sdk_name = "openai"
     optional = OPTIONAL
     renames = RENAMES
 
     async def _complete(self, client: AsyncOpenAI, request: Request) -> Answer:
-        """What one chat completion holds. Raises the SDK's errors and ValueError."""
+        """The answer of one chat completion. Raises the SDK's errors, and ValueError for a malformed reply."""
         arguments = {
             "model": self.revision,
             "messages": list(request.messages),
@@ -54,7 +54,7 @@ class ChatTeacher(RemoteTeacher):
 
 
 class OpenAITeacher(ChatTeacher):
-    """OpenAI itself, or the server at OPENAI_BASE_URL."""
+    """OpenAI, or the server at OPENAI_BASE_URL."""
 
     key_name = "OPENAI_API_KEY"
 
@@ -72,17 +72,17 @@ def _read(completion: ChatCompletion) -> Answer:
     try:
         choice = completion.choices[0]
         text, refusal = choice.message.content or "", choice.message.refusal
-        if isinstance(text, list):  # some servers send parts, of which others hold the model's thoughts
+        if isinstance(text, list):  # some servers send a list of parts, some of them reasoning
             text = "".join(part["text"] for part in text if part["type"] == "text")
-        counted = completion.usage
-        usage = usage_of(counted.prompt_tokens, counted.completion_tokens) if counted else Usage()
-    except (AttributeError, LookupError, TypeError) as error:  # the SDK does not check the shape of what it gets
+        tokens = completion.usage
+        usage = usage_of(tokens.prompt_tokens, tokens.completion_tokens) if tokens else Usage()
+    except (AttributeError, LookupError, TypeError) as error:  # the SDK doesn't validate responses
         raise ValueError(f"the server's reply is not a chat completion: {completion!r}") from error
     if not isinstance(text, str):
-        raise ValueError(f"the server's reply holds no text: {text!r}")
+        raise ValueError(f"the server's reply contains no text: {text!r}")
     if text:
         return Answer(text, usage)
     if refusal:
         return Answer("", usage, f"The model refused to answer: {refusal}")
-    problems = {"length": NO_ROOM, "content_filter": "The server's content filter held the reply back."}
+    problems = {"length": NO_ROOM, "content_filter": "The server's content filter blocked the reply."}
     return Answer("", usage, problems.get(str(choice.finish_reason)))

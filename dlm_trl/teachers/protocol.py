@@ -1,8 +1,8 @@
-"""What all teachers have in common: a request, a reply, and the one method `generate`.
+"""The teacher protocol: `Request`, `Reply`, and `Teacher` with its one method, `generate`.
 
-    for reply in teacher.generate(requests): …      # any order; reply.key says which request it answers
+    for reply in teacher.generate(requests): …      # in any order; reply.key is the key of its request
 
-A reply that could not be had is a reply with an `error`: one request that fails stops no other.
+A request that fails gets a reply with an `error`; the other requests go on.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One conversation that the teacher is to go on with.
+    """A conversation for the teacher to continue.
 
-    key names the request and is the source of its sampling noise: the same key gives the same text, whatever else is
-    asked beside it. schema is a JSON schema that the reply should keep to, used where a server knows how to.
+    key: identifies the request and seeds its sampling; a local teacher gives the same reply to the same key, whatever
+    else is in the batch. schema: a JSON schema for the reply, used by servers with structured output.
     """
 
     key: str
@@ -31,7 +31,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request as the teacher counted them; zeros for a request that never got a reply."""
+    """Tokens of one request, as the teacher counted them; zeros for a request that got no reply."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -42,8 +42,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: text, or an error in one line; and what it used, which a refusal does, too. seconds is the time
-    that it took.
+    """The text, or an error in one line.
+
+    usage: also counted for a refusal. seconds: how long the reply took.
     """
 
     key: str
@@ -53,32 +54,35 @@ class Reply:
     error: str | None = None
 
 
-class TeacherFacts(Protocol):
-    """What planning needs of a teacher; it can be had without weights and without a request (`open.survey`).
+class TeacherInfo(Protocol):
+    """What planning needs to know about a teacher, without its weights or a request (see `load.inspect_teacher`).
 
-    reference is what the user wrote (`hf:tiny`), revision what tells two states of the same reference apart (a commit,
-    an adapter's version, a server's model name); both are part of a request's key in the ledger, without addresses.
+    reference: as the user wrote it (`hf:tiny`). revision: what distinguishes two states of one reference (a commit, an
+    adapter's version, a server's model name). Both go into a request's key in the ledger; servers' addresses don't.
     """
 
-    reference: str
-    revision: str
+    @property
+    def reference(self) -> str: ...
 
-    def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int | None:
-        """Tokens of these messages with the chat template around them; None where there is no tokenizer at hand."""
-        ...
+    @property
+    def revision(self) -> str: ...
 
     @property
     def context(self) -> int | None:
-        """The longest prompt and reply together, in tokens; None where it is not known."""
+        """The most tokens that prompt and reply may have together; None if unknown."""
+        ...
+
+    def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int | None:
+        """Tokens of the prompt, chat template included; None without a local tokenizer."""
         ...
 
 
-class Teacher(TeacherFacts, Protocol):
+class Teacher(TeacherInfo, Protocol):
     """Anything that answers requests."""
 
     def generate(self, requests: Sequence[Request]) -> Generator[Reply]:
-        """One reply for each request, in any order, as they come; who does not take all of them closes the generator.
+        """One reply per request, in any order, as they complete; close the generator to stop early.
 
-        Raises DlmError where nothing can be asked at all.
+        Raises DlmError if no request can succeed.
         """
         ...

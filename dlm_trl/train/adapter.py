@@ -15,7 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from dlm_trl.models.registry import recorded_name
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.train.arguments import AdapterArguments
 
 RANKS = "adalora_ranks.pt"  # in a checkpoint
@@ -26,7 +26,7 @@ def peft_config(base_model: str, arguments: AdapterArguments) -> PeftConfig:
     """The PEFT configuration; it records the base by a name that works on any machine."""
     common: dict[str, Any] = {
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": recorded_name(base_model),
+        "base_model_name_or_path": ModelRef(base_model).record,
         "target_modules": arguments.target_modules or "all-linear",
         "lora_alpha": arguments.lora_alpha,
         "lora_dropout": arguments.lora_dropout,

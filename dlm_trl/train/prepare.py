@@ -5,7 +5,6 @@ run = prepare(read_configuration(argv))        # or one PreflightError with a li
 
 import math
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -13,7 +12,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from dlm_trl.models import tokenize
 from dlm_trl.models.load import context_length, load_config, load_tokenizer
 from dlm_trl.notes import DlmError
-from dlm_trl.notes.errors import PreflightError
+from dlm_trl.notes.errors import MissingExtraError, PreflightError
+from dlm_trl.notes.extras import require_extra
 from dlm_trl.online.rows_on_disk import load_rows
 from dlm_trl.train.adapter import adapter_parameters, peft_config
 from dlm_trl.train.checkpoints import bytes_needed, check_output_dir
@@ -161,11 +161,13 @@ def _missing_extras(configuration: Configuration) -> list[str]:
     wanted = {name for name in training.report_to if name in EXTRAS}
     if configuration.adapter.quantization or "8bit" in training.optim or "bnb" in training.optim:
         wanted.add("bitsandbytes")
-    return [
-        f"{name} is not installed. Install it: pip install -c constraints.txt 'dlm-trl[{EXTRAS[name]}]'."
-        for name in sorted(wanted)
-        if find_spec(name) is None
-    ]
+    problems = []
+    for package in sorted(wanted):
+        try:
+            require_extra(EXTRAS[package], "This run", package)
+        except MissingExtraError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _contradictions(configuration: Configuration) -> list[str]:

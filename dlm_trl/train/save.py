@@ -15,7 +15,7 @@ from dlm_trl.evaluation.report import Measure, measures_table
 from dlm_trl.models import lineage
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.models.load import TOKENIZER_FILES
-from dlm_trl.models.registry import base_source, hub_id, recorded_name
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
 from dlm_trl.tasks.load import read_stages
@@ -77,14 +77,14 @@ def training_step(run: Run, measures: Sequence[Measure]) -> lineage.Step:
 
     A base without safetensors weights has no fingerprint; merging refuses it.
     """
-    adapter, document = run.adapter, run.document
+    adapter, document, base = run.adapter, run.document, ModelRef(run.base_model)
     step = {
         "step": "train",
         "document": document and document.frontmatter.dlm_id,
         "rows": run.rows.provenance(),
         "task": run.task.task or run.task.task_rows,
-        "base": recorded_name(run.base_model),
-        "base_source": base_source(run.base_model),
+        "base": base.record,
+        "base_source": base.conversion,
         "adapter": {"type": adapter.adapter, "rank": adapter.lora_r, "alpha": adapter.lora_alpha},
         "quantization": adapter.quantization,
         "seed": run.training.seed,
@@ -104,7 +104,7 @@ def model_card(run: Run, table: str) -> str:
     """The model card: the data and who wrote it, the training, the numbers before and after."""
     adapter, training = run.adapter, run.training
     data = "\n\n".join(filter(None, (task_data(run), document_data(run))))
-    published = hub_id(recorded_name(run.base_model))
+    published = ModelRef(run.base_model).hub_id
     base = f"base_model: {json.dumps(published)}\n" if published else ""  # only ids of the Hub are valid there
     return f"""---
 {base}library_name: peft
@@ -134,8 +134,8 @@ seed {training.seed}, at most {training.max_length} tokens a row.
 
 def _on(base_model: str) -> str:
     """A note if the base's weights differ from the published ones."""
-    source = base_source(base_model)
-    return f", on weights of `{recorded_name(base_model)}` {source}" if source else ""
+    base = ModelRef(base_model)
+    return f", on weights of `{base.record}` {base.conversion}" if base.conversion else ""
 
 
 def document_data(run: Run) -> str:

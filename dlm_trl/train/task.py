@@ -22,7 +22,7 @@ from dlm_trl.online.curriculum import Curriculum
 from dlm_trl.tasks.load import load_tasks, read_stages
 from dlm_trl.tasks.mcsb import HELD_OUT
 from dlm_trl.tasks.protocol import smoke_test
-from dlm_trl.teachers.load import is_own, load_teacher, survey
+from dlm_trl.teachers.load import inspect_teacher, is_self, load_teacher
 from dlm_trl.train.arguments import TaskArguments
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows
@@ -40,10 +40,10 @@ def check_task(
         if task.task:
             for stage in open_curriculum(task, tokenizer, rows.passages).stages:
                 smoke_test(stage, task.task, configuration.training.seed)
-            if is_own(task.task_teacher) and document is None:
+            if is_self(task.task_teacher) and document is None:
                 problems.append("task_teacher is self, the adapter of a document, but no document is set.")
             elif task.task_teacher != "base":
-                survey(task.task_teacher, document)
+                inspect_teacher(task.task_teacher, document)
         name, stages = trained_task(task)
         if name == "mcsb" and len({stage.get("held_out", HELD_OUT) for stage in stages}) > 1:
             problems.append("The stages differ in held_out: one would train on words that another holds out.")

@@ -48,7 +48,7 @@ def test_json_for_programs(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("tiny", "--ask", "five"), "is not CHOICES:LABELS"),
-        (("tiny", "--ask", "5:ABC"), "cannot be labelled ABC"),
+        (("tiny", "--ask", "5:ABC"), "don't fit the labels ABC"),
         (("tiny", "--ask", "5:upper", "--held-out", "0.001"), "too few for 5 options"),
         (("tiny", "--glosses", NOTES), "is no JSON"),
         (("tiny", "--questions", "0"), "greater than or equal to 1"),

@@ -175,9 +175,9 @@ def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
     for file, said in (
         ("generation_config.json", "not a JSON object"),
         ("tokenizer.json", "tokenizer does not load"),
-        ("model.safetensors", "not a whole safetensors file"),
+        ("model.safetensors", "Not a complete safetensors file"),
         ("config.json", "not a JSON object"),
-        ("lineage.json", "no lineage"),
+        ("lineage.json", "Malformed lineage file"),
     ):
         whole = (damaged / file).read_bytes()
         (damaged / file).write_text("[]")
@@ -259,10 +259,10 @@ def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: 
 def test_the_recipe_says_before_training_that_it_cannot_quantise(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dlm_trl.export.awq.find_spec", lambda name: None)
-    with pytest.raises(DlmError, match=r"Quantising needs autoawq.*dlm-trl\[quant\]"):
+    monkeypatch.setattr("dlm_trl.notes.extras.find_spec", lambda name: None)
+    with pytest.raises(DlmError, match=r"Quantising needs autoawq.*\[quant\]"):
         recipe("--export", "awq", "--max_steps", 1, "--measure", "false")
-    monkeypatch.setattr("dlm_trl.export.awq.find_spec", lambda name: name)
+    monkeypatch.setattr("dlm_trl.notes.extras.find_spec", lambda name: name)
     monkeypatch.setattr("dlm_trl.export.awq.GROUP_SIZES", (128,))  # the base is 64 wide
     with pytest.raises(DlmError, match="must be a multiple of the group size 128"):
         recipe("--export", "awq", "--max_steps", 1, "--measure", "false")

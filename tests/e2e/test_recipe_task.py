@@ -113,9 +113,9 @@ def test_a_resumed_run_of_a_task_equals_the_uninterrupted_one(recipe: Recipe, pa
     [
         (("--task", "mcsb"), "leave no room for the document's"),
         (("--task", "mcsb", "--rows", "none", "--prose", "false"), "never ends by itself: set max_steps"),
-        (("--task", "mcbs", "--max_steps", 1), "There is no task 'mcbs'"),
-        (("--task", "arithmetic", "--stages", "[3]"), "no list of mappings"),
-        (("--task", "arithmetic", "--stages", "{"), "no JSON"),
+        (("--task", "mcbs", "--max_steps", 1), "Unknown task 'mcbs'"),
+        (("--task", "arithmetic", "--stages", "[3]"), "isn't a list of mappings"),
+        (("--task", "arithmetic", "--stages", "{"), "isn't valid JSON"),
         (("--task", "arithmetic", "--stages", '[{"digit": 3}]'), "no option digit"),
         (("--stages", '[{"digits": 3}]'), "no task is set"),
         (("--task", "arithmetic", "--synthetic_fraction", 1.5), "synthetic_fraction is 1.5"),

@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from dlm_trl import tiny
-from dlm_trl.evaluation.suite import evaluate_model, measure, open_model, parse_condition, question_sets
-from dlm_trl.models.load import load_base, load_tokenizer
+from dlm_trl.evaluation.suite import evaluate_model, measure, parse_condition, question_sets
+from dlm_trl.models.load import load_base, load_for_inference, load_tokenizer
 from dlm_trl.notes import DlmError
 
 
@@ -29,7 +29,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_base_and_adapter_are_asked_the_same(adapter: Path) -> None:
-    (base, tokenizer), (adapted, _) = open_model("tiny"), open_model(str(adapter))
+    (base, tokenizer), (adapted, _) = load_for_inference("tiny"), load_for_inference(str(adapter))
     conditions = ("4:upper", "5-6:digits")
     sets = question_sets(base, tokenizer, conditions, count=4, seed=1)
     assert sets == question_sets(adapted, tokenizer, conditions, count=4, seed=1)
@@ -53,7 +53,12 @@ def test_glosses_are_a_set_of_their_own() -> None:
     glosses = {word: f"known for {len(word)} letters" for word in list(known)[:12]}
     told = list(known)[12]
     sets = question_sets(
-        *open_model("tiny"), ("5:upper",), 40, split="train", held_out=0.0, glosses=glosses | {told: f"a {told}"}
+        *load_for_inference("tiny"),
+        ("5:upper",),
+        40,
+        split="train",
+        held_out=0.0,
+        glosses=glosses | {told: f"a {told}"},
     )
     assert len(sets["glosses"]) == 40
     assert all(q.description == glosses[q.word] for q in sets["glosses"])
@@ -65,9 +70,9 @@ def test_evaluate_model_opens_by_name() -> None:
     found = evaluate_model("tiny", conditions=("5:upper",), count=6)
     assert found.mcsb["5:upper"].chance == pytest.approx(0.2)
     assert found.cloze.chance == pytest.approx(0.2)
-    with pytest.raises(DlmError, match="no base model"):
+    with pytest.raises(DlmError, match="Unknown base model"):
         evaluate_model("no-such-base")
-    with pytest.raises(DlmError, match="cannot be labelled"):
+    with pytest.raises(DlmError, match="don't fit the labels"):
         evaluate_model("tiny", conditions=("5:ABC",))
 
 

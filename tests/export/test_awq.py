@@ -146,7 +146,7 @@ def test_what_is_no_16_bit_model_is_refused(make_model: Callable[..., Path], row
     (folder / "config.json").unlink()
     (folder / "adapter_config.json").write_text("{}")
     refused(folder, tmp_path / "out", rows, "QuantizationError", "is an adapter.*dlm-trl merge")
-    refused(tmp_path / "none", tmp_path / "out", rows, "BaseModelError", "no base model")
+    refused(tmp_path / "none", tmp_path / "out", rows, "BaseModelError", "Unknown base model")
 
 
 def test_groups_have_to_divide_the_matrices(make_base: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_a_damaged_folder_is_refused_before_the_work(
 def test_without_the_extra_it_says_how_to_install_it(
     make_model: Callable[..., Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(awq, "find_spec", lambda name: None)
-    refused(make_model("llama"), tmp_path / "out", rows, "MissingExtraError", r"dlm-trl\[quant\]")
+    monkeypatch.setattr("dlm_trl.notes.extras.find_spec", lambda name: None)
+    refused(make_model("llama"), tmp_path / "out", rows, "MissingExtraError", r"pip install .*\[quant\]")
 
 
 def test_blocks_keep_within_context_and_window(make_model: Callable[..., Path]) -> None:

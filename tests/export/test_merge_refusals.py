@@ -179,9 +179,9 @@ def test_settings_and_files_that_are_wrong(adapter: Path, monkeypatch: pytest.Mo
     for size in ("4 parsecs", "4", "", "-4GB", "0GB", "infGB"):
         refused(adapter, "UsageError", f"shard_size is '{size}'", shard_size=size)
     change_json(adapter / "adapter_config.json", base_model_name_or_path="no-such-base")
-    refused(adapter, "BaseModelError", "cannot be had")
+    refused(adapter, "BaseModelError", "Can't get")
     change_json(adapter / "adapter_config.json", base_model_name_or_path="/no/such/base")
-    assert "--base" in str(refused(adapter, "BaseModelError", "folder of the base model is not here"))
+    assert "--base" in str(refused(adapter, "BaseModelError", "base model's folder doesn't exist"))
     change_json(adapter / "adapter_config.json", bias="weird")
     refused(adapter, "AdapterError", "does not fit the base: .*weird", base="tiny")
     change_json(adapter / "adapter_config.json", base_model_name_or_path=None)

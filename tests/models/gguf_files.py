@@ -1,4 +1,4 @@
-"""A GGUF file as llama.cpp writes one: the weights of a small Llama, its attention permuted, in blocks of 4 bits."""
+"""Write a small Llama as a GGUF file in llama.cpp's layout: permuted attention weights, blocks of 4 bits."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ NAMES = {
 
 
 def write_gguf(file: Path, base: Path, kind: GGMLQuantizationType = GGMLQuantizationType.Q4_1) -> Path:
-    """The Llama of this folder as a GGUF file, its matrices stored as `kind`."""
+    """The Llama in a folder as a GGUF file, with matrices of type `kind`."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     config, writer = model.config, GGUFWriter(file, "llama")
     writer.add_context_length(config.max_position_embeddings)
@@ -64,7 +64,7 @@ def _add(
         known = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}[parts[0]] + ".weight"
     data = tensor.float().numpy()
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(known.split(".")[-2])
-    if heads:  # rotary halves lie side by side in llama.cpp
+    if heads:  # llama.cpp interleaves the rotary halves
         data = data.reshape(heads, 2, data.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(data.shape)
     if data.ndim == 1:
         writer.add_tensor(known, data.astype(numpy.float32))

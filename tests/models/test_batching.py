@@ -1,4 +1,4 @@
-"""Batches: nothing lost, nothing out of order, bounded, and halved when memory ends."""
+"""Batches: complete, in order, bounded, and halved when out of memory."""
 
 import pytest
 from hypothesis import given, settings
@@ -10,16 +10,16 @@ LENGTHS = st.lists(st.integers(1, 60), max_size=40)
 
 
 @given(LENGTHS, st.integers(1, 200))
-def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+def test_batches_contain_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
     batches = list(by_token_budget(lengths, budget))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
-@settings(max_examples=20)  # each time memory ends, garbage is collected, which takes a while
+@settings(max_examples=20)  # every out-of-memory error triggers garbage collection, which is slow
 @given(LENGTHS, st.integers(4, 30))
-def test_results_come_in_order_though_memory_runs_out(lengths: list[int], room: int) -> None:
+def test_results_are_in_order_when_out_of_memory(lengths: list[int], room: int) -> None:
     def run(batch: list[int]) -> list[int]:
         if len(batch) > room:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
@@ -28,7 +28,7 @@ def test_results_come_in_order_though_memory_runs_out(lengths: list[int], room: 
     assert run_in_batches(run, lengths, budget=200) == [10 * i for i in range(len(lengths))]
 
 
-def test_other_errors_and_a_row_that_never_fits_come_out() -> None:
+def test_other_errors_and_a_row_that_never_fits_raise() -> None:
     calls = []
 
     def run(batch: list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The frozen teacher is the base, to the bit, and the model in training is afterwards what it was."""
+"""The frozen base equals the base bit for bit, and leaves the model in training unchanged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ ADAPTERS = {
 
 
 def state(model: PeftModel) -> dict[str, object]:
-    """All that the context may not leave changed."""
+    """Everything that the context has to restore."""
     base = model.get_base_model()
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return {
@@ -47,7 +47,7 @@ def state(model: PeftModel) -> dict[str, object]:
 
 
 def train(model: PeftModel, tokenizer, steps: int = 3) -> None:
-    """A few large steps, after which the adapter has an effect."""
+    """A few large steps, so that the adapter has an effect."""
     model.train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     batch = tokenizer(PROMPTS[1], return_tensors="pt")
@@ -58,13 +58,13 @@ def train(model: PeftModel, tokenizer, steps: int = 3) -> None:
 
 
 def logits(model: PreTrainedModel, tokenizer) -> torch.Tensor:
-    with torch.no_grad():  # bitsandbytes takes another kernel where gradients are wanted
+    with torch.no_grad():  # bitsandbytes uses another kernel when gradients are needed
         return model(**tokenizer(PROMPTS[1], return_tensors="pt")).logits
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_inside_it_is_the_base_alone_before_and_after_training(model, tokenizer, kind: str, dtype: torch.dtype) -> None:
+def test_equals_the_base_before_and_after_training(model, tokenizer, kind: str, dtype: torch.dtype) -> None:
     alone = model.to(dtype).eval()
     expected = logits(alone, tokenizer)
     texts = generate(alone, tokenizer, PROMPTS, 12)
@@ -82,7 +82,7 @@ def test_inside_it_is_the_base_alone_before_and_after_training(model, tokenizer,
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-def test_a_quantised_base_is_frozen_too(random_base: Path, tokenizer, quantization: str) -> None:
+def test_a_quantised_base(random_base: Path, tokenizer, quantization: str) -> None:
     expected = logits(load_base(str(random_base), "float32", quantization).eval(), tokenizer)
     base = prepare_model_for_kbit_training(load_base(str(random_base), "float32", quantization))
     adapted = get_peft_model(base, ADAPTERS["lora"])
@@ -93,7 +93,7 @@ def test_a_quantised_base_is_frozen_too(random_base: Path, tokenizer, quantizati
     assert not torch.equal(logits(adapted.eval(), tokenizer), expected)
 
 
-def test_gpt2_with_its_conv1d_is_frozen_too(tokenizer) -> None:
+def test_gpt2_with_conv1d(tokenizer) -> None:
     torch.manual_seed(0)
     base = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=4, n_positions=64)).eval()
     expected = logits(base, tokenizer)
@@ -106,13 +106,13 @@ def test_gpt2_with_its_conv1d_is_frozen_too(tokenizer) -> None:
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_is_left_as_found(model, tokenizer, kind: str, fails: bool) -> None:
+def test_the_model_is_restored(model, tokenizer, kind: str, fails: bool) -> None:
     model.config.use_cache = False
     adapted = get_peft_model(model, ADAPTERS[kind])
     adapted.gradient_checkpointing_enable()
     adapted.enable_input_require_grads()
     adapted.train()
-    adapted.base_model.model.model.layers[0].eval()  # a mixed mode comes back mixed
+    adapted.base_model.model.model.layers[0].eval()  # a mixed mode has to be restored too
     next(p for p in adapted.parameters() if p.requires_grad).requires_grad_(False)
     before = state(adapted)
 
@@ -162,7 +162,7 @@ def with_trained_norm(model: PreTrainedModel) -> PeftModel:
 
 
 @pytest.mark.parametrize(
-    ("build", "says"),
+    ("build", "hint"),
     [
         (unadapted, "peft_config"),
         (on_head, "lm_head"),
@@ -172,8 +172,8 @@ def with_trained_norm(model: PreTrainedModel) -> PeftModel:
         (with_trained_norm, "requires_grad"),
     ],
 )
-def test_what_cannot_work_is_refused_with_what_to_change(model, build: Callable, says: str) -> None:
+def test_unsupported_adapters_are_refused_with_a_hint(model, build: Callable, hint: str) -> None:
     with pytest.raises(DlmError) as error:
         check_attachable(build(model))
     assert error.value.kind == "AdapterError"
-    assert says in error.value.hint
+    assert hint in error.value.hint

@@ -1,4 +1,4 @@
-"""Generation: batches change nothing, samples follow the model, nothing leaks in from it, nothing is left changed."""
+"""Generation: independent of batches, samples follow the model's distribution, and the model isn't changed."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ PROMPTS = ["What lifts", "A", "Who bakes the bread? The baker", "Kneading is pre
 
 
 def by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], steps: int) -> list[int]:
-    """Greedy decoding, one prompt, no cache, no padding: the definition. The new tokens."""
+    """The new tokens of greedy decoding by definition: one prompt, no cache, no padding."""
     ids = list(prompt)
     with torch.no_grad():
         for _ in range(steps):
@@ -25,7 +25,7 @@ def by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: 
 
 
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
-def test_greedy_batches_say_what_single_prompts_say(
+def test_greedy_batches_equal_single_prompts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: int
 ) -> None:
     tokens = [tokenizer(p)["input_ids"] for p in PROMPTS]
@@ -61,17 +61,15 @@ def test_a_stopped_text_counts_the_tokens_up_to_its_stop(
 ) -> None:
     (alone,) = generate(model, tokenizer, ["What lifts"], 16)
     stop = alone[3:5]  # inside a token
-    for spare in ([], PROMPTS[1:]):  # alone, and padded beside rows that go on
+    for spare in ([], PROMPTS[1:]):  # alone, and in a batch with longer rows
         rows = [r for b in generate_batches(model, tokenizer, ["What lifts", *spare], 16, stop=[stop]) for r in b]
-        count = next(row.new_tokens for row in rows if row.index == 0)
+        count = next(row.new_tokens for row in rows if row.row == 0)
         written = by_hand(model.eval(), tokenizer, tokenizer("What lifts")["input_ids"], 16)
         assert stop in tokenizer.decode(written[:count])
         assert stop not in tokenizer.decode(written[: count - 1])
 
 
-def test_the_models_own_generation_config_does_not_leak_in(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_the_models_generation_config_is_ignored(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     plain = generate(model, tokenizer, PROMPTS, 12)
     own = GenerationConfig(
         do_sample=True, temperature=5.0, top_k=3, num_beams=2, repetition_penalty=9.0, suppress_tokens=[5, 6], min_p=0.5
@@ -96,12 +94,12 @@ def test_a_stop_string_is_not_part_of_the_text(model: PreTrainedModel, tokenizer
     assert generate(model, tokenizer, ["What lifts"], 16, stop=[stop, "never said"]) == [text[: text.find(stop)]]
 
 
-def test_sampling_repeats_with_its_seed_and_leaves_everything_as_it_was(
+def test_sampling_is_reproducible_and_restores_all_state(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", lora_dropout=0.5))
     adapted.train()
-    adapted.base_model.model.model.norm.eval()  # a module frozen on purpose stays so
+    adapted.base_model.model.model.norm.eval()  # a module in eval mode stays in eval mode
     modes = [m.training for m in adapted.modules()]
     state, side = torch.get_rng_state(), tokenizer.padding_side
     first = generate(adapted, tokenizer, PROMPTS, 12, temperature=1.0, seed=1)
@@ -136,10 +134,10 @@ def test_samples_follow_the_models_probabilities(
     count, prompt = 4000, tokenizer("What lifts")["input_ids"]
     with torch.no_grad():
         likely = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1).sort(descending=True)
-    kept = likely.values.cumsum(-1) - likely.values < top_p  # the fewest that have this mass
+    kept = likely.values.cumsum(-1) - likely.values < top_p  # the smallest set with this mass
     expected = torch.zeros(len(tokenizer)).scatter(0, likely.indices, likely.values * kept)
     expected /= expected.sum()
-    rows = 500  # at a time; the text of a token tells which it was
+    rows = 500  # per batch; a token is identified by its text
     drawn = generate(
         model, tokenizer, [prompt] * count, 1, temperature, top_p, seed=7, token_budget=rows * (len(prompt) + 1)
     )
@@ -147,7 +145,7 @@ def test_samples_follow_the_models_probabilities(
     for token, share in enumerate(expected.tolist()):
         text = tokenizer.decode([token], skip_special_tokens=True)
         shares[text] = shares.get(text, 0.0) + share
-    # Pearson's statistic is near the degrees of freedom, within a few times the root of twice as many.
+    # Pearson's statistic has mean k and variance 2k for k degrees of freedom.
     frequent = {text: share for text, share in shares.items() if share * count >= 5}
     statistic = sum((drawn.count(t) - s * count) ** 2 / (s * count) for t, s in frequent.items())
     assert len(frequent) > 10
@@ -155,12 +153,12 @@ def test_samples_follow_the_models_probabilities(
     assert all(shares[text] > 0 for text in drawn)
 
 
-def test_seeds_are_one_each(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_one_seed_per_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="3 seeds for 4 prompts"):
         generate(model, tokenizer, PROMPTS, 8, temperature=1.0, seed=[1, 2, 3])
 
 
-def test_no_pad_token_is_no_obstacle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_without_a_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     expected = generate(model, tokenizer, PROMPTS, 8)
     model.generation_config.pad_token_id = None
     bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token=tokenizer.eos_token)
@@ -168,5 +166,5 @@ def test_no_pad_token_is_no_obstacle(model: PreTrainedModel, tokenizer: PreTrain
     assert generate(model, bare, PROMPTS, 8) == expected
 
 
-def test_no_prompts_is_no_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_without_prompts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     assert generate(model, tokenizer, [], 8) == []

@@ -1,4 +1,4 @@
-"""GGUF files as bases: converted once, whole or not at all, and refused in one line where they cannot be trained."""
+"""GGUF files as bases: converted once and atomically; files that can't be trained give a one-line error."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from dlm_trl.models import gguf
 from dlm_trl.models.load import load_base, load_tokenizer
-from dlm_trl.models.registry import base_source, document_name, hub_id, recorded_name, resolve
+from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes import DlmError
 from tests.models.gguf_files import write_gguf
 
@@ -32,7 +32,7 @@ def file(tmp_path: Path, random_base: Path, home: Path) -> Path:
     return write_gguf(tmp_path / "random.gguf", random_base)
 
 
-def test_its_weights_are_those_of_the_file(file: Path, random_base: Path) -> None:
+def test_weights_equal_the_files(file: Path, random_base: Path) -> None:
     model, original = load_base(str(file)), AutoModelForCausalLM.from_pretrained(random_base)
     assert model.dtype is torch.bfloat16
     for name, weight in original.state_dict().items():
@@ -43,7 +43,7 @@ def test_its_weights_are_those_of_the_file(file: Path, random_base: Path) -> Non
         assert torch.equal(model.state_dict()[name], expected.bfloat16()), name
 
 
-def test_its_tokenizer_and_chat_template_come_along(file: Path, random_base: Path) -> None:
+def test_tokenizer_and_chat_template_are_converted(file: Path, random_base: Path) -> None:
     ours, theirs = load_tokenizer(str(file)), load_tokenizer(str(random_base))
     text = "A starter is a mix of flour and water; who bakes it? <|im_end|>"
     assert ours(text)["input_ids"] == theirs(text)["input_ids"]
@@ -55,38 +55,38 @@ def test_an_unquantised_file_keeps_its_precision(tmp_path: Path, random_base: Pa
     file = write_gguf(tmp_path / "plain.gguf", random_base, GGMLQuantizationType.F32)
     model, original = load_base(str(file)), AutoModelForCausalLM.from_pretrained(random_base)
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in original.state_dict().items())
-    assert base_source(str(file)) == "read from F32"
+    assert ModelRef(str(file)).conversion == "read from F32"
 
 
-def test_it_is_converted_once_and_damage_is_mended(file: Path, home: Path) -> None:
-    folder = Path(resolve(str(file)))
+def test_converted_once_and_again_after_damage(file: Path, home: Path) -> None:
+    folder = Path(ModelRef(str(file)).resolve())
     assert [path.name for path in home.iterdir() if not path.name.startswith(".")] == [folder.name]
     first = (folder / gguf.WEIGHTS).stat().st_mtime_ns
     gguf._converted.cache_clear()
-    assert Path(resolve(str(file))) == folder
+    assert Path(ModelRef(str(file)).resolve()) == folder
     assert (folder / gguf.WEIGHTS).stat().st_mtime_ns == first
 
     whole = (folder / gguf.WEIGHTS).read_bytes()
     (folder / gguf.WEIGHTS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     gguf._converted.cache_clear()
-    assert Path(resolve(str(file))) == folder
+    assert Path(ModelRef(str(file)).resolve()) == folder
     assert (folder / gguf.WEIGHTS).read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", [None, "", "{}", "[]"])
-def test_a_folder_that_lost_a_file_is_made_again(file: Path, damage: str | None) -> None:
-    folder = Path(resolve(str(file)))
+def test_an_incomplete_folder_is_converted_again(file: Path, damage: str | None) -> None:
+    folder = Path(ModelRef(str(file)).resolve())
     if damage is None:
         (folder / gguf.WEIGHTS).unlink()
     else:
         (folder / gguf.FACTS).write_text(damage)
     gguf._converted.cache_clear()
-    assert load_base(resolve(str(file))).dtype is torch.bfloat16
-    assert gguf.source(folder) == "dequantised from Q4_1"
+    assert load_base(ModelRef(str(file)).resolve()).dtype is torch.bfloat16
+    assert gguf.conversion(folder) == "dequantised from Q4_1"
 
 
-def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_a_model(file: Path, home: Path) -> None:
-    code = "import sys; from dlm_trl.models.registry import resolve; print(resolve(sys.argv[1]))"
+def test_a_killed_conversion_leaves_no_model(file: Path, home: Path) -> None:
+    code = "import sys; from dlm_trl.models.registry import ModelRef; print(ModelRef(sys.argv[1]).resolve())"
     command = [sys.executable, "-c", code, str(file)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(home.glob(".*.part/*")):
@@ -102,13 +102,13 @@ def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_a_model(fi
     assert load_base(folders.pop()).dtype is torch.bfloat16
 
 
-def test_what_an_adapter_records_finds_the_same_file_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapters_record_resolves_to_the_same_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
-    recorded = recorded_name(f"./{file.name}")
+    recorded = ModelRef(f"./{file.name}").record
     assert recorded == str(file)
-    assert resolve(document_name(recorded)) == resolve(str(file))
-    assert hub_id(recorded) is None
-    assert base_source(str(file)) == "dequantised from Q4_1"
+    assert ModelRef.from_record(recorded).resolve() == ModelRef(str(file)).resolve()
+    assert ModelRef.from_record(recorded).hub_id is None
+    assert ModelRef(str(file)).conversion == "dequantised from Q4_1"
 
 
 def test_a_file_with_another_hash_is_refused(file: Path, home: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_file_with_another_hash_is_refused(file: Path, home: Path) -> None:
         ("llama", {"split.count": 3}, "one part of several"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_by_name(
+def test_untrainable_files_are_refused(
     tmp_path: Path, home: Path, architecture: str, fields: dict[str, int], message: str
 ) -> None:
     file = tmp_path / "other.gguf"
@@ -138,7 +138,7 @@ def test_what_cannot_be_trained_is_refused_by_name(
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(DlmError, match=message) as caught:
-        resolve(str(file))
+        ModelRef(str(file)).resolve()
     assert "\n" not in str(caught.value)
     assert not [path for path in home.iterdir() if path.is_dir()]
 
@@ -146,27 +146,27 @@ def test_what_cannot_be_trained_is_refused_by_name(
 @pytest.mark.parametrize("size", [0, 3, 100, 20_000])
 def test_a_damaged_file_is_refused(file: Path, home: Path, size: int) -> None:
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(DlmError, match="not a whole GGUF file") as caught:
-        resolve(str(file))
+    with pytest.raises(DlmError, match="Not a complete GGUF file") as caught:
+        ModelRef(str(file)).resolve()
     assert "\n" not in str(caught.value)
     assert not [path for path in home.iterdir() if path.is_dir()]
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, home: Path) -> None:
-    with pytest.raises(DlmError, match="cannot be read: No such file"):
-        resolve(str(tmp_path / "nothing.gguf"))
+def test_a_missing_file_is_a_one_line_error(tmp_path: Path, home: Path) -> None:
+    with pytest.raises(DlmError, match="Can't read the GGUF file: No such file"):
+        ModelRef(str(tmp_path / "nothing.gguf")).resolve()
 
 
-def test_a_store_that_cannot_be_written_is_one_line(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_store_is_a_one_line_error(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = file.parent / "blocked"
     blocked.write_text("")
     monkeypatch.setenv("DLM_HOME", str(blocked))
     with pytest.raises(DlmError, match="Set DLM_HOME"):
-        resolve(str(file))
+        ModelRef(str(file)).resolve()
 
 
-def test_the_facts_say_what_was_converted(file: Path) -> None:
-    facts = json.loads((Path(resolve(str(file))) / gguf.FACTS).read_text())
+def test_the_facts_record_the_conversion(file: Path) -> None:
+    facts = json.loads((Path(ModelRef(str(file)).resolve()) / gguf.FACTS).read_text())
     assert facts["file"] == "random.gguf"
     assert facts["type"] == "Q4_1"
     assert os.path.getsize(file) and len(facts["sha256"]) == len(facts["weights"]) == 64

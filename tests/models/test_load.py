@@ -1,4 +1,4 @@
-"""Loading: whole, quantised, with an adapter; what cannot be loaded says so in one line."""
+"""Loading bases and adapters, quantised or not; failures are one-line errors."""
 
 import json
 import shutil
@@ -10,7 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.load import load_adapted, load_base, load_config, load_tokenizer
+from dlm_trl.models.load import load_adapted, load_base, load_config, load_for_inference, load_tokenizer
+from dlm_trl.models.precision import inference_dtype
 from dlm_trl.notes import DlmError
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -35,7 +36,7 @@ def test_a_quantised_base_trains_on_this_machine(random_base: Path, quantization
     assert all(g is not None and g.abs().sum() > 0 for g in gradients)
 
 
-def test_an_adapter_comes_back_on_the_base_it_records(
+def test_an_adapter_is_loaded_on_the_base_it_records(
     random_base: Path, tmp_path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     adapted = get_peft_model(
@@ -48,13 +49,27 @@ def test_an_adapter_comes_back_on_the_base_it_records(
     assert its_tokenizer.chat_template == tokenizer.chat_template
 
 
+def test_a_model_for_inference_is_shared_while_in_use(random_base: Path, tmp_path: Path) -> None:
+    get_peft_model(load_base(str(random_base)), LoraConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path)
+    load_tokenizer(str(random_base)).save_pretrained(tmp_path)
+    base, tokenizer = load_for_inference(str(random_base))
+    adapted, _ = load_for_inference(str(tmp_path))
+    assert load_for_inference(str(random_base))[0] is base
+    assert load_for_inference(tmp_path)[0] is adapted is not base
+    assert {model.dtype for model in (base, adapted)} == {inference_dtype(load_config(str(random_base)))}
+    assert not base.training and not adapted.training
+    assert tokenizer.chat_template == load_tokenizer(str(random_base)).chat_template
+    with pytest.raises(DlmError, match=r"adapter_config\.json is missing"):
+        load_for_inference(random_base)
+
+
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DlmError, match=r"adapter_config\.json is missing"):
         load_adapted(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("adapter_model.safetensors", None, r"adapter_model\.safetensors is missing"),
         ("adapter_model.safetensors", b"half", "header"),
@@ -64,8 +79,8 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
         ("tokenizer.json", None, "tokenizer"),
     ],
 )
-def test_an_adapter_that_is_not_whole_is_told_with_its_folder(
-    random_base: Path, tmp_path: Path, file: str, content: bytes | None, said: str
+def test_an_incomplete_adapter_is_reported_with_its_folder(
+    random_base: Path, tmp_path: Path, file: str, content: bytes | None, message: str
 ) -> None:
     config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
     get_peft_model(load_base(str(random_base)), config).save_pretrained(tmp_path)
@@ -74,23 +89,23 @@ def test_an_adapter_that_is_not_whole_is_told_with_its_folder(
         (tmp_path / file).unlink()
     else:
         (tmp_path / file).write_bytes(content)
-    with pytest.raises(DlmError, match=said) as caught:
+    with pytest.raises(DlmError, match=message) as caught:
         load_adapted(tmp_path)
     assert (caught.value.kind, caught.value.path) == ("AdapterError", tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_an_adapter_of_another_size_is_told(random_base: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_size_is_reported(random_base: Path, tmp_path: Path) -> None:
     config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
     get_peft_model(load_base(str(random_base)), config).save_pretrained(tmp_path)
     load_tokenizer(str(random_base)).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings | {"r": 3}))
-    with pytest.raises(DlmError, match="cannot be loaded"):
+    with pytest.raises(DlmError, match="Can't load"):
         load_adapted(tmp_path)
 
 
-def test_a_base_that_does_not_exist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_base_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
     for name in ("hf:dlm-trl/no-such-model", str(tmp_path)):
@@ -118,7 +133,7 @@ def test_a_chat_template_comes_from_a_file_or_a_tokenizer(random_base: Path, tmp
         ({"intermediate_size": 24}, "belong together"),
     ],
 )
-def test_a_base_that_cannot_be_had_here_says_what_to_do(
+def test_a_base_that_cannot_be_loaded_comes_with_a_hint(
     random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], hint: str
 ) -> None:
     monkeypatch.setattr("transformers.quantizers.quantizer_gptq.is_optimum_available", lambda: False)
@@ -130,10 +145,10 @@ def test_a_base_that_cannot_be_had_here_says_what_to_do(
     assert caught.value.kind == "BaseModelError"
 
 
-def test_a_file_of_weights_that_was_cut_off_is_said(random_base: Path, tmp_path: Path) -> None:
+def test_a_truncated_weights_file_is_reported(random_base: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(random_base, tmp_path / "base"))
     weights = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(DlmError, match="cannot be loaded") as caught:
+    with pytest.raises(DlmError, match="Can't load") as caught:
         load_base(str(base))
     assert caught.value.kind == "BaseModelError"

@@ -1,4 +1,4 @@
-"""One rule for the precision in which models are asked, whatever the processor and however the weights are stored."""
+"""The inference dtype for each processor and stored dtype."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from dlm_trl.models.precision import inference_dtype
         (None, "avx512_bf16", torch.float32),
     ],
 )
-def test_on_a_cpu_only_16_bit_weights_are_multiplied_in_16_bits_and_only_where_that_is_fast(
+def test_a_cpu_uses_bfloat16_for_16_bit_weights_if_supported(
     monkeypatch: pytest.MonkeyPatch, stored: str | None, capability: str, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -32,13 +32,13 @@ def test_on_a_cpu_only_16_bit_weights_are_multiplied_in_16_bits_and_only_where_t
 @pytest.mark.parametrize(
     ("quantized", "dtype"), [({}, torch.bfloat16), ({"quantization_config": {"quant_method": "awq"}}, torch.float16)]
 )
-def test_on_a_gpu_all_is_bfloat16_but_weights_quantised_on_disk(
+def test_a_gpu_uses_bfloat16_except_for_weights_quantised_on_disk(
     monkeypatch: pytest.MonkeyPatch, quantized: dict[str, object], dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert inference_dtype(LlamaConfig(dtype="float16", **quantized)) == dtype
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU asks everything in bfloat16")
-def test_the_embedded_base_computes_exactly_on_every_cpu() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU uses bfloat16")
+def test_the_embedded_base_is_float32_on_a_cpu() -> None:
     assert load_base("tiny", "inference").dtype == inference_dtype(load_config("tiny")) == torch.float32

@@ -1,4 +1,4 @@
-"""The keys and values of a shared beginning, computed once, change nothing of what is written."""
+"""A prefix cache doesn't change the generated text."""
 
 import pytest
 import torch
@@ -23,32 +23,32 @@ def gpt2(tokenizer):
 
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_text_is_the_same_as_without_it(model, tokenizer, positions: str, temperature: float) -> None:
+def test_same_text_as_without_the_cache(model, tokenizer, positions: str, temperature: float) -> None:
     model = gpt2(tokenizer) if positions == "learned" else model
     tokens = tokenizer(PROMPTS)["input_ids"]
     prefix = PrefixCache.of(model, common_prefix(tokens))
     assert len(prefix.tokens) > 10
     plain = generate(model, tokenizer, PROMPTS, 24, temperature, stop=["q"], seed=[3, 4, 5, 6])
-    for _ in range(2):  # it can be used again
+    for _ in range(2):  # it is reusable
         batches = generate_batches(
             model, tokenizer, PROMPTS, 24, temperature, stop=["q"], seed=[3, 4, 5, 6], prefix=prefix
         )
-        assert {row.index: row.text for batch in batches for row in batch} == dict(enumerate(plain))
+        assert {generated.row: generated.text for batch in batches for generated in batch} == dict(enumerate(plain))
     assert len(set(plain)) == len(plain)
 
 
-def test_a_model_that_keeps_a_state_instead_has_none(tokenizer) -> None:
+def test_a_recurrent_model_has_no_prefix_cache(tokenizer) -> None:
     config = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, state_size=4)
     assert PrefixCache.of(MambaForCausalLM(config), [5, 6, 7]) is None
 
 
-def test_common_prefix_leaves_a_token_of_each() -> None:
+def test_common_prefix_leaves_one_token_of_each_prompt() -> None:
     assert common_prefix([[1, 2, 3], [1, 2, 4]]) == [1, 2]
     assert common_prefix([[1, 2], [1, 2, 4]]) == [1]
     assert common_prefix([[1, 2], [2]]) == []
 
 
-def test_a_batch_reads_what_its_prompts_begin_with_once(model, tokenizer) -> None:
+def test_a_batch_computes_its_common_prefix_once(model, tokenizer) -> None:
     seen: list[torch.Size] = []
     hook = model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
@@ -60,9 +60,9 @@ def test_a_batch_reads_what_its_prompts_begin_with_once(model, tokenizer) -> Non
     assert seen == [(1, shared), (len(PROMPTS), max(map(len, tokens)) - shared)]
 
 
-def test_families_are_rows_about_one_text() -> None:
+def test_families_group_rows_about_one_text() -> None:
     texts = [[1, 2, 3, *range(1000 * k, 1000 * k + 100)] for k in range(1, 4)]
     rows = [[*texts[k % 3], 10 + k, 20 + k] for k in range(12)] + [[1, 2, 3, 3000], [7]]
     assert families(rows) == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11], [12, 13]]
-    assert families(rows[:3]) == [[0, 1, 2]]  # three different texts: the chat template's beginning is not worth it
+    assert families(rows[:3]) == [[0, 1, 2]]  # three different texts share only the chat template
     assert families([]) == []

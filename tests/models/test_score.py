@@ -1,4 +1,4 @@
-"""Scores against their definition, whatever the batches."""
+"""Scores equal their definition, independently of batches."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_a_score_is_the_sum_of_the_completions_log_probabilities(
         assert score.mean == pytest.approx(expected / len(after), rel=1e-4)
 
 
-def test_what_many_prompts_begin_with_is_read_once(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_common_prefix_is_computed_once(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     texts = ["Yeast makes gas. " * 12, "A loaf has a crust. " * 9]
     prompts = [text + question for text in texts for question in ("What?", "Who bakes the bread?", "And then?", "Why?")]
     completions = ["gas", "the baker does it", "It rises.", "so"] * 2
@@ -42,7 +42,7 @@ def test_what_many_prompts_begin_with_is_read_once(model: PreTrainedModel, token
     assert len(seen) == 4 and sum(seen) < whole / 2
 
 
-def test_no_logits_are_made_of_a_prompts_inside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_no_logits_are_computed_inside_a_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     seen: list[int] = []
     model.lm_head.register_forward_hook(lambda head, inputs, logits: seen.append(logits.shape[:2].numel()))
     prompt = tokenizer(PROMPTS[0] * 30)["input_ids"]
@@ -50,7 +50,7 @@ def test_no_logits_are_made_of_a_prompts_inside(model: PreTrainedModel, tokenize
     assert len(prompt) > 200 and seen == [score.tokens + 1]
 
 
-def test_empty_sides_and_unequal_lists_are_refused(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_empty_texts_and_unequal_lists_are_refused(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="row 1 has an empty completion"):
         log_probs(model, tokenizer, ["a", "b"], ["c", ""])
     with pytest.raises(ValueError, match="row 0 has an empty prompt"):
@@ -59,7 +59,7 @@ def test_empty_sides_and_unequal_lists_are_refused(model: PreTrainedModel, token
         log_probs(model, tokenizer, ["a", "b"], ["c"])
 
 
-def test_the_head_reads_its_hidden_states_in_one_piece(model, tokenizer) -> None:
+def test_the_head_gets_contiguous_hidden_states(model, tokenizer) -> None:
     pieces: list[bool] = []
     plain = model.get_output_embeddings().register_forward_hook(
         lambda _, args, __: pieces.append(args[0].is_contiguous())

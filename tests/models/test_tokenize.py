@@ -1,4 +1,4 @@
-"""The loss is where it should be, seen by decoding it; prose is trained once; what cannot work is told before."""
+"""The decoded loss covers the right text, prose is trained once, and `preflight` reports problems."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trained(row: dict[str, Any]) -> list[int]:
 
 
 def config(tokenizer: Any, **changes: Any) -> Any:
-    """The part of a model's configuration that the check reads."""
+    """The part of a model's configuration that `preflight` reads."""
     values = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, **changes}
     return SimpleNamespace(get_text_config=lambda: SimpleNamespace(**values))
 
@@ -64,7 +64,7 @@ def test_messages_give_the_same_sequences(write: Write, chat_tokenizer: Any) -> 
     assert "Be brief." in chat_tokenizer.decode(sft[0]["input_ids"])
 
 
-def test_end_of_text_inside_a_question_or_equal_to_the_padding_stays_where_it_is() -> None:
+def test_eos_inside_a_question_or_equal_to_padding_is_kept() -> None:
     tokenizer = make_tokenizer(["<|end|>"], bos_token="<|end|>", eos_token="<|end|>", pad_token="<|end|>")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ 'Q: ' + m.content + '\nA:' if m.role == 'user' else ' ' + m.content + eos_token }}"
@@ -86,19 +86,19 @@ def test_windows_predict_every_token_once(ids: list[int], length: int) -> None:
 
 @QUICK
 @given(text=st.text(st.characters(codec="utf-8"), max_size=200), length=st.integers(2, 70))
-def test_all_prose_and_its_end_are_in_the_loss_once(gpt2_tokenizer: Any, text: str, length: int) -> None:
+def test_prose_and_eos_are_in_the_loss_once(gpt2_tokenizer: Any, text: str, length: int) -> None:
     tokens, report = tokenize(Dataset.from_dict({"text": [text]}), gpt2_tokenizer, length)
     assert gpt2_tokenizer.decode([t for row in tokens for t in trained(row)]) == text + "<|endoftext|>"
     assert max(tokens["length"]) <= length and not report.too_long
     assert all(row["labels"][0] == IGNORED for row in tokens), "nothing stands before the first token of a window"
 
 
-def test_prose_begins_with_the_begin_of_text_where_there_is_one(chat_tokenizer: Any) -> None:
+def test_prose_begins_with_bos_if_there_is_one(chat_tokenizer: Any) -> None:
     tokens, _ = tokenize(Dataset.from_dict({"text": ["A heron."]}), chat_tokenizer, 64)
     assert chat_tokenizer.decode(tokens[0]["input_ids"]) == "<|endoftext|>A heron.<|im_end|>"
 
 
-def test_a_pair_that_is_too_long_is_left_out_and_named(write: Write, chat_tokenizer: Any) -> None:
+def test_a_pair_that_is_too_long_is_dropped_and_reported(write: Write, chat_tokenizer: Any) -> None:
     path = write(body=f"::instruction::\n### Q\nShort?\n### A\nYes.\n### Q\nLong?\n### A\n{TEXT}\n")
     rows = load_dlm(path, split="train")
     whole, _ = tokenize(rows, chat_tokenizer, 10_000)
@@ -110,8 +110,8 @@ def test_a_pair_that_is_too_long_is_left_out_and_named(write: Write, chat_tokeni
     assert list(tokens) == list(whole) and not report.too_long
 
 
-def test_nothing_left_to_train_is_an_error(chat_tokenizer: Any) -> None:
-    with pytest.raises(DlmError, match=r"No token is left in the loss.*row 0 \(\d+ tokens\).*max_length is 4"):
+def test_no_tokens_in_the_loss_is_an_error(chat_tokenizer: Any) -> None:
+    with pytest.raises(DlmError, match=r"No tokens are left in the loss.*row 0 \(\d+ tokens\).*max_length is 4"):
         tokenize(pairs(("q", "a")), chat_tokenizer, 4)
 
 
@@ -146,21 +146,21 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_check_tells_what_a_template_would_spoil(chat_tokenizer: Any, name: str) -> None:
-    template, problem = TEMPLATES[name]
+def test_preflight_reports_a_bad_template(chat_tokenizer: Any, name: str) -> None:
+    template, pattern = TEMPLATES[name]
     tokenizer = make_tokenizer(["<|im_start|>", "<|im_end|>"], eos_token="<|im_end|>")
     tokenizer.chat_template = template
-    (found,) = preflight(tokenizer, config(tokenizer), pairs(("q", "a")))
-    assert re.search(problem, found)
+    (problem,) = preflight(tokenizer, config(tokenizer), pairs(("q", "a")))
+    assert re.search(pattern, problem)
     assert preflight(chat_tokenizer, config(chat_tokenizer), pairs(("q", "a"))) == []
 
 
-def test_another_models_tokenizer_is_told(chat_tokenizer: Any) -> None:
-    (found,) = preflight(chat_tokenizer, config(chat_tokenizer, vocab_size=100), pairs(("q", "a")))
-    assert "token ids up to" in found and "vocabulary has 100" in found
+def test_preflight_reports_another_models_tokenizer(chat_tokenizer: Any) -> None:
+    (problem,) = preflight(chat_tokenizer, config(chat_tokenizer, vocab_size=100), pairs(("q", "a")))
+    assert "token ids up to" in problem and "vocabulary has 100" in problem
 
 
-def test_the_model_may_end_its_turn_with_one_of_several_tokens(chat_tokenizer: Any) -> None:
+def test_a_turn_may_end_with_any_eos_token(chat_tokenizer: Any) -> None:
     tokenizer = make_tokenizer(["<|eot|>", "<|end|>"], eos_token="<|end|>")
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|eot|>{% endfor %}"
     several = config(tokenizer, eos_token_id=[tokenizer.convert_tokens_to_ids("<|eot|>"), tokenizer.eos_token_id])
@@ -168,25 +168,23 @@ def test_the_model_may_end_its_turn_with_one_of_several_tokens(chat_tokenizer: A
     assert preflight(tokenizer, config(tokenizer), pairs(("q", "a")))
 
 
-def test_rows_of_another_kind_are_refused(write: Write, chat_tokenizer: Any) -> None:
+def test_rows_with_other_columns_are_refused(write: Write, chat_tokenizer: Any) -> None:
     rows = load_dlm(write(), "preference", split="train")
     with pytest.raises(DlmError, match="prompt and completion, or messages, or text"):
         tokenize(rows, chat_tokenizer, 64)
 
 
-def test_padding_is_the_own_token_else_a_spare_one_else_the_end_of_text(
-    chat_tokenizer: Any, gpt2_tokenizer: Any
-) -> None:
+def test_padding_uses_the_pad_token_then_a_spare_one_then_eos(chat_tokenizer: Any, gpt2_tokenizer: Any) -> None:
     assert pad_token(chat_tokenizer) == ("<|pad|>", None)
     token, note = pad_token(make_tokenizer(["<|end|>", "<|reserved_0|>"], eos_token="<|end|>"))
     assert token == "<|reserved_0|>" and note and "spare" in note
     token, note = pad_token(gpt2_tokenizer)
     assert token == "<|endoftext|>" and note and "by position" in note and gpt2_tokenizer.pad_token is None
-    with pytest.raises(DlmError, match="no pad token"):
+    with pytest.raises(DlmError, match="no pad, spare or EOS token"):
         pad_token(make_tokenizer(["<|x|>"]))
 
 
-def test_the_stock_trainer_prepares_the_same_ids_and_labels(write: Write, chat_tokenizer: Any, tmp_path: Path) -> None:
+def test_same_ids_and_labels_as_the_stock_trainer(write: Write, chat_tokenizer: Any, tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 

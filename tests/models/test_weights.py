@@ -1,4 +1,4 @@
-"""Where tensors lie: one file or shards, a folder or the Hub's cache; what is missing or damaged is named."""
+"""Find tensors in a file or shards, in a folder or the Hub's cache; missing and damaged files are reported."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def refused(base: str, match: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_shards_and_a_single_file_say_the_same(random_base: Path, sharded: Path) -> None:
+def test_shards_equal_a_single_file(random_base: Path, sharded: Path) -> None:
     one, many = find_weights(str(random_base)), find_weights(str(sharded))
     assert (one.folder, one.revision) == (random_base, None)
     assert len(set(many.files.values())) > 2
@@ -53,30 +53,30 @@ def test_the_cache_of_the_hub_is_found_with_its_commit(
     weights = find_weights("hf:baker/notes")
     assert weights.revision == COMMIT
     assert "model.norm.weight" in weights.files
-    refused("hf:baker/other", "cannot be had")
+    refused("hf:baker/other", "Can't get")
 
 
-def test_missing_shards_are_named(sharded: Path) -> None:
+def test_missing_shards_are_reported(sharded: Path) -> None:
     gone = sorted(sharded.glob("model-*.safetensors"))[1:3]
     for shard in gone:
         shard.unlink()
     refused(str(sharded), f"Shards are missing: {gone[0].name}, {gone[1].name}")
 
 
-def test_what_is_no_safetensors_model_is_said(sharded: Path, tmp_path: Path) -> None:
+def test_a_malformed_model_is_reported(sharded: Path, tmp_path: Path) -> None:
     shard = next(sharded.glob("model-*.safetensors"))
     content = shard.read_bytes()
     shard.write_bytes(content[:-10])
-    refused(str(sharded), f"{shard.name}: It is not a whole safetensors file")
+    refused(str(sharded), f"{shard.name}: Not a complete safetensors file")
     shard.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n")
-    refused(str(sharded), f"{shard.name}: It is not a whole safetensors file")
+    refused(str(sharded), f"{shard.name}: Not a complete safetensors file")
     index = json.loads((sharded / INDEX).read_text())
     shard.write_bytes(content)
     (sharded / INDEX).write_text(json.dumps({"weight_map": index["weight_map"] | {"model.extra": shard.name}}))
-    refused(str(sharded), "not a whole safetensors file.*model.extra")
+    refused(str(sharded), "Not a complete safetensors file.*model.extra")
     (sharded / INDEX).write_text("[]")
-    refused(str(sharded), "no index of safetensors files")
+    refused(str(sharded), "Not an index of safetensors files")
     (sharded / INDEX).unlink()
     (sharded / "pytorch_model.bin").touch()
-    refused(str(sharded), r"Weights in \.bin files are not read")
-    refused(str(tmp_path / "nowhere"), "There is no base model")
+    refused(str(sharded), r"Weights in \.bin files are not supported")
+    refused(str(tmp_path / "nowhere"), "Unknown base model")

@@ -1,4 +1,4 @@
-"""A curriculum moves on by accuracy over a window, never back, and a restart changes nothing."""
+"""A curriculum advances by mean accuracy over a window, never goes back, and survives a restart."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_the_next_stage_begins_when_a_whole_window_reaches_the_threshold():
     assert curriculum.task is STAGES[0]
     assert curriculum.observe(accuracy(0.5))  # mean of the last two: 0.75
     assert curriculum.task is STAGES[1]
-    # The window of the new stage is its own.
+    # The new stage starts with an empty window.
     assert [curriculum.observe(accuracy(1.0)) for _ in range(2)] == [False, True]
 
 
-def test_the_last_stage_stays():
+def test_the_last_stage_never_ends():
     curriculum = Curriculum(STAGES, window=1)
     assert [curriculum.observe(accuracy(1.0)) for _ in range(5)] == [True, True, False, False, False]
     assert curriculum.task is STAGES[2]
@@ -74,11 +74,11 @@ def test_a_restart_changes_nothing(values: list[float], at: int, window: int):
         ({"stages": STAGES, "window": 0}, "window is 0"),
     ],
 )
-def test_misuse_is_told(arguments: dict, words: str):
+def test_invalid_arguments_are_refused(arguments: dict, words: str):
     with pytest.raises(DlmError, match=words):
         Curriculum(**arguments)
 
 
 def test_a_checkpoint_with_more_stages_is_refused():
-    with pytest.raises(DlmError, match=r"stage 3 of its curriculum; this one has 2"):
+    with pytest.raises(DlmError, match=r"at stage 3, but the curriculum has 2"):
         Curriculum(STAGES[:2]).load_state_dict({"stage": 2, "recent": []})

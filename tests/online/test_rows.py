@@ -1,4 +1,4 @@
-"""Rows of a step: the same whoever asks for them, drawn again when rejected, checked, and kept as lines of JSON."""
+"""Rows of a step: independent of the batch, drawn again when rejected, checked, and recorded as JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rows(drafts: list[Draft]) -> dict[int, Draft]:
 
 
 @pytest.mark.parametrize("kind", [Letters, CheckedLetters, SaidLetters])
-def test_a_row_is_the_same_alone_and_among_others(author: FrozenBase, tokenizer, kind: type[Letters]) -> None:
+def test_a_row_is_the_same_alone_and_in_a_batch(author: FrozenBase, tokenizer, kind: type[Letters]) -> None:
     task = kind(rejecting="half")
     write = partial(write_rows, task, author, partial(encode, tokenizer=tokenizer), seed=1, step=7, attempts=3)
     together = write(indices=range(12)).drafts
@@ -48,7 +48,7 @@ def test_a_row_is_the_same_alone_and_among_others(author: FrozenBase, tokenizer,
     assert not {d.generated for d in other.drafts} & {d.generated for d in together}
 
 
-def test_a_rejected_row_is_drawn_again_a_few_times(author: FrozenBase, tokenizer) -> None:
+def test_a_rejected_row_is_drawn_again(author: FrozenBase, tokenizer) -> None:
     write = partial(write_rows, author=author, encode=partial(encode, tokenizer=tokenizer), seed=0, step=0)
     drafts = write(Letters(rejecting="half"), indices=range(16), attempts=3).drafts
     for index in range(16):
@@ -64,7 +64,7 @@ def test_a_rejected_row_is_drawn_again_a_few_times(author: FrozenBase, tokenizer
     assert written.new_tokens >= len(written.drafts)
 
 
-def test_rows_are_kept_that_the_base_confirms(author: FrozenBase, tokenizer) -> None:
+def test_only_confirmed_rows_are_kept(author: FrozenBase, tokenizer) -> None:
     task = CheckedLetters()
     drafts = write_rows(
         task, author, partial(encode, tokenizer=tokenizer), seed=0, step=0, indices=range(16), attempts=1
@@ -82,7 +82,7 @@ def test_rows_are_kept_that_the_base_confirms(author: FrozenBase, tokenizer) -> 
     assert 0 < len(kept) < 16
 
 
-def test_a_task_that_asks_nothing_needs_no_author(tokenizer) -> None:
+def test_a_task_without_generation_needs_no_author(tokenizer) -> None:
     drafts = write_rows(
         Letters(max_new_tokens=0),
         AskedTeacher(None),
@@ -95,7 +95,7 @@ def test_a_task_that_asks_nothing_needs_no_author(tokenizer) -> None:
     assert len(rows(drafts)) == 3
 
 
-def test_a_teacher_gives_the_same_rows_in_any_company(model, tokenizer) -> None:
+def test_a_teachers_rows_do_not_depend_on_the_batch(model, tokenizer) -> None:
     author = AskedTeacher(LocalTeacher(model, tokenizer, "hf:random", "0", context=None))
     write = partial(write_rows, Letters(), author, partial(encode, tokenizer=tokenizer), seed=0, step=0)
     written = write(indices=range(6))
@@ -104,7 +104,7 @@ def test_a_teacher_gives_the_same_rows_in_any_company(model, tokenizer) -> None:
     assert all("q" not in draft.generated and "\n" not in draft.generated for draft in written.drafts)
 
 
-def test_replies_that_fail_are_rejected(model, tokenizer) -> None:
+def test_failed_replies_are_rejected(model, tokenizer) -> None:
     author = AskedTeacher(LocalTeacher(model, tokenizer, "hf:random", "0", context=20))  # too short for the prompts
     drafts = write_rows(
         Letters(), author, partial(encode, tokenizer=tokenizer), seed=0, step=0, indices=[0], attempts=2
@@ -112,7 +112,7 @@ def test_replies_that_fail_are_rejected(model, tokenizer) -> None:
     assert [draft.outcome for draft in drafts] == [Reject("no reply")] * 2
 
 
-def test_the_lines_of_any_tasks_are_one_dataset(author: FrozenBase, tokenizer, tmp_path: Path) -> None:
+def test_records_of_different_tasks_form_one_dataset(author: FrozenBase, tokenizer, tmp_path: Path) -> None:
     lines = []
     for step, task in enumerate([Letters(rejecting="half"), Letters(choices=False)]):
         written = write_rows(task, author, partial(encode, tokenizer=tokenizer), seed=0, step=step, indices=range(6))
@@ -127,7 +127,7 @@ def test_the_lines_of_any_tasks_are_one_dataset(author: FrozenBase, tokenizer, t
     assert [label for label in row["labels"] if label != -100] == tokenizer(row["target"])["input_ids"]
 
 
-def test_a_text_and_its_target_stand_side_by_side(tokenizer) -> None:
+def test_a_target_follows_its_text(tokenizer) -> None:
     encoded = encode(Example("What lifts", " the dough"), tokenizer)
     ids = tokenizer("What lifts")["input_ids"] + tokenizer(" the dough")["input_ids"]
     assert encoded.input_ids == ids
@@ -136,7 +136,7 @@ def test_a_text_and_its_target_stand_side_by_side(tokenizer) -> None:
     assert encode(Example("What lifts", " the dough"), tokenizer, max_length=len(ids) - 1) == Reject("too long")
 
 
-def test_messages_become_what_the_dataset_path_makes_of_them(tokenizer) -> None:
+def test_messages_are_encoded_like_dataset_rows(tokenizer) -> None:
     prompt = [{"role": "user", "content": "What lifts the dough?"}]
     encoded = encode(Example(prompt, "The gas."), tokenizer)
     pair = {"prompt": [prompt], "completion": [[{"role": "assistant", "content": "The gas."}]]}
@@ -145,7 +145,7 @@ def test_messages_become_what_the_dataset_path_makes_of_them(tokenizer) -> None:
     assert (encoded.input_ids, encoded.labels) == (expected["input_ids"], expected["labels"])
 
 
-def test_choices_are_tokens_where_that_can_be_had(tokenizer) -> None:
+def test_choices_are_tokens_if_possible(tokenizer) -> None:
     assert encode(Example("A or B?", "B", LABELS), tokenizer).choices == tuple(tokenizer("ABCDE")["input_ids"])
     assert encode(Example("Which?", "the baker", ("the baker", "yeast")), tokenizer).choices == ()
     with pytest.raises(DlmError, match="one token each"):
@@ -160,7 +160,7 @@ def test_messages_without_a_template_are_refused(tokenizer, monkeypatch: pytest.
 
 @pytest.mark.parametrize("padding_free", [False, True])
 @pytest.mark.parametrize("multiple", [None, 16])
-def test_a_batch_comes_apart_into_its_rows(padding_free: bool, multiple: int | None) -> None:
+def test_a_batch_is_taken_apart_into_its_rows(padding_free: bool, multiple: int | None) -> None:
     rows = [Encoded([0, 7, 0, 8], 2).row, Encoded([5, 6], 1).row, Encoded([1, 0, 0, 0, 0, 3], 3).row]
     collator = DataCollatorForLanguageModeling(0, padding_free=padding_free, pad_to_multiple_of=multiple)
     assert rows_of(collator(rows)) == rows

@@ -278,22 +278,22 @@ def test_bad_input_is_one_line_before_weights_are_loaded(recipe: Recipe, random_
         (("--n", 0), "n is 0"),
         (("--n", "many"), "--n: invalid int"),
         (("--rows", 3), "not used"),
-        (("--stages", "[{]"), "stages is no JSON"),
-        (("--stages", "[3]"), "no list of mappings"),
-        (("--stages", "[{}, {}, {}]"), "3 stages cannot be spread over 1 steps"),
+        (("--stages", "[{]"), "stages isn't valid JSON"),
+        (("--stages", "[3]"), "isn't a list of mappings"),
+        (("--stages", "[{}, {}, {}]"), "3 stages can't be spread over 1 steps"),
         (("--stages", '[{"loss": "labels"}]'), "loss='labels'"),
-        (("--stages", '[{"letters": 3}]'), "cannot be made"),
-        (("--task", "mcbs"), "no task 'mcbs'"),
+        (("--stages", '[{"letters": 3}]'), "can't be created"),
+        (("--task", "mcbs"), "Unknown task 'mcbs'"),
         (("--task", f"{own}:Broken"), "fails: AttributeError"),
-        (("--task", f"{tmp_path}/no.py:Broken"), "no such file"),
+        (("--task", f"{tmp_path}/no.py:Broken"), "No such file"),
         (("--task", "prose_qa"), "needs notes"),
         (("--task", SAID), "no chat template"),
         (("--teacher", "self"), "adapter of a document"),
-        (("--teacher", "gpt"), "'gpt' is no teacher"),
+        (("--teacher", "gpt"), "Unknown teacher 'gpt'"),
         (("--base_model", "tinny"), "Did you mean 'tiny'"),
         (("--notes", "no.dlm"), "no.dlm"),
         (("--out", f"{own}/below"), "cannot be written"),
-        ((), "cannot be loaded"),  # what comes when all the rest is right
+        ((), "Can't load"),  # what comes when all the rest is right
     ):
         with pytest.raises(DlmError, match=words) as caught:
             recipe("--n", 8, "--base_model", bare, *settings)

@@ -34,7 +34,7 @@ from dlm_trl.synth.ledger import Ledger, run_lock
 from dlm_trl.synth.plan import plan
 from dlm_trl.synth.report import Stage
 from dlm_trl.synth.staging import Staged, applied, staged
-from dlm_trl.teachers.load import survey
+from dlm_trl.teachers.load import inspect_teacher
 from dlm_trl.teachers.openai import OpenAITeacher
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 from tests.synth.writer import HEAD, TOPICS, asked, listed, notes, pair, prose, topic_of, write, written
@@ -140,7 +140,7 @@ def test_a_local_teacher_can_be_quantised(path: Path) -> None:
     synthesize(path, settings)
     entry = next(Ledger(read(path)).entries())
     keys = {
-        how: {ask.request.key for ask in plan(read(path), settings, survey("hf:tiny", read(path), how))}
+        how: {ask.request.key for ask in plan(read(path), settings, inspect_teacher("hf:tiny", read(path), how))}
         for how in (None, "4bit")
     }
     assert entry["key"] in keys["4bit"] - keys[None]

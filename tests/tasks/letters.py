@@ -1,4 +1,4 @@
-"""An online task that any base can serve, good or bad: whatever it writes is the question, a letter the answer."""
+"""A task that works with any base: its text is the question, and a letter the answer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ LABELS = tuple("ABCDE")
 
 @dataclass
 class Letters:
-    """rejecting: what it turns down: "nothing", a share of the texts by the sum of their
-    characters ("few", "half", "most"), or "all"."""
+    """rejecting: which texts to reject, by the sum of their characters: "nothing", "few", "half", "most", "all"."""
 
     rejecting: str = "nothing"
     loss: Literal["full", "labels"] = "full"
@@ -49,7 +48,7 @@ class Letters:
 
 
 class CheckedLetters(Letters):
-    """Its rows are asked about once more, and the base's reply has to be short."""
+    """Rows are checked in a second round: the length of the reply has to be even."""
 
     def check_prompts(self, items: Sequence[str], generated: Sequence[str]) -> list[str | Messages]:
         return [[{"role": "user", "content": f"{text}?"}] for text in generated]
@@ -59,7 +58,7 @@ class CheckedLetters(Letters):
 
 
 class SaidLetters(Letters):
-    """In messages, asking and training."""
+    """Prompts and rows are messages."""
 
     prefix = ""
 

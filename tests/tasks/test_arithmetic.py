@@ -1,4 +1,4 @@
-"""Arithmetic: every row that is trained on is true, whoever wrote its question."""
+"""Arithmetic: every training row is true, whoever wrote its question."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError
-from dlm_trl.tasks.arithmetic import Arithmetic, Sum, calculate
+from dlm_trl.tasks.arithmetic import Arithmetic, ArithmeticItem, calculate
 from dlm_trl.tasks.protocol import Example, Reject
 
 
@@ -36,7 +36,7 @@ numbers = st.integers(0, 10**9)
 
 @given(first=numbers, rest=st.lists(st.tuples(st.sampled_from("+-*/"), numbers), min_size=1, max_size=5))
 @settings(deadline=None)
-def test_calculates_as_python_does(first: int, rest: list[tuple[str, int]]):
+def test_calculates_like_python(first: int, rest: list[tuple[str, int]]):
     text = f"What is {first}" + "".join(f" {sign} {number}" for sign, number in rest) + "?"
     exact = f"Fraction({first})" + "".join(f" {sign} Fraction({number})" for sign, number in rest)
     try:
@@ -69,26 +69,26 @@ def test_calculates_as_python_does(first: int, rest: list[tuple[str, int]]):
         ("", None),
     ],
 )
-def test_reads_one_expression_or_none(text: str, value: Fraction | int | None):
+def test_parses_one_expression_or_none(text: str, value: Fraction | int | None):
     assert calculate(text) == value
 
 
 @pytest.mark.parametrize(
-    ("question", "fate"),
+    ("question", "outcome"),
     [
         (
             " What is 40 + 2?",
             Example("Question: What is 40 + 2?\nAnswer:", " 42\n", facts={"question": "What is 40 + 2?"}),
         ),
         (" What is 40 + 3?", Reject("wrong")),
-        (" What is the answer?", Reject("no calculation")),
+        (" What is the answer?", Reject("no expression")),
         ("  ", Reject("empty")),
     ],
 )
-def test_questions_by_the_base_are_calculated_first(question: str, fate: Example | Reject):
+def test_questions_of_the_base_are_evaluated(question: str, outcome: Example | Reject):
     task = Arithmetic(questions="base")
-    item = Sum(42, "1 + 41", "What is {}?")
-    assert task.examples([item], [question]) == [fate]
+    item = ArithmeticItem(42, "1 + 41", "What is {}?")
+    assert task.examples([item], [question]) == [outcome]
     (prompt,) = task.prompts([item])
     assert prompt.startswith(task.prefix)
     assert prompt.endswith("\n\nAnswer: 42\nQuestion:")
@@ -100,17 +100,17 @@ def test_the_few_shot_questions_are_true():
         assert calculate(question.removeprefix("Question: ")) == int(answer.removeprefix("Answer: "))
 
 
-def test_a_template_asks_the_base_nothing():
+def test_templates_do_not_need_the_base():
     assert Arithmetic().max_new_tokens == 0 < Arithmetic(questions="base").max_new_tokens
 
 
-def test_accuracy_is_of_whole_answers():
-    rows = Arithmetic().examples([Sum(12, "5 + 7", "What is {}?")] * 2, ["", ""])
+def test_accuracy_compares_whole_answers():
+    rows = Arithmetic().examples([ArithmeticItem(12, "5 + 7", "What is {}?")] * 2, ["", ""])
     assert Arithmetic().metrics(rows, [" 12\n", " 1\n"]) == {"accuracy": 0.5}
     assert Arithmetic().metrics([], []) == {}
 
 
 @pytest.mark.parametrize("options", [{"operations": ""}, {"operations": "+/"}, {"digits": 0}])
-def test_misuse_is_told(options: dict):
+def test_invalid_options_are_refused(options: dict):
     with pytest.raises(DlmError):
         Arithmetic(**options)

@@ -20,7 +20,7 @@ class Echo:
 """
 
 
-def test_each_stage_is_the_task_with_its_options() -> None:
+def test_one_task_per_stage() -> None:
     easy, hard = load_tasks("mcsb", [{"choices": 3}, {"choices": [5, 9], "labels": ["upper", "digits"]}],
                             tokenizer=TOKENIZER)  # fmt: skip
     assert isinstance(easy, Mcsb) and isinstance(hard, Mcsb)
@@ -28,7 +28,7 @@ def test_each_stage_is_the_task_with_its_options() -> None:
     assert load_tasks("arithmetic", tokenizer=TOKENIZER) == [Arithmetic()]
 
 
-def test_near_distractors_wait_for_the_embeddings() -> None:
+def test_near_distractors_are_random_without_embeddings() -> None:
     stage = {"choices": 3, "distractors": "near"}
     (checked,) = load_tasks("mcsb", [stage], tokenizer=TOKENIZER)
     assert isinstance(checked, Mcsb) and checked.distractors == "random"
@@ -39,47 +39,47 @@ def test_near_distractors_wait_for_the_embeddings() -> None:
     assert isinstance(task, Mcsb) and task.distractors == "near"
 
 
-def test_a_task_of_ones_own_comes_from_its_file(tmp_path: Path) -> None:
+def test_a_users_task_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     first, second = load_tasks(f"{tmp_path}/own.py:Echo", [{}, {"words": 3}], tokenizer=TOKENIZER)
     assert (first.name, first.words, second.words) == ("echo", 2, 3)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
-        ("mcbs", {}, "one of mcsb, arithmetic, prose_qa, or FILE.py:NAME"),
+        ("mcbs", {}, "Use mcsb, arithmetic, prose_qa, or FILE.py:NAME"),
         ("mcsb", {"choice": 3}, "has no option choice.*choices, labels, loss"),
         ("mcsb", {"tokenizer": 3}, "has no option tokenizer"),
-        ("mcsb", {"choices": 12}, "12 choices cannot be labelled"),
-        ("mcsb", {"choices": "many"}, "cannot have choices='many'.*valid integer or .*valid tuple"),
-        ("mcsb", {"loss": "label"}, "cannot have loss='label'. Input should be 'full' or 'labels'"),
+        ("mcsb", {"choices": 12}, "12 choices don't fit the labels"),
+        ("mcsb", {"choices": "many"}, "Invalid choices='many'.*valid integer or .*valid tuple"),
+        ("mcsb", {"loss": "label"}, "Invalid loss='label' for the task mcsb. Input should be 'full' or 'labels'"),
         ("mcsb", {"distractors": "nearest"}, "'random' or 'near'"),
         ("mcsb", {"split": "heldout"}, "'train' or 'held_out'"),
         ("arithmetic", {"questions": "model"}, "'template' or 'base'"),
-        ("arithmetic", {"digits": "2"}, "cannot have digits='2'"),
-        ("arithmetic", {"operations": "%"}, "no operations '%'"),
+        ("arithmetic", {"digits": "2"}, "Invalid digits='2'"),
+        ("arithmetic", {"operations": "%"}, "Unknown operations '%'"),
         ("prose_qa", {}, "needs notes"),
-        ("nowhere.py:Echo", {}, "no such file"),
+        ("nowhere.py:Echo", {}, "No such file"),
     ],
 )
-def test_what_cannot_be_opened_is_said_in_one_line(name: str, options: dict, said: str) -> None:
-    with pytest.raises(DlmError, match=said):
+def test_unknown_names_and_options_are_refused(name: str, options: dict, message: str) -> None:
+    with pytest.raises(DlmError, match=message):
         load_tasks(name, [options], tokenizer=TOKENIZER)
 
 
-def test_a_broken_file_and_a_missing_name_are_errors_without_a_traceback(tmp_path: Path) -> None:
+def test_a_broken_file_and_a_missing_name_are_dlm_errors(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     with pytest.raises(DlmError, match="ModuleNotFoundError"):
         load_tasks(f"{tmp_path}/broken.py:Echo", tokenizer=TOKENIZER)
     with pytest.raises(DlmError, match="no class or function 'Other'"):
         load_tasks(f"{tmp_path}/own.py:Other", tokenizer=TOKENIZER)
-    with pytest.raises(DlmError, match="cannot be made"):
+    with pytest.raises(DlmError, match="can't be created"):
         load_tasks(f"{tmp_path}/own.py:Echo", [{"letters": 2}], tokenizer=TOKENIZER)
 
 
-def test_questions_about_prose_read_the_documents() -> None:
+def test_prose_qa_gets_the_documents() -> None:
     notes = parse("---\ndlm_id: 01JTRX0000000000000000000A\nbase_model: tiny\n---\nA loaf is made of 500 g of flour.\n")
     (task,) = load_tasks("prose_qa", tokenizer=TOKENIZER, documents=[notes])
     assert "500 g" in [span.text for span in task.spans]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Multiple-choice symbol binding: the answer is known by construction, whatever the tokenizer and whoever describes."""
+"""Multiple-choice symbol binding: the answer is correct by construction, for any tokenizer and description."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def task_of(tokenizer, **options) -> Mcsb:
     return Mcsb(tokenizer, words=WORDS, **options)
 
 
-def coded(tokenizer, text: str) -> list[int]:
+def encoded(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_labels_are_written_as_the_tokenizer_writes_them(kind):
+def test_labels_follow_the_tokenizer(kind):
     name, tokenizer = kind
     assert bind(tokenizer, "ABCDE").targets[0] == ("A" if name == "llama2" else " A")
     digits = bind(tokenizer, "12345")
@@ -46,7 +46,7 @@ def test_labels_are_written_as_the_tokenizer_writes_them(kind):
 
 
 @pytest.mark.parametrize("labels", LABEL_STYLES)
-def test_prompt_and_target_read_as_one_text(kind, labels: str):
+def test_prompt_and_target_tokenise_as_one_text(kind, labels: str):
     _, tokenizer = kind
     task = task_of(tokenizer, choices=(2, 9), labels=labels)
     items = task.draw(random.Random(0), 20)
@@ -54,12 +54,12 @@ def test_prompt_and_target_read_as_one_text(kind, labels: str):
         at = item.options.index(item.word)
         text = row.prompt.rstrip(" ") + " " + item.labels[at]
         assert text.splitlines()[1 + at] == f"{item.labels[at]}) {item.word}"
-        assert coded(tokenizer, row.prompt) + coded(tokenizer, row.target) == coded(tokenizer, text)
-        assert [coded(tokenizer, c) for c in row.choices] == [[token] for token in item.bound.ids]
+        assert encoded(tokenizer, row.prompt) + encoded(tokenizer, row.target) == encoded(tokenizer, text)
+        assert [encoded(tokenizer, c) for c in row.choices] == [[token] for token in item.bound.ids]
         assert row.target == row.choices[at]
 
 
-def test_words_are_one_token_behind_a_space(kind):
+def test_words_are_one_token_after_a_space(kind):
     _, tokenizer = kind
     task = Mcsb(tokenizer, words=[*WORDS, "chrysanthemum", "river bank"], held_out=0.0)
     assert task.words == WORDS
@@ -80,7 +80,7 @@ def test_labels_of_several_tokens_are_an_error(gpt2):
 
 @given(seed=st.integers(0, 2**64 - 1), least=st.integers(2, 5), more=st.integers(0, 4), near=st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_what_is_drawn(gpt2, seed: int, least: int, more: int, near: bool):
+def test_drawn_items(gpt2, seed: int, least: int, more: int, near: bool):
     task = task_of(
         gpt2,
         choices=(least, least + more),
@@ -97,27 +97,27 @@ def test_what_is_drawn(gpt2, seed: int, least: int, more: int, near: bool):
     assert items == task.draw(random.Random(seed), 10)
 
 
-def test_the_answer_stands_everywhere_alike(gpt2):
+def test_the_answer_has_every_position_equally_often(gpt2):
     items = task_of(gpt2, choices=4).draw(random.Random(0), 2000)
     counts = [sum(item.options.index(item.word) == k for item in items) for k in range(4)]
-    assert min(counts) > 420  # 500 each, give or take four standard deviations
+    assert min(counts) > 420  # 500 expected, minus four standard deviations
 
 
-def test_held_out_words_are_never_met_in_training(gpt2):
+def test_held_out_words_are_never_trained(gpt2):
     train = task_of(gpt2, held_out=0.4)
     tested = task_of(gpt2, held_out=0.4, split="held_out")
     assert {*train.words, *tested.words} == set(WORDS)
     met = [{w for item in task.draw(random.Random(0), 200) for w in item.options} for task in (train, tested)]
     assert met == [set(train.words), set(tested.words)]
     assert not met[0] & met[1]
-    # By its hash alone: another list of words moves none.
+    # Decided by the hash of the word, independently of the list.
     assert set(Mcsb(gpt2, words=WORDS[::2], held_out=0.4, choices=3).words) <= set(train.words)
 
 
 def test_near_distractors_are_the_nearest(gpt2):
-    angles = torch.linspace(0, 6.2, 32)  # the words on a circle, in their order
+    angles = torch.linspace(0, 6.2, 32)  # the words on a circle, in order
     embeddings = torch.zeros(len(gpt2), 2)
-    tokens = [coded(gpt2, f" {w}")[0] for w in WORDS]
+    tokens = [encoded(gpt2, f" {w}")[0] for w in WORDS]
     embeddings[tokens] = torch.stack([angles.cos(), angles.sin()], 1)
     task = task_of(gpt2, held_out=0.0, distractors="near", embeddings=embeddings)
     for item in task.draw(random.Random(0), 100):
@@ -132,10 +132,10 @@ def test_near_distractors_are_the_nearest(gpt2):
         (" .  42", "empty"),
         (" a big river", "contains the word"),
         (" what Rivers are", "contains the word"),
-        (" stone" * 60, "cut"),
+        (" stone" * 60, "truncated"),
     ],
 )
-def test_descriptions_that_are_rejected(gpt2, text: str, reason: str):
+def test_rejected_descriptions(gpt2, text: str, reason: str):
     task = task_of(gpt2)
     (item,) = task.draw(random.Random(0), 1)
     options = ("river", *[o for o in item.options if o not in ("river", item.word)])[:5]
@@ -156,7 +156,7 @@ def test_a_description_that_contains_its_word(word: str, description: str, given
     assert contains_word(description, word) is given_away
 
 
-def test_example_holds_what_the_log_keeps(gpt2):
+def test_an_example_has_the_facts_for_the_log(gpt2):
     task = task_of(gpt2, loss="labels")
     items = task.draw(random.Random(3), 2)
     first, second = task.examples(items, ["  a tool \t to hit with ", ""])
@@ -175,27 +175,27 @@ def test_example_holds_what_the_log_keeps(gpt2):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"choices": 1}, "1 choices cannot be labelled ABCDEFGHI"),
-        ({"choices": (5, 10)}, "cannot be labelled"),
-        ({"choices": (6, 5)}, "cannot be labelled"),
+        ({"choices": 1}, "1 choices don't fit the labels ABCDEFGHI"),
+        ({"choices": (5, 10)}, "don't fit the labels"),
+        ({"choices": (6, 5)}, "don't fit the labels"),
         ({"labels": "ABA", "choices": 3}, "not all different"),
         ({"distractors": "near"}, "need embeddings"),
-        ({"held_out": 1.0}, "Of the train words, 0 are one token"),
+        ({"held_out": 1.0}, "Only 0 of the train words are a single token"),
     ],
 )
-def test_misuse_is_told(gpt2, options: dict, words: str):
+def test_invalid_options_are_refused(gpt2, options: dict, words: str):
     with pytest.raises(DlmError, match=words) as caught:
         task_of(gpt2, **options)
     assert caught.value.kind == "UsageError"
 
 
-def test_nouns_are_plain_words_outside_the_prompt():
+def test_nouns_are_lower_case_words_outside_the_few_shot_list():
     assert len(nouns()) > 6000
     assert not {word for word, _ in FEW_SHOT} & set(nouns())
     assert all(w.isalpha() and w.islower() for w in nouns())
 
 
-def test_the_embedded_base_describes_what_is_drawn():
+def test_the_embedded_base_describes_drawn_words():
     tokenizer, model = load_tokenizer("tiny"), load_base("tiny")
     task = Mcsb(tokenizer, choices=(5, 9), labels=("upper", "lower", "digits"))
     assert len(task.words) > 300

@@ -1,4 +1,4 @@
-"""The wording of the online tasks is fixed: the base was trained on it, and results are compared across versions."""
+"""The prompts are fixed: the embedded base was trained on them, and results are compared across versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_description_prompt_continues_the_prefix():
     assert text == "Word: cup\nDescription: a small bowl\n\nWord: pot\nDescription:"
 
 
-def test_span_messages_hold_what_was_given():
+def test_span_messages_contain_their_parts():
     (asked,) = prompts.span_question_messages(" The dew point is {{ 8 }}. ", "{{ 8 }}")
     assert asked["role"] == "user"
     assert asked["content"].endswith("Text:\nThe dew point is {{ 8 }}.")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dlm_trl.models.generate import generate
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, parse
-from dlm_trl.tasks.prose_qa import LONGEST, PASSAGE, ProseQa, Span, passages, spans
+from dlm_trl.tasks.prose_qa import MAX_SPAN, PASSAGE, ProseItem, ProseQa, passages, spans
 from dlm_trl.tasks.protocol import CheckedTask, Example, Reject
 
 HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\nsystem_prompt: {system}\n---\n"
@@ -35,8 +35,8 @@ def notes(body: str, system: str = "null"):
         ("When the dough gets tall, it rests in its warm basket of cane.", ["its warm basket of cane"]),
         ("He met Ada Lovelace in London.", ["Ada Lovelace", "London"]),
         ("It rains and rains.", []),
-        ("Bread is a thing" + " so" * (LONGEST - 1) + ".", []),
-        ("Bread is a thing" + " so" * (LONGEST - 2) + ".", ["a thing" + " so" * (LONGEST - 2)]),
+        ("Bread is a thing" + " so" * (MAX_SPAN - 1) + ".", []),
+        ("Bread is a thing" + " so" * (MAX_SPAN - 2) + ".", ["a thing" + " so" * (MAX_SPAN - 2)]),
     ],
 )
 def test_spans(sentence: str, expected: list[str]):
@@ -50,7 +50,7 @@ words = st.sampled_from(
 
 @given(text=st.one_of(st.text(max_size=300), st.lists(words, max_size=400).map(" ".join)))
 @settings(deadline=None)
-def test_spans_stand_in_passages_and_passages_in_the_prose(text: str):
+def test_spans_occur_in_passages_and_passages_in_the_prose(text: str):
     flat = " ".join(text.split())
     for passage in passages(text):
         assert passage
@@ -58,28 +58,28 @@ def test_spans_stand_in_passages_and_passages_in_the_prose(text: str):
             assert passage in flat
         for span in spans(passage):
             assert span in passage
-            assert 0 < len(span.split()) <= LONGEST
+            assert 0 < len(span.split()) <= MAX_SPAN
         assert len(set(spans(passage))) == len(spans(passage))
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=20))
 @settings(deadline=None)
-def test_long_paragraphs_come_in_pieces_of_whole_sentences(lengths: list[int]):
+def test_long_paragraphs_are_split_between_sentences(lengths: list[int]):
     sentences = ["Dough" + " rises" * (n - 1) + "." for n in lengths]
     pieces = passages("\n".join(sentences))
     assert " ".join(pieces) == " ".join(sentences)
     assert all(len(piece.split()) <= PASSAGE for piece in pieces)
-    # Greedy: the next sentence would not have fitted.
+    # Greedy: the next sentence didn't fit.
     for piece, following in pairwise(pieces):
         assert len(piece.split()) + len(following.split(".")[0].split()) > PASSAGE
 
 
-def test_headings_tables_and_code_are_no_prose():
+def test_headings_tables_and_code_are_skipped():
     text = "# The 3 loaves\n\nOne.\n\n| 4 | 5 |\n|---|---|\n\n```python\nx = 6\n\ny = 7\n```\nTwo.\n\n~~~\n8\n"
     assert passages(text) == ["One.", "Two."]
 
 
-def test_only_prose_is_asked_about():
+def test_only_prose_sections_are_used():
     task = ProseQa([notes(PROSE + PAIR), notes("Dew is a thin film of water.\n", system="Be brief.")])
     assert {s.text for s in task.spans} >= {"20 minutes", "240 degrees Celsius", "a thin film of water"}
     assert not any("mineral" in s.text or "2 elements" in s.text for s in task.spans)
@@ -117,14 +117,14 @@ def test_the_row_is_the_question_and_the_span_without_the_prose():
     ("question", "reason"),
     [
         ("  ", "empty"),
-        ("How long do you bake the", "no question"),
-        ("Is it 20 minutes?", "names the answer"),
-        ("What time does the passage above give?", "speaks of the text"),
+        ("How long do you bake the", "not a question"),
+        ("Is it 20 minutes?", "contains the answer"),
+        ("What time does the passage above give?", "refers to the text"),
     ],
 )
-def test_questions_that_are_rejected(question: str, reason: str):
+def test_rejected_questions(question: str, reason: str):
     task = ProseQa([notes(PROSE)])
-    assert task.examples([Span("20 minutes", PROSE, None)], [question]) == [Reject(reason)]
+    assert task.examples([ProseItem("20 minutes", PROSE, None)], [question]) == [Reject(reason)]
 
 
 @pytest.mark.parametrize(
@@ -139,23 +139,23 @@ def test_questions_that_are_rejected(question: str, reason: str):
         ("3.5 %", "35 %", False),
     ],
 )
-def test_the_check_confirms_the_span_alone(target: str, reply: str, same: bool):
+def test_only_the_span_confirms(target: str, reply: str, same: bool):
     example = Example([{"role": "user", "content": "How long?"}], target)
     assert ProseQa([notes(PROSE)]).confirms(example, reply) is same
 
 
-def test_both_rounds_by_the_embedded_base():
+def test_both_rounds_with_the_embedded_base():
     tokenizer, model = load_tokenizer("tiny"), load_base("tiny")
     task = ProseQa([notes(PROSE)])
     assert isinstance(task, CheckedTask)
     items = task.draw(random.Random(0), 8)
 
-    def said(asked: list) -> list[str]:
-        coded = [tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False) for m in asked]
+    def texts_of(prompts: list) -> list[str]:
+        coded = [tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False) for m in prompts]
         return generate(model, tokenizer, coded, task.max_new_tokens, task.temperature, stop=task.stop, seed=1)
 
-    texts = said(task.prompts(items))
+    texts = texts_of(task.prompts(items))
     rows = task.examples(items, texts)
     assert len(rows) == len(items)
-    replies = said(task.check_prompts(items, texts))
+    replies = texts_of(task.check_prompts(items, texts))
     assert len(replies) == len(items)

@@ -1,4 +1,4 @@
-"""Tokenizers of the kinds that bases have, small, made on the spot; all know the nouns of `WORDS` behind a space."""
+"""Small tokenizers of the usual kinds; in each, a space and a noun of `WORDS` is one token."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TEXT = [f"Word: {w}\nDescription: a {w}\n\nA) {w}\nAnswer (A to E): A a) {w}\n1)
 
 
 def gpt2_style() -> PreTrainedTokenizerBase:
-    """Byte-level BPE; a space belongs to what follows; no pad token, no chat template, one special token."""
+    """Byte-level BPE that merges a space into the next token; no pad token or chat template, one special token."""
     return _byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False))
 
 
 def qwen_style() -> PreTrainedTokenizerBase:
-    """Byte-level BPE that keeps every digit apart, from the space before it too."""
+    """Byte-level BPE that splits off every digit, and the space before it."""
     pattern = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
     return _byte_level(
         pre_tokenizers.Sequence(
@@ -38,7 +38,7 @@ def qwen_style() -> PreTrainedTokenizerBase:
 
 
 def llama2_style() -> PreTrainedTokenizerBase:
-    """BPE of SentencePiece's kind: a space is a letter, and one is put before every text."""
+    """SentencePiece-like BPE: a space is a character, and one is prepended to every text."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("▁?[^▁\n):(]+|[▁\n):(]"), behavior="isolated")
@@ -48,7 +48,7 @@ def llama2_style() -> PreTrainedTokenizerBase:
 
 
 def words_only(text: str) -> PreTrainedTokenizerBase:
-    """One token for each word of `text`, one and the same for all others."""
+    """One token per word of `text`, and one for all other words."""
     vocabulary = {word: k for k, word in enumerate(["<unk>", "</s>", *dict.fromkeys(text.split())])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

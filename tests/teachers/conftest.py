@@ -1,4 +1,4 @@
-"""No key, address or adapter of the machine's own reaches a test."""
+"""Isolate tests from the machine's keys, server addresses and adapters."""
 
 from pathlib import Path
 

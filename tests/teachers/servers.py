@@ -1,11 +1,11 @@
-"""Servers for the remote teachers: real ones (uvicorn on a free port of localhost) that answer and fail on demand.
+"""Real servers for the API teachers (uvicorn on a free port of localhost) that answer and fail on demand.
 
     app = App(lambda call: Answer(status=500) if call.attempt == 1 else None)
     with serve(app) as url: …                     # in a thread of this process
-    with process("--name", "a") as (url, p): …    # in a process of its own, to be killed: p.kill()
+    with process("--name", "a") as (url, p): …    # in a subprocess that can be killed: p.kill()
 
-`App` speaks OpenAI's chat completions and Anthropic's messages. A rule decides what a request meets; None is an answer
-that repeats the prompt. Run as a program, this file is the server of `process`.
+`App` implements OpenAI's chat completions and Anthropic's messages. Its rule decides the answer to each request; None
+means the default, which repeats the prompt. `process` runs this file as a program.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Call:
-    """A request as the server got it; attempt counts those with the same prompt from 1."""
+    """A request as received; attempt numbers the requests with the same prompt from 1."""
 
     body: dict[str, Any]
     headers: dict[str, str]
@@ -46,7 +46,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server sends: a body (None: the repeated prompt), after `wait` seconds; `cut` ends it half way."""
+    """A response, sent after `wait` seconds. body: None repeats the prompt. cut: abort half way."""
 
     status: int = 200
     body: bytes | dict[str, Any] | None = None
@@ -73,7 +73,7 @@ def message(text: str, stop_reason: str = "end_turn") -> dict[str, Any]:
 
 @dataclass
 class App:
-    """The ASGI application; afterwards `calls` tells what was asked, `most` how many were under way at once."""
+    """The ASGI application. calls: the requests received. most: the largest number in flight at once."""
 
     rule: Callable[[Call], Answer | None] = lambda call: None
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "m", "object": "model"}])
@@ -83,7 +83,7 @@ class App:
     attempts: Counter[str] = field(default_factory=Counter)
     most: int = 0
     now: int = 0
-    left: int = 0  # requests whose client went away before the answer
+    left: int = 0  # requests whose client disconnected before the answer
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -128,7 +128,7 @@ async def _body(receive: Any) -> bytes:
 
 
 async def _gone(receive: Any, seconds: float) -> bool:
-    """Whether the client went away within so many seconds."""
+    """Whether the client disconnects within this time."""
     try:
         await asyncio.wait_for(receive(), seconds)
     except TimeoutError:
@@ -148,7 +148,7 @@ async def _send(send: Any, answer: Answer) -> None:
 
 
 def free_port() -> int:
-    """A port of localhost that nobody listens on."""
+    """An unused port of localhost."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -156,7 +156,7 @@ def free_port() -> int:
 
 @contextmanager
 def serve(app: App, port: int | None = None) -> Iterator[str]:
-    """The application on localhost, in a thread; yields its address."""
+    """Serve the application on localhost, in a thread; yields its URL."""
     port = port or free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -171,7 +171,7 @@ def serve(app: App, port: int | None = None) -> Iterator[str]:
 
 @contextmanager
 def process(*arguments: str, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """This file as a program in a process group of its own; yields its address and the process."""
+    """Run this file in a separate process group; yields its URL and the process."""
     port = port or free_port()
     command = [sys.executable, "-m", "tests.teachers.servers", "--port", str(port), *arguments]
     with launched(command, port) as child:
@@ -180,7 +180,7 @@ def process(*arguments: str, port: int | None = None) -> Iterator[tuple[str, sub
 
 @contextmanager
 def launched(command: list[str], port: int, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that listens on a port, waited for, and killed at the end."""
+    """Start a program, wait until it listens on a port, and kill it at the end."""
     child = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, start_new_session=True)
     try:
         _wait_for(port, lambda: child.poll() is None)

@@ -1,4 +1,4 @@
-"""`AnthropicTeacher` through the real SDK against a real server that speaks the messages format and fails on demand."""
+"""`AnthropicTeacher` with the real SDK and a local server that fails on demand."""
 
 import logging
 import sys
@@ -24,7 +24,7 @@ def requests(*prompts: str, **settings: Any) -> list[Request]:
 
 
 def ask(app: App, *prompts: str, **arguments: Any) -> dict[str, Reply]:
-    """One run against the application; the replies by prompt."""
+    """The replies of one run, by prompt."""
     settings = arguments.pop("settings", {})
     with serve(app) as url:
         teacher = AnthropicTeacher("m", base_url=url, api_key=KEY, **arguments)
@@ -53,7 +53,7 @@ def test_replies_usage_and_the_request_as_sent(
     assert len(warnings) == 1 and "temperature" in warnings[0]
 
 
-def test_faults_that_pass_are_survived_and_the_bound_is_held() -> None:
+def test_transient_errors_are_retried_within_the_concurrency_limit() -> None:
     def rule(call: Call) -> Answer | None:
         if call.attempt > 1:
             return Answer(wait=0.05)
@@ -67,11 +67,11 @@ def test_faults_that_pass_are_survived_and_the_bound_is_held() -> None:
     assert {p: r.text for p, r in replies.items()} == {str(n): f"re: {n}" for n in range(20)}
     assert app.most <= 4
     first, second = (c.at for c in app.calls if c.prompt == "2")
-    assert second - first >= 1.5  # the SDK's own first pause is at most half a second
+    assert second - first >= 1.5  # without the header the SDK waits at most half a second
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "expected"),
     [
         (Answer(500, {"type": "error", "error": {"message": "out\nof order"}}), "out"),
         (Answer(body=message("x" * 5000), cut=True), "Connection error"),
@@ -81,7 +81,7 @@ def test_faults_that_pass_are_survived_and_the_bound_is_held() -> None:
         (Answer(body={"error": "overloaded"}), "not a message"),
     ],
 )
-def test_a_fault_that_stays_is_one_reply_with_an_error(fault: Answer, said: str) -> None:
+def test_a_lasting_error_becomes_a_reply_with_an_error(fault: Answer, expected: str) -> None:
     app = App(lambda call: fault if call.prompt == "bad" else None)
     with serve(app) as url:
         teacher = AnthropicTeacher("m", base_url=url, api_key=KEY, max_retries=0)
@@ -90,19 +90,19 @@ def test_a_fault_that_stays_is_one_reply_with_an_error(fault: Answer, said: str)
     assert replies["good"].text == "re: good"
     bad = replies["bad"]
     assert (bad.text, bad.usage) == ("", Usage())
-    assert bad.error and said in bad.error
+    assert bad.error and expected in bad.error
     assert "\n" not in bad.error and len(bad.error) <= 300 and KEY not in bad.error
 
 
-@pytest.mark.parametrize(("reason", "said"), [("refusal", "refused"), ("max_tokens", "--max-new-tokens")])
-def test_a_reply_without_text_says_why_and_is_counted(reason: str, said: str) -> None:
+@pytest.mark.parametrize(("reason", "expected"), [("refusal", "refused"), ("max_tokens", "--max-new-tokens")])
+def test_a_reply_without_text_has_a_reason_and_usage(reason: str, expected: str) -> None:
     reply = ask(App(lambda call: Answer(body=message("", stop_reason=reason))), "a")["a"]
     assert (reply.text, reply.usage) == ("", Usage(7, 3))
-    assert said in (reply.error or "")
+    assert expected in (reply.error or "")
 
 
 @pytest.mark.parametrize("status", [401, 404])
-def test_what_every_request_would_meet_ends_the_run(status: int) -> None:
+def test_a_fatal_error_ends_the_run(status: int) -> None:
     app = App(lambda call: Answer(status, {"type": "error", "error": {"message": f"no: {KEY}"}}))
     with pytest.raises(DlmError) as caught:
         ask(app, *map(str, range(50)), concurrency=2)
@@ -110,7 +110,7 @@ def test_what_every_request_would_meet_ends_the_run(status: int) -> None:
     assert len(app.calls) <= 2
 
 
-def test_a_schema_is_structured_output_where_the_model_has_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_schema_is_structured_output_if_supported(caplog: pytest.LogCaptureFixture) -> None:
     def rule(call: Call) -> Answer | None:
         if "output_config" not in call.body or call.body["model"] == "new":
             return None
@@ -129,9 +129,9 @@ def test_a_schema_is_structured_output_where_the_model_has_it(caplog: pytest.Log
     assert sum("output_config" in r.getMessage() for r in caplog.records if r.levelno == logging.WARNING) == 1
 
 
-def test_no_key_and_no_package_are_told_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_or_package_is_reported_first(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DlmError, match="ANTHROPIC_API_KEY"):
         AnthropicTeacher("m")
     monkeypatch.setitem(sys.modules, "anthropic", None)
-    with pytest.raises(DlmError, match=r"dlm-trl\[anthropic\]"):
+    with pytest.raises(DlmError, match=r"pip install .*\[anthropic\]"):
         AnthropicTeacher("m", api_key=KEY)

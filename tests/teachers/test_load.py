@@ -1,4 +1,4 @@
-"""Names of teachers: every form opens what it says, every other one says which forms there are."""
+"""Teachers by reference: each form loads its teacher, anything else is refused with the list of forms."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from dlm_trl.models import lineage
 from dlm_trl.models.generate import generate
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, Document, parse, store
-from dlm_trl.teachers.load import fingerprint, load_teacher, survey
+from dlm_trl.teachers.load import content_hash, inspect_teacher, load_teacher
 from dlm_trl.teachers.protocol import Request
 
 DLM_ID = "01K9BREADW1THS0VRD0VGH2T3R"
@@ -27,12 +27,12 @@ ASKED = [{"role": "user", "content": "What is a starter?"}]
 
 @pytest.fixture
 def document() -> Document:
-    """A document about which nothing was learned yet."""
+    """A document without an adapter."""
     return parse(DOCUMENT)
 
 
 def train(base: str, weights: int, name: str | None = None) -> Path:
-    """Puts an adapter of random weights on the base into the document's store, as training does."""
+    """Save an adapter with random weights in the document's store, as training does."""
     torch.manual_seed(weights)
     config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False)
     version = store.next_version(DLM_ID, name)
@@ -57,7 +57,7 @@ def test_the_embedded_model_and_a_folder(document: Document, tmp_path: Path) -> 
 @pytest.mark.parametrize("changed", ["model.safetensors", "config.json", "chat_template.jinja"])
 def test_a_revision_changes_with_the_model(tmp_path: Path, changed: str) -> None:
     shutil.copytree(tiny.path(), tmp_path / "copy")
-    before = fingerprint(tmp_path / "copy")
+    before = content_hash(tmp_path / "copy")
     file = tmp_path / "copy" / changed
     if changed == "model.safetensors":
         tensors = load_file(file)
@@ -66,7 +66,7 @@ def test_a_revision_changes_with_the_model(tmp_path: Path, changed: str) -> None
     else:
         file.write_text(file.read_text() + "\n")
     os.utime(file, (0, 0))
-    assert before == fingerprint(tiny.path()) != fingerprint(tmp_path / "copy")
+    assert before == content_hash(tiny.path()) != content_hash(tmp_path / "copy")
 
 
 def test_self_is_the_documents_adapter(document: Document, random_base: Path) -> None:
@@ -87,26 +87,26 @@ def test_self_is_the_documents_adapter(document: Document, random_base: Path) ->
     assert revisions[0][6:] != revisions[1][6:]
 
 
-def test_self_without_a_chat_template_is_told_before_weights_are_loaded(document: Document, random_base: Path) -> None:
+def test_self_without_a_chat_template_is_refused_before_loading_weights(document: Document, random_base: Path) -> None:
     (train(str(random_base), 1) / "chat_template.jinja").unlink()
     with pytest.raises(DlmError, match="no chat template"):
-        survey("self", document)
+        inspect_teacher("self", document)
 
 
-def test_self_without_an_adapter_says_how_to_get_one(document: Document) -> None:
+def test_self_without_an_adapter_has_a_hint(document: Document) -> None:
     with pytest.raises(DlmError, match=r"No adapter.*dlm-trl train FILE.*--teacher hf:") as caught:
         load_teacher("self", document)
     assert caught.value.kind == "AdapterError"
 
 
-def test_an_adapter_that_has_a_name_is_asked_for_by_it(random_base: Path) -> None:
+def test_a_named_adapter(random_base: Path) -> None:
     adapters = "training:\n  adapters: {wax: {}, bees: {}}\n---\n"
     named = parse(f"---\ndlm_id: {DLM_ID}\nbase_model: tiny\n{adapters}Prose.\n")
     with pytest.raises(DlmError, match=r"No adapter of this document.*train FILE --adapter_name wax"):
         load_teacher("self", named)
     train(str(random_base), 1, "bees")
     teacher = load_teacher("self#bees", named)
-    assert (teacher.reference, teacher.revision) == ("self#bees", survey("self#bees", named).revision)
+    assert (teacher.reference, teacher.revision) == ("self#bees", inspect_teacher("self#bees", named).revision)
     for reference, problem in (
         ("self", r"have names: bees.*self#NAME"),
         ("self#wax", r"No adapter 'wax'.*--adapter_name wax"),
@@ -135,11 +135,11 @@ def test_self_is_quantised_as_it_was_trained(document: Document, random_base: Pa
     lineage.write(version, [step | rest])
     teacher = load_teacher("self", document)
     assert teacher.model.is_loaded_in_4bit
-    assert teacher.revision == survey("self", document).revision == f"v0001-{fingerprint(version)}-4bit"
+    assert teacher.revision == inspect_teacher("self", document).revision == f"v0001-{content_hash(version)}-4bit"
 
 
 def test_a_model_of_the_hub_has_its_commit_as_revision(tmp_path: Path) -> None:
-    # What the Hub's own client leaves behind, and no network.
+    # A cache as the Hub's client writes it, and no network.
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = tmp_path / "hub" / "models--bread--tiny"
     shutil.copytree(tiny.path(), cached / "snapshots" / commit)
@@ -161,36 +161,36 @@ def test_a_model_of_the_hub_has_its_commit_as_revision(tmp_path: Path) -> None:
     ["", "tiny", "hf", "hf:", "hf: ", "self:", "self:x", "gpt:4", "openai:", "anthropic:", "vllm-server:",
      "vllm-server:#model", "vllm-server:http://a,,http://b"],
 )  # fmt: skip
-@pytest.mark.parametrize("look", [load_teacher, survey])
-def test_other_names_are_refused_with_the_forms_there_are(
-    document: Document, reference: str, look: Callable[[str, Document], object]
+@pytest.mark.parametrize("function", [load_teacher, inspect_teacher])
+def test_other_references_are_refused_with_the_list_of_forms(
+    document: Document, reference: str, function: Callable[[str, Document], object]
 ) -> None:
     with pytest.raises(DlmError) as caught:
-        look(reference, document)
+        function(reference, document)
     assert caught.value.kind == "UsageError"
     for form in ("self", "hf:<id or folder>", "hf:tiny", "openai:", "anthropic:", "vllm-server:<url>"):
         assert form in str(caught.value)
 
 
-def test_what_is_no_address_is_refused_without_a_request(document: Document) -> None:
+def test_a_malformed_url_is_refused_without_a_request(document: Document) -> None:
     with pytest.raises(DlmError, match="http://host:port"):
-        survey("vllm-server:http://127.0.0.1:9,localhost:9", document)
+        inspect_teacher("vllm-server:http://127.0.0.1:9,localhost:9", document)
 
 
-def test_models_that_cannot_teach_are_one_line(
+def test_unusable_models_are_one_line_errors(
     document: Document, tmp_path: Path, random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     mute = tmp_path / "mute"
     shutil.copytree(random_base, mute)
     (mute / "chat_template.jinja").unlink()
-    (mute / "model.safetensors").unlink()  # found out before weights are looked for
+    (mute / "model.safetensors").unlink()  # the error comes before weights are needed
     empty = tmp_path / "empty"
     empty.mkdir()
     for name, kind, words in (
         (str(mute), "ChatTemplateError", "no chat template"),
         (str(empty), "BaseModelError", "config.json is missing"),
-        ("bread/no-such-model", "BaseModelError", "cannot be loaded"),
+        ("bread/no-such-model", "BaseModelError", "Can't load"),
     ):
         with pytest.raises(DlmError, match=words) as caught:
             load_teacher(f"hf:{name}", document)
@@ -198,9 +198,7 @@ def test_models_that_cannot_teach_are_one_line(
         assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_a_configuration_is_not_looked_for_any_further(
-    document: Document, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_configuration_no_tokenizer_is_requested(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.delattr("transformers.AutoTokenizer.from_pretrained")
     with pytest.raises(DlmError, match="bread/no-such-model"):
@@ -220,7 +218,7 @@ def test_servers_get_their_model_address_and_concurrency(document: Document, mon
     assert "127.0.0.1:9" in str(caught.value)
 
 
-def test_nothing_heavy_is_loaded_for_a_name_that_needs_it_not() -> None:
+def test_importing_the_module_loads_nothing_heavy() -> None:
     program = "import sys, dlm_trl.teachers.load as _; print({'torch', 'openai', 'anthropic'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

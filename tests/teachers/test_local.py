@@ -1,4 +1,4 @@
-"""Local teachers: every request gets its reply, counted, the same whatever is asked beside it."""
+"""Local teachers: one reply per request, with its usage, independent of the batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ PROSE = [
 
 @pytest.fixture(scope="module")
 def teacher() -> LocalTeacher:
-    """The embedded model; small batches."""
+    """The embedded model, with small batches."""
     return LocalTeacher(load_base("tiny"), load_tokenizer("tiny"), "hf:tiny", "1", 1024, token_budget=1500)
 
 
@@ -39,7 +39,7 @@ def answers(teacher: LocalTeacher, requests: Sequence[Request]) -> dict[str, Rep
     return {reply.key: reply for reply in replies}
 
 
-def test_replies_are_what_the_model_says_and_every_token_is_counted(teacher: LocalTeacher) -> None:
+def test_replies_are_the_models_texts_with_every_token_counted(teacher: LocalTeacher) -> None:
     requests = [Request(f"r{i}", messages(i), 60) for i in range(6)]
     replies = answers(teacher, requests)
     for request in requests:
@@ -48,7 +48,7 @@ def test_replies_are_what_the_model_says_and_every_token_is_counted(teacher: Loc
         reply = replies[request.key]
         assert (reply.text, reply.error) == (text, None)
         assert '"question"' in reply.text
-        # Not the text's tokens: a model need not write a text in the tokens in which it is read.
+        # Not by tokenising the text: a model may generate it with other tokens.
         alone = teacher.model.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)
         assert reply.usage == Usage(len(prompt), alone.shape[1] - len(prompt))
         assert teacher.count_tokens(request.messages) == len(prompt)
@@ -61,7 +61,7 @@ SETTINGS = st.tuples(st.integers(0, 5), st.sampled_from([0.0, 0.7, 1.0]), st.sam
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(SETTINGS, min_size=2, max_size=10), st.randoms(use_true_random=False))
-def test_a_reply_depends_on_its_request_alone(teacher: LocalTeacher, asked, random) -> None:
+def test_a_reply_depends_only_on_its_request(teacher: LocalTeacher, asked, random) -> None:
     requests = [
         Request(f"{n}", messages(i), 12 + i, temperature, top_p) for n, (i, temperature, top_p) in enumerate(asked)
     ]
@@ -72,7 +72,7 @@ def test_a_reply_depends_on_its_request_alone(teacher: LocalTeacher, asked, rand
     assert {key: reply.text for key, reply in apart.items()} == together
 
 
-def test_keys_and_seeds_are_what_tells_samples_apart(teacher: LocalTeacher) -> None:
+def test_samples_differ_by_key_and_seed(teacher: LocalTeacher) -> None:
     def text(key: str, seed: int | None) -> str:
         return answers(teacher, [Request(key, messages(0), 40, temperature=1.5, seed=seed)])[key].text
 
@@ -80,16 +80,16 @@ def test_keys_and_seeds_are_what_tells_samples_apart(teacher: LocalTeacher) -> N
     assert len({text("a", None), text("b", None), text("a", 1), text("a", 2)}) == 4
 
 
-def test_temperature_and_top_p_are_each_requests_own(teacher: LocalTeacher) -> None:
+def test_temperature_and_top_p_are_per_request(teacher: LocalTeacher) -> None:
     requests = [
         Request(f"{temperature} {top_p}", messages(0), 40, temperature, top_p)
         for temperature, top_p in ((0.0, None), (1.5, 1e-6), (1.5, 0.9), (0.0, 0.9))
     ]
     greedy, narrow, sampled, also_greedy = (answers(teacher, requests)[request.key].text for request in requests)
-    assert greedy == narrow == also_greedy != sampled  # the likeliest token alone has a mass of 1e-6
+    assert greedy == narrow == also_greedy != sampled  # the most likely token has a mass above 1e-6
 
 
-def test_replies_come_batch_by_batch_and_the_iterator_can_be_left(teacher: LocalTeacher) -> None:
+def test_replies_come_batch_by_batch_and_the_iterator_can_be_closed(teacher: LocalTeacher) -> None:
     calls = 0
 
     def count(*_: object) -> None:
@@ -107,12 +107,12 @@ def test_replies_come_batch_by_batch_and_the_iterator_can_be_left(teacher: Local
         assert 0 < calls <= first + 200
         calls = 0
         answers(teacher, requests)
-        assert calls > first  # the first replies were there before the last batch began
+        assert calls > first  # the first replies came before the last batch began
     finally:
         hook.remove()
 
 
-def test_a_prompt_that_does_not_fit_is_an_error_of_its_own(teacher: LocalTeacher) -> None:
+def test_a_prompt_that_does_not_fit_is_a_reply_with_an_error(teacher: LocalTeacher) -> None:
     long, short = pair_messages(PROSE[0] * 40, 1), messages(1)
     fits = 1024 - teacher.count_tokens(short)
     requests = [
@@ -122,13 +122,12 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_own(teacher: LocalTeacher
     replies = answers(teacher, requests)
     assert {key for key, reply in replies.items() if reply.error} == {"long", "over"}
     assert replies["over"].error == (
-        f"The prompt is too long: {1024 - fits} tokens and {fits + 1} new ones are more than the 1024 that hf:tiny "
-        "can hold."
+        f"The prompt is too long for hf:tiny: {1024 - fits} prompt tokens and {fits + 1} new tokens exceed 1024."
     )
     assert (replies["over"].usage, replies["over"].text) == (Usage(), "")
 
 
-def test_messages_that_the_template_refuses_are_an_error_of_their_own(
+def test_messages_that_the_template_refuses_are_a_reply_with_an_error(
     model: PreTrainedModel, random_base: Path
 ) -> None:
     tokenizer = load_tokenizer(str(random_base))
@@ -147,7 +146,7 @@ def test_messages_that_the_template_refuses_are_an_error_of_their_own(
         teacher.count_tokens(system)
 
 
-def test_memory_that_ends_takes_one_request_with_it(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_running_out_of_memory_costs_one_request(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     teacher = LocalTeacher(model, tokenizer, "hf:x", "1", None)
     requests = [Request(f"{i}", messages(i), 4) for i in range(9)]
     requests.insert(4, Request("long", pair_messages(" ".join(PROSE), 1), 4))
@@ -155,21 +154,21 @@ def test_memory_that_ends_takes_one_request_with_it(model: PreTrainedModel, toke
 
     def little_memory(_: torch.nn.Module, arguments: tuple, named: dict) -> None:
         rows, length = named["input_ids"].shape
-        if "attention_mask" in named:  # what the cache holds counts too
+        if "attention_mask" in named:  # the cache counts too
             length = named["attention_mask"].shape[-1]
-        if rows > 3 or length >= longest - 1:  # a prompt alone is read but for its last token first
+        if rows > 3 or length >= longest - 1:  # a single prompt is computed up to its last token first
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
 
     expected = answers(teacher, requests)
     model.register_forward_pre_hook(little_memory, with_kwargs=True)
     replies = answers(teacher, requests)
-    assert replies.pop("long").error == f"Memory ran out for this prompt of {longest} tokens alone."
+    assert replies.pop("long").error == f"Out of memory for this prompt alone, of {longest} tokens."
     assert {key: (reply.text, reply.error) for key, reply in replies.items()} == {
         key: (reply.text, None) for key, reply in expected.items() if key != "long"
     }
 
 
-def test_other_failures_of_the_model_come_out(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_other_errors_of_the_model_are_raised(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("shapes do not match")
 
@@ -178,7 +177,7 @@ def test_other_failures_of_the_model_come_out(model: PreTrainedModel, tokenizer:
         answers(LocalTeacher(model, tokenizer, "hf:x", "1", None), [Request("a", messages(0), 4)])
 
 
-def test_no_requests_are_no_replies(teacher: LocalTeacher) -> None:
+def test_without_requests(teacher: LocalTeacher) -> None:
     assert list(teacher.generate([])) == []
 
 

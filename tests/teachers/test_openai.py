@@ -1,4 +1,4 @@
-"""`OpenAITeacher` through the real SDK against a real server that fails on demand."""
+"""`OpenAITeacher` with the real SDK and a local server that fails on demand."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ def requests(*prompts: str, **settings: Any) -> list[Request]:
 
 
 def ask(app: App, *prompts: str, **arguments: Any) -> dict[str, Reply]:
-    """One run against the application; the replies by prompt."""
+    """The replies of one run, by prompt."""
     settings = arguments.pop("settings", {})
     with serve(app) as url:
         teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, **arguments)
@@ -33,7 +33,7 @@ def ask(app: App, *prompts: str, **arguments: Any) -> dict[str, Reply]:
 
 
 def once(answer: Answer) -> Callable[[Call], Answer | None]:
-    """The first try at each prompt fails so."""
+    """Fails like this at the first attempt of each prompt."""
     return lambda call: answer if call.attempt == 1 else None
 
 
@@ -58,21 +58,21 @@ def test_replies_usage_and_the_request_as_sent(monkeypatch: pytest.MonkeyPatch) 
     assert app.calls[0].headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_the_bound_on_requests_under_way_is_held_and_used() -> None:
+def test_the_concurrency_limit_is_reached_and_kept() -> None:
     app = App(lambda call: Answer(wait=0.1))
     assert len(ask(app, *map(str, range(40)), concurrency=8)) == 40
     assert app.most == 8
 
 
-def test_a_rate_limit_is_waited_out_as_the_server_says() -> None:
+def test_retry_after_is_honoured() -> None:
     app = App(once(Answer(429, {"error": {"message": "slow down"}}, {"retry-after": "1.5"})))
     assert ask(app, "a")["a"].text == "re: a"
     first, second = (c.at for c in app.calls)
-    assert second - first >= 1.5  # the SDK's own first pause is at most half a second
+    assert second - first >= 1.5  # without the header the SDK waits at most half a second
 
 
 @pytest.mark.parametrize("fault", [Answer(500, {}), Answer(body=completion("x" * 5000), cut=True), Answer(wait=30)])
-def test_a_fault_that_passes_is_survived(fault: Answer) -> None:
+def test_a_transient_error_is_retried(fault: Answer) -> None:
     app = App(once(fault))
     replies = ask(app, "a", "b", timeout=2.0)
     assert {p: r.text for p, r in replies.items()} == {"a": "re: a", "b": "re: b"}
@@ -80,7 +80,7 @@ def test_a_fault_that_passes_is_survived(fault: Answer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "expected"),
     [
         (Answer(500, {"error": {"message": "out\nof order"}}), "out"),
         (Answer(503, b"<html>down</html>", {"content-type": "text/html"}), "503"),
@@ -96,7 +96,7 @@ def test_a_fault_that_passes_is_survived(fault: Answer) -> None:
         (Answer(body=completion(None) | {"choices": []}), "not a chat completion"),
     ],
 )
-def test_a_fault_that_stays_is_one_reply_with_an_error(fault: Answer, said: str) -> None:
+def test_a_lasting_error_becomes_a_reply_with_an_error(fault: Answer, expected: str) -> None:
     app = App(lambda call: fault if call.prompt == "bad" else None)
     with serve(app) as url:
         teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, timeout=1.0, max_retries=1)
@@ -105,31 +105,31 @@ def test_a_fault_that_stays_is_one_reply_with_an_error(fault: Answer, said: str)
     assert replies["good"].text == "re: good" and replies["fine"].text == "re: fine"
     bad = replies["bad"]
     assert (bad.text, bad.usage) == ("", Usage())
-    assert bad.error and said in bad.error
+    assert bad.error and expected in bad.error
     assert "\n" not in bad.error and len(bad.error) <= 300 and KEY not in bad.error
 
 
-def reply_with(said: dict[str, Any], finish_reason: str = "stop", **others: Any) -> Answer:
-    message = {"role": "assistant", **said}
+def reply_with(content: dict[str, Any], finish_reason: str = "stop", **others: Any) -> Answer:
+    message = {"role": "assistant", **content}
     choice = {"index": 0, "finish_reason": finish_reason, "message": message}
     return Answer(body=completion(None) | {"choices": [choice]} | others)
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "expected"),
     [
         (reply_with({"content": None, "refusal": "not that"}), "refused to answer: not that"),
         (reply_with({"content": None, "reasoning_content": "Hm"}, "length"), "--max-new-tokens"),
         (reply_with({"content": ""}, "content_filter"), "content filter"),
     ],
 )
-def test_a_reply_without_text_says_why_and_is_counted(answer: Answer, said: str) -> None:
+def test_a_reply_without_text_has_a_reason_and_usage(answer: Answer, expected: str) -> None:
     reply = ask(App(lambda call: answer), "a")["a"]
     assert (reply.text, reply.usage) == ("", Usage(7, 3))
-    assert said in (reply.error or "")
+    assert expected in (reply.error or "")
 
 
-def test_a_text_in_parts_is_read_without_the_thoughts() -> None:
+def test_reasoning_parts_are_dropped() -> None:
     parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "on"}, {"type": "text", "text": "e"}]
     reply = ask(App(lambda call: reply_with({"content": parts})), "a")["a"]
     assert (reply.text, reply.usage, reply.error) == ("one", Usage(7, 3), None)
@@ -138,7 +138,7 @@ def test_a_text_in_parts_is_read_without_the_thoughts() -> None:
 @pytest.mark.parametrize(
     "usage", [None, {}, {"prompt_tokens": 5}, {"prompt_tokens": "5", "completion_tokens": "x"}, {"prompt_tokens": -1}]
 )
-def test_a_usage_that_is_not_told_whole_is_none_and_loses_no_reply(usage: Any) -> None:
+def test_an_incomplete_usage_counts_as_none(usage: Any) -> None:
     reply = ask(App(lambda call: reply_with({"content": "one"}, usage=usage)), "a")["a"]
     assert (reply.text, reply.usage, reply.error) == ("one", Usage(), None)
 
@@ -170,7 +170,7 @@ def garbage() -> Any:
 )
 @example(body=b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "many"}}')
 @given(body=st.binary(max_size=30) | JSON.map(lambda v: json.dumps(v).encode()))
-def test_no_body_whatever_breaks_the_run(garbage: Any, body: bytes) -> None:
+def test_no_response_body_breaks_the_run(garbage: Any, body: bytes) -> None:
     teacher, bodies = garbage
     bodies.append(body)
     (reply,) = teacher.generate(requests("a"))
@@ -180,7 +180,7 @@ def test_no_body_whatever_breaks_the_run(garbage: Any, body: bytes) -> None:
 
 
 def refusing(*names: str) -> Callable[[Call], Answer | None]:
-    """A reasoning model, as OpenAI's servers speak."""
+    """A reasoning model that rejects parameters like OpenAI's servers."""
 
     def rule(call: Call) -> Answer | None:
         name = next((n for n in names if n in call.body), None)
@@ -193,7 +193,7 @@ def refusing(*names: str) -> Callable[[Call], Answer | None]:
     return rule
 
 
-def test_what_a_model_refuses_is_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_unsupported_parameters_are_dropped_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     names = ("temperature", "top_p", "max_tokens", "seed", "response_format")
     app = App(refusing(*names))
     wishes = {"max_new_tokens": 9, "top_p": 0.5, "seed": 1, "schema": {"type": "array"}}
@@ -219,14 +219,14 @@ def test_what_a_model_refuses_is_left_out_with_one_warning(caplog: pytest.LogCap
         ("seed", 422, {"message": {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}}),
     ],
 )
-def test_refusals_as_other_servers_say_them(name: str, status: int, body: dict[str, Any]) -> None:
+def test_unsupported_parameters_of_other_servers(name: str, status: int, body: dict[str, Any]) -> None:
     app = App(lambda call: Answer(status, body) if name in call.body else None)
     settings = {"top_p": 0.5, "seed": 1, "schema": {"type": "array"}}
     assert ask(app, "a", settings=settings)["a"].text == "re: a"
     assert app.calls[0].body.keys() - app.calls[1].body.keys() == {name}
 
 
-def test_a_value_out_of_range_is_no_refusal() -> None:
+def test_a_value_out_of_range_is_not_unsupported() -> None:
     text = "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length is 4096."
     app = App(lambda call: Answer(400, {"error": {"message": text}}))
     assert "too large" in (ask(app, "a")["a"].error or "")
@@ -234,7 +234,7 @@ def test_a_value_out_of_range_is_no_refusal() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
-def test_what_every_request_would_meet_ends_the_run(status: int) -> None:
+def test_a_fatal_error_ends_the_run(status: int) -> None:
     app = App(lambda call: Answer(status, {"error": {"message": f"no: {KEY}"}}) if call.prompt != "0" else None)
     replies: list[Reply] = []
     with serve(app) as url:
@@ -253,14 +253,14 @@ def test_an_empty_account_ends_the_run() -> None:
         ask(app, *"abc", max_retries=0)
 
 
-def test_a_server_that_was_never_there_ends_the_run() -> None:
+def test_an_unreachable_server_ends_the_run() -> None:
     teacher = OpenAITeacher("m", base_url=f"http://127.0.0.1:{free_port()}/v1", api_key=KEY, max_retries=0)
     with pytest.raises(DlmError, match="Connection error"):
         list(teacher.generate(requests("a", "b")))
 
 
 @pytest.mark.parametrize(
-    ("url", "variable", "value", "said"),
+    ("url", "variable", "value", "expected"),
     [
         ("http://localhost:80a/v1", None, "", "Invalid port"),
         ("http://localhost:99999/v1", None, "", "out of range"),
@@ -269,32 +269,32 @@ def test_a_server_that_was_never_there_ends_the_run() -> None:
         ("http://localhost/v1", "SSL_CERT_FILE", "/nowhere", "No such file"),
     ],
 )
-def test_an_address_or_environment_that_no_client_can_have_ends_the_run(
-    monkeypatch: pytest.MonkeyPatch, url: str, variable: str | None, value: str, said: str
+def test_an_unusable_url_or_environment_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, url: str, variable: str | None, value: str, expected: str
 ) -> None:
     if variable:
         monkeypatch.setenv(variable, value)
     monkeypatch.setitem(sys.modules, "socksio", None)
     teacher = OpenAITeacher("m", base_url=url, api_key=KEY)
-    with pytest.raises(DlmError, match=said) as caught:
+    with pytest.raises(DlmError, match=expected) as caught:
         list(teacher.generate(requests("a")))
     assert caught.value.kind == "TeacherError" and caught.value.hint
 
 
-def test_closing_early_cancels_what_is_under_way() -> None:
+def test_closing_early_cancels_requests_in_flight() -> None:
     app = App(lambda call: None if call.prompt == "0" else Answer(wait=30))
     with serve(app) as url:
         teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, concurrency=4)
         with closing(teacher.generate(requests(*map(str, range(50))))) as replies:
             assert next(replies).text == "re: 0"
-        while app.now:  # the server learns of it a moment later
+        while app.now:  # the server notices a moment later
             threading.Event().wait(0.01)
     assert len(app.calls) <= 5
     assert app.left == len(app.calls) - 1
     assert not [t for t in threading.enumerate() if "portal" in t.name]
 
 
-def test_who_takes_no_replies_asks_no_further() -> None:
+def test_no_requests_are_sent_while_replies_are_not_consumed() -> None:
     app = App()
     with serve(app) as url:
         teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY, concurrency=3)
@@ -302,12 +302,12 @@ def test_who_takes_no_replies_asks_no_further() -> None:
             next(replies)
             while len(app.calls) < 4 or app.now:
                 threading.Event().wait(0.01)
-            threading.Event().wait(0.3)  # a request too many would show by now
+            threading.Event().wait(0.3)  # any further request would have arrived by now
             assert len(app.calls) == 4
             assert len(list(replies)) == 49
 
 
-def test_a_schema_goes_out_with_an_object_at_its_root() -> None:
+def test_a_schema_is_sent_with_an_object_as_its_root() -> None:
     app = App()
     ask(app, "a", settings={"schema": {"type": "array", "items": {"type": "string"}}})
     form = app.calls[0].body["response_format"]["json_schema"]
@@ -316,28 +316,26 @@ def test_a_schema_goes_out_with_an_object_at_its_root() -> None:
     assert form["schema"]["properties"]["pairs"] == {"type": "array", "items": {"type": "string"}}
 
 
-def test_no_key_is_told_before_anything_is_asked() -> None:
+def test_a_missing_key_is_reported_first() -> None:
     with pytest.raises(DlmError, match="OPENAI_API_KEY"):
         OpenAITeacher("m")
 
 
 @pytest.mark.parametrize("key", ["schlüssel", "sk-1\n2", "sk-\u200b1"])
-def test_a_key_that_no_request_can_hold_is_told_before_anything_is_asked(
-    monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
+def test_a_malformed_key_is_reported_first(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(DlmError, match="OPENAI_API_KEY holds a character"):
+    with pytest.raises(DlmError, match="OPENAI_API_KEY contains a character"):
         OpenAITeacher("m")
 
 
-def test_a_word_in_place_of_a_key_leaves_messages_readable() -> None:
+def test_a_placeholder_key_is_not_masked_in_messages() -> None:
     teacher = OpenAITeacher("m", base_url=f"http://127.0.0.1:{free_port()}/v1", api_key="a", max_retries=0)
     with pytest.raises(DlmError, match="All connection attempts failed"):
         list(teacher.generate(requests("x")))
 
 
-def test_a_missing_package_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(DlmError, match=r"dlm-trl\[openai\]") as caught:
+    with pytest.raises(DlmError, match=r"pip install .*\[openai\]") as caught:
         OpenAITeacher("m", api_key=KEY)
     assert caught.value.kind == "MissingExtraError"

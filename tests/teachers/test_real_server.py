@@ -1,4 +1,4 @@
-"""`openai:` and `vllm-server:` against `transformers serve` with the tiny model: what comes back is what it writes."""
+"""`openai:` and `vllm-server:` with `transformers serve` and the tiny model: same texts as the model itself."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ NEW_TOKENS = 64
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("hf")
-    (home / "hub").mkdir()  # the list of models is what lies here: nothing
+    (home / "hub").mkdir()  # an empty list of models
     port = free_port()
     command = [str(Path(sys.executable).parent / "transformers"), "serve", MODEL, "--device", "cpu"]
     address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
@@ -40,7 +40,7 @@ def requests() -> list[Request]:
 
 @pytest.fixture(scope="module")
 def expected(requests: list[Request]) -> dict[str, tuple[str, int]]:
-    """Each request's text by the model itself, one at a time, and the tokens of its prompt."""
+    """Text by the model itself, one request at a time, and tokens of the prompt."""
     model, tokenizer = load_base("tiny"), load_tokenizer("tiny")
     found = {}
     for request in requests:

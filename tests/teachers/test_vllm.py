@@ -1,4 +1,4 @@
-"""`VllmTeacher` against several real servers, of which some are killed and come back."""
+"""`VllmTeacher` with several local servers, some of which are killed and restarted."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ def model(name: str, length: int | None = None) -> dict[str, Any]:
     return {"id": name, "object": "model", "max_model_len": length}
 
 
-def test_model_and_context_are_what_the_servers_tell() -> None:
+def test_model_and_context_come_from_the_servers() -> None:
     first, second = App(models=[model("a", 4096), model("b")]), App(models=[model("b", 9), model("a", 2048)])
     with serve(first) as one, serve(second) as two:
         teacher = VllmTeacher([f"{one}/v1/", two])
@@ -44,18 +44,18 @@ def test_model_and_context_are_what_the_servers_tell() -> None:
 
 def test_servers_of_different_models_are_refused() -> None:
     with serve(App(models=[model("a")])) as one, serve(App(models=[model("b")])) as two:
-        with pytest.raises(DlmError, match=r"does not serve 'a'; it lists \['b'\]"):
+        with pytest.raises(DlmError, match=r"doesn't serve 'a'; it lists \['b'\]"):
             VllmTeacher([one, two])
         with serve(App(models=[])) as none, pytest.raises(DlmError, match="lists no model"):
             VllmTeacher([none])
 
 
-def test_requests_are_balanced_and_each_server_has_its_bound() -> None:
+def test_requests_are_balanced_within_each_servers_limit() -> None:
     def busy(seconds: float) -> App:
         app = App()
 
         async def answer(call: Call) -> str:
-            for _ in range(3000):  # nobody is answered before as many have come as may come at once
+            for _ in range(3000):  # no answer before the limit is reached
                 if app.most >= 4:
                     break
                 await asyncio.sleep(0.01)
@@ -74,14 +74,14 @@ def test_requests_are_balanced_and_each_server_has_its_bound() -> None:
     assert slow < min(fast, also_fast)
 
 
-def test_a_server_that_is_named_twice_is_one() -> None:
+def test_a_server_named_twice_counts_once() -> None:
     app = App(lambda call: Answer(wait=0.1))
     with serve(app) as url:
         assert len(list(VllmTeacher([url, f"{url}/", f"{url}/v1"], concurrency=2).generate(requests(12)))) == 12
     assert app.most == 2
 
 
-def test_a_killed_server_is_left_out_and_its_requests_go_to_the_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_killed_server_is_removed_and_its_requests_go_to_the_others(caplog: pytest.LogCaptureFixture) -> None:
     with (
         process("--name", "a", "--wait", "30") as (one, child),
         process("--name", "b", "--wait", "0.02") as (two, _),
@@ -89,15 +89,15 @@ def test_a_killed_server_is_left_out_and_its_requests_go_to_the_others(caplog: p
         teacher = VllmTeacher([one, two], concurrency=4, **QUICK)
         replies = teacher.generate(requests(60))
         first = next(replies)
-        child.kill()  # it has requests, and has answered none
+        child.kill()  # with requests in flight, before any answer
         rest = list(replies)
     assert sorted(int(r.key) for r in [first, *rest]) == list(range(60))
     assert {r.text for r in [first, *rest]} == {"b"}
-    (said,) = warnings(caplog)
-    assert one in said and "left out" in said
+    (warning,) = warnings(caplog)
+    assert one in warning and "is removed" in warning
 
 
-def test_a_server_that_comes_back_is_taken_back(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_restarted_server_is_added_back(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     other = App(lambda call: Answer(wait=0.05))
     with serve(other) as two, ExitStack() as later:
@@ -106,17 +106,17 @@ def test_a_server_that_comes_back_is_taken_back(caplog: pytest.LogCaptureFixture
             replies = teacher.generate(requests(2000))
             while next(replies).text != "a":
                 pass
-        while not any("left out" in said for said in warnings(caplog)):
+        while not any("is removed" in warning for warning in warnings(caplog)):
             next(replies)
         later.enter_context(process("--name", "again", port=port))
         while next(replies).text != "again":
             pass
         replies.close()
     out, back = warnings(caplog)
-    assert "left out" in out and "taken back" in back
+    assert "is removed" in out and "added back" in back
 
 
-def test_when_all_are_dead_the_run_ends_with_their_names_after_the_replies() -> None:
+def test_the_run_ends_after_the_replies_if_all_servers_die() -> None:
     with process("--name", "a") as (one, first), process("--name", "b") as (two, second):
         teacher = VllmTeacher([one, two], concurrency=2, **QUICK)
         replies: list[Reply] = []
@@ -129,21 +129,21 @@ def test_when_all_are_dead_the_run_ends_with_their_names_after_the_replies() -> 
     assert caught.value.kind == "TeacherError" and one in caught.value.message and two in caught.value.message
 
 
-def test_some_dead_at_the_start_is_a_warning_and_all_dead_an_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dead_server_at_the_start_is_a_warning_and_all_dead_an_error(caplog: pytest.LogCaptureFixture) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     living = App(lambda call: Answer(wait=0.05))
     with serve(living) as url:
         teacher = VllmTeacher([dead, url], concurrency=3, **QUICK)
         assert len(list(teacher.generate(requests(20)))) == 20
         assert len(list(teacher.generate(requests(5)))) == 5
-    assert living.most == 3  # its bound holds, although there is room for twice as many in all
-    (said,) = warnings(caplog)
-    assert dead in said
+    assert living.most == 3  # its own limit, although the fleet has room for twice as many
+    (warning,) = warnings(caplog)
+    assert dead in warning
     with pytest.raises(DlmError, match=dead):
         VllmTeacher([dead], **QUICK)
 
 
-def test_a_request_that_fails_on_a_healthy_server_is_its_own_fault(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_that_fails_on_healthy_servers_is_at_fault(caplog: pytest.LogCaptureFixture) -> None:
     def rule(call: Call) -> Answer | None:
         faults = [Answer(500, {}), Answer(body=completion("x" * 5000), cut=True), Answer(wait=30), Answer(body=b"{")]
         return faults[int(call.prompt)] if int(call.prompt) < len(faults) else None
@@ -155,7 +155,7 @@ def test_a_request_that_fails_on_a_healthy_server_is_its_own_fault(caplog: pytes
     assert warnings(caplog) == []
 
 
-def test_a_server_whose_engine_died_is_left_out() -> None:
+def test_a_server_with_a_dead_engine_is_removed() -> None:
     sick, well = App(lambda call: Answer(500, {"error": "EngineDeadError"}), health=503), App()
     with serve(sick) as one, serve(well) as two:
         replies = list(VllmTeacher([one, two], concurrency=2, **QUICK).generate(requests(20)))
@@ -164,27 +164,25 @@ def test_a_server_whose_engine_died_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 404])
-def test_a_server_that_refuses_every_request_is_left_out_for_good(
-    status: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_rejects_every_request_is_removed_for_good(status: int, caplog: pytest.LogCaptureFixture) -> None:
     gone, well = App(lambda call: Answer(status, {"error": "no such model"})), App(lambda call: Answer(wait=0.1))
     with serve(gone) as one, serve(well) as two:
         replies = list(VllmTeacher([one, two], concurrency=2, **QUICK).generate(requests(20)))
         assert {r.text for r in replies} == {f"re: {n}" for n in range(20)}
         with pytest.raises(DlmError, match="no such model"):
             list(VllmTeacher([one], **QUICK).generate(requests(1)))
-    (said,) = warnings(caplog)
-    assert one in said and "no such model" in said
+    (warning,) = warnings(caplog)
+    assert one in warning and "no such model" in warning
 
 
-def test_a_server_that_fails_in_health_draws_no_requests_to_their_end() -> None:
+def test_a_healthy_server_that_always_fails_does_not_attract_all_requests() -> None:
     sick, well = App(lambda call: Answer(500, {"error": "always"})), App(lambda call: Answer(wait=0.05))
     with serve(sick) as one, serve(well) as two:
         replies = list(VllmTeacher([one, two], concurrency=2, **QUICK).generate(requests(20)))
     assert {r.text for r in replies} == {f"re: {n}" for n in range(20)}
 
 
-def test_the_key_is_that_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_vllm_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "not for others")
     app = App()
     with serve(app) as url:
@@ -198,13 +196,13 @@ def test_the_key_is_that_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     "url",
     ["localhost:8000", "http://", "http://user:word@host:8000", "ftp://host", "", "http://host:80a", "http://[::1"],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_a_malformed_url_is_refused(url: str) -> None:
     with pytest.raises(DlmError, match="http://host:port") as caught:
         VllmTeacher([url])
     assert caught.value.kind == "UsageError" and "word" not in str(caught.value)
 
 
-def test_a_missing_package_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(DlmError, match=r"dlm-trl\[openai\]"):
+    with pytest.raises(DlmError, match=r"pip install .*\[openai\]"):
         VllmTeacher(["http://localhost:1"])

@@ -6,7 +6,7 @@ import datasets
 import evaluate
 
 from dlm_trl.evaluation.perplexity import perplexity
-from dlm_trl.evaluation.suite import open_model
+from dlm_trl.models.load import load_for_inference
 
 _INPUTS = """\
 predictions: texts
@@ -27,6 +27,6 @@ class Perplexity(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], model: str, window: int = 512) -> dict[str, list[float] | float]:
-        weights, tokenizer = open_model(model)
+        weights, tokenizer = load_for_inference(model)
         found = [perplexity(weights, tokenizer, text, window) for text in predictions]
         return {"perplexities": found, "mean_perplexity": math.fsum(found) / len(found)}
