@@ -52,7 +52,7 @@ def token_f1(prediction: str, reference: str) -> float:
     return _f1(Counter(tokens(prediction)), Counter(tokens(reference)))
 
 
-def figures(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def answer_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """exact_match and f1: means over all answers, as shares of 0 to 1 (SQuAD's own script multiplies by 100).
 
     One reference for each prediction. Raises ValueError for no answers, and for lists of different lengths.

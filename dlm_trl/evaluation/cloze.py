@@ -1,7 +1,7 @@
 """The baseline without labels: which option is the likeliest text, and what does it cost to find out?
 
     found = cloze(model, tokenizer, asked)      # the questions of `evaluation.mcsb`
-    found.accuracy, found.passes                # beside binding(…).accuracy and .passes
+    found.accuracy, found.passes                # beside measure_binding(…).accuracy and .passes
 
 An option's likelihood after the description is divided by its likelihood without one, lest common words win (Brown et
 al., "Language Models are Few-Shot Learners", 2020, section 2.4). That takes a forward pass for every option of every
@@ -17,7 +17,7 @@ from statistics import fmean
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.mcsb import Asked, wilson
+from dlm_trl.evaluation.mcsb import McsbQuestion, wilson
 from dlm_trl.models.score import log_probs
 
 LEAD = "Word:"  # what stands before an option, with and without a description
@@ -41,14 +41,16 @@ class Cloze:
         return self.passes / self.questions
 
 
-def cloze(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked]) -> Cloze:
+def cloze(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[McsbQuestion]
+) -> Cloze:
     """Pick the likeliest option of every question; labels and order of the options play no part.
 
     Raises ValueError for no questions.
     """
     if not asked:
         raise ValueError("no questions: a share of nothing is not a number")
-    words = {option: _behind_lead(tokenizer, option) for question in asked for option in question.options}
+    words = {option: _tokens_after_lead(tokenizer, option) for question in asked for option in question.options}
     rows = [(question.description, option) for question in asked for option in question.options]
     after = log_probs(
         model, tokenizer, [f"Description: {text}\n{LEAD}" for text, _ in rows], [words[option] for _, option in rows]
@@ -59,7 +61,7 @@ def cloze(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
     right = [list(question.options).index(question.word) for question in asked]
     plain = [max(range(len(own)), key=lambda k, own=own: own[k].mean) for own in scores]
     return Cloze(
-        **figures(
+        **cloze_scores(
             [[score.total for score in own] for own in scores],
             [[alone[option].total for option in question.options] for question in asked],
             right,
@@ -70,7 +72,7 @@ def cloze(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
     )
 
 
-def figures(
+def cloze_scores(
     conditional: Sequence[Sequence[float]], unconditional: Sequence[Sequence[float]], right: Sequence[int]
 ) -> dict[str, float]:
     """accuracy of the options whose log-probability gains most by the question, its 95 % interval low to high, chance.
@@ -86,7 +88,7 @@ def figures(
     return {"accuracy": accuracy, "low": low, "high": high, "chance": fmean(1 / len(own) for own in gained)}
 
 
-def _behind_lead(tokenizer: PreTrainedTokenizerBase, option: str) -> list[int]:
+def _tokens_after_lead(tokenizer: PreTrainedTokenizerBase, option: str) -> list[int]:
     """The option's tokens as they stand behind the lead, where some tokenizers write another first one."""
     lead, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (LEAD, f"{LEAD} {option}"))
     if whole[: len(lead)] != lead or len(whole) == len(lead):

@@ -1,11 +1,11 @@
 """Multiple-choice symbol binding, measured: does a model say the label of what it means, wherever that stands?
 
-    asked = described(model, Mcsb(tokenizer, choices=(5, 9), split="held_out"), 200, seed=0)
-    found = binding(model, tokenizer, asked)
+    asked = described_questions(model, Mcsb(tokenizer, choices=(5, 9), split="held_out"), 200, seed=0)
+    found = measure_binding(model, tokenizer, asked)
     found.accuracy, found.low, found.high, found.chance, found.ppa
 
 Every question is asked once for each rotation of its options, so that each option stands behind each label once, and
-the answer is the likeliest of the labels. Rows of an online run are questions too: `Asked(**example.facts)`.
+the answer is the likeliest of the labels. Rows of an online run are questions too: `McsbQuestion(**example.facts)`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standa
 T = TypeVar("T")
 
 
-class Asked(NamedTuple):
+class McsbQuestion(NamedTuple):
     """A question: which of `options` is described? `labels` are theirs, in order, one character each."""
 
     word: str
@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What came out, as shares of 0 to 1; `figures` says what each of them is."""
+    """What came out, as shares of 0 to 1; `mcsb_scores` says what each of them is."""
 
     accuracy: float
     low: float
@@ -61,15 +61,15 @@ class Binding:
     passes: int  # forward passes of one row each
 
 
-def described(
+def described_questions(
     model: PreTrainedModel | PeftModel, task: Mcsb, count: int, seed: int, attempts: int = ATTEMPTS
-) -> list[Asked]:
+) -> list[McsbQuestion]:
     """Questions of the task whose descriptions the base writes, with its adapter switched off.
 
     A question is a function of seed and its number. One whose description is rejected is drawn anew, and left out after
     so many attempts; so there may be fewer than `count`.
     """
-    rows: dict[int, Asked] = {}
+    rows: dict[int, McsbQuestion] = {}
     with frozen(model) if isinstance(model, PeftModel) else nullcontext(model) as base:
         for attempt in range(attempts):
             missing = [i for i in range(count) if i not in rows]
@@ -85,20 +85,20 @@ def described(
                 seed=seeds,
             )
             examples = zip(missing, task.examples(items, texts), strict=True)
-            rows |= {i: Asked(**example.facts) for i, example in examples if isinstance(example, Example)}
+            rows |= {i: McsbQuestion(**example.facts) for i, example in examples if isinstance(example, Example)}
     return [rows[i] for i in sorted(rows)]
 
 
-def glossed(task: Mcsb, glosses: Mapping[str, str], count: int, seed: int) -> list[Asked]:
+def glossed_questions(task: Mcsb, glosses: Mapping[str, str], count: int, seed: int) -> list[McsbQuestion]:
     """Questions whose descriptions come from elsewhere; `glosses` has one for each of the task's words."""
     items = [task.draw(random.Random(row_seed(seed, i)), 1)[0] for i in range(count)]
-    return [Asked(**task.example(item, glosses[item.word]).facts) for item in items]
+    return [McsbQuestion(**task.example(item, glosses[item.word]).facts) for item in items]
 
 
-def binding(
+def measure_binding(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Asked],
+    asked: Sequence[McsbQuestion],
     token_budget: int = TOKEN_BUDGET,
 ) -> Binding:
     """Ask every question with every rotation of its options.
@@ -112,14 +112,14 @@ def binding(
     picked = iter(options[k] for (_, options), k in zip(orders, chosen, strict=True))
     said = Counter(q.labels[k] for (q, _), k in zip(orders, chosen, strict=True))
     return Binding(
-        **figures([[next(picked) for _ in q.options] for q in asked], [q.word for q in asked]),
+        **mcsb_scores([[next(picked) for _ in q.options] for q in asked], [q.word for q in asked]),
         labels={label: said[label] / len(chosen) for label in sorted(said)},
         questions=len(asked),
         passes=len(chosen),
     )
 
 
-def figures(picked: Sequence[Sequence[str]], right: Sequence[str]) -> dict[str, float]:
+def mcsb_scores(picked: Sequence[Sequence[str]], right: Sequence[str]) -> dict[str, float]:
     """Accuracy and steadiness of the options that were picked: for each question, one for each rotation of its options.
 
     accuracy: over all orders of a question, then over questions. low, high: its 95 % interval, for other questions of

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.answers import tokens
-from dlm_trl.evaluation.recall import Question, Recall, answer_tokens, messages, recall_after
+from dlm_trl.evaluation.recall import Recall, RecallQuestion, answer_tokens, messages, recall_after
 from dlm_trl.models.chat import encode
 from dlm_trl.models.load import context_length
 from dlm_trl.models.prefix import PrefixCache, common_prefix
@@ -30,7 +30,7 @@ SLACK = 8  # tokens: texts that are joined may have a few more than each for its
 def open_book_recall(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    groups: Mapping[str, Sequence[Question]],
+    groups: Mapping[str, Sequence[RecallQuestion]],
     prose: Sequence[str],
     advance: Callable[[int], object] | None = None,
 ) -> dict[str, Recall]:
@@ -84,7 +84,7 @@ class Paragraphs:
         return SEAM.join(self.texts[number] for number in sorted(found))
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, notes: str, question: Question) -> list[int]:
+def _prompt(tokenizer: PreTrainedTokenizerBase, notes: str, question: RecallQuestion) -> list[int]:
     text, _, system = question
     return encode(
         tokenizer, messages(f"Notes:{SEAM}{notes}{SEAM}Answer with the words of the notes.{SEAM}{text}", system)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rapidfuzz import fuzz
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.answers import chance_f1, figures
+from dlm_trl.evaluation.answers import answer_scores, chance_f1
 from dlm_trl.models.chat import encode
 from dlm_trl.models.generate import generate_batches
 from dlm_trl.models.prefix import PrefixCache
@@ -20,7 +20,7 @@ from dlm_trl.models.prefix import PrefixCache
 FUZZY_RATIO = 90.0  # of 100; about one wrong letter in ten
 SPARE_TOKENS = 8  # an answer that goes on after the expected one is seen to do so
 
-Question = tuple[str, str, str | None]  # question, answer, system prompt
+RecallQuestion = tuple[str, str, str | None]  # question, answer, system prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Recall:
 def answer_recall(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: Sequence[RecallQuestion],
     advance: Callable[[int], object] | None = None,
 ) -> Recall:
     """Ask every (question, answer, system prompt or None) and compare what comes back with the answer.
@@ -66,7 +66,7 @@ def recall_after(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    questions: Sequence[Question],
+    questions: Sequence[RecallQuestion],
     prefix: PrefixCache | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Recall:
@@ -82,14 +82,14 @@ def recall_after(
     expected = [" ".join(answer.split()) for _, answer, _ in questions]
     close = [fuzz.ratio(a.lower(), b.lower()) >= FUZZY_RATIO for a, b in zip(said, expected, strict=True)]
     return Recall(
-        **figures(said, expected),
+        **answer_scores(said, expected),
         chance_f1=chance_f1(said, expected),
         fuzzy=sum(close) / len(close),
         answers=tuple(said),
     )
 
 
-def answer_tokens(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> int:
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, questions: Sequence[RecallQuestion]) -> int:
     """How many tokens an answer may have."""
     longest = max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for _, answer, _ in questions)
     return longest + SPARE_TOKENS

@@ -13,8 +13,8 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.mcsb import Asked
-from dlm_trl.evaluation.recall import Question
+from dlm_trl.evaluation.mcsb import McsbQuestion
+from dlm_trl.evaluation.recall import RecallQuestion
 from dlm_trl.evaluation.suite import question_sets, read_glosses
 from dlm_trl.notes import read
 from dlm_trl.notes.errors import QuestionsError
@@ -56,16 +56,16 @@ class EvaluationSpec:
         parts = split(every, self.validation_fraction, self.seed, self.split_method)
         return parts["train"] or None, parts["validation"] or None
 
-    def recall_questions(self, learned: Dataset | None, held_out: Dataset | None) -> dict[str, list[Question]]:
+    def recall_questions(self, learned: Dataset | None, held_out: Dataset | None) -> dict[str, list[RecallQuestion]]:
         """Those to ask, by group: "seen", "held-out", "reworded"; a group without any is left out."""
         groups = {
             "seen": _questions(learned),
             "held-out": _questions(held_out),
             "reworded": read_questions(self.questions, self._system_prompt()) if self.questions else [],
         }
-        return {group: spread(asked, self.max_questions) for group, asked in groups.items() if asked}
+        return {group: sample_evenly(asked, self.max_questions) for group, asked in groups.items() if asked}
 
-    def question_sets(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Asked]]:
+    def question_sets(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[McsbQuestion]]:
         """The multiple-choice questions, by condition; the base writes their descriptions. Raises as the suite does."""
         if not self.conditions:
             return {}
@@ -82,7 +82,7 @@ class EvaluationSpec:
         return read(self.notes).frontmatter.system_prompt if self.notes else None
 
 
-def read_questions(path: str, system_prompt: str | None) -> list[Question]:
+def read_questions(path: str, system_prompt: str | None) -> list[RecallQuestion]:
     """The reworded questions of a JSON-lines file. Raises DlmError with the line of what cannot be read."""
     file = Path(path)
     if not file.is_file():
@@ -107,7 +107,7 @@ def read_questions(path: str, system_prompt: str | None) -> list[Question]:
     return questions
 
 
-def _questions(pairs: Dataset | None) -> list[Question]:
+def _questions(pairs: Dataset | None) -> list[RecallQuestion]:
     """Each pair once, though its weight may have copied it."""
     if pairs is None:
         return []
@@ -115,12 +115,12 @@ def _questions(pairs: Dataset | None) -> list[Question]:
     return list(dict.fromkeys(asked))
 
 
-def _question(prompt: list[dict[str, str]], completion: list[dict[str, str]]) -> Question:
+def _question(prompt: list[dict[str, str]], completion: list[dict[str, str]]) -> RecallQuestion:
     system = next((turn["content"] for turn in prompt if turn["role"] == "system"), None)
     return prompt[-1]["content"], completion[-1]["content"], system
 
 
-def spread(questions: Sequence[Question], limit: int) -> list[Question]:
+def sample_evenly(questions: Sequence[RecallQuestion], limit: int) -> list[RecallQuestion]:
     """At most `limit` of them, evenly from the whole document."""
     step = max(1.0, len(questions) / limit)
     return [questions[int(k * step)] for k in range(min(limit, len(questions)))]

@@ -21,7 +21,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.cloze import Cloze, cloze
-from dlm_trl.evaluation.mcsb import Asked, Binding, binding, described, glossed
+from dlm_trl.evaluation.mcsb import Binding, McsbQuestion, described_questions, glossed_questions, measure_binding
 from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.models.generate import row_seed
 from dlm_trl.models.load import Quantization, load_adapted, load_base, load_tokenizer
@@ -30,7 +30,7 @@ from dlm_trl.tasks.mcsb import HELD_OUT, Mcsb, Split, contains_word
 
 CONDITIONS = ("5:upper", "6-9:upper", "5:lower", "5:digits")
 
-QuestionSets = Mapping[str, Sequence[Asked]]
+QuestionSets = Mapping[str, Sequence[McsbQuestion]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def question_sets(
     split: Split = "held_out",
     held_out: float = HELD_OUT,
     glosses: Mapping[str, str] | None = None,
-) -> dict[str, list[Asked]]:
+) -> dict[str, list[McsbQuestion]]:
     """`count` questions for each condition, on words of one side of the split; the same in every process.
 
     The base describes the words, with its adapter switched off; where it could not do so often enough there are fewer
@@ -100,7 +100,7 @@ def question_sets(
     one that cannot be asked, and (EvaluationError) where the base could describe no word at all.
     """
     tasks = condition_tasks(tokenizer, conditions, split, held_out)
-    sets = {name: described(model, task, count, row_seed(seed, name)) for name, task in tasks.items()}
+    sets = {name: described_questions(model, task, count, row_seed(seed, name)) for name, task in tasks.items()}
     if empty := [name for name, asked in sets.items() if not asked]:
         raise EvaluationError(
             f"No description that the base wrote can be asked about ({', '.join(empty)}).",
@@ -110,7 +110,7 @@ def question_sets(
         choices, labels = parse_condition(conditions[0])
         fit = {word: gloss for word, gloss in glosses.items() if not contains_word(gloss, word)}
         task = Mcsb(tokenizer, choices=choices, labels=labels, split=split, held_out=held_out, words=[*fit])
-        sets["glosses"] = glossed(task, fit, count, row_seed(seed, "glosses"))
+        sets["glosses"] = glossed_questions(task, fit, count, row_seed(seed, "glosses"))
     return sets
 
 
@@ -147,7 +147,7 @@ def measure(
     Cloze costs more than the rest. Raises ValueError for a set without questions.
     """
     return Evaluation(
-        mcsb={name: binding(model, tokenizer, asked) for name, asked in sets.items()},
+        mcsb={name: measure_binding(model, tokenizer, asked) for name, asked in sets.items()},
         cloze=cloze(model, tokenizer, next(iter(sets.values()))) if with_cloze else None,
         perplexity=general_perplexity(model, tokenizer),
     )

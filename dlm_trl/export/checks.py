@@ -7,7 +7,7 @@ import numpy
 
 from dlm_trl.evaluation.report import markdown_table
 from dlm_trl.export.limits import LIMITS
-from dlm_trl.export.observe import Answer, Observation
+from dlm_trl.export.model_outputs import Answer, ModelOutputs
 
 RESAMPLES = 10_000  # of the bootstrap
 ENOUGH = 20  # right answers: with fewer, one is more than the 5 % that may be lost
@@ -51,7 +51,7 @@ def table(checks: Sequence[Check]) -> str:
     return markdown_table(("check", *columns, "value", "limit", ""), rows, numbers_from=1)
 
 
-def logit_checks(before: Observation, after: Observation, stored: str) -> list[Check]:
+def logit_checks(before: ModelOutputs, after: ModelOutputs, stored: str) -> list[Check]:
     """Differences over all positions and the whole vocabulary; `stored` is the merged weights' dtype.
 
     Rounding to 16 bits moves the logits in proportion to their size, which differs from model to model; there they are
@@ -61,7 +61,7 @@ def logit_checks(before: Observation, after: Observation, stored: str) -> list[C
     if stored == "float32":
         found = [check("logit difference, mean, float32", mean), check("logit difference, largest, float32", largest)]
     else:
-        deviation, names = spread(before), ("mean", "largest")
+        deviation, names = logit_deviation(before), ("mean", "largest")
         found = [
             check(f"logit difference, {name} to standard deviation, 16 bit", value / deviation)
             for name, value in zip(names, (mean, largest), strict=True)
@@ -69,15 +69,15 @@ def logit_checks(before: Observation, after: Observation, stored: str) -> list[C
     return [*found, check("same most likely token", same)]
 
 
-def spread(observation: Observation) -> float:
+def logit_deviation(outputs: ModelOutputs) -> float:
     """The standard deviation of the logits, over all positions and the whole vocabulary."""
-    logits = observation.logits()
+    logits = outputs.logits()
     count = sum(text.size for text in logits)
     mean = sum(text.sum(dtype=numpy.float64) for text in logits) / count
     return float(numpy.sqrt(sum(numpy.square(text - mean, dtype=numpy.float64).sum() for text in logits) / count))
 
 
-def differences(before: Observation, after: Observation) -> tuple[float, float, float]:
+def differences(before: ModelOutputs, after: ModelOutputs) -> tuple[float, float, float]:
     """Mean and largest difference of the logits, and the share of positions with the same most likely token.
 
     A vocabulary that was padded is compared where both have one. NaN where a logit is none.
@@ -119,7 +119,7 @@ def metric_checks(before: Mapping[str, tuple[float, float]], after: Mapping[str,
 
 
 def divergence_checks(
-    names: Sequence[str], before: Observation, rounded: Observation, after: Observation
+    names: Sequence[str], before: ModelOutputs, rounded: ModelOutputs, after: ModelOutputs
 ) -> list[Check]:
     """For each name of the texts: how far the next-token distributions of the rounded and of the quantised model are
     from the 16-bit model's, in nats per token; what must not be above 1 is the lower end of their ratio's interval.
@@ -143,7 +143,7 @@ def divergence_checks(
     return checks
 
 
-def divergences(before: Observation, other: Observation) -> list[tuple[float, int]]:
+def divergences(before: ModelOutputs, other: ModelOutputs) -> list[tuple[float, int]]:
     """Of each text the Kullback-Leibler divergence of the other model's next-token distributions from the first's,
     summed over its positions, in nats; and how many positions that is. NaN if a logit is NaN.
     """

@@ -1,4 +1,4 @@
-"""Run a module in a fresh process, like `python -m`, with its DlmError as ours: `run_module("dlm_trl.export.observe")`.
+"""Run a module in a fresh process, like `python -m`: `run_module("dlm_trl.export.ship", "runs/notes", "runs/notes")`.
 
 What a library patches there stays there, and what is loaded there comes from the disk.
 """

@@ -33,8 +33,8 @@ from dlm_trl.export.checks import (
 )
 from dlm_trl.export.grid import describe_grid
 from dlm_trl.export.model_card import serve_line, write_card
-from dlm_trl.export.observe import Chat, Observation, Probes, is_quantized, observe, render
-from dlm_trl.export.probes import find_eval_spec, make_probes
+from dlm_trl.export.model_inputs import build_inputs, recorded_eval_spec
+from dlm_trl.export.model_outputs import Chat, ModelInputs, ModelOutputs, compute_outputs, is_quantized, render
 from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, tokenizer_folder
 from dlm_trl.models import lineage
 from dlm_trl.models.chat import has_template
@@ -92,17 +92,17 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
         for folder, made in zip((after, before), reversed(steps), strict=False):
             _check_files(folder, made)
     base = _base(before, steps[-1]) if step == "merge" else before
-    eval_spec, said = find_eval_spec(steps, notes)
+    eval_spec, said = recorded_eval_spec(steps, notes)
     if step == "awq" and (grid := describe_grid(before, steps)):
         said.append(GRID.format(grid))
     tokenizers = [open_tokenizer(folder) for folder in (tokenizer_folder(before, base), after)]
     if steps[0]["step"] == "train" and not has_template(tokenizers[0]) and eval_spec.pairs()[0] is not None:
         raise VerifyError("The run learned answers by a chat template, and there is none here any more.", path=before)
     try:
-        probes = make_probes(eval_spec, steps, tokenizers[0], prompts, notes)
+        inputs = build_inputs(eval_spec, steps, tokenizers[0], prompts, notes)
     except TemplateError as error:
         raise VerifyError(f"Its chat template refuses a question of the notes: {error}.", path=before) from error
-    checks = [_same_prompts(probes.chats, *tokenizers), _stop_tokens(_ends(before) or _ends(base), after, *tokenizers)]
+    checks = [_same_prompts(inputs.chats, *tokenizers), _stop_tokens(_ends(before) or _ends(base), after, *tokenizers)]
     try:
         (after / SMOKE).unlink(missing_ok=True)
     except OSError as error:
@@ -110,13 +110,13 @@ def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 
     if all(found.passed for found in checks):
         with tempfile.TemporaryDirectory() as scratch:
             found, last = (
-                _merge_checks(probes, before, base, after, steps, Path(scratch))
+                _merge_checks(inputs, before, base, after, steps, Path(scratch))
                 if step == "merge"
-                else _awq_checks(probes, before, after, steps, Path(scratch))
+                else _awq_checks(inputs, before, after, steps, Path(scratch))
             )
             checks += found
-            smoke = [{"chat": chat, **asdict(answer)} for chat, answer in zip(probes.chats, last.answers, strict=True)]
-        text = json.dumps({"new_tokens": probes.new_tokens, "answers": smoke}, ensure_ascii=False, indent=2)
+            smoke = [{"chat": chat, **asdict(answer)} for chat, answer in zip(inputs.chats, last.answers, strict=True)]
+        text = json.dumps({"new_tokens": inputs.new_tokens, "answers": smoke}, ensure_ascii=False, indent=2)
         replace_file(after / SMOKE, f"{text}\n".encode())
     serve = serve_line(after, str(after))
     _write_down(after, steps, checks, serve)
@@ -187,18 +187,18 @@ def _ends(folder: Path) -> list[Any]:
 
 
 def _merge_checks(
-    probes: Probes, before: Path, base: Path, after: Path, steps: Sequence[lineage.Step], scratch: Path
-) -> tuple[list[Check], Observation]:
+    inputs: ModelInputs, before: Path, base: Path, after: Path, steps: Sequence[lineage.Step], scratch: Path
+) -> tuple[list[Check], ModelOutputs]:
     trained = lineage.last(steps, "train")
-    adapter = observe(probes, str(before), scratch / "before", base)
-    merged = observe(probes, str(after), scratch / "after")
+    adapter = compute_outputs(inputs, str(before), scratch / "before", base)
+    merged = compute_outputs(inputs, str(after), scratch / "after")
     checks = [
         *logit_checks(adapter, merged, steps[-1]["dtype"]),
         *answer_checks(adapter.answers, merged.answers, greedy=True),
         *metric_checks(adapter.metrics, merged.metrics),
     ]
     if trained and (quantization := trained.get("quantization")):
-        as_trained = observe(probes, str(before), scratch / "quantized", base, quantization)
+        as_trained = compute_outputs(inputs, str(before), scratch / "quantized", base, quantization)
         name = f"logit difference to the base in {quantization}"
         told = zip(("mean", "largest"), differences(as_trained, merged), strict=False)
         checks += [Check(f"{name}, {which}", value) for which, value in told]
@@ -207,17 +207,17 @@ def _merge_checks(
 
 
 def _awq_checks(
-    probes: Probes, before: Path, after: Path, steps: Sequence[lineage.Step], scratch: Path
-) -> tuple[list[Check], Observation]:
+    inputs: ModelInputs, before: Path, after: Path, steps: Sequence[lineage.Step], scratch: Path
+) -> tuple[list[Check], ModelOutputs]:
     said = lineage.last(steps, "awq")
-    merged = observe(probes, str(before), scratch / "before")
-    numbers = replace(probes, chats=(), questions={}, sets={})
-    rounded = observe(numbers, str(before), scratch / "rounded", round_to=said["group_size"])
-    quantized = observe(probes, str(after), scratch / "after")
+    merged = compute_outputs(inputs, str(before), scratch / "before")
+    numbers = replace(inputs, chats=(), questions={}, question_sets={})
+    rounded = compute_outputs(numbers, str(before), scratch / "rounded", round_to=said["group_size"])
+    quantized = compute_outputs(inputs, str(after), scratch / "after")
     mean, largest, same = differences(merged, quantized)
     written, predicted = said["bytes"]["written"], said["bytes"]["predicted"]
     checks = [
-        *divergence_checks(probes.names, merged, rounded, quantized),
+        *divergence_checks(inputs.text_names, merged, rounded, quantized),
         *perplexity_checks(merged.nll, rounded.nll, quantized.nll),
         *metric_checks(merged.metrics, quantized.metrics),
         *answer_checks(merged.answers, quantized.answers, greedy=False),

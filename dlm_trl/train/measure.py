@@ -15,7 +15,7 @@ from trl import SFTTrainer
 from dlm_trl.evaluation.open_book import open_book_recall
 from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.evaluation.progress import progress
-from dlm_trl.evaluation.recall import Question, Recall, answer_recall
+from dlm_trl.evaluation.recall import Recall, RecallQuestion, answer_recall
 from dlm_trl.evaluation.report import Measure, Sample
 from dlm_trl.models.frozen import frozen
 
@@ -41,7 +41,7 @@ class Numbers:
     open_book: Answered | None = None
 
 
-def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]]) -> Numbers:
+def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[RecallQuestion]]) -> Numbers:
     """Measure the model as it stands; every process takes part, and the run's random state stays as it is."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     tokenizer = trainer.processing_class
@@ -55,7 +55,7 @@ def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]]) ->
 
 
 def measure_open_book(
-    trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]], prose: Sequence[str]
+    trainer: SFTTrainer, questions: Mapping[str, Sequence[RecallQuestion]], prose: Sequence[str]
 ) -> Answered | None:
     """What the frozen base answers with the notes in its prompt; None where it has no prose, questions or room."""
     if not (questions and prose):
@@ -73,7 +73,7 @@ class MeasureBefore(TrainerCallback):
     """Measures when the trainer is ready and nothing is trained yet: only then has ZeRO-3 a model that can answer."""
 
     def __init__(
-        self, trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]], prose: Sequence[str] = ()
+        self, trainer: SFTTrainer, questions: Mapping[str, Sequence[RecallQuestion]], prose: Sequence[str] = ()
     ) -> None:
         self.trainer = trainer
         self.questions = questions
@@ -111,7 +111,7 @@ def measures(before: Numbers | None, after: Numbers) -> list[Measure]:
     return rows
 
 
-def samples(questions: Mapping[str, Sequence[Question]], before: Numbers | None, after: Numbers) -> list[Sample]:
+def samples(questions: Mapping[str, Sequence[RecallQuestion]], before: Numbers | None, after: Numbers) -> list[Sample]:
     """Some answers side by side, of each group of questions; a dash for a question that was not asked before."""
     was = before.recall.answers if before else {}
     with_notes = before.open_book.answers if before and before.open_book else None
@@ -129,7 +129,7 @@ def samples(questions: Mapping[str, Sequence[Question]], before: Numbers | None,
     ]
 
 
-def _answered(questions: Mapping[str, Sequence[Question]], recalls: Mapping[str, Recall]) -> Answered:
+def _answered(questions: Mapping[str, Sequence[RecallQuestion]], recalls: Mapping[str, Recall]) -> Answered:
     return Answered(
         shares={group: recall.shares() for group, recall in recalls.items()},
         answers={
@@ -139,7 +139,7 @@ def _answered(questions: Mapping[str, Sequence[Question]], recalls: Mapping[str,
     )
 
 
-def _count(questions: Mapping[str, Sequence[Question]]) -> int:
+def _count(questions: Mapping[str, Sequence[RecallQuestion]]) -> int:
     return sum(map(len, questions.values()))
 
 

@@ -158,7 +158,7 @@ def test_two_folders_that_are_no_hop_are_refused(adapter: Path, merged: Path, tm
 def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
     adapter: Path, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(verify_module, "observe")
+    monkeypatch.delattr(verify_module, "compute_outputs")
 
     def refused(said: str, before: Path = adapter) -> None:
         with pytest.raises(DlmError, match=said) as caught:

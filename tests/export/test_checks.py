@@ -17,22 +17,22 @@ from dlm_trl.export.checks import (
     divergences,
     interval,
     logit_checks,
+    logit_deviation,
     metric_checks,
     perplexity_checks,
-    spread,
     table,
 )
 from dlm_trl.export.limits import LIMITS
-from dlm_trl.export.observe import Answer, Observation
+from dlm_trl.export.model_outputs import Answer, ModelOutputs
 
 RANDOM = numpy.random.default_rng(5)
 
 
-def observation(folder: Path, logits: list[numpy.ndarray]) -> Observation:
+def observation(folder: Path, logits: list[numpy.ndarray]) -> ModelOutputs:
     folder.mkdir()
     for number, values in enumerate(logits):
         numpy.save(folder / f"logits-{number:05}.npy", values.astype(numpy.float32))
-    return Observation(folder, [], {}, {})
+    return ModelOutputs(folder, [], {}, {})
 
 
 def pieces(nats_per_token: numpy.ndarray, tokens: numpy.ndarray) -> list[tuple[float, int]]:
@@ -71,7 +71,7 @@ def test_rounding_to_16_bits_is_judged_by_the_size_of_the_logits(tmp_path: Path)
     logits = RANDOM.normal(size=(4, 50))
     for size, passed in ((1, False), (10, True)):
         one, other = (observation(tmp_path / f"{size}{k}", [logits * size + 0.05 * k]) for k in (0, 1))
-        assert spread(one) == pytest.approx(size * logits.std(), rel=1e-5)
+        assert logit_deviation(one) == pytest.approx(size * logits.std(), rel=1e-5)
         assert logit_checks(one, other, "bfloat16")[0].passed is passed
 
 

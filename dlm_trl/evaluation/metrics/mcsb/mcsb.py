@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from dlm_trl.evaluation.mcsb import figures
+from dlm_trl.evaluation.mcsb import mcsb_scores
 
 _CITATION = """\
 @inproceedings{robinson2023leveraging,
@@ -20,11 +20,11 @@ references: the right option of each question
 
 
 class Mcsb(evaluate.Metric):
-    """accuracy, low, high, chance, ppa, unchanged: see `dlm_trl.evaluation.mcsb.figures`."""
+    """accuracy, low, high, chance, ppa, unchanged: see `dlm_trl.evaluation.mcsb.mcsb_scores`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=figures.__doc__,
+            description=mcsb_scores.__doc__,
             citation=_CITATION,
             inputs_description=_INPUTS,
             features=datasets.Features(
@@ -33,4 +33,4 @@ class Mcsb(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[list[str]], references: list[str]) -> dict[str, float]:
-        return figures(predictions, references)
+        return mcsb_scores(predictions, references)

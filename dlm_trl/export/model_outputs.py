@@ -1,8 +1,8 @@
 """What one model does with fixed inputs, seen by a process of its own that reloads it from the disk.
 
-    probes = Probes(chats=[[{"role": "user", "content": "What is kneading?"}]], texts=[[5, 8, 13]])
-    before = observe(probes, "runs/notes", scratch / "before")
-    after = observe(probes, "runs/merged", scratch / "after")
+    inputs = ModelInputs(chats=[[{"role": "user", "content": "What is kneading?"}]], texts=[[5, 8, 13]])
+    before = compute_outputs(inputs, "runs/notes", scratch / "before")
+    after = compute_outputs(inputs, "runs/merged", scratch / "after")
     after.logits()[0] - before.logits()[0]
 
 The model is loaded by plain transformers (peft for an adapter, gptqmodel under it for AWQ), as its users will do.
@@ -22,8 +22,8 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.mcsb import Asked, binding
-from dlm_trl.evaluation.recall import Question, answer_recall
+from dlm_trl.evaluation.mcsb import McsbQuestion, measure_binding
+from dlm_trl.evaluation.recall import RecallQuestion, answer_recall
 from dlm_trl.export.adapter import CONFIG
 from dlm_trl.export.rtn import round_to_nearest
 from dlm_trl.export.run_module import run_module
@@ -40,7 +40,7 @@ Chat = list[dict[str, str]] | str  # messages, or the beginning of a text
 
 
 @dataclass(frozen=True)
-class Probes:
+class ModelInputs:
     """The inputs. chats are answered greedily; of texts (token ids) the logits are kept, and `names` says what each is
     of; of scored pieces the log-probability is; questions and sets are what the run was examined with.
     """
@@ -48,10 +48,10 @@ class Probes:
     chats: Sequence[Chat] = ()
     new_tokens: int = 64
     texts: Sequence[Sequence[int]] = ()
-    names: Sequence[str] = ()
+    text_names: Sequence[str] = ()
     scored: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
-    questions: Mapping[str, Sequence[Question]] = field(default_factory=dict)
-    sets: Mapping[str, Sequence[Asked]] = field(default_factory=dict)
+    questions: Mapping[str, Sequence[RecallQuestion]] = field(default_factory=dict)
+    question_sets: Mapping[str, Sequence[McsbQuestion]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Observation:
+class ModelOutputs:
     """What the model did. nll: for each name, of each piece the summed negative log-probability in nats and how many
     tokens that is of. metrics: under the names of a run's report, the share and how many answers were right
     beyond guessing.
@@ -79,41 +79,41 @@ class Observation:
         return [numpy.load(file, mmap_mode="r") for file in sorted(self.folder.glob("logits-*.npy"))]
 
 
-def observe(
-    probes: Probes,
+def compute_outputs(
+    inputs: ModelInputs,
     model: str,
     scratch: Path,
     base: Path | None = None,
     quantization: str | None = None,
     round_to: int | None = None,
-) -> Observation:
-    """Have a new process load the model and go through the probes; its results stay in `scratch`.
+) -> ModelOutputs:
+    """Have a new process load the model and go through the inputs; its results stay in `scratch`.
 
     model: a folder (model, adapter or AWQ). base: the folder of an adapter's base; quantization: how that is loaded.
     round_to: first round the weights to 4 bits in groups of so many. Raises DlmError (ExportError).
     """
     scratch.mkdir(parents=True)
     job = {"model": model, "base": base, "quantization": quantization, "round_to": round_to}
-    (scratch / "job.pickle").write_bytes(pickle.dumps((probes, job)))
+    (scratch / "job.pickle").write_bytes(pickle.dumps((inputs, job)))
     with Console(stderr=True).status(f"loading {model} and asking it …"):
-        run_module("dlm_trl.export.observe", str(scratch))
+        run_module("dlm_trl.export.model_outputs", str(scratch))
     found = json.loads((scratch / "found.json").read_text(encoding="utf-8"))
     answers = [Answer(**answer) for answer in found.pop("answers")]
-    return Observation(folder=scratch, answers=answers, **found)
+    return ModelOutputs(folder=scratch, answers=answers, **found)
 
 
 def main(scratch: Path) -> None:
     """The new process."""
-    probes, job = pickle.loads((scratch / "job.pickle").read_bytes())
+    inputs, job = pickle.loads((scratch / "job.pickle").read_bytes())
     model, tokenizer = _load(**job)
     with torch.inference_mode():
-        for number, text in enumerate(probes.texts):
+        for number, text in enumerate(inputs.texts):
             logits = model(input_ids=torch.tensor([list(text)], device=model.device), use_cache=False).logits[0]
             numpy.save(scratch / f"logits-{number:05}.npy", logits.float().cpu().numpy())
     found = {
-        "answers": _answers(model, tokenizer, probes, Path(job["model"])),
-        "nll": {name: _nll(model, tokenizer, pieces) for name, pieces in probes.scored.items()},
-        "metrics": _metrics(model, tokenizer, probes),
+        "answers": _answers(model, tokenizer, inputs, Path(job["model"])),
+        "nll": {name: _nll(model, tokenizer, pieces) for name, pieces in inputs.scored.items()},
+        "metrics": _metrics(model, tokenizer, inputs),
     }
     (scratch / "found.json").write_text(json.dumps(found), encoding="utf-8")
 
@@ -154,15 +154,15 @@ def _load(
 def _answers(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    probes: Probes,
+    inputs: ModelInputs,
     folder: Path,
 ) -> list[dict[str, str | bool]]:
     """By generate() alone, in batches; with the generation_config beside an adapter, which peft does not load."""
     beside = (folder / CONFIG).is_file() and (folder / GENERATION).is_file()
     config = GenerationConfig.from_pretrained(folder) if beside else model.generation_config
-    config = GenerationConfig.from_dict(config.to_dict() | {"max_new_tokens": probes.new_tokens, "do_sample": False})
+    config = GenerationConfig.from_dict(config.to_dict() | {"max_new_tokens": inputs.new_tokens, "do_sample": False})
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    prompts = [render(tokenizer, chat) for chat in probes.chats]
+    prompts = [render(tokenizer, chat) for chat in inputs.chats]
 
     def run(batch: list[int]) -> list[dict[str, str | bool]]:
         width = max(len(prompts[i]) for i in batch)
@@ -176,7 +176,7 @@ def _answers(
             answers.append({"text": text, "ended": end is not None})
         return answers
 
-    return run_in_batches(run, [len(prompt) + probes.new_tokens for prompt in prompts], TOKEN_BUDGET)
+    return run_in_batches(run, [len(prompt) + inputs.new_tokens for prompt in prompts], TOKEN_BUDGET)
 
 
 def _nll(model: Model, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
@@ -184,14 +184,14 @@ def _nll(model: Model, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Sequ
     return [(-score.total, score.tokens) for score in scores]
 
 
-def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, probes: Probes) -> dict[str, tuple[float, float]]:
+def _metrics(model: Model, tokenizer: PreTrainedTokenizerBase, inputs: ModelInputs) -> dict[str, tuple[float, float]]:
     metrics = {}
-    for group, asked in probes.questions.items():
+    for group, asked in inputs.questions.items():
         recall = answer_recall(model, tokenizer, asked)
         right = recall.right()
         metrics |= {f"{name}, {group}": (share, right[name]) for name, share in recall.shares().items()}
-    for name, sets in probes.sets.items():
-        found = binding(model, tokenizer, sets)
+    for name, sets in inputs.question_sets.items():
+        found = measure_binding(model, tokenizer, sets)
         metrics[f"mcsb/{name}/accuracy"] = (found.accuracy, (found.accuracy - found.chance) * found.questions)
     return metrics
 

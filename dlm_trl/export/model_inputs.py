@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.mcsb import Asked
+from dlm_trl.evaluation.mcsb import McsbQuestion
 from dlm_trl.evaluation.perplexity import general_text
-from dlm_trl.evaluation.recall import Question, messages
-from dlm_trl.evaluation.spec import EvaluationSpec, spread
+from dlm_trl.evaluation.recall import RecallQuestion, messages
+from dlm_trl.evaluation.spec import EvaluationSpec, sample_evenly
 from dlm_trl.evaluation.suite import open_model
 from dlm_trl.export.calibration import read_calibration
-from dlm_trl.export.observe import Chat, Probes
+from dlm_trl.export.model_outputs import Chat, ModelInputs
 from dlm_trl.models.chat import encode, has_template
 from dlm_trl.models.lineage import FILE, Step, file_hash, last, lineage_error
 from dlm_trl.models.registry import document_name
@@ -27,13 +27,13 @@ SHORT = 64  # tokens of a held-out piece whose logits are compared
 WORDS_ASKED, WORDS_ANSWERED = 20, 40  # of a general text that stands in for a question
 
 
-def make_probes(
+def build_inputs(
     eval_spec: EvaluationSpec,
     steps: Sequence[Step],
     tokenizer: PreTrainedTokenizerBase,
     prompts: int,
     notes: Path | None = None,
-) -> Probes:
+) -> ModelInputs:
     """steps lead to the later model; the tokenizer is the earlier one's; notes: the document, if it was
     moved. Loads the base where it has to describe words.
 
@@ -43,17 +43,17 @@ def make_probes(
     chats = _chats(questions, tokenizer, prompts)
     scored = _pieces(steps, tokenizer, notes) if steps[-1]["step"] == "awq" else {}
     named = _short(scored, tokenizer) if scored else [("", text) for text in _texts(chats, tokenizer)]
-    return Probes(
+    return ModelInputs(
         chats=[chat for chat, _ in chats],
         texts=[text for _, text in named],
-        names=[name for name, _ in named],
+        text_names=[name for name, _ in named],
         scored=scored,
         questions=questions if has_template(tokenizer) else {},
-        sets=_sets(eval_spec, steps),
+        question_sets=_question_sets(eval_spec, steps),
     )
 
 
-def find_eval_spec(steps: Sequence[Step], notes: Path | None) -> tuple[EvaluationSpec, list[str]]:
+def recorded_eval_spec(steps: Sequence[Step], notes: Path | None) -> tuple[EvaluationSpec, list[str]]:
     """What the run was examined with, and what of it is not to be found any more."""
     trained = last(steps, "train")
     eval_spec = _eval_spec(trained["eval_spec"]) if trained and trained.get("eval_spec") else EvaluationSpec()
@@ -77,7 +77,7 @@ def _eval_spec(said: Any) -> EvaluationSpec:
 
 
 def _chats(
-    questions: dict[str, list[Question]], tokenizer: PreTrainedTokenizerBase, count: int
+    questions: dict[str, list[RecallQuestion]], tokenizer: PreTrainedTokenizerBase, count: int
 ) -> list[tuple[Chat, str]]:
     """Prompts with the answers of the notes, evenly from all groups. Beginnings of general texts where there are no
     notes, or no chat template to ask with.
@@ -88,7 +88,7 @@ def _chats(
         whole = (text for text in words if len(text) >= WORDS_ASKED + WORDS_ANSWERED)
         cut = (([*text[:WORDS_ASKED]], text[WORDS_ASKED:][:WORDS_ANSWERED]) for text in islice(whole, count))
         return [(" ".join(asked), " " + " ".join(answered)) for asked, answered in cut]
-    return [(messages(question, system), answer) for question, answer, system in spread(every, count)]
+    return [(messages(question, system), answer) for question, answer, system in sample_evenly(every, count)]
 
 
 def _texts(chats: Sequence[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -142,7 +142,7 @@ def _pieces(
     return {"held-out notes": data.held_out_notes, "held-out general text": data.held_out_general}
 
 
-def _sets(eval_spec: EvaluationSpec, steps: Sequence[Step]) -> dict[str, list[Asked]]:
+def _question_sets(eval_spec: EvaluationSpec, steps: Sequence[Step]) -> dict[str, list[McsbQuestion]]:
     """Multiple-choice questions, which the base that the run began with describes."""
     if not eval_spec.conditions:
         return {}
