@@ -30,12 +30,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from dlm_trl.export.awq import quantize
+from dlm_trl.export.awq_step import DIVERGENCE
 from dlm_trl.export.calibration import read_calibration
 from dlm_trl.export.checks import divergence_checks, perplexity
 from dlm_trl.export.grid import share_on_grid
 from dlm_trl.export.model_inputs import build_inputs, recorded_eval_spec
 from dlm_trl.export.model_outputs import ModelOutputs, compute_outputs
-from dlm_trl.export.packing import is_quantized
+from dlm_trl.export.packing import is_layer_matrix
 from dlm_trl.models import lineage
 from dlm_trl.models.load import load_tokenizer
 from dlm_trl.models.tokenize import windows
@@ -103,7 +104,7 @@ def losses(model: Path, out: Path, group_size: int, scratch: Path) -> dict[str, 
         "rounded": compute_outputs(inputs, str(model), scratch / "rounded", round_to=group_size),
         "AWQ": compute_outputs(inputs, str(out), scratch / "4"),
     }
-    far = divergence_checks(inputs.text_names, *seen.values())
+    far = divergence_checks(inputs.text_names, *seen.values(), DIVERGENCE)
     return {
         "divergence": {
             check.name.removeprefix("divergence, "): {
@@ -133,7 +134,7 @@ def moved(model: Path, out: Path, share: float, seed: int) -> Path:
     generator = torch.Generator().manual_seed(seed)
     for file in sorted(out.glob("*.safetensors")):
         tensors = load_file(file)
-        for name in sorted(name for name, tensor in tensors.items() if is_quantized(name, tensor.shape)):
+        for name in sorted(name for name, tensor in tensors.items() if is_layer_matrix(name, tensor.shape)):
             weight = tensors[name].float()
             noise = share * weight.std() * torch.randn(weight.shape, generator=generator)
             tensors[name] = (weight + noise).to(tensors[name].dtype)

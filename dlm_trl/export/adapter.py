@@ -127,6 +127,11 @@ def open_adapter(folder: Path) -> Adapter:
     return Adapter(folder, config, shapes)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds a PEFT adapter."""
+    return (folder / CONFIG).is_file()
+
+
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether all numbers are; the smallest and the largest say it without a mask as large as the tensor."""
     return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())

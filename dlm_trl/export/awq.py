@@ -31,9 +31,9 @@ from transformers import AutoConfig
 from dlm_trl.export.adapter import CONFIG
 from dlm_trl.export.calibration import LENGTH, Calibration, read_calibration
 from dlm_trl.export.deltas import empty_model
-from dlm_trl.export.model_card import write_card
 from dlm_trl.export.output_folder import check_out_dir, new_folder
-from dlm_trl.export.packing import BITS, is_quantized, stored_bytes
+from dlm_trl.export.packing import BITS, is_layer_matrix, stored_bytes
+from dlm_trl.export.record import read_lineage, write_lineage
 from dlm_trl.export.run_module import LAST_LINES, single_process_env
 from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, write_json
 from dlm_trl.models import lineage
@@ -109,7 +109,7 @@ def quantize(
     model_dir = model_dir.expanduser().resolve()
     source = check(model_dir, group_size)
     check_out_dir(out_dir, [model_dir], source.bytes)
-    steps = lineage.read(model_dir)
+    steps = read_lineage(model_dir)
     if (model_dir / GENERATION).is_file():
         read_json(model_dir / GENERATION)
     data = read_calibration(calibration, open_tokenizer(model_dir), samples, seed, source.length)
@@ -145,8 +145,7 @@ def quantize(
             "versions": {name: version(name) for name in ("autoawq", "torch", "transformers")},
         }
         steps.append(step)
-        lineage.write(folder, steps)
-        write_card(folder, steps, str(out_dir))
+        write_lineage(folder, steps, str(out_dir))
     return out_dir
 
 
@@ -185,7 +184,7 @@ def check(model_dir: Path, group_size: int | None = None) -> Source:
             f"AWQ cannot be done for models of type {model_type!r}.", hint=f"It can for: {known}.", path=model_dir
         )
     shapes = {name: shape.size for name, shape in weights.shapes().items()}
-    matrices = {name: size for name, size in shapes.items() if is_quantized(name, size)}
+    matrices = {name: size for name, size in shapes.items() if is_layer_matrix(name, size)}
     if not matrices:
         raise QuantizationError("No tensor has the name of a layer's matrix (model.layers.0.….weight).", path=model_dir)
     _check_shapes(model_dir, shapes)
@@ -281,7 +280,7 @@ def _not_quantized(source: Source) -> list[str]:
     tied = {"lm_head.weight"} if source.tied else set()
     shapes = source.weights.shapes()
     matrices = (name for name, shape in shapes.items() if len(shape.size) == 2 and name not in tied)
-    return sorted(name.removesuffix(".weight") for name in matrices if not is_quantized(name, shapes[name].size))
+    return sorted(name.removesuffix(".weight") for name in matrices if not is_layer_matrix(name, shapes[name].size))
 
 
 def _written(folder: Path) -> dict[str, int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from dlm_trl.export.packing import BITS, is_quantized
+from dlm_trl.export.packing import BITS, is_layer_matrix
 from dlm_trl.models.lineage import Step, last
 from dlm_trl.models.weights import Weights, find_weights
 
@@ -34,7 +34,7 @@ def share_on_grid(weights: Weights) -> float:
     """
     found = total = 0
     for name, shape in weights.shapes().items():
-        if is_quantized(name, shape.size) and shape.size[1] % BLOCK == 0:
+        if is_layer_matrix(name, shape.size) and shape.size[1] % BLOCK == 0:
             with safe_open(weights.files[name], framework="pt") as tensors:
                 rows = tensors.get_slice(name)[:ROWS]
             ordered = rows.float().view(-1, BLOCK).sort().values

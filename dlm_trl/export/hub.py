@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from dlm_trl.export.verify import SMOKE
+from dlm_trl.export.verify import EXPECTED_ANSWERS
 from dlm_trl.notes.errors import HubError
 
 
@@ -48,7 +48,7 @@ def push_to_hub(folder: Path, repo_id: str, private: bool = True) -> str:
     try:
         api.create_repo(name, private=private, exist_ok=True)
         return api.upload_folder(
-            repo_id=name, folder_path=folder, ignore_patterns=SMOKE, commit_message="Upload the merged model"
+            repo_id=name, folder_path=folder, ignore_patterns=EXPECTED_ANSWERS, commit_message="Upload the merged model"
         ).commit_url
     except (HTTPError, OSError, ValueError) as error:
         raise _error(name, f"the upload failed: {_line(error)}", f"The result is in {folder}; try again.") from error

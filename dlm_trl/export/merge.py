@@ -24,8 +24,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter, is_finite, open_adapter
 from dlm_trl.export.deltas import LowRank, Replaced, empty_model, plan
-from dlm_trl.export.model_card import write_card
 from dlm_trl.export.output_folder import check_out_dir, new_folder
+from dlm_trl.export.record import read_lineage, write_lineage
 from dlm_trl.export.sidecar_files import (
     GENERATION,
     generation_config,
@@ -94,8 +94,7 @@ def merge(
         write_json(folder / GENERATION, prepared.generation)
         prepared.tokenizer.save_pretrained(folder)
         steps = [*prepared.steps, step]
-        lineage.write(folder, steps)
-        write_card(folder, steps, str(out_dir))
+        write_lineage(folder, steps, str(out_dir))
     return out_dir
 
 
@@ -106,7 +105,7 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
     adapter = open_adapter(adapter_dir)
     if not (base or adapter.config.base_model_name_or_path):
         raise AdapterError("The adapter records no base.", hint="Name it with --base.", path=adapter_dir / CONFIG)
-    steps = lineage.read(adapter_dir)
+    steps = read_lineage(adapter_dir)
     name = base or adapter_base(adapter_dir)
     trained = lineage.last(steps, "train") or {}
     weights = find_weights(name, None if base else trained.get("base_revision") or adapter.config.revision)

@@ -27,7 +27,7 @@ from dlm_trl.evaluation.recall import RecallQuestion, answer_recall
 from dlm_trl.export.adapter import CONFIG
 from dlm_trl.export.rtn import round_to_nearest
 from dlm_trl.export.run_module import run_module
-from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, tokenizer_folder
+from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, quantization_config, tokenizer_folder
 from dlm_trl.models.batching import run_in_batches
 from dlm_trl.models.chat import encode
 from dlm_trl.models.generate import TOKEN_BUDGET
@@ -125,12 +125,6 @@ def render(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
     return encode(tokenizer, chat)
 
 
-def is_quantized(folder: Path) -> bool:
-    """Whether the weights of this folder are stored quantised."""
-    config = folder / "config.json"
-    return config.is_file() and "quantization_config" in read_json(config)
-
-
 def _load(
     model: str, base: Path | None, quantization: str | None, round_to: int | None
 ) -> tuple[Model, PreTrainedTokenizerBase]:
@@ -142,7 +136,7 @@ def _load(
         loaded = loaded if quantization else loaded.to(PartialState().device)
         tokenizer = open_tokenizer(tokenizer_folder(Path(model), base))
         return PeftModel.from_pretrained(loaded, model).eval(), tokenizer
-    if is_quantized(Path(model)):
+    if quantization_config(Path(model)) is not None:
         dtype = "auto" if torch.cuda.is_available() else "float32"  # float16 is slow on a CPU
         return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval(), AutoTokenizer.from_pretrained(model)
     loaded, tokenizer = load_base(model, "float32").to(PartialState().device).eval(), load_tokenizer(model)

@@ -81,7 +81,7 @@ def unpack(words: Tensor) -> Tensor:
     return restored.reshape(words.shape[0], -1)
 
 
-def is_quantized(name: str, size: torch.Size) -> bool:
+def is_layer_matrix(name: str, size: torch.Size) -> bool:
     """Whether a tensor of a 16-bit model becomes 4 bits: the matrices of its layers, neither embeddings nor lm_head."""
     return len(size) == 2 and _IN_A_LAYER.fullmatch(name) is not None
 
@@ -92,7 +92,7 @@ def stored_bytes(shapes: Mapping[str, torch.Size], group_size: int) -> int:
 
 
 def _bytes(name: str, size: torch.Size, group_size: int) -> int:
-    if not is_quantized(name, size):
+    if not is_layer_matrix(name, size):
         return size.numel() * 2
     groups = size.numel() // group_size
     return (size.numel() + groups) * BITS // 8 + groups * 2

@@ -10,13 +10,13 @@ and lm_head stay as they are, like AWQ's.
 import torch
 from transformers import PreTrainedModel
 
-from dlm_trl.export.packing import is_quantized, quantize_groups
+from dlm_trl.export.packing import is_layer_matrix, quantize_groups
 
 
 @torch.no_grad()
 def round_to_nearest(model: PreTrainedModel, group_size: int = 128) -> list[str]:
     """Round the matrices of all layers in place; their inputs are multiples of group_size. Returns their names."""
-    matrices = {name: weight for name, weight in model.named_parameters() if is_quantized(name, weight.shape)}
+    matrices = {name: weight for name, weight in model.named_parameters() if is_layer_matrix(name, weight.shape)}
     for weight in matrices.values():
         weight.copy_(quantize_groups(weight, group_size).dequantize())
     return list(matrices)

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from rapidfuzz import fuzz
 
 from dlm_trl.export.checks import Check, check
-from dlm_trl.export.verify import SMOKE
+from dlm_trl.export.limits import SERVED_ANSWERS, SERVED_STOPS
+from dlm_trl.export.verify import EXPECTED_ANSWERS
 from dlm_trl.notes.errors import MissingExtraError, ServerError, UsageError, VerifyError
 
 if TYPE_CHECKING:
@@ -60,14 +61,14 @@ def serve_check(url: str, folder: Path, model: str | None = None) -> Served:
             differing.append((question, row["text"], text))
         stops += (reason == "stop") == row["ended"]
     count = len(replies)
-    return Served(name, [check("served answers", near / count), check("served stop reasons", stops / count)], differing)
+    return Served(name, [check(SERVED_ANSWERS, near / count), check(SERVED_STOPS, stops / count)], differing)
 
 
 def _expected(folder: Path) -> dict:
-    file = folder / SMOKE
+    file = folder / EXPECTED_ANSWERS
     if not file.is_file():
         raise VerifyError(
-            f"There is no {SMOKE}, so it is not known what this model should say.",
+            f"There is no {EXPECTED_ANSWERS}, so it is not known what this model should say.",
             hint="Verify it first: dlm-trl verify BEFORE_DIR AFTER_DIR.",
             path=folder,
         )

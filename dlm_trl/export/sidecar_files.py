@@ -110,6 +110,15 @@ def generation_config(
     return {key: value for key, value in config.items() if value is not None}, [f"{GENERATION}: {n}" for n in notes]
 
 
+def quantization_config(folder: Path) -> dict[str, Any] | None:
+    """How the weights of this folder are quantised; None for 16-bit weights, and for a folder without a config.json.
+
+    Raises DlmError (BaseModelError) for a config.json that isn't one.
+    """
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return config.get("quantization_config")
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON file that holds one object. Raises DlmError (BaseModelError) naming it."""
     try:

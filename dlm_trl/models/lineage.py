@@ -21,9 +21,11 @@ from dlm_trl.notes.files import replace_file
 
 FILE = "lineage.json"
 Step = dict[str, Any]
+Fields = Mapping[str, Any]
 
-# What later steps read of a step, by name: a file that somebody wrote by hand may lack it.
-FIELDS: dict[str, dict[str, Any]] = {
+# The fields of a record that other code reads, by name, with their types or nested fields: hand-written files may lack
+# some. The steps of the export bring their own (`export.steps`).
+FIELDS: dict[str, Fields] = {
     "train": {
         "base": str,
         "rows": dict,
@@ -32,27 +34,23 @@ FIELDS: dict[str, dict[str, Any]] = {
         "base_fingerprint": (dict, NoneType),
         **dict.fromkeys(("document", "task", "quantization"), (str, NoneType)),
     },
-    "merge": {"base": str, "adapter": {"adapter_model.safetensors": str}, "dtype": str, "shards": dict},
-    "awq": {
-        "calibration": {"file": str, "sha256": str, **dict.fromkeys(("samples", "seed", "length", "tokens"), int)},
-        "bytes": {"written": int, "predicted": int},
-        "shards": dict,
-        **dict.fromkeys(("bits", "group_size", "smoothed"), int),
-    },
 }
 TENSORS, ROWS = 8, 64  # what of a base is hashed: so many matrices, spread over the model, so many rows of each
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache"}  # a copy of the same weights may differ in these
 
 
-def read(folder: Path) -> list[Step]:
-    """The steps that led to this folder, the first one first; none where it holds no lineage. Raises DlmError."""
+def read(folder: Path, fields: Mapping[str, Fields] = FIELDS) -> list[Step]:
+    """The steps that led to this folder, the first one first; none where it holds no lineage.
+
+    fields: what the records of each step must contain. Raises DlmError (LineageError).
+    """
     file = folder / FILE
     if not file.is_file():
         return []
     try:
         steps = json.loads(file.read_text(encoding="utf-8"))["steps"]
         json.dumps(steps, ensure_ascii=False).encode()  # JSON can say half a character, which no file takes
-        return [_checked(step) for step in steps]
+        return [_checked(step, fields) for step in steps]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise lineage_error(file, why) from error
@@ -99,10 +97,10 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _checked(step: Step) -> Step:
+def _checked(step: Step, fields: Mapping[str, Fields]) -> Step:
     if not isinstance(step["step"], str):
         raise TypeError(f"{step['step']!r} is no name of a step")
-    _check_fields(step, FIELDS.get(step["step"], {}), step["step"])
+    _check_fields(step, fields.get(step["step"], {}), step["step"])
     found = step.get("base_fingerprint")
     if found is not None and not isinstance(found["tensors"], dict):
         raise TypeError(f"base_fingerprint is {found!r:.60}")

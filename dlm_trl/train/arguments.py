@@ -46,7 +46,7 @@ class NotesArguments:
         "Measure validation loss, answer recall and perplexity before and after training, and how well the untrained "
         "base answers with the notes in its prompt.",
     )
-    export: Literal["merged", "awq"] | None = _setting(
+    export: str | None = _setting(
         None,
         "When trained: merge the adapter into its base; awq: quantise that, too (extra quant). Each step is checked.",
     )

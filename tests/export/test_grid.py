@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dlm_trl.export.grid import describe_grid, share_on_grid
 from dlm_trl.export.merge import merge
-from dlm_trl.export.packing import is_quantized
+from dlm_trl.export.packing import is_layer_matrix
 from dlm_trl.models import lineage
 from dlm_trl.models.weights import find_weights
 
@@ -19,7 +19,7 @@ def through_bits(folder: Path, bits: int, dtype: torch.dtype) -> None:
     """As a GGUF of Q4_1 (or another number of bits) does it: a scale and a minimum for each 32 weights, in float16."""
     tensors = load_file(folder / "model.safetensors")
     for name, weight in tensors.items():
-        if is_quantized(name, weight.shape):
+        if is_layer_matrix(name, weight.shape):
             blocks = weight.float().view(-1, 32)
             low = blocks.amin(1, keepdim=True)
             step = ((blocks.amax(1, keepdim=True) - low) / (2**bits - 1)).half().float()

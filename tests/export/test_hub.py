@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dlm_trl.export.hub import check_hub
-from dlm_trl.export.verify import SMOKE
+from dlm_trl.export.verify import EXPECTED_ANSWERS
 from dlm_trl.notes import DlmError
 
 PUSH = """
@@ -87,7 +87,7 @@ def test_a_folder_arrives_without_what_the_notes_say(tmp_path: Path, monkeypatch
     folder.mkdir()
     (folder / "README.md").write_text("# A model")
     (folder / "model.safetensors").write_bytes(bytes(range(256)))
-    (folder / SMOKE).write_text("{}")
+    (folder / EXPECTED_ANSWERS).write_text("{}")
     monkeypatch.setenv("HF_TOKEN", "hf_baker")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     with hub() as server:
@@ -95,7 +95,7 @@ def test_a_folder_arrives_without_what_the_notes_say(tmp_path: Path, monkeypatch
         run = subprocess.run([sys.executable, "-c", PUSH, str(folder), "notes"], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         assert run.stdout.split()[-1] == f"{server.address}/baker/notes/commit/c0ffee"
-        (folder / SMOKE).unlink()
+        (folder / EXPECTED_ANSWERS).unlink()
         assert server.files == {file.name: file.read_bytes() for file in folder.iterdir()}
         assert server.made == [("baker", "notes", "private")]
 

@@ -37,13 +37,13 @@ def test_what_calibration_held_out_is_read_where_it_lies_now_and_only_if_it_is_t
     assert build_inputs(EvaluationSpec(), steps, tokenizer, 2, moved).scored == found
     moved.write_text(moved.read_text() + "\n::prose::\nBread is baked.\n")
     for notes in (moved, None):
-        with pytest.raises(DlmError, match=r"not here any more, or have changed.*--notes"):
+        with pytest.raises(DlmError, match=r"are gone, or have changed.*--notes"):
             build_inputs(EvaluationSpec(), steps, tokenizer, 2, notes)
 
 
 def test_an_eval_spec_of_another_kind_is_no_lineage() -> None:
     for said in ({"notes": 5}, {"conditions": 3}, {"colour": "red"}):
-        with pytest.raises(DlmError, match="its eval_spec does not fit"):
+        with pytest.raises(DlmError, match="its eval_spec is invalid"):
             recorded_eval_spec([{"step": "train", "eval_spec": said}], None)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dlm_trl.export import serve_check as module
 from dlm_trl.export.serve_check import serve_check
-from dlm_trl.export.verify import SMOKE
+from dlm_trl.export.verify import EXPECTED_ANSWERS
 from dlm_trl.notes import DlmError
 
 pytest.importorskip("openai")
@@ -54,7 +54,7 @@ def server() -> Iterator[HTTPServer]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / SMOKE).write_text(json.dumps({"new_tokens": 8, "answers": ROWS}))
+    (tmp_path / EXPECTED_ANSWERS).write_text(json.dumps({"new_tokens": 8, "answers": ROWS}))
     return tmp_path
 
 
@@ -106,7 +106,7 @@ def test_what_is_no_address_is_misuse(folder: Path, address: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"new_tokens": 8, "answers": []}', '{"answers": [5]}', '"x"'])
 def test_a_damaged_list_of_answers_is_asked_for_again(folder: Path, text: str) -> None:
-    (folder / SMOKE).write_text(text)
+    (folder / EXPECTED_ANSWERS).write_text(text)
     with pytest.raises(DlmError, match=r"not what verify writes.*Verify again") as caught:
         serve_check("http://127.0.0.1:9/v1", folder)
     assert caught.value.kind == "VerifyError"
