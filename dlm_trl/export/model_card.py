@@ -1,13 +1,12 @@
 """The model card (README.md) of an exported model: where it comes from, what was checked, and how to serve it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from dlm_trl.export.checks import Check, table
 from dlm_trl.export.steps import STEPS
+from dlm_trl.models.card_header import card_header
 from dlm_trl.models.lineage import Step
-from dlm_trl.models.registry import hub_id
 
 
 def model_card(folder: Path, records: Sequence[Step], name: str) -> str:
@@ -17,13 +16,9 @@ def model_card(folder: Path, records: Sequence[Step], name: str) -> str:
     """
     step = STEPS[records[-1]["step"]]
     base = next((record["base"] for record in reversed(records) if record.get("base")), None)
-    tags = ", ".join(["dlm", "trl", "sft", *step.tags])
-    # The Hub takes ids of its own alone, and refuses a card that names a folder.
-    head = [f"base_model: {json.dumps(published)}"] if base and (published := hub_id(base)) else []
-    head += ["library_name: transformers", "pipeline_tag: text-generation"]
     made_from = f"`{base}`" if base else "a base model"
     parts = [
-        "---\n" + "\n".join([*head, f"tags: [{tags}]"]) + "\n---",
+        card_header(base, "transformers", ["dlm", "trl", "sft", *step.tags]),
         f"# {Path(name).resolve().name}",
         f"{step.weights}, made from {made_from} by the steps below. `lineage.json` has the details.",
         "## Lineage",

@@ -13,9 +13,10 @@ from trl import SFTTrainer
 
 from dlm_trl.evaluation.report import Measure, measures_table
 from dlm_trl.models import lineage
+from dlm_trl.models.card_header import card_header
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.models.load import TOKENIZER_FILES
-from dlm_trl.models.registry import base_source, hub_id, recorded_name
+from dlm_trl.models.registry import base_source, recorded_name
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
 from dlm_trl.tasks.load import read_stages
@@ -105,13 +106,8 @@ def model_card(configuration: Configuration, rows: Rows, table: str) -> str:
     """A model card: what it was trained on, by whom that was written, how, and what it did."""
     adapter, training = configuration.adapter, configuration.training
     data = "\n\n".join(filter(None, (task_data(configuration), document_data(configuration, rows))))
-    published = hub_id(recorded_name(adapter.base_model))
-    base = f"base_model: {json.dumps(published)}\n" if published else ""  # the Hub takes ids of its own alone
-    return f"""---
-{base}library_name: peft
-pipeline_tag: text-generation
-tags: [dlm, trl, sft, {adapter.adapter}]
----
+    header = card_header(recorded_name(adapter.base_model), "peft", ["dlm", "trl", "sft", adapter.adapter])
+    return f"""{header}
 
 # An adapter for {adapter.base_model}
 

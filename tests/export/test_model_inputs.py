@@ -64,4 +64,10 @@ def test_the_head_of_a_card_names_a_base_that_the_hub_knows(tmp_path: Path, base
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
     adapter = {"adapter_model.safetensors": "0" * 64}
     card = model_card(tmp_path, [{"step": "merge", "base": base, "dtype": "float32", "adapter": adapter}], "runs/m")
-    assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == published
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header.pop("base_model", None) == published
+    assert header == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["dlm", "trl", "sft"],
+    }
