@@ -124,13 +124,11 @@ def divergence_checks(
     for name in dict.fromkeys(names):
         of_name = [number for number, text_name in enumerate(names) if text_name == name]
         rounding, quantized = ([losses[i] for i in of_name] for losses in (rounding_losses, after_losses))
-        per_token = {"rounding": _per_token(rounding), "after": _per_token(quantized)}
-        row = f"divergence, {name}"
-        if len(of_name) < ENOUGH_TEXTS:
-            checks.append(Check(row, None, **per_token))
-        else:
+        row = Check(f"divergence, {name}", None, rounding=_per_token(rounding), after=_per_token(quantized))
+        if len(of_name) >= ENOUGH_TEXTS:
             low, _ = interval(quantized, rounding)
-            checks.append(check(limit, low, row, **per_token))
+            row = check(limit, low, row.name, rounding=row.rounding, after=row.after)
+        checks.append(row)
     return checks
 
 
@@ -188,7 +186,8 @@ def _per_token(losses: TextLosses) -> float:
 
 def _log_softmax(logits: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
     centred: NDArray[numpy.float64] = logits - logits.max(axis=1, keepdims=True)
-    return centred - numpy.log(numpy.exp(centred).sum(axis=1, keepdims=True))
+    log_sums: NDArray[numpy.float64] = numpy.log(numpy.exp(centred).sum(axis=1, keepdims=True))
+    return centred - log_sums
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.recall import Question
+from dlm_trl.evaluation.recall import RecallQuestion
 from dlm_trl.models.tokenize import TokenReport, tokenize
 from dlm_trl.notes.errors import NoRowsError
 from dlm_trl.train.config import Configuration
@@ -25,7 +25,7 @@ class Rows:
     held_out_pairs: Dataset | None
     prose: Dataset | None
     held_out_prose: Dataset | None
-    questions: dict[str, list[Question]]
+    questions: dict[str, list[RecallQuestion]]
     book: tuple[str, ...] = ()
 
     def parts(self) -> list[Dataset]:

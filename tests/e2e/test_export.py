@@ -174,10 +174,10 @@ def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
     save_file(tensors, other / "adapter_model.safetensors")
     refused("not the adapter that was merged", other)
     for file, said in (
-        ("generation_config.json", "not a JSON object"),
-        ("tokenizer.json", "tokenizer does not load"),
-        ("model.safetensors", "not a whole safetensors file"),
-        ("config.json", "not a JSON object"),
+        ("generation_config.json", "Not a JSON object"),
+        ("tokenizer.json", "tokenizer doesn't load"),
+        ("model.safetensors", "safetensors file is damaged"),
+        ("config.json", "Not a JSON object"),
         ("lineage.json", "no lineage"),
     ):
         whole = (damaged / file).read_bytes()
@@ -241,7 +241,7 @@ def test_a_server_that_serves_it_is_recognised_and_another_model_is_not(
         assert "FAILED: the server stops elsewhere" in other.output
     gone = dlm_trl("serve-check", url, merged, "--model", merged)
     assert gone.exit_code == 1
-    assert "does not answer" in str(gone.exception)
+    assert "doesn't answer" in str(gone.exception)
 
 
 def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +252,7 @@ def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: 
     assert steps[0]["rows"]["human"] > 0
     assert all(check["passed"] for check in steps[1]["checks"])
     assert "| same greedy answers" in capfd.readouterr().out
-    with pytest.raises(DlmError, match="it is not empty and holds no lineage"):
+    with pytest.raises(DlmError, match="it isn't empty and has no lineage"):
         (merged / lineage.FILE).unlink()
         recipe("--export", "merged", "--overwrite", "true")
 

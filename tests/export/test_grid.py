@@ -50,7 +50,7 @@ def copied(make_base: Callable[..., Path], tmp_path: Path) -> Callable[..., Path
 def test_weights_that_went_through_4_bits_lie_on_a_grid_in_every_dtype(copied, dtype: torch.dtype) -> None:
     folder = copied(4, dtype)
     assert share_on_grid(find_weights(str(folder))) == 1
-    assert describe_grid(folder, []) == "its weights lie on a grid of 4 bits"
+    assert describe_grid(folder, []) == "its weights are on a 4-bit grid"
 
 
 @pytest.mark.parametrize("bits", [16, 8, 6])
@@ -76,7 +76,7 @@ def test_a_merged_adapter_hides_the_grid_from_the_weights_but_not_from_the_linea
     merged = merge(adapter, tmp_path / "merged")
     assert share_on_grid(find_weights(str(merged))) < 0.05
     steps = lineage.read(merged)
-    assert describe_grid(merged, steps) == "its base through-4 lies on a grid of 4 bits"
+    assert describe_grid(merged, steps) == "its base through-4 is on a 4-bit grid"
     base.rename(tmp_path / "moved")
     assert describe_grid(merged, steps) is None
     for source, known in (("dequantised from Q4_1", True), ("dequantised from Q8_0", False), (None, False)):

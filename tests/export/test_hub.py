@@ -107,16 +107,16 @@ def test_what_forbids_an_upload_is_said_before_the_work(monkeypatch: pytest.Monk
         assert caught.value.kind == "HubError"
         assert "\n" not in str(caught.value)
 
-    refused("a name with spaces", "does not take this name")
+    refused("a name with spaces", "the name is invalid")
     monkeypatch.setattr("dlm_trl.export.hub.get_token", lambda: None)
-    refused("baker/notes", "nobody is logged in")
+    refused("baker/notes", "you aren't logged in")
     monkeypatch.undo()
     with hub() as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
         monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", server.address, raising=False)
         monkeypatch.setenv("HF_TOKEN", "hf_stranger")
-        refused("baker/notes", "does not answer")
+        refused("baker/notes", "doesn't answer")
         monkeypatch.setenv("HF_TOKEN", "hf_baker")
-        refused("someone/notes", "baker may write to baker, bakery alone")
+        refused("someone/notes", "baker can only write to baker, bakery")
         assert check_hub("notes") == "baker/notes"
         assert check_hub("bakery/notes") == "bakery/notes"

@@ -1,4 +1,4 @@
-"""Accuracy of picking the option whose log-probability gains most by the question over its unconditional one."""
+"""Accuracy of picking the option whose log-probability gains most from the question."""
 
 import datasets
 import evaluate
@@ -20,7 +20,7 @@ references: the index of the right option of each question
 """
 
 
-class Cloze(evaluate.Metric):
+class Cloze(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
     """accuracy, low, high, chance: see `dlm_trl.evaluation.cloze.cloze_scores`."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -1,4 +1,4 @@
-"""Accuracy and steadiness of answers to multiple-choice questions, asked in every rotation of their options."""
+"""Accuracy and consistency of answers to multiple-choice questions, asked with all rotations of their options."""
 
 import datasets
 import evaluate
@@ -14,12 +14,12 @@ _CITATION = """\
 }
 """
 _INPUTS = """\
-predictions: for each question, the options that were picked (not their labels), one for each rotation of its options
+predictions: for each question, the picked option (not its label) for each rotation of its options
 references: the right option of each question
 """
 
 
-class Mcsb(evaluate.Metric):
+class Mcsb(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
     """accuracy, low, high, chance, ppa, unchanged: see `dlm_trl.evaluation.mcsb.mcsb_scores`."""
 
     def _info(self) -> evaluate.MetricInfo:

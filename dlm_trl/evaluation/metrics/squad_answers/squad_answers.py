@@ -1,4 +1,4 @@
-"""Exact match and token F1 of free answers, as SQuAD scores them, for any script."""
+"""Exact match and token F1 of free-text answers, as in SQuAD, for any script."""
 
 import datasets
 import evaluate
@@ -19,7 +19,7 @@ references: the expected answer of each
 """
 
 
-class SquadAnswers(evaluate.Metric):
+class SquadAnswers(evaluate.Metric):  # type: ignore[misc] # evaluate has no types
     """exact_match, f1: see `dlm_trl.evaluation.answers.answer_scores`."""
 
     def _info(self) -> evaluate.MetricInfo:
