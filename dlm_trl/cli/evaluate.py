@@ -59,8 +59,9 @@ def evaluate(
 ) -> None:
     """Measure how well a model answers multiple-choice questions, and its perplexity on a general text.
 
-    A question asks which of several labelled words fits a description. The base model writes the descriptions, and
-    each question is asked with every rotation of its options. For comparison, a cloze baseline picks the word with the
+    A question asks which of several labelled words fits a description. The base
+    model writes the descriptions, and each question is asked with every rotation
+    of its options. For comparison, a cloze baseline picks the word with the
     highest likelihood.
 
     Exit codes: 0 measured, 1 failed, 2 wrong usage.

@@ -40,10 +40,13 @@ def merge(
         ),
     ] = None,
 ) -> None:
-    """Merge an adapter into its base model, so that it loads without PEFT. Needs no GPU.
+    """Merge an adapter into its base model, so that it loads without PEFT.
 
-    Works for LoRA, rsLoRA, DoRA and AdaLoRA on linear layers, Conv1D and embeddings. Always merges into the 16-bit
-    base, even if you trained on a 4-bit one. Check the result with dlm-trl verify ADAPTER_DIR OUT_DIR.
+    Needs no GPU. Works for LoRA, rsLoRA, DoRA and AdaLoRA on linear layers,
+    Conv1D and embeddings. Always merges into the 16-bit base, even if you
+    trained on a 4-bit one.
+
+    Check the result with dlm-trl verify ADAPTER_DIR OUT_DIR.
 
     Exit codes: 0 merged, 1 failed, 2 wrong usage.
     """
@@ -80,10 +83,10 @@ def quantize(
     samples: Annotated[int, typer.Option(help="Maximum number of calibration blocks, of 512 tokens each.")] = 128,
     seed: Annotated[int, typer.Option(help="Decides which rows are used and which are held out.")] = 0,
 ) -> None:
-    """Quantise a merged model to 4 bits with AWQ, for vLLM. Needs the extra: pip install 'dlm-trl[quant]'.
+    """Quantise a merged model to 4 bits with AWQ, for vLLM. Needs the extra `quant`.
 
-    Some general text is added to your rows, and a part of both is held out for checking the result with
-    dlm-trl verify MODEL_DIR OUT_DIR.
+    Some general text is added to your rows, and a part of both is held out to
+    check the result with dlm-trl verify MODEL_DIR OUT_DIR.
 
     Exit codes: 0 quantised, 1 failed, 2 wrong usage.
     """
@@ -109,10 +112,10 @@ def verify(
     ] = 16,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a merged or quantised model still does what the model before it does.
+    """Check that a merged or quantised model still behaves like the model it was made from.
 
-    Loads both models in fresh processes and compares their outputs. The numbers are also saved in
-    AFTER_DIR/lineage.json and in its model card.
+    Loads both models in fresh processes and compares their outputs. The numbers
+    are also saved in AFTER_DIR/lineage.json and in its model card.
 
     Exit codes: 0 within all limits, 1 beyond a limit or failed, 2 wrong usage.
     """
@@ -144,9 +147,9 @@ def serve_check(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Ask a running server the questions from dlm-trl verify, and compare its answers and stop reasons.
+    """Ask a running server the questions from dlm-trl verify, and compare its answers.
 
-    If the server needs a key, set OPENAI_API_KEY.
+    Stop reasons are compared too. If the server needs a key, set OPENAI_API_KEY.
 
     Exit codes: 0 as expected, 1 different or failed, 2 wrong usage.
     """

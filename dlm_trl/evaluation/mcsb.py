@@ -149,8 +149,8 @@ def mcsb_scores(picked: Sequence[Sequence[str]], right: Sequence[str]) -> dict[s
 def wilson(share: float, count: int) -> tuple[float, float]:
     """The 95 % interval of a mean of `count` independent numbers between 0 and 1 (Wilson 1927).
 
-    It's exact for numbers that are 0 or 1, and wider than necessary for others, which vary less. It stays within 0 and
-    1, and doesn't shrink to a point if all answers are right.
+    It's made for numbers that are 0 or 1. Others vary less around the same mean, so for them it's wider than necessary.
+    It stays within 0 and 1, and doesn't shrink to a point if all answers are right.
     """
     spread = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
     middle, scale = share + Z**2 / (2 * count), 1 + Z**2 / count

@@ -1,4 +1,4 @@
-"""The steps of the export by name, and the chain of steps that leads to a result.
+"""The steps of the export by name, and the chain of steps that leads to a target.
 
 [step.name for step in chain("awq")]      # ["merge", "awq"]
 """

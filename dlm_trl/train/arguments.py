@@ -48,7 +48,7 @@ class NotesArguments:
     )
     export: str | None = _setting(
         None,
-        "When trained: merge the adapter into its base; awq: quantise that, too (extra quant). Each step is checked.",
+        "Export the trained adapter. merged: merge it into its base; awq: also quantise the result (extra quant).",
     )
     world_size: int | None = _setting(None, "Stop unless the run has exactly so many processes.")
     overwrite: bool = _setting(
