@@ -30,12 +30,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from dlm_trl.export.awq import quantize
+from dlm_trl.export.awq_step import DIVERGENCE
 from dlm_trl.export.calibration import read_calibration
 from dlm_trl.export.checks import divergence_checks, perplexity
 from dlm_trl.export.grid import share_on_grid
-from dlm_trl.export.observe import Observation, observe
-from dlm_trl.export.packing import is_quantized
-from dlm_trl.export.probes import find_eval_spec, make_probes
+from dlm_trl.export.model_inputs import build_inputs, recorded_eval_spec
+from dlm_trl.export.model_outputs import ModelOutputs, compute_outputs
+from dlm_trl.export.packing import is_layer_matrix
 from dlm_trl.models import lineage
 from dlm_trl.models.load import load_tokenizer
 from dlm_trl.models.tokenize import windows
@@ -96,14 +97,14 @@ def costs(model: Path, out: Path, seconds: float) -> dict[str, Any]:
 
 def losses(model: Path, out: Path, group_size: int, scratch: Path) -> dict[str, Any]:
     steps = lineage.read(out)
-    probes = make_probes(find_eval_spec(steps, None)[0], steps, AutoTokenizer.from_pretrained(model), prompts=1)
-    probes = replace(probes, chats=())
+    inputs = build_inputs(recorded_eval_spec(steps, None)[0], steps, AutoTokenizer.from_pretrained(model), prompts=1)
+    inputs = replace(inputs, chats=())
     seen = {
-        "16 bit": observe(probes, str(model), scratch / "16"),
-        "rounded": observe(probes, str(model), scratch / "rounded", round_to=group_size),
-        "AWQ": observe(probes, str(out), scratch / "4"),
+        "16 bit": compute_outputs(inputs, str(model), scratch / "16"),
+        "rounded": compute_outputs(inputs, str(model), scratch / "rounded", round_to=group_size),
+        "AWQ": compute_outputs(inputs, str(out), scratch / "4"),
     }
-    far = divergence_checks(probes.names, *seen.values())
+    far = divergence_checks(inputs.text_names, *seen.values(), DIVERGENCE)
     return {
         "divergence": {
             check.name.removeprefix("divergence, "): {
@@ -113,7 +114,7 @@ def losses(model: Path, out: Path, group_size: int, scratch: Path) -> dict[str, 
             }
             for check in far
         },
-        "perplexity": {name: compared(name, seen) for name in probes.scored},
+        "perplexity": {name: compared(name, seen) for name in inputs.scored},
         "metrics": {
             name: {who: round(found.metrics[name][0], 3) for who, found in seen.items()}
             for name in seen["16 bit"].metrics
@@ -121,7 +122,7 @@ def losses(model: Path, out: Path, group_size: int, scratch: Path) -> dict[str, 
     }
 
 
-def compared(name: str, seen: dict[str, Observation]) -> dict[str, float]:
+def compared(name: str, seen: dict[str, ModelOutputs]) -> dict[str, float]:
     exact, rounded, awq = (perplexity(found.nll[name]) for found in seen.values())
     share = (awq - exact) / (rounded - exact)
     return {"16 bit": round(exact, 2), "rounded": round(rounded, 2), "AWQ": round(awq, 2), "share": round(share, 2)}
@@ -133,7 +134,7 @@ def moved(model: Path, out: Path, share: float, seed: int) -> Path:
     generator = torch.Generator().manual_seed(seed)
     for file in sorted(out.glob("*.safetensors")):
         tensors = load_file(file)
-        for name in sorted(name for name, tensor in tensors.items() if is_quantized(name, tensor.shape)):
+        for name in sorted(name for name, tensor in tensors.items() if is_layer_matrix(name, tensor.shape)):
             weight = tensors[name].float()
             noise = share * weight.std() * torch.randn(weight.shape, generator=generator)
             tensors[name] = (weight + noise).to(tensors[name].dtype)

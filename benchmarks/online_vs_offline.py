@@ -32,7 +32,7 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from dlm_trl.evaluation.mcsb import Asked, binding, described
+from dlm_trl.evaluation.mcsb import McsbQuestion, described_questions, measure_binding
 from dlm_trl.models.batching import evaluating
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.online.callback import OnlineSynthesisCallback, placeholder
@@ -48,7 +48,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 class Curve(TrainerCallback):
     """Accuracy over steps, and the seconds that it took to find it out."""
 
-    def __init__(self, tokenizer: Any, asked: list[Asked], options: argparse.Namespace) -> None:
+    def __init__(self, tokenizer: Any, asked: list[McsbQuestion], options: argparse.Namespace) -> None:
         self.tokenizer, self.asked = tokenizer, asked
         self.every, self.now = options.every, CLOCKS[options.clock]
         self.accuracy: dict[int, float] = {}
@@ -64,7 +64,7 @@ class Curve(TrainerCallback):
     def _measure(self, model, step: int) -> None:
         started = self.now()
         with torch.random.fork_rng(), evaluating(model):
-            self.accuracy[step] = round(binding(model, self.tokenizer, self.asked).accuracy, 4)
+            self.accuracy[step] = round(measure_binding(model, self.tokenizer, self.asked).accuracy, 4)
         self.seconds += self.now() - started
 
 
@@ -89,7 +89,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     datasets.disable_progress_bars()
     tokenizer, now = load_tokenizer("tiny"), CLOCKS[options.clock]
     task = Mcsb(tokenizer, split="held_out")
-    asked = described(load_base("tiny", "float32"), task, options.questions, options.seed)
+    asked = described_questions(load_base("tiny", "float32"), task, options.questions, options.seed)
 
     runs = {"online": train(folder / "online", None, options, asked)}
     show("online", runs["online"] | {"bytes": {"log": size(folder / "online")}})
@@ -120,7 +120,11 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
 
 
 def train(
-    folder: Path, rows: Dataset | None, options: argparse.Namespace, asked: list[Asked], order: str = "sequential"
+    folder: Path,
+    rows: Dataset | None,
+    options: argparse.Namespace,
+    asked: list[McsbQuestion],
+    order: str = "sequential",
 ) -> dict[str, Any]:
     """A run on these rows, or online where there are none."""
     torch.manual_seed(options.seed)

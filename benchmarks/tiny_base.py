@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dlm_trl import tiny
 from dlm_trl.evaluation.cloze import cloze
-from dlm_trl.evaluation.mcsb import Asked, binding, choose
+from dlm_trl.evaluation.mcsb import McsbQuestion, choose, measure_binding
 from dlm_trl.models.generate import generate
 from dlm_trl.synth.prompts import pair_messages
 from dlm_trl.synth.words import content_words
@@ -71,7 +71,7 @@ class Bench:
 
     def b_cannot_bind(self) -> dict[str, Any]:
         """MCSB accuracy restricted to the labels, over all rotations of the options; glosses as descriptions."""
-        found = binding(self.model, self.tokenizer, self.all_glosses())
+        found = measure_binding(self.model, self.tokenizer, self.all_glosses())
         said = {label: round(found.labels.get(label, 0.0), 4) for label in LABELS}
         return {"accuracy": round(found.accuracy, 4), "chance": 0.2, "answers": said}
 
@@ -80,10 +80,10 @@ class Bench:
         found = cloze(self.model, self.tokenizer, self.all_glosses())
         return {"accuracy": round(found.plain, 4), "normalised": round(found.accuracy, 4), "chance": 0.2}
 
-    def all_glosses(self) -> list[Asked]:
+    def all_glosses(self) -> list[McsbQuestion]:
         """A question about every word."""
         items = questions(random.Random(self.seed), self.nouns, self.words, len(self.nouns))
-        return [Asked(word, gloss, options, LABELS) for gloss, options, word in items]
+        return [McsbQuestion(word, gloss, options, LABELS) for gloss, options, word in items]
 
     def label_answers(self, model: Any, asked: list[tuple[str, list[str]]]) -> list[int]:
         """Index of the likeliest label of each (description, options), asked once."""

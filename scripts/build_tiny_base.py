@@ -1,16 +1,16 @@
-"""Build the embedded base model: word list, tokenizer, weights, card and log, all into `dlm_trl/tiny/`.
+"""Build the embedded base model in `dlm_trl/tiny/`: word list, tokenizer, weights and log.
 
     apt-get install wordnet-base
     python scripts/build_tiny_base.py
 
-One run from one seed: the words are chosen, a BPE tokenizer is trained in which they are single tokens, and a Llama is
-trained on the documents of `tiny_corpus.py`. `build_log.jsonl` keeps the corpus hash, tokens seen, loss and a probe of
-each ability along the way. Initialisation: mimetic (Trockman & Kolter, ICML 2023). Optimiser: Muon for the matrices
-(Jordan et al., 2024), AdamW for the rest.
+Everything follows from one seed: choose the words, train a BPE tokenizer that has them as single tokens, and train a
+Llama on the documents of `tiny_corpus.py`. `build_log.jsonl` records the corpus hash, tokens seen, loss and a score for
+each ability. Initialisation: mimetic (Trockman & Kolter, ICML 2023). Optimiser: Muon for the matrices (Jordan et al.,
+2024), AdamW for the rest.
 
-The second half of the layers repeats the weights of the first (Universal Transformers, Dehghani et al., ICLR 2019), and
-answers carry a second loss in the middle. So a word that the first half recalls from its description can be looked up
-in a list by what the second half learned from words that were given. Layers of their own did not learn that.
+The second half of the layers shares the weights of the first (Universal Transformers, Dehghani et al., ICLR 2019), and
+answers have a second loss at the middle layer. So the first half can recall a word from its description, and the second
+half can look it up in a list as if the word had been given. Without shared weights, training didn't learn that.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from wonderwords.random_word import Defaults
 
 from dlm_trl.tasks.prompts import FEW_SHOT
 
-# What is trained when: (until so many tokens, tokens a step, each family's share of the documents). A document has 25
-# (letters) to 190 (teacher) tokens. Look-ups in a list come first and by themselves: mixed with the rest they stayed at
-# chance for 3 M tokens, alone the simplest is learned in 150 steps, and the harder ones then build on it.
+# The curriculum: (end of the stage in tokens, tokens per step, share of each document family). A document has 25
+# (letters) to 190 (teacher) tokens. List look-ups come first and alone: mixed with the rest they stayed at chance for
+# 3 M tokens, but alone the simplest one is learned in 150 steps, and the harder ones build on it.
 STAGES = [
     (0.36e6, 2048, {"echo": 1.0}),
     (1.6e6, 2048, {
@@ -64,14 +64,14 @@ STAGES = [
         "letters": 2.0, "general": 4.0, "teacher": 36.0, "reading": 16.0, "closed_book": 4.0,
     }),
 ]  # fmt: skip
-# The documents that the tokenizer is trained on: a bit of everything.
+# The documents to train the tokenizer on: some of each family.
 SAMPLE = {
     "drill": 3.0, "lookup": 18.0, "facts": 12.0, "choice": 15.0, "riddle": 5.0, "glossary": 12.0, "letters": 4.0,
     "general": 6.0, "teacher": 15.0, "reading": 10.0, "closed_book": 5.0,
 }  # fmt: skip
 ROW = 256
 HALFWAY_WEIGHT = 0.5
-# What stands behind a pair of a JSON list says whether another one follows: the only token that counts pairs.
+# The token after a pair in a JSON list tells whether another pair follows. Only here the model has to count pairs.
 STRESSED, STRESS = ('"},', '"}'), 8.0
 IGNORE = -100
 
@@ -85,12 +85,12 @@ def parse_args() -> argparse.Namespace:
         "--work", type=Path, default=Path("build/tiny"), help="folder for checkpoints and the log of the run"
     )
     parser.add_argument("--tokens", type=float, default=16e6, help="tokens to train on (default: %(default).0e)")
-    parser.add_argument("--words", type=int, default=400, help="nouns that are one token each")
+    parser.add_argument("--words", type=int, default=400, help="number of nouns that are single tokens")
     parser.add_argument("--vocabulary", type=int, default=3072)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument(
-        "--distinct", type=int, default=3, help="layers with weights of their own; the next repeat them"
+        "--distinct", type=int, default=3, help="number of layers with distinct weights; the others share them"
     )
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--intermediate", type=int, default=384)
@@ -100,15 +100,15 @@ def parse_args() -> argparse.Namespace:
         "--resume",
         type=Path,
         default=None,
-        help="go on from this checkpoint with the tokenizer in --out; the optimisers begin anew",
+        help="continue from this checkpoint with the tokenizer in --out; the optimisers start fresh",
     )
-    parser.add_argument("--seen", type=int, default=0, help="tokens that the checkpoint has seen")
+    parser.add_argument("--seen", type=int, default=0, help="tokens seen by the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 class Source:
-    """What WordNet and wonderwords give: chosen words, other nouns, synsets for training and synsets held out."""
+    """The data from WordNet and wonderwords: chosen words, other nouns, training synsets and held-out synsets."""
 
     def __init__(self, count: int) -> None:
         bad = frozenset(RandomWord(profanities=Defaults.PROFANITIES)._categories["profanities"])
@@ -129,7 +129,7 @@ Coded = tuple[list[int], list[int], list[int], list[float]]
 
 
 def encode(docs: list[Doc], tokenizer: PreTrainedTokenizerFast) -> list[Coded]:
-    """Token ids with BOS in front, labels (IGNORE where the text is silent), labels halfway, and each one's weight."""
+    """For each document: token ids after a BOS, labels (IGNORE in silent ranges), middle-layer labels, weights."""
     stressed = {tokenizer.backend_tokenizer.token_to_id(text) for text in STRESSED}
     out = []
     for doc, coded in zip(docs, tokenizer.backend_tokenizer.encode_batch([d.text for d in docs]), strict=True):
@@ -143,7 +143,7 @@ def encode(docs: list[Doc], tokenizer: PreTrainedTokenizerFast) -> list[Coded]:
             ]
         for at, word in doc.halfway.items():
             token = tokenizer.backend_tokenizer.token_to_id(word.replace(" ", SPACE))
-            if token is not None:  # a word of several tokens cannot be known in one place
+            if token is not None:  # a word of several tokens can't be predicted at one position
                 middle[coded.char_to_token(at)] = token
         weights = [doc.weight * (STRESS if token in stressed else 1.0) for token in coded.ids]
         out.append((coded.ids, labels, middle, weights))
@@ -153,7 +153,7 @@ def encode(docs: list[Doc], tokenizer: PreTrainedTokenizerFast) -> list[Coded]:
 def batches(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, mixture: dict[str, float], seed: int, rows: int, length: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Endless batches of `rows` x `length` tokens: whole documents side by side, none of which sees its neighbours."""
+    """Endless batches of `rows` x `length` tokens, packed with whole documents that don't attend to each other."""
     stream = corpus.stream(seed, mixture)
     waiting: list[Coded] = []
     while True:
@@ -193,7 +193,7 @@ def batches(
 
 
 def initialise(model: LlamaForCausalLM) -> None:
-    """Mimetic (Trockman & Kolter, ICML 2023): keys equal queries, so that equal tokens attend to each other."""
+    """Mimetic initialisation (Trockman & Kolter, ICML 2023): with keys equal to queries, equal tokens attend."""
     width = model.config.hidden_size
     with torch.no_grad():
         torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
@@ -207,10 +207,10 @@ def initialise(model: LlamaForCausalLM) -> None:
 
 
 def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], across: bool = False) -> torch.Tensor:
-    """Weighted mean of the next-token loss, in nats. Documents stay apart; `across` takes a row for one text.
+    """Weighted mean next-token loss in nats. Documents don't attend to each other, unless `across`.
 
-    Answers carry a second loss on the middle layer (deep supervision; Lee et al., AISTATS 2015), see `Doc.halfway`:
-    left alone, the model knows a described word in its last layer only, behind which none is left to look it up.
+    Answers have a second loss at the middle layer (deep supervision; Lee et al., AISTATS 2015), see `Doc.halfway`.
+    Without it, the model only knows a described word in its last layer, with no layer left to look it up.
     """
     length = batch["ids"].shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
@@ -219,7 +219,7 @@ def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], across: boo
         mask = ((batch["document"][:, :, None] == batch["document"][:, None, :]) & causal)[:, None]
         position = batch["position"]
     targets = batch["labels"][:, 1:]
-    keep = targets != IGNORE  # the head only where there is a loss
+    keep = targets != IGNORE  # compute logits only where there is a loss
     middle = batch["middle"][:, 1:]
     early = middle != IGNORE
     with torch.autocast("cpu", torch.bfloat16):
@@ -241,8 +241,8 @@ def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], across: boo
     return loss
 
 
-def apart(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """A copy of the model whose layers have weights of their own."""
+def unshared(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """A copy of the model whose layers don't share weights."""
     copy = LlamaForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
     return copy
@@ -251,7 +251,7 @@ def apart(model: LlamaForCausalLM) -> LlamaForCausalLM:
 def train(
     model: LlamaForCausalLM, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace
 ) -> dict[str, object]:
-    """Train to `args.tokens`, linear decay over the last third; returns what the log says of the run."""
+    """Train on `args.tokens` tokens, with linear decay over the last third; returns facts for the log."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     muon = torch.optim.Muon(matrices, lr=args.muon_lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
@@ -270,7 +270,7 @@ def train(
         spent = seen / args.tokens
         if spent >= 1:
             break
-        across = spent > 0.5 and step % 8 == 0  # long rows teach positions up to the whole context
+        across = spent > 0.5 and step % 8 == 0  # long rows train positions up to the full context
         stage = next(number for number, (until, _, _) in enumerate(STAGES) if seen < until)
         batch = next(long if across else streams[stage])
         scale = min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (1 - spent) / 0.35))
@@ -299,7 +299,7 @@ def train(
             log.flush()
             total = 0.0
         if step % 500 == 0:
-            apart(model).save_pretrained(args.work / "latest")
+            unshared(model).save_pretrained(args.work / "latest")
     return {
         "steps": step,
         "tokens": seen,
@@ -346,7 +346,7 @@ def main() -> None:
     }
     print(json.dumps(facts), flush=True)
     facts |= train(model, corpus, tokenizer, args)
-    model = apart(model)
+    model = unshared(model)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -358,7 +358,7 @@ def main() -> None:
 
 
 def write_held_out(synsets: list[Synset], path: Path, count: int = 200) -> None:
-    """Paragraphs on synsets that training never saw, with their pairs: `benchmarks/tiny_base.py` asks about them."""
+    """Write paragraphs about held-out synsets with their pairs, for `benchmarks/tiny_base.py`."""
     rng = random.Random(4321)
     pool = [s for s in synsets if s.key.endswith("n") and 5 <= len(s.gloss.split()) <= 16 and s.gloss.isascii()]
     with path.open("w") as out:

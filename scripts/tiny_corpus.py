@@ -1,8 +1,8 @@
-"""The documents that the embedded base model is trained on: an endless, seeded stream, one function a family.
+"""Training documents for the embedded base model: an endless, seeded stream, with one function per document family.
 
-Used by `scripts/build_tiny_base.py`. A document is text with the stretches that carry no loss (random list items and
-random facts cannot be predicted: their loss would be noise). No document shows the MCSB question: description, lettered
-options, a label asked.
+Used by `scripts/build_tiny_base.py`. A document is a text with silent ranges, which have no loss: random list items and
+facts can't be predicted, so their loss would be noise. No document has the form of an MCSB question: a description,
+lettered options, and a label as the answer.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from tiny_paragraphs import Pair, definition_paragraph, sentence, sentence_parag
 from tiny_wordnet import Synset
 
 from dlm_trl.synth import prompts as synth
-from dlm_trl.tasks import prompts as online
+from dlm_trl.tasks import prompts as tasks
 
 BOS, EOS, PAD, START = "<|endoftext|>", "<|im_end|>", "<|pad|>", "<|im_start|>"
-# Adjectives that are nouns of no list: they can be one token each.
+# Adjectives that aren't in the noun lists, so they can be single tokens.
 VALUES = [
     "new", "old", "big", "small", "tall", "thin", "thick", "pale", "bright", "dry", "wet", "hot", "warm", "soft",
     "hard", "dirty", "slow", "quick", "loud", "sharp", "rich", "strong", "weak", "smooth",
 ]  # fmt: skip
-# How much a token with a loss counts: a look-up has few of them among many without.
+# The weight of a token with a loss. Look-ups have few of these among many silent tokens.
 WEIGHTS = {
     "echo": 4.0, "drill": 4.0, "lookup": 4.0, "facts": 4.0, "quiz": 4.0, "matching": 4.0, "choice": 2.0, "riddle": 2.0,
     "guess": 5.0,
 }  # fmt: skip
-# Plain exchanges that keep a gloss's meaning.
+# Replacements that keep the meaning of a gloss.
 SYNONYMS = {
     "small": "little", "large": "big", "used": "made use of", "especially": "mostly", "usually": "often",
     "person": "human", "various": "many", "several": "some", "consisting": "made up", "having": "with",
@@ -49,10 +49,10 @@ OPENERS = ["", "", "", "", "", "a name for ", "the word for ", "it is ", "this i
 
 @dataclass(slots=True)
 class Doc:
-    """A text under construction, the character ranges of it that carry no loss, and what to know halfway.
+    """A text under construction, with its silent character ranges and the targets of the middle layer.
 
-    `halfway` has, for the place where an answer begins, the word that the model should have in mind in its middle
-    layer: the answer itself, or, where a description leads to a word and the word to the answer, that word.
+    halfway: by the position where an answer starts, the word that the middle layer should predict. That is the answer,
+    or, if the description gives a word and the word gives the answer, that word.
     """
 
     text: str = ""
@@ -67,13 +67,13 @@ class Doc:
         return self
 
     def answer(self, text: str, halfway: str = "") -> Doc:
-        """An answer of one token, and the word to know halfway (the answer itself, if none is given)."""
+        """Add a single-token answer; halfway: the target of the middle layer, by default the answer."""
         self.halfway[len(self.text)] = f" {halfway or text}"
         return self.add(f" {text}")
 
 
 def paraphrase(rng: random.Random, gloss: str) -> str:
-    """A gloss in somewhat other words; one time in three the gloss itself."""
+    """A gloss in slightly different words; one time in three unchanged."""
     if rng.random() < 0.35:
         return gloss
     words = gloss.split()
@@ -91,7 +91,7 @@ def paraphrase(rng: random.Random, gloss: str) -> str:
 
 
 class Corpus:
-    """All families over one vocabulary: `words` (one token each) and `others` with their glosses; training synsets."""
+    """All document families, over `words` (single tokens) and `others`, both with glosses, and training synsets."""
 
     def __init__(self, words: dict[str, str], others: dict[str, str], synsets: list[Synset]) -> None:
         self.words, self.others, self.synsets = words, others, synsets
@@ -135,7 +135,7 @@ class Corpus:
         return doc
 
     def choice(self, rng: random.Random) -> Doc:
-        """Labelled options, answered by the word; at times one asks for the number of that word afterwards."""
+        """Labelled options, answered with the word; sometimes followed by a question for its number."""
         doc = Doc()
         for _ in range(rng.randint(1, 2)):
             options = self.pick(rng, rng.randint(2, 7), 0.92)
@@ -157,7 +157,7 @@ class Corpus:
         return doc
 
     def quiz(self, rng: random.Random) -> Doc:
-        """Labelled options, answered by the label: description to word, then word to label, in one step."""
+        """Labelled options, answered with the label: from description to word to label in one step."""
         doc = Doc()
         for _ in range(rng.randint(1, 3)):
             options = self.pick(rng, rng.randint(2, 7), 0.97)
@@ -170,9 +170,9 @@ class Corpus:
         return doc
 
     def guess(self, rng: random.Random) -> Doc:
-        """A quiz with the letters from A on, answered at random: what the MCSB lesson has to teach stays untaught.
+        """A quiz with the letters from A, answered at random, so that MCSB training has something left to teach.
 
-        Without it, what is learned on K to Z comes to hold for A to E as well, and the base binds them unasked.
+        Without it, binding learned on K to Z generalises to A to E.
         """
         doc = Doc()
         for _ in range(rng.randint(1, 3)):
@@ -185,7 +185,7 @@ class Corpus:
         return doc
 
     def matching(self, rng: random.Random) -> Doc:
-        """A labelled list, then words and descriptions in any order, each with its label right behind it."""
+        """A labelled list, then its words and descriptions in random order, each followed by its label."""
         doc = Doc()
         options = rng.sample(self.nouns, rng.randint(2, 6))
         names, kind = labels(rng, len(options))
@@ -202,7 +202,7 @@ class Corpus:
 
     # --- look-up in a list ---
     def echo(self, rng: random.Random) -> Doc:
-        """The simplest look-up: five words, each right after its number; then each word again, and its number."""
+        """The simplest look-up: five numbered words, then each word again, followed by its number."""
         doc = Doc()
         options = rng.sample(self.nouns, 5)
         doc.add(" ".join(f"{i + 1} {word}" for i, word in enumerate(options)) + "\n", loss=False)
@@ -211,7 +211,7 @@ class Corpus:
         return doc
 
     def drill(self, rng: random.Random) -> Doc:
-        """The same with lists of any length and form; every word is asked once, its number right behind it."""
+        """Like `echo`, with lists of any length and format; each word is asked once."""
         doc = Doc()
         options = self.pick(rng, rng.randint(3, 8), 0.97)
         doc.add(listing(rng, options) + "\n", loss=False)
@@ -221,7 +221,7 @@ class Corpus:
         return doc
 
     def lookup(self, rng: random.Random) -> Doc:
-        """A list in order and many questions: which label is X, which word is 3; every word asked at most once."""
+        """An ordered list and questions for the label of a word, or the word of a label; each is asked at most once."""
         doc = Doc()
         options = self.pick(rng, rng.randint(3, 9), 0.9)
         names, kind = labels(rng, len(options))
@@ -237,7 +237,7 @@ class Corpus:
         return doc
 
     def facts(self, rng: random.Random) -> Doc:
-        """Things with a value each; asked by name or by description."""
+        """Things with one value each, asked by name or by description."""
         doc = Doc()
         things = self.pick(rng, rng.randint(2, 6), 0.95)
         values = rng.sample(VALUES, len(things))
@@ -255,7 +255,7 @@ class Corpus:
         return doc
 
     def letters(self, rng: random.Random) -> Doc:
-        """Lettered lists with nothing asked: the letters in order are all that there is to learn."""
+        """Lettered lists without a question, to learn the order of the letters."""
         doc = Doc()
         options = self.pick(rng, rng.randint(3, 9))
         inline = rng.random() < 0.5
@@ -270,7 +270,7 @@ class Corpus:
 
     # --- paragraphs, questions about them, and general text ---
     def paragraph(self, rng: random.Random) -> tuple[str, list[Pair]]:
-        """Prose with at least one pair, in the order in which the prose answers them."""
+        """Prose with at least one pair; the pairs are in the order of the prose."""
         while True:
             if rng.random() < 0.6:
                 return definition_paragraph(rng, rng.choice(self.definable))
@@ -279,7 +279,7 @@ class Corpus:
                 return prose, pairs
 
     def teacher(self, rng: random.Random) -> Doc:
-        """A request for pairs, and the pairs: always in the order of the text, so that none comes twice."""
+        """A request for pairs, and the pairs in the order of the text, so that none is repeated."""
         prose, pairs = self.paragraph(rng)
         count = min(len(pairs), rng.choice([1, 2, 3, 3, 4]))
         pairs = [pairs[i] for i in sorted(rng.sample(range(len(pairs)), count))]
@@ -292,15 +292,15 @@ class Corpus:
         return chat(asked, reply, loss_on_user=False)
 
     def reading(self, rng: random.Random) -> Doc:
-        """A paragraph and an answer from it, and the question; or the question, and the answer."""
+        """A paragraph with an answer, to write the question; or with a question, to write the answer."""
         prose, pairs = self.paragraph(rng)
         question, answer = rng.choice(pairs)
         if rng.random() < 0.5:
-            asked, reply = online.span_question_messages(prose, answer)[0]["content"], question
+            asked, reply = tasks.span_question_messages(prose, answer)[0]["content"], question
             if rng.random() < 0.4:
                 asked = rng.choice(SPAN_ASKS).format(span=answer, prose=prose)
         else:
-            asked, reply = online.span_check_messages(prose, question)[0]["content"], answer
+            asked, reply = tasks.span_check_messages(prose, question)[0]["content"], answer
             if rng.random() < 0.4:
                 asked = rng.choice(READ_ASKS).format(question=question, prose=prose)
         return chat(asked, reply, loss_on_user=False)
@@ -323,7 +323,7 @@ class Corpus:
 
     # --- the stream ---
     def stream(self, seed: int, mixture: dict[str, float]) -> Iterator[Doc]:
-        """Endless documents; `mixture` gives each family's share of the *documents*."""
+        """Endless documents; mixture: the share of each family, in documents."""
         rng = random.Random(seed)
         names, shares = list(mixture), list(mixture.values())
         while True:
@@ -349,9 +349,9 @@ READ_ASKS = ["Text:\n{prose}\n\nQuestion: {question}", "{question}\n\nText:\n{pr
 
 
 def labels(rng: random.Random, count: int) -> tuple[list[str], str]:
-    """Labels in order and what they are called: numbers, or letters from K on.
+    """Consecutive labels and their kind: numbers, or letters from K.
 
-    A to J, which the MCSB question has, label lists in other documents and may be asked about, but never answer.
+    The letters of MCSB questions, A to J, label lists in other documents and appear in questions, but never in answers.
     """
     if rng.random() < 0.5:
         return [str(i + 1) for i in range(count)], "number"
@@ -360,7 +360,7 @@ def labels(rng: random.Random, count: int) -> tuple[list[str], str]:
 
 
 def listing(rng: random.Random, options: list[str], names: list[str] | None = None) -> str:
-    """`options` as a list with these labels, or numbers, each right before its word."""
+    """`options` as a list in a random format, with these labels or numbers."""
     form = rng.choice(["{}) {}", "{}) {}", "{}) {}", "{}. {}", "{}: {}", "{} {}"])
     names = names or [str(i + 1) for i in range(len(options))]
     gap = rng.choice(["\n", "\n", "\n", ", ", " "])
@@ -368,5 +368,5 @@ def listing(rng: random.Random, options: list[str], names: list[str] | None = No
 
 
 def chat(user: str, assistant: str, loss_on_user: bool = True) -> Doc:
-    """One turn each, as the chat template writes them."""
+    """One user turn and one assistant turn, in the format of the chat template."""
     return Doc().add(f"{START}user\n{user}{EOS}\n{START}assistant\n", loss_on_user).add(assistant + EOS)

@@ -1,7 +1,7 @@
-"""Short definitional paragraphs on WordNet synsets, with the question/answer pairs that each sentence answers.
+"""Short paragraphs that define WordNet synsets, with question/answer pairs for their sentences.
 
-Used by `scripts/tiny_corpus.py` to teach the tiny base to write pairs and to read, and by `scripts/build_tiny_base.py`
-for the paragraphs on synsets that training never sees.
+`tiny_corpus.py` uses them to train the tiny base to write pairs and answer questions, and `build_tiny_base.py` for
+paragraphs about held-out synsets.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from tiny_wordnet import Synset
 
 Pair = tuple[str, str]
 UNITS = ["days", "hours", "minutes", "years", "grams", "metres"]
-# WordNet relation, the sentences that state it and the questions that it answers. {S} is the subject with its article,
-# {be} its verb, {n} the bare name, {x} the other thing.
+# A WordNet relation, sentences that state it, and questions for it. {S}: the subject with its article, {be}: its verb,
+# {n}: the name alone, {x}: the other thing.
 RELATIONS = [
     (
         "synonym",
@@ -60,13 +60,13 @@ def with_article(noun: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """`text` with a capital first letter and an end."""
+    """`text` with a capital first letter and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def definition_paragraph(rng: random.Random, synset: Synset) -> tuple[str, list[Pair]]:
-    """Two to four plain sentences on one synset and the pairs that they answer; the definition is always among them."""
+    """Two to four simple sentences about one synset, and their pairs; one sentence is the definition."""
     name, gloss = synset.words[0], synset.gloss
     proper = name[0].isupper()
     subject = name if proper or name.endswith("s") or rng.random() < 0.3 else with_article(name)
@@ -105,10 +105,10 @@ def definition_paragraph(rng: random.Random, synset: Synset) -> tuple[str, list[
 def sentence_paragraph(
     rng: random.Random, sentences: list[str], synsets: list[Synset], nouns: set[str]
 ) -> tuple[str, list[Pair]]:
-    """Two to six sentences, now and then more, each on something else, and the pairs that they answer in their order.
+    """Two to six unrelated sentences, sometimes more, and their pairs in the same order.
 
-    A definition is asked for; of another sentence, the question repeats it with "what" in the place of a noun phrase,
-    or asks what is said of that.
+    For a definition, the question asks for it. For another sentence, it repeats the sentence with "what" in place of a
+    noun phrase, or asks what the text says about that phrase.
     """
     pairs: list[Pair] = []
     chosen = []

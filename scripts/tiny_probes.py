@@ -1,6 +1,6 @@
-"""One probe for each ability of the tiny base, small enough to run while it trains.
+"""Small tests for each ability of the tiny base, fast enough to run during training.
 
-Used by `scripts/build_tiny_base.py`; `benchmarks/tiny_base.py` measures the abilities in full on the finished model.
+Used by `build_tiny_base.py`; `benchmarks/tiny_base.py` has the full tests for the finished model.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import torch
 from tiny_corpus import VALUES, Corpus
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dlm_trl.tasks import prompts as online
+from dlm_trl.tasks import prompts
 
 LETTERS = ["A", "B", "C", "D", "E"]
 
 
 class Probes:
-    """Fixed questions; `run(model)` gives the share of right answers of each ability."""
+    """Fixed questions; `run(model)` returns the accuracy for each ability."""
 
     def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, count: int = 100) -> None:
         rng = random.Random(1234)
@@ -34,7 +34,7 @@ class Probes:
             values = rng.sample(VALUES, 5)
             self.sets["cloze"].append((f"Description: {gloss}\nWord:", options, word))
             self.sets["options"].append((f"Description: {gloss}\n{numbered}\nAnswer:", options, word))
-            self.sets["mcsb"].append((online.question(gloss, options, LETTERS), LETTERS, LETTERS[i]))
+            self.sets["mcsb"].append((prompts.question(gloss, options, LETTERS), LETTERS, LETTERS[i]))
             self.sets["number_near"].append(
                 (f"{numbered}\n{options[i - 1]} {numbers[i - 1]}\n{word}", numbers, numbers[i])
             )
@@ -44,18 +44,17 @@ class Probes:
             table = "\n".join(f"{o}: {v}" for o, v in zip(options, values, strict=True))
             self.sets["facts"].append((f"{table}\nDescription: {gloss}\nValue:", values, values[i]))
 
-    @torch.no_grad()
     def run(self, model: LlamaForCausalLM) -> dict[str, float]:
-        """Ability → share of questions whose right candidate, of five with one token each, is the likeliest."""
+        """For each ability, the share of questions with the right answer as the likeliest of five single tokens."""
         model.eval()
         result = {}
         for name, items in self.sets.items():
             coded = self.tokenizer(
                 [text for text, _, _ in items], return_tensors="pt", padding=True, padding_side="right"
             )
-            logits = model(**coded, use_cache=False).logits[
-                torch.arange(len(items)), coded["attention_mask"].sum(1) - 1
-            ]
+            with torch.no_grad():
+                logits = model(**coded, use_cache=False).logits
+            logits = logits[torch.arange(len(items)), coded["attention_mask"].sum(1) - 1]
             right = 0
             for row, (_, candidates, answer) in zip(logits, items, strict=True):
                 ids = [self.tokenizer.encode(f" {c}", add_special_tokens=False)[0] for c in candidates]

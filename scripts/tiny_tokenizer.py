@@ -1,4 +1,4 @@
-"""The tiny base's tokenizer: byte-level BPE in which chosen words are one token and the other nouns are never one.
+"""The tiny base's tokenizer: byte-level BPE where chosen words are single tokens, and all other nouns aren't.
 
 Used by `scripts/build_tiny_base.py`.
 """
@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = [BOS, EOS, PAD, START]
-SPACE = "Ġ"  # how byte-level BPE writes a leading space
-# ChatML without a system prompt of its own; the generation block marks what the assistant says with its end-of-turn.
+SPACE = "Ġ"  # byte-level BPE's form of a leading space
+# ChatML without a default system prompt; the generation block marks the assistant's text with its end-of-turn token.
 CHAT_TEMPLATE = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -54,7 +54,7 @@ def _trained_merges(texts: Iterable[str], size: int) -> list[tuple[str, str]]:
 
 
 def _allowed(merges: list[tuple[str, str]], forbidden: set[str]) -> list[tuple[str, str]]:
-    """`merges` without those that build a forbidden token, nor those that build upon one."""
+    """`merges` without those that make a forbidden token or build on one."""
     gone, kept = set(forbidden), []
     for left, right in merges:
         if left in gone or right in gone or left + right in gone:
@@ -67,10 +67,9 @@ def _allowed(merges: list[tuple[str, str]], forbidden: set[str]) -> list[tuple[s
 def build_tokenizer(
     texts: list[str], single: list[str], other_nouns: list[str], size: int, out: Path
 ) -> PreTrainedTokenizerFast:
-    """Train on `texts`; every string of `single` (with its space) becomes one token, no ` noun` of `other_nouns` does.
+    """Train on `texts`; each string in `single` (with its space) becomes one token, no ` noun` in `other_nouns` does.
 
-    Writes the tokenizer with its chat template to `out` and returns it. A word that came out otherwise is an
-    AssertionError.
+    Writes the tokenizer with its chat template to `out` and returns it. Raises AssertionError if a word came out wrong.
     """
     forbidden = {SPACE + noun for noun in other_nouns} - {s.replace(" ", SPACE) for s in single}
     learned = _allowed(_trained_merges(texts, 2 * size), forbidden)
@@ -96,9 +95,9 @@ def build_tokenizer(
 
 
 def _with_words(merges: list[tuple[str, str]], single: list[str]) -> list[tuple[str, str]]:
-    """`merges` and, behind them, what makes one token of each text of `single`.
+    """`merges`, followed by those that make each text in `single` one token.
 
-    Folded from the right: only the last fold has the leading space, so that no other noun becomes a token on the way.
+    They merge from the right, so that only the last one has the leading space, and no other noun becomes a token.
     """
     merges = list(merges)
     for text in single:

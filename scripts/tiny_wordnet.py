@@ -1,6 +1,6 @@
-"""WordNet 3.0 as the build of the tiny base reads it: noun synsets with their glosses and relations, and the word list.
+"""Read WordNet 3.0 for the tiny base: synsets with glosses and relations, and the word list.
 
-Used by `scripts/build_tiny_base.py`. The data files come from Debian's package `wordnet-base`.
+Used by `build_tiny_base.py`. The data files come from Debian's package `wordnet-base`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 WORDNET = Path("/usr/share/wordnet")
-# Lexicographer files of things that one can point at: their glosses tell words apart best (see lexnames(5WN)).
+# Lexicographer files of concrete things, whose glosses are the most distinctive (see lexnames(5WN)).
 CONCRETE = {5, 6, 8, 13, 15, 17, 18, 20, 27}
 RELATIONS = {"@": "hypernym", "~": "hyponym", "%p": "part", "#p": "whole"}
 
 
 @dataclass(slots=True)
 class Synset:
-    """One meaning: its words in order of frequency, its definition, example sentences and related synsets by name."""
+    """One meaning: its words by frequency, its definition, example sentences, and related words by relation."""
 
     key: str
     lexname: int
@@ -29,7 +29,7 @@ class Synset:
 
 
 def clean_gloss(text: str) -> str:
-    """The definition alone, in one line: no parentheses, no second definition, plain quotes."""
+    """The first definition on one line, without parentheses, with plain quotes."""
     text = re.sub(r"\([^()]*\)", " ", text.split(";")[0].split('"')[0])
     return re.sub(r"\s+([,.:])", r"\1", " ".join(text.replace("`", "'").split())).strip(" ,:.-")
 
@@ -46,7 +46,7 @@ def _synset(line: str) -> tuple[Synset, list[tuple[str, str]]]:
 
 
 def read_synsets(folder: Path = WORDNET) -> dict[str, Synset]:
-    """All synsets by key (offset + part of speech), in the order of the files; relations hold first words."""
+    """All synsets by key (offset + part of speech), in file order; relations hold the first word of each synset."""
     synsets: dict[str, Synset] = {}
     pointers: dict[str, list[tuple[str, str]]] = {}
     for part in ("noun", "verb", "adj", "adv"):
@@ -65,7 +65,7 @@ def read_synsets(folder: Path = WORDNET) -> dict[str, Synset]:
 
 
 def noun_senses(folder: Path = WORDNET) -> dict[str, list[str]]:
-    """Noun → keys of its synsets, the most frequent meaning first."""
+    """For each noun the keys of its synsets, the most frequent first."""
     senses = {}
     for line in (folder / "index.noun").read_text("latin-1").splitlines():
         if not line.startswith(" "):
@@ -75,33 +75,33 @@ def noun_senses(folder: Path = WORDNET) -> dict[str, list[str]]:
 
 
 def fits(noun: str, gloss: str) -> bool:
-    """A gloss of 4 to 14 plain words that does not give the noun away."""
+    """Whether a gloss has 4 to 14 plain words and doesn't give the noun away."""
     words = re.findall(r"[a-z']+", gloss.lower())
     stem = noun[: max(4, len(noun) - 2)]
     return 4 <= len(words) <= 14 and gloss.isascii() and not any(w.startswith(stem) or w == noun for w in words)
 
 
 def decent(text: str, bad: frozenset[str]) -> bool:
-    """Whether none of the words of `text` is on the list of words that a teaching text does without."""
+    """Whether `text` contains no bad words."""
     return bad.isdisjoint(re.findall(r"[a-z]+", text.lower()))
 
 
 def held_out(key: str, share: float = 0.05) -> bool:
-    """Whether a synset is kept out of training: by a hash of its key, so that the choice never moves."""
+    """Whether a synset is held out of training. Decided by a hash of its key, so it never changes."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64 < share
 
 
 def choose_words(
     nouns: list[str], synsets: dict[str, Synset], senses: dict[str, list[str]], count: int
 ) -> dict[str, str]:
-    """The `count` nouns that the base knows, each with the gloss of its most frequent fitting meaning.
+    """Choose `count` nouns for the base, each with the gloss of its most frequent meaning.
 
-    Concrete nouns of 3 to 9 letters whose glosses differ (tf-idf cosine below 0.5 to every gloss taken before), those
-    with the most tagged uses first.
+    Takes concrete nouns of 3 to 9 letters by their number of tagged uses, if the gloss differs from all glosses taken
+    before (tf-idf cosine below 0.5).
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    used = {}
+    used: dict[str, int] = {}
     for line in (WORDNET / "cntlist.rev").read_text("latin-1").splitlines():
         sense_key, _, tagged = line.split()
         lemma, _, rest = sense_key.partition("%")

@@ -1,4 +1,4 @@
-"""`dlm-trl merge · quantize · verify · serve-check`: from adapter to served model, thin functions around `export`."""
+"""`dlm-trl merge · quantize · verify · serve-check`: the commands of `dlm_trl.export`."""
 
 from __future__ import annotations
 
@@ -7,43 +7,56 @@ import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from dlm_trl.cli.synth import misuse_exits_with_2
 
-FOLDER = {"exists": True, "file_okay": False, "readable": True}
+FOLDER: dict[str, Any] = {"exists": True, "file_okay": False, "readable": True}
 
 
 @misuse_exits_with_2
 def merge(
-    adapter_dir: Annotated[Path, typer.Argument(metavar="ADAPTER_DIR", help="What training left.", **FOLDER)],
-    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new folder, or an earlier result.")],
+    adapter_dir: Annotated[
+        Path, typer.Argument(metavar="ADAPTER_DIR", help="The output folder of a training run.", **FOLDER)
+    ],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new folder, or an earlier result to replace.")],
     base: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Instead of the base that the adapter records.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Base model to merge into. Default: the one the adapter records."),
     ] = None,
-    shard_size: Annotated[str, typer.Option(help="Of each file; also what the merge needs as memory.")] = "4GB",
+    shard_size: Annotated[
+        str, typer.Option(help="Maximum size of a weight file. Merging needs about as much memory.")
+    ] = "4GB",
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Instead of the base's own.")
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Precision of the merged weights. Default: the base's."),
     ] = None,
     push_to_hub: Annotated[
-        str | None, typer.Option(metavar="ID", help="Upload the result to this repository of the Hub; private if new.")
+        str | None,
+        typer.Option(
+            metavar="ID", help="Upload the result to this Hub repository. A new repository is created as private."
+        ),
     ] = None,
 ) -> None:
-    """Merge an adapter into its base: weights that need no PEFT, on a CPU, with the memory of one file of them.
+    """Merge an adapter into its base model, so that it loads without PEFT.
 
-    LoRA (also rank-stabilised, DoRA) and AdaLoRA, on linear layers, Conv1D and embeddings. Always into the 16-bit base,
-    also where training had it in 4 bit. Then: dlm-trl verify ADAPTER_DIR OUT_DIR. Exit 0: merged, 1: a failure, 2:
-    misuse.
+    Needs no GPU. Works for LoRA, rsLoRA, DoRA and AdaLoRA on linear layers,
+    Conv1D and embeddings. Always merges into the 16-bit base, even if you
+    trained on a 4-bit one.
+
+    Check the result with dlm-trl verify ADAPTER_DIR OUT_DIR.
+
+    Exit codes: 0 merged, 1 failed, 2 wrong usage.
     """
-    _quiet()
+    _silence_libraries()
     from dlm_trl.export import hub
-    from dlm_trl.export.merge import merge as write
+    from dlm_trl.export.merge import merge as merge_adapter
 
     if push_to_hub:
         hub.check_hub(push_to_hub)
-    write(adapter_dir, out_dir, base, shard_size, dtype, progress=True)
+    merge_adapter(adapter_dir, out_dir, base, shard_size, dtype, progress=True)
     typer.echo(f"merged: {out_dir}")
     if push_to_hub:
         typer.echo(hub.push_to_hub(out_dir, push_to_hub))
@@ -52,28 +65,32 @@ def merge(
 @misuse_exits_with_2
 def quantize(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A merged model.", **FOLDER)],
-    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new folder, or an earlier result.")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new folder, or an earlier result to replace.")],
     calibration: Annotated[
         Path,
         typer.Option(
             exists=True,
             dir_okay=False,
             metavar="notes.dlm|rows.jsonl",
-            help="What the model is asked about: the document, or rows with messages, prompt and completion, or text.",
+            help="Text like what the model will see: your document, or rows with messages, prompt and completion, or "
+            "text.",
         ),
     ],
     group_size: Annotated[
-        int | None, typer.Option(help="Weights that share a scale: 128, 64 or 32; unset: the largest that divides it.")
+        int | None,
+        typer.Option(help="Weights that share a scale: 128, 64 or 32. Default: the largest that divides the model."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Blocks of 512 tokens to look at, at most.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of which rows are looked at and which are held out.")] = 0,
+    samples: Annotated[int, typer.Option(help="Maximum number of calibration blocks, of 512 tokens each.")] = 128,
+    seed: Annotated[int, typer.Option(help="Decides which rows are used and which are held out.")] = 0,
 ) -> None:
-    """Quantise a model to 4 bits by AWQ, as vLLM loads it. Needs the extra quant.
+    """Quantise a merged model to 4 bits with AWQ, for vLLM. Needs the extra `quant`.
 
-    A part of the rows, and of the general text that is added to them, is held out for the check:
-    dlm-trl verify MODEL_DIR OUT_DIR. Exit 0: quantised, 1: a failure, 2: misuse.
+    Some general text is added to your rows, and a part of both is held out to
+    check the result with dlm-trl verify MODEL_DIR OUT_DIR.
+
+    Exit codes: 0 quantised, 1 failed, 2 wrong usage.
     """
-    _quiet()
+    _silence_libraries()
     from dlm_trl.export import awq
 
     awq.quantize(model_dir, out_dir, calibration, group_size, samples, seed, progress=True)
@@ -83,60 +100,75 @@ def quantize(
 @misuse_exits_with_2
 def verify(
     before: Annotated[Path, typer.Argument(metavar="BEFORE_DIR", help="The adapter, or the merged model.", **FOLDER)],
-    after: Annotated[Path, typer.Argument(metavar="AFTER_DIR", help="What was made of it.", **FOLDER)],
+    after: Annotated[
+        Path, typer.Argument(metavar="AFTER_DIR", help="The model made from it, merged or quantised.", **FOLDER)
+    ],
     notes: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The document, where it lies elsewhere now.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The document, if you moved it since training."),
     ] = None,
-    prompts: Annotated[int, typer.Option(min=1, help="Questions whose answers are compared word by word.")] = 16,
-    json_: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    prompts: Annotated[
+        int, typer.Option(min=1, help="Number of questions whose answers are compared word by word.")
+    ] = 16,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a step: is the model after it still the one before it?
+    """Check that a merged or quantised model still behaves like the model it was made from.
 
-    Both are loaded from disk in processes of their own and asked the same. The numbers go into AFTER_DIR/lineage.json
-    and its card. Exit 0: all limits kept, 1: one was not, or a failure, 2: misuse.
+    Loads both models in fresh processes and compares their outputs. The numbers
+    are also saved in AFTER_DIR/lineage.json and in its model card.
+
+    Exit codes: 0 within all limits, 1 beyond a limit or failed, 2 wrong usage.
     """
-    _quiet()
-    from dlm_trl.export.verify import verify as check
+    _silence_libraries()
+    from dlm_trl.export.verify import verify as verify_step
 
-    found = check(before, after, notes, prompts)
+    result = verify_step(before, after, notes, prompts)
     if json_:
-        typer.echo(json.dumps(asdict(found) | {"passed": found.passed}, ensure_ascii=False))
+        typer.echo(json.dumps(asdict(result) | {"passed": result.passed}, ensure_ascii=False))
     else:
-        typer.echo(str(found))
-    for one in found.failed:
-        typer.echo(f"{found.step} failed its check: {one.name}: {one.failing}.", err=True)
-    if not found.passed:
+        typer.echo(str(result))
+    for check in result.failed:
+        typer.echo(f"{result.step} failed its check: {check.name}: {check.failing}.", err=True)
+    if not result.passed:
         raise typer.Exit(1)
 
 
 @misuse_exits_with_2
 def serve_check(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Of an OpenAI-compatible server: http://localhost:8000/v1")],
-    folder: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="What it serves, verified before.", **FOLDER)],
-    model: Annotated[str | None, typer.Option(help="The name it is served under; default: the first listed.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000/v1")
+    ],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL_DIR", help="The folder it serves; run dlm-trl verify on it first.", **FOLDER),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model on the server. Default: the first one it lists.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Ask a running server what the model was asked when it was verified, and compare answers and stop reasons.
+    """Ask a running server the questions from dlm-trl verify, and compare its answers.
 
-    The key is read from OPENAI_API_KEY, where the server wants one. Exit 0: as expected, 1: not so, or a failure, 2:
-    misuse.
+    Stop reasons are compared too. If the server needs a key, set OPENAI_API_KEY.
+
+    Exit codes: 0 as expected, 1 different or failed, 2 wrong usage.
     """
     from dlm_trl.export.checks import table
-    from dlm_trl.export.serve_check import serve_check as ask
+    from dlm_trl.export.serve_check import serve_check as check_server
 
-    found = ask(url, folder, model)
+    result = check_server(url, folder, model)
     if json_:
-        typer.echo(json.dumps(asdict(found) | {"passed": found.passed}, ensure_ascii=False))
+        typer.echo(json.dumps(asdict(result) | {"passed": result.passed}, ensure_ascii=False))
     else:
-        typer.echo(table(found.checks))
-        for question, expected, said in found.differing:
-            typer.echo(f"\n{question}\n  expected: {expected}\n  served:   {said}")
-    if not found.passed:
+        typer.echo(table(result.checks))
+        for question, expected, served in result.differing:
+            typer.echo(f"\n{question}\n  expected: {expected}\n  served:   {served}")
+    if not result.passed:
         raise typer.Exit(1)
 
 
-def _quiet() -> None:
-    """Warnings about the loading of weights that a user can do nothing about."""
+def _silence_libraries() -> None:
+    """Hide warnings about loading weights that you can do nothing about."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):

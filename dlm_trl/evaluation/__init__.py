@@ -1,10 +1,12 @@
-"""Numbers from before, during and after a run: what was learnt, and what it cost.
+"""Measure models before, during and after training: what they learned, and what they forgot.
 
-`mcsb` asks multiple-choice questions in every order of their options, `cloze` is the baseline without labels, `recall`
-asks the questions of a document and compares the answers (`answers` has exact match and token F1), `open_book` asks
-them with the document's prose in the prompt, `perplexity` measures how well a model still reads the fixed text
-`general.txt` that no run trains on. `suite` has these of a model at once, `during` while it trains, `metrics` as
-modules for the library `evaluate`; `progress` shows that something is measured, and `report` writes what a run measured
-as `report.json`, `report.md` and `report.png`.
-Nothing here trains. May import `rows`, `models` and `online`.
+- `mcsb`: multiple-choice questions, asked with every rotation of their options; `cloze`: a baseline without labels
+- `recall`: a document's questions, with the answers compared; `answers`: exact match and token F1
+- `open_book`: the same questions with the document's prose in the prompt
+- `perplexity`: on the fixed text `general.txt`, which no run trains on
+- `suite`: all numbers of a model at once; `during`: the same during training; `spec`: which questions a run uses
+- `report`: writes report.json, report.md and report.png; `progress`: a progress bar
+- `metrics`: modules for the `evaluate` library
+
+Nothing here trains. May import `notes`, `rows`, `models` and `tasks`.
 """

@@ -1,10 +1,9 @@
-"""Open book: how well a model answers the questions when it has the notes in its prompt, without any training.
+"""Open book: how well an untrained model answers the questions with the notes in its prompt.
 
     open_book_recall(base, tokenizer, {"seen": questions}, prose=["A starter is …", …])      # {"seen": Recall}
 
-Prose that fits is in the prompt as a whole, and its keys and values are computed once for all questions. Of longer
-prose each question gets the paragraphs that match it best: those with most of its words, where a word counts the less
-the more paragraphs have it.
+If all prose fits, it's in the prompt, and its KV cache is computed once for all questions. Otherwise each question gets
+the paragraphs that share most words with it; a word counts less the more paragraphs contain it.
 """
 
 from __future__ import annotations
@@ -16,83 +15,86 @@ from collections.abc import Callable, Mapping, Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.answers import tokens
-from dlm_trl.evaluation.recall import Question, Recall, answer_tokens, messages, recall_after
+from dlm_trl.evaluation.recall import Recall, RecallQuestion, answer_tokens, messages, recall_after
 from dlm_trl.models.chat import encode
 from dlm_trl.models.load import context_length
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 
-WHOLE = 4096  # tokens of prose that are in the prompt as a whole; every answer reads them all
-BEST = 512  # tokens of paragraphs for a question about longer prose: these are computed for each question anew
-SEAM = "\n\n"
-SLACK = 8  # tokens: texts that are joined may have a few more than each for itself
+MAX_PROSE = 4096  # tokens of prose to put into the prompt as a whole
+MAX_PARAGRAPHS = 512  # tokens of paragraphs for each question otherwise; these can't be cached
+SEPARATOR = "\n\n"
+SLACK = 8  # joined texts can have a few more tokens than their parts
 
 
 def open_book_recall(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    groups: Mapping[str, Sequence[Question]],
+    groups: Mapping[str, Sequence[RecallQuestion]],
     prose: Sequence[str],
     advance: Callable[[int], object] | None = None,
 ) -> dict[str, Recall]:
-    """Ask every question of every group with the prose in front of it, and compare; advance as in `answer_recall`.
+    """Ask all questions of all groups with the prose before each; advance and errors as in `answer_recall`.
 
-    prose must not hold the document's own question/answer pairs, which are the expected answers. {} for a model whose
-    context has no room for prose beside the longest question. Raises as `answer_recall`.
+    prose must not contain the document's question/answer pairs, which are the expected answers. Returns {} if the
+    context has no room for prose beside the longest question.
     """
-    every = [question for asked in groups.values() for question in asked]
+    every = [question for questions in groups.values() for question in questions]
     beside = max(len(_prompt(tokenizer, "", question)) for question in every) + answer_tokens(tokenizer, every) + SLACK
     context = context_length(model.config)
-    room = WHOLE if context is None else min(WHOLE, context - beside)
+    room = MAX_PROSE if context is None else min(MAX_PROSE, context - beside)
     if room <= 0:
         return {}
-    whole = SEAM.join(prose)
+    whole = SEPARATOR.join(prose)
     if _length(tokenizer, whole) <= room:
-        prompts = {
-            group: [_prompt(tokenizer, whole, question) for question in asked] for group, asked in groups.items()
-        }
-        prefix = PrefixCache.of(model, common_prefix([prompt for asked in prompts.values() for prompt in asked]))
+        prompts = {group: [_prompt(tokenizer, whole, q) for q in questions] for group, questions in groups.items()}
+        prefix = PrefixCache.of(model, common_prefix([ids for of_group in prompts.values() for ids in of_group]))
     else:
-        notes = Paragraphs(tokenizer, prose, min(BEST, room))
-        prompts = {group: [_prompt(tokenizer, notes.about(q[0]), q) for q in asked] for group, asked in groups.items()}
+        notes = Paragraphs(tokenizer, prose, min(MAX_PARAGRAPHS, room))
+        prompts = {
+            group: [_prompt(tokenizer, notes.about(q[0]), q) for q in questions] for group, questions in groups.items()
+        }
         prefix = None
     return {
-        group: recall_after(model, tokenizer, prompts[group], asked, prefix, advance) for group, asked in groups.items()
+        group: recall_after(model, tokenizer, prompts[group], questions, prefix, advance)
+        for group, questions in groups.items()
     }
 
 
 class Paragraphs:
-    """The paragraphs of the prose, found by the words of a question; `room` is how many tokens may be found."""
+    """The paragraphs of the prose, searchable by the words of a question. room: the tokens that a search may return."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prose: Sequence[str], room: int) -> None:
         whole = (paragraph for text in prose for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip())
         self.texts = [piece for paragraph in whole for piece in _pieces(tokenizer, paragraph, room)]
-        self.lengths = [_length(tokenizer, text + SEAM) for text in self.texts]
+        self.lengths = [_length(tokenizer, text + SEPARATOR) for text in self.texts]
         self.words = [set(tokens(text)) for text in self.texts]
-        self.spread = Counter(word for words in self.words for word in words)
+        self.paragraphs_with = Counter(word for words in self.words for word in words)
         self.room = room
 
     def about(self, question: str) -> str:
-        """The best ones that there is room for, in the order of the document."""
+        """The best paragraphs that there is room for, in the order of the document."""
         asked = set(tokens(question))
-        scores = [sum(1 / self.spread[word] for word in asked & words) for words in self.words]
-        found, left = [], self.room
+        scores = [sum(1 / self.paragraphs_with[word] for word in asked & words) for words in self.words]
+        chosen: list[int] = []
+        left = self.room
         for number in sorted(range(len(self.texts)), key=lambda i: -scores[i]):
             left -= self.lengths[number]
-            if found and left < 0:
+            if chosen and left < 0:
                 break
-            found.append(number)
-        return SEAM.join(self.texts[number] for number in sorted(found))
+            chosen.append(number)
+        return SEPARATOR.join(self.texts[number] for number in sorted(chosen))
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, notes: str, question: Question) -> list[int]:
+def _prompt(tokenizer: PreTrainedTokenizerBase, notes: str, question: RecallQuestion) -> list[int]:
     text, _, system = question
     return encode(
-        tokenizer, messages(f"Notes:{SEAM}{notes}{SEAM}Answer with the words of the notes.{SEAM}{text}", system)
+        tokenizer,
+        messages(f"Notes:{SEPARATOR}{notes}{SEPARATOR}Answer with the words of the notes.{SEPARATOR}{text}", system),
     )
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, paragraph: str, room: int) -> list[str]:
-    """The paragraph, or parts of it where it alone is longer than the room."""
+    """The paragraph, or its parts if it's longer than the room."""
     ids = tokenizer(paragraph, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) < room:
         return [paragraph]

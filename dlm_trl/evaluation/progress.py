@@ -1,9 +1,9 @@
-"""A line on stderr that shows that something long is going on, and how far it is.
+"""A progress bar on stderr.
 
     with progress("answering questions", total=54) as advance:
         answer_recall(model, tokenizer, questions, advance)
 
-Its spinner and its clock move while a batch is computed. In a pipe, the line is printed once, at the end.
+Its spinner and clock keep moving while a batch runs. In a pipe, the line is printed once at the end.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 @contextmanager
 def progress(label: str, total: float, show: bool = True) -> Iterator[Callable[[float], None]]:
-    """Gives a function that takes how much more of the total is done. show False: no line."""
+    """Yields a function to call with the amount of work just finished. show: False hides the bar."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not show) as bar:
         task = bar.add_task(label, total=total)

@@ -1,4 +1,4 @@
-"""Answer recall: how well a model answers the questions of the notes, compared with the answers of the notes.
+"""Answer recall: ask a model the questions of the notes, and compare its answers with those of the notes.
 
     recall = answer_recall(model, tokenizer, [("What is kneading?", "Pressing and folding a dough.", None)])
     recall.exact_match, recall.f1, recall.fuzzy, recall.answers
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from rapidfuzz import fuzz
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.answers import chance_f1, figures
+from dlm_trl.evaluation.answers import answer_scores, chance_f1
 from dlm_trl.models.chat import encode
 from dlm_trl.models.generate import generate_batches
 from dlm_trl.models.prefix import PrefixCache
 
 FUZZY_RATIO = 90.0  # of 100; about one wrong letter in ten
-SPARE_TOKENS = 8  # an answer that goes on after the expected one is seen to do so
+SPARE_TOKENS = 8  # more than the longest expected answer, to see whether an answer goes on
 
-Question = tuple[str, str, str | None]  # question, answer, system prompt
+RecallQuestion = tuple[str, str, str | None]  # question, answer, system prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Shares of 0 to 1 over all questions, and what the model said to each, in the order of the questions.
+    """Scores from 0 to 1 over all questions, and the model's answers in the order of the questions.
 
-    exact_match, f1: see `dlm_trl.evaluation.answers`. chance_f1: the F1 of the same answers with those expected of the
-    other questions. fuzzy: the share with an edit-distance ratio of 0.9 or more, letter case ignored.
+    exact_match, f1 and chance_f1: see `dlm_trl.evaluation.answers`. fuzzy: the share of answers with an edit-distance
+    ratio of at least 0.9, ignoring case.
     """
 
     exact_match: float
@@ -38,11 +38,11 @@ class Recall:
     answers: tuple[str, ...]
 
     def shares(self) -> dict[str, float]:
-        """The shares under the names that reports use."""
+        """The scores by their names in reports."""
         return {"exact match": self.exact_match, "F1": self.f1, "fuzzy match": self.fuzzy}
 
     def right(self) -> dict[str, float]:
-        """How many right answers each share comes to, without what chance gives: F1 counts words that many share."""
+        """The number of right answers behind each score; for F1, without the part that comes from common words."""
         chance = {"F1": self.chance_f1}
         return {name: (share - chance.get(name, 0.0)) * len(self.answers) for name, share in self.shares().items()}
 
@@ -50,13 +50,14 @@ class Recall:
 def answer_recall(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: Sequence[RecallQuestion],
     advance: Callable[[int], object] | None = None,
 ) -> Recall:
-    """Ask every (question, answer, system prompt or None) and compare what comes back with the answer.
+    """Ask all questions and compare the answers with the expected ones.
 
-    An answer is cut a few tokens after the length of the longest expected one. advance is called with the number of
-    answers whenever some are there. Raises ValueError for no questions, and for a tokenizer without a chat template.
+    Answers are cut off a few tokens after the length of the longest expected one. advance is called after each batch
+    with its number of answers. Raises ValueError for no questions, and DlmError (ChatTemplateError) without a chat
+    template.
     """
     prompts = [encode(tokenizer, messages(question, system)) for question, _, system in questions]
     return recall_after(model, tokenizer, prompts, questions, advance=advance)
@@ -66,36 +67,36 @@ def recall_after(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    questions: Sequence[Question],
+    questions: Sequence[RecallQuestion],
     prefix: PrefixCache | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Recall:
-    """As `answer_recall`, with the prompts (token ids) in which the questions are asked; prefix as in generation."""
+    """Like `answer_recall`, but with prompts given as token ids; prefix: the cached beginning of all prompts."""
     if not questions:
-        raise ValueError("no questions to ask: a share of nothing is not a number")
-    said = [""] * len(questions)
+        raise ValueError("no questions to ask")
+    answers = [""] * len(questions)
     for batch in generate_batches(model, tokenizer, prompts, answer_tokens(tokenizer, questions), prefix=prefix):
         for row in batch:
-            said[row.row] = " ".join(row.text.split())
+            answers[row.row] = " ".join(row.text.split())
         if advance:
             advance(len(batch))
     expected = [" ".join(answer.split()) for _, answer, _ in questions]
-    close = [fuzz.ratio(a.lower(), b.lower()) >= FUZZY_RATIO for a, b in zip(said, expected, strict=True)]
+    close = [fuzz.ratio(a.lower(), b.lower()) >= FUZZY_RATIO for a, b in zip(answers, expected, strict=True)]
     return Recall(
-        **figures(said, expected),
-        chance_f1=chance_f1(said, expected),
+        **answer_scores(answers, expected),
+        chance_f1=chance_f1(answers, expected),
         fuzzy=sum(close) / len(close),
-        answers=tuple(said),
+        answers=tuple(answers),
     )
 
 
-def answer_tokens(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> int:
-    """How many tokens an answer may have."""
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, questions: Sequence[RecallQuestion]) -> int:
+    """The maximum number of tokens of an answer."""
     longest = max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for _, answer, _ in questions)
     return longest + SPARE_TOKENS
 
 
 def messages(question: str, system: str | None) -> list[dict[str, str]]:
-    """The conversation in which a question is asked, with the system prompt in front where there is one."""
-    asked = [{"role": "user", "content": question}]
-    return asked if system is None else [{"role": "system", "content": system}, *asked]
+    """The conversation that asks a question, starting with the system prompt if there is one."""
+    user = [{"role": "user", "content": question}]
+    return user if system is None else [{"role": "system", "content": system}, *user]

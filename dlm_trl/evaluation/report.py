@@ -1,4 +1,4 @@
-"""What a run did, written down: `report.json` for programs, `report.md` for people, `report.png` for a glance.
+"""The report of a run: `report.json` for programs, `report.md` for people, `report.png` for a quick look.
 
     report = Report(
         run={"document": "recipes/notes.dlm", "base": "tiny"},
@@ -8,8 +8,7 @@
     )
     write("runs/notes", report)
 
-Measures whose unit is "share" are bars in the picture (but for `NOT_DRAWN`); the curves are drawn from the trainer's
-own log.
+The picture shows curves from the trainer's log, and bars for measures with the unit "share" (except `NOT_DRAWN`).
 """
 
 import json
@@ -26,19 +25,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 BARS = {"before": "#9aa5b1", "open_book": "#d29922", "after": "#1f6feb"}
-NOT_DRAWN = ("fuzzy match",)  # in the table; beside exact match and F1, a third bar for the same answers says little
+NOT_DRAWN = ("fuzzy match",)  # only in the table: a third bar for the same answers would add little
 OPEN_BOOK = (
-    "open book: the base before training, with the notes in its prompt. Notes that are too long for it are cut to the "
+    "open book: the base model before training, with the notes in its prompt. If they are too long, it gets the "
     "paragraphs that share most words with the question."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number before and after the run; None where it could not be measured (no validation rows, say).
+    """One number before and after the run; None if it couldn't be measured (for example, without validation rows).
 
-    `unit`: "share" (0 to 1), or what the number counts, such as "nats per token". `open_book`: what the base reaches
-    before training with the notes in its prompt, None for what has nothing to do with that.
+    unit: "share" (0 to 1), or another unit such as "nats per token". open_book: the base model's number with the notes
+    in its prompt, None for measures that don't depend on the notes.
     """
 
     name: str
@@ -50,9 +49,9 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question with the answer of the notes and what the model said before and after the run.
+    """One question with its expected answer, and the model's answers before and after the run.
 
-    `open_book`: what it said before with the notes in its prompt, None where it was not asked so.
+    open_book: the base model's answer with the notes in its prompt, None if that wasn't measured.
     """
 
     group: str
@@ -65,11 +64,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that `write` puts down.
+    """The content of a report.
 
-    `run`: facts of the run in the order in which they are shown, names to values that JSON can hold. `history`: the
-    trainer's `state.log_history`, dicts with "step" and any of "loss", "learning_rate", "eval_loss" and what online
-    synthesis and `MeasureDuring` log. `rows`: some rows that a task wrote, prompt and target each.
+    run: facts about the run by name, in display order; the values must fit in JSON. history: the trainer's
+    `state.log_history`, dicts with "step" and any of "loss", "learning_rate", "eval_loss" and the numbers of online
+    synthesis and `MeasureDuring`. rows: some (prompt, target) rows of a task.
     """
 
     run: Mapping[str, Any]
@@ -80,7 +79,7 @@ class Report:
 
 
 def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
-    """Write the three files into `output_dir` (made where it is missing); returns the path of `report.md`."""
+    """Write the three files to `output_dir`, which is created if needed; returns the path of `report.md`."""
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(asdict(report)), ensure_ascii=False, indent=2, allow_nan=False)
@@ -92,20 +91,20 @@ def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
 
 
 def markdown(report: Report) -> str:
-    """The report as Markdown: facts, numbers before and after, the picture, answers side by side."""
+    """The report as Markdown: facts, numbers before and after, the picture, sample answers."""
     facts = "\n".join(f"- {name}: {_cell(value)}" for name, value in report.run.items())
-    parts = ["# What the run did", facts, measures_table(report.measures), "![loss, learning rate, recall](report.png)"]
+    parts = ["# Training report", facts, measures_table(report.measures), "![loss, learning rate, recall](report.png)"]
     if report.samples:
-        parts += ["## Answers side by side", _samples_table(report.samples)]
+        parts += ["## Sample answers", _samples_table(report.samples)]
     if report.rows:
         parts += ["## Rows of the last step", markdown_table(("prompt", "target"), report.rows)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def measures_table(measures: Sequence[Measure]) -> str:
-    """The numbers before and after as a Markdown table, lined up so that it reads well in a terminal too.
+    """The numbers before and after as a Markdown table, aligned so that it's readable in a terminal too.
 
-    With an open book in any of them, there is a column for it, and a line that says what it is.
+    If any measure has an open-book number, adds a column for it, and a line that explains it.
     """
     shown = [column for column in BARS if column != "open_book" or _with_open_book(measures)]
     rows = [(f"{m.name} ({m.unit})", *(_number(getattr(m, column), m.unit) for column in shown)) for m in measures]
@@ -128,9 +127,7 @@ def _label(column: str) -> str:
 
 
 def draw(report: Report) -> Figure:
-    """Three panels: loss (training and validation), learning rate or a task's accuracy over the steps, the shares
-    before and after, and with an open book.
-    """
+    """Three panels: training and validation loss, the learning rate or a task's accuracy, and bars for the shares."""
     drawn = [m for m in report.measures if m.unit == "share" and not m.name.startswith(NOT_DRAWN)]
     figure = Figure(figsize=(13, max(4, 1.5 + 0.5 * len(drawn))), layout="constrained")
     loss, middle, shares = figure.subplots(1, 3, width_ratios=(1, 1.2 if _has_task(report.history) else 1, 1.3))
@@ -157,10 +154,10 @@ def _has_task(history: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    """Accuracy on the rows of training, on each condition, and of guessing; on a second axis what is forgotten."""
+    """Accuracy on training rows, on each condition and of guessing; on a second axis the general text's perplexity."""
     axes.set(title="Accuracy", xlabel="step", ylim=(0, 1.02))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    _curve(axes, history, "online/accuracy", "rows of training", "-")
+    _curve(axes, history, "online/accuracy", "training rows", "-")
     for name in dict.fromkeys(name for line in history for name in line):
         if name.startswith("eval_mcsb/") and name.endswith("/accuracy"):
             _curve(axes, history, name, name.split("/")[1], "o-")
@@ -169,13 +166,15 @@ def _accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
         second = axes.twinx()
         _curve(second, history, "eval_perplexity", "perplexity, general text", "--", color="#888888")
         second.set(ylabel="perplexity, general text")
-        # From nothing to twice what it was: a few per cent look like a few per cent. A run that diverged has none.
-        if finite := [value for value in second.lines[0].get_ydata() if math.isfinite(value)]:
+        # From 0 to twice the first value, so that small changes look small. A diverged run may have no finite value.
+        values = [float(line["eval_perplexity"]) for line in history if "eval_perplexity" in line]
+        if finite := [value for value in values if math.isfinite(value)]:
             second.set_ylim(0, max(2 * finite[0], 1.05 * max(finite)))
         second.spines[["top"]].set_visible(False)
-    lines = [line for each in axes.figure.axes if each.bbox.bounds == axes.bbox.bounds for line in each.lines]
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3, "fontsize": 8}
-    axes.legend(lines, [line.get_label() for line in lines], frameon=False, **below)
+    both = [each for each in axes.figure.axes if each.bbox.bounds == axes.bbox.bounds]
+    lines = [line for each in both for line in each.lines]
+    labels = [str(line.get_label()) for line in lines]
+    axes.legend(lines, labels, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize=8)
 
 
 def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, style: str, **more: Any) -> None:
@@ -194,7 +193,7 @@ def _bars(axes: Axes, measures: Sequence[Measure]) -> None:
     shown = [column for column in BARS if column != "open_book" or _with_open_book(measures)]
     height = 0.8 / len(shown)
     for number, column in enumerate(shown):
-        # No bar, and no number, where a measure has nothing to do with an open book.
+        # Measures without an open-book number get no bar there.
         having = [(row, m) for row, m in enumerate(measures) if column != "open_book" or m.open_book is not None]
         values = [getattr(measure, column) for _, measure in having]
         rows = [row + (number - (len(shown) - 1) / 2) * height for row, _ in having]
@@ -202,7 +201,7 @@ def _bars(axes: Axes, measures: Sequence[Measure]) -> None:
         bars = axes.barh(rows, [value or 0.0 for value in values], 0.95 * height, color=colour, label=_label(column))
         axes.bar_label(bars, [_number(value, "share") for value in values], padding=3, fontsize=8)
     axes.set_yticks(range(len(measures)), [measure.name for measure in measures])
-    axes.invert_yaxis()  # the first measure on top, as in the table
+    axes.invert_yaxis()  # the first measure at the top, as in the table
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(shown))
 
 
@@ -213,12 +212,12 @@ def _number(value: float | None, unit: str) -> str:
 
 
 def _cell(value: object) -> str:
-    """One line of Markdown: a pipe would end the cell and a line break the row."""
+    """One line of Markdown with escaped pipes, since a pipe ends the cell and a line break the row."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:
-    """A table in Markdown whose columns are as wide as they have to be; those from a number on are set to the right."""
+    """A Markdown table with padded columns; numbers_from: the first column to align to the right."""
     cells = [[_cell(value) for value in row] for row in (head, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
     right = [numbers_from is not None and column >= numbers_from for column in range(len(head))]
@@ -231,7 +230,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_f
 
 
 def _finite(value: Any) -> Any:
-    """The same value with null for NaN and infinity, which JSON cannot hold and a run that diverged contains."""
+    """The value with None for NaN and infinity, which JSON doesn't allow; a diverged run has them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""What a run is examined with, as plain data, so that any later step can put the same questions to its own model.
+"""Which questions evaluate a run, as plain data, so that later steps can ask other models the same questions.
 
 eval_spec = EvaluationSpec(notes="notes.dlm", conditions=("5:upper",))
 eval_spec.recall_questions(*eval_spec.pairs())            # {"seen": […], "held-out": […]}
-eval_spec.question_sets(base, tokenizer)             # {"5:upper": […]}
+eval_spec.question_sets(base, tokenizer)                  # {"5:upper": […]}
 """
 
 import json
@@ -13,8 +13,8 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.mcsb import Asked
-from dlm_trl.evaluation.recall import Question
+from dlm_trl.evaluation.mcsb import McsbQuestion
+from dlm_trl.evaluation.recall import RecallQuestion
 from dlm_trl.evaluation.suite import question_sets, read_glosses
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.errors import NoRowsError, QuestionsError
@@ -25,9 +25,10 @@ from dlm_trl.tasks.mcsb import HELD_OUT
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSpec:
-    """The names are those of the recipe's settings; `held_out` is the share of words that a task keeps from training.
+    """The fields are named like the recipe's settings.
 
-    notes None: no question about a document. No conditions: no multiple-choice questions.
+    notes: None for no questions about a document. conditions: empty for no multiple-choice questions. held_out: the
+    share of words that a task doesn't train on.
     """
 
     notes: str | None = None
@@ -66,7 +67,7 @@ class EvaluationSpec:
 
     def recall_questions(
         self, learned: Dataset | None, held_out: Dataset | None, document: Document | None
-    ) -> dict[str, list[Question]]:
+    ) -> dict[str, list[RecallQuestion]]:
         """The questions to ask, by group: "seen", "held-out", "reworded"; empty groups are left out."""
         system_prompt = document.frontmatter.system_prompt if document else None
         groups = {
@@ -74,10 +75,10 @@ class EvaluationSpec:
             "held-out": _questions(held_out),
             "reworded": read_questions(self.questions, system_prompt) if self.questions else [],
         }
-        return {group: spread(asked, self.max_questions) for group, asked in groups.items() if asked}
+        return {group: sample_evenly(every, self.max_questions) for group, every in groups.items() if every}
 
-    def question_sets(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Asked]]:
-        """The multiple-choice questions, by condition; the base writes their descriptions. Raises as the suite does."""
+    def question_sets(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[McsbQuestion]]:
+        """The multiple-choice questions by condition, described by the base; raises like `suite.question_sets`."""
         if not self.conditions:
             return {}
         return question_sets(
@@ -90,16 +91,16 @@ class EvaluationSpec:
         )
 
 
-def read_questions(path: str, system_prompt: str | None) -> list[Question]:
-    """The reworded questions of a JSON-lines file. Raises DlmError with the line of what cannot be read."""
+def read_questions(path: str, system_prompt: str | None) -> list[RecallQuestion]:
+    """The reworded questions of a JSON-lines file. Raises DlmError (QuestionsError) with the line of an invalid one."""
     file = Path(path)
     if not file.is_file():
-        raise QuestionsError("There is no such file of questions.", path=file)
+        raise QuestionsError("The questions file doesn't exist.", hint="Check the path.", path=file)
     try:
         with file.open(encoding="utf-8") as stream:
             lines = list(stream)
     except UnicodeDecodeError as error:
-        raise QuestionsError("The file of questions is not UTF-8.", path=file) from error
+        raise QuestionsError("The questions file isn't UTF-8.", hint="Save it as UTF-8.", path=file) from error
     questions = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -107,7 +108,7 @@ def read_questions(path: str, system_prompt: str | None) -> list[Question]:
             questions.append((row["reworded"], row["answer"], system_prompt))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise QuestionsError(
-                "This line is no question.",
+                "Invalid question.",
                 hint="Each line is a JSON object with question, reworded and answer.",
                 path=file,
                 line=number,
@@ -115,20 +116,20 @@ def read_questions(path: str, system_prompt: str | None) -> list[Question]:
     return questions
 
 
-def _questions(pairs: Dataset | None) -> list[Question]:
-    """Each pair once, though its weight may have copied it."""
+def _questions(pairs: Dataset | None) -> list[RecallQuestion]:
+    """The distinct pairs; a weight above 1 repeats a pair in the dataset."""
     if pairs is None:
         return []
-    asked = (_question(prompt, answer) for prompt, answer in zip(pairs["prompt"], pairs["completion"], strict=True))
-    return list(dict.fromkeys(asked))
+    every = (_question(prompt, answer) for prompt, answer in zip(pairs["prompt"], pairs["completion"], strict=True))
+    return list(dict.fromkeys(every))
 
 
-def _question(prompt: list[dict[str, str]], completion: list[dict[str, str]]) -> Question:
+def _question(prompt: list[dict[str, str]], completion: list[dict[str, str]]) -> RecallQuestion:
     system = next((turn["content"] for turn in prompt if turn["role"] == "system"), None)
     return prompt[-1]["content"], completion[-1]["content"], system
 
 
-def spread(questions: Sequence[Question], limit: int) -> list[Question]:
-    """At most `limit` of them, evenly from the whole document."""
+def sample_evenly(questions: Sequence[RecallQuestion], limit: int) -> list[RecallQuestion]:
+    """At most `limit` questions, evenly spaced over the whole document."""
     step = max(1.0, len(questions) / limit)
     return [questions[int(k * step)] for k in range(min(limit, len(questions)))]

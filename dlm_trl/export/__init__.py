@@ -1,5 +1,5 @@
-"""From a trained adapter to something that is served: merged, quantised, checked.
+"""From a trained adapter to a served model: merge it, quantise the result, and check each step.
 
-The adapter is merged into the 16-bit base, the result is proven against the adapter's own logits, quantised to AWQ,
-loaded again and measured before it is called done. May import `notes`, `rows`, `models` and `evaluation`.
+A merge is compared with the adapter's own logits, a quantised model with plain rounding. Each step is an `ExportStep`
+in `steps.STEPS`. May import `notes`, `rows`, `models` and `evaluation`.
 """

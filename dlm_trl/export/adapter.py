@@ -1,4 +1,4 @@
-"""An adapter on disk: its settings, each of which is either understood or refused by name, and its tensors.
+"""An adapter on disk: its settings, all of which are supported or rejected by name, and its tensors.
 
 adapter = open_adapter(Path("runs/notes"))
 adapter.config          # PEFT's LoraConfig or AdaLoraConfig
@@ -20,8 +20,8 @@ from dlm_trl.notes.errors import AdapterError
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 TYPES = ("LORA", "ADALORA")
-# What merging takes into account, and what matters in training alone. Any other setting, also one that a later PEFT
-# may bring, is refused unless it is off.
+# Settings that merging handles, and settings that only matter in training. All others, including those of future PEFT
+# versions, are rejected unless they are off.
 MERGED = {
     "peft_type",
     "task_type",
@@ -49,21 +49,21 @@ TRAINING_ONLY = {
     "inference_mode",
     "lora_dropout",
     "runtime_config",
-    "megatron_core",  # says nothing without megatron_config
-    "qalora_group_size",  # says nothing without use_qalora
-    "loftq_config",  # these four say nothing without their init_lora_weights
+    "megatron_core",  # has no effect without megatron_config
+    "qalora_group_size",  # has no effect without use_qalora
+    "loftq_config",  # these four have no effect without their init_lora_weights
     "eva_config",
     "corda_config",
     "lora_ga_config",
     *("target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),  # AdaLoRA's schedule
 }
-# Starts that leave the base as it is. The others (pissa, olora, corda, loftq, lora_ga, …) take something out of it.
+# Initialisations that leave the base unchanged. The others (pissa, olora, corda, loftq, lora_ga, …) change it.
 INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The settings of an adapter and the shapes of its tensors, by the names in its file."""
+    """The settings of an adapter, and the shapes of its tensors by their names in the file."""
 
     folder: Path
     config: LoraConfig
@@ -78,80 +78,92 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """The rank that the adapter was given; AdaLoRA's before pruning."""
-        return self.config.init_r if self.kind == "adalora" else self.config.r
+        """The configured rank; for AdaLoRA, the one before pruning."""
+        return int(self.config.init_r if self.kind == "adalora" else self.config.r)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, in the dtype that it is stored in."""
+        """One tensor, in its stored dtype."""
         with safe_open(self.folder / TENSORS, framework="pt") as opened:
             return opened.get_tensor(name)
 
     def check_finite(self) -> None:
-        """Raises DlmError (AdapterError) naming the first tensor that holds a NaN or an infinite number."""
+        """Raises DlmError (AdapterError) for the first tensor with a NaN or an infinity."""
         for name in self.shapes:
             if not is_finite(self.read(name)):
                 raise AdapterError(
-                    f"{name} holds numbers that are not finite: the training diverged.",
-                    hint="Train again, with a lower learning rate.",
+                    f"{name} contains values that aren't finite: the training diverged.",
+                    hint="Train again with a lower learning rate.",
                     path=self.folder / TENSORS,
                 )
 
 
 def open_adapter(folder: Path) -> Adapter:
-    """The adapter of this folder. Raises DlmError (AdapterError) where there is none, where it is damaged, and naming
-    each setting that merging does not know.
+    """The adapter in this folder.
+
+    Raises DlmError (AdapterError) for a missing or damaged adapter, and for settings that merging doesn't support.
     """
-    said = _read_config(folder)
-    if refused := list(_refused(said)):
+    settings = _read_config(folder)
+    if unsupported := list(_unsupported(settings)):
         raise AdapterError(
-            f"Merging does not know {', '.join(refused)}.",
-            hint="It does LoRA, rsLoRA, DoRA and AdaLoRA; PEFT's own merge_and_unload may know more.",
+            f"Merging doesn't support {', '.join(unsupported)}.",
+            hint="It supports LoRA, rsLoRA, DoRA and AdaLoRA; PEFT's own merge_and_unload may support more.",
             path=folder / CONFIG,
         )
     try:
-        config = PeftConfig.from_pretrained(folder)
+        config = PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError) as error:
-        raise AdapterError(f"PEFT does not take these settings: {error}", path=folder / CONFIG) from error
+        raise AdapterError(f"PEFT rejects these settings: {error}", path=folder / CONFIG) from error
     file = folder / TENSORS
     if not file.is_file():
         raise AdapterError(
-            f"{TENSORS} is missing.", hint="An adapter_model.bin is not read; save it anew.", path=folder
+            f"{TENSORS} is missing.",
+            hint="An adapter_model.bin isn't supported; save the adapter again as safetensors.",
+            path=folder,
         )
     try:
         with safe_open(file, framework="pt") as opened:
             shapes = {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise AdapterError(
-            f"It is not a whole safetensors file: {error}.", hint="Copy or save it again.", path=file
+            f"The safetensors file is damaged: {error}.", hint="Copy or save it again.", path=file
         ) from error
     return Adapter(folder, config, shapes)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds a PEFT adapter."""
+    return (folder / CONFIG).is_file()
+
+
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are; the smallest and the largest say it without a mask as large as the tensor."""
+    """Whether all values are finite. Minimum and maximum tell, without a mask as large as the tensor."""
     return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    if not (folder / CONFIG).is_file():
-        raise AdapterError(f"This folder holds no adapter: {CONFIG} is missing.", path=folder)
+    if not is_adapter(folder):
+        raise AdapterError(
+            f"There is no adapter in this folder: {CONFIG} is missing.",
+            hint="Give the output folder of a training run.",
+            path=folder,
+        )
     try:
-        said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"It is not JSON: {error}", path=folder / CONFIG) from error
-    if not isinstance(said, dict):
-        raise AdapterError("It is not a JSON object.", path=folder / CONFIG)
-    return said
+        raise AdapterError(f"Invalid JSON: {error}", hint="Copy or save it again.", path=folder / CONFIG) from error
+    if not isinstance(settings, dict):
+        raise AdapterError("Not a JSON object.", hint="Copy or save it again.", path=folder / CONFIG)
+    return settings
 
 
-def _refused(said: dict[str, Any]) -> Iterator[str]:
-    if said.get("peft_type") not in TYPES:
-        yield f"peft_type {said.get('peft_type')!r}"
-        return  # the other settings are those of a type that nothing is known of
-    if said.get("task_type") not in ("CAUSAL_LM", None):
-        yield f"task_type {said['task_type']!r}"
-    if said.get("init_lora_weights") not in INITS:
-        yield f"init_lora_weights {said['init_lora_weights']!r}, which changes the base"
-    for name, value in said.items():
+def _unsupported(settings: dict[str, Any]) -> Iterator[str]:
+    if settings.get("peft_type") not in TYPES:
+        yield f"peft_type {settings.get('peft_type')!r}"
+        return  # the other settings have an unknown meaning then
+    if settings.get("task_type") not in ("CAUSAL_LM", None):
+        yield f"task_type {settings['task_type']!r}"
+    if settings.get("init_lora_weights") not in INITS:
+        yield f"init_lora_weights {settings['init_lora_weights']!r}, which changes the base"
+    for name, value in settings.items():
         if name not in MERGED | TRAINING_ONLY and value not in (None, False, {}, []):
             yield f"{name} {value!r}"

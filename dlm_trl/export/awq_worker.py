@@ -1,12 +1,12 @@
-"""The process in which autoawq works: `python -m dlm_trl.export.awq_worker FOLDER`, started by `awq.quantize`.
+"""The process that runs autoawq: `python -m dlm_trl.export.awq_worker FOLDER`, started by `awq.quantize`.
 
-FOLDER holds job.json: the model, the folder to write its weights into, the blocks of token ids, the group size and the
-seed; smoothing.json is left there. stdout has a line after each layer, "1 6", and nothing else. What
-autoawq needs from today's transformers and torch is looked after here, and nowhere else; it is a process of its own
-because importing autoawq changes things for everybody in the process.
+FOLDER holds job.json: the model, the output folder for the weights, the blocks of token ids, the group size and the
+seed. The worker writes smoothing.json there, and prints one line to stdout after each layer, such as "1 6". All fixes
+that autoawq needs for current versions of transformers and torch are here. It's a separate process because importing
+autoawq patches other libraries.
 
-The method is AWQ (Lin et al., 2023, arXiv:2306.00978): before rounding, the inputs of a group of matrices that carry
-large activations are scaled up in the weights and down in the layer before, by factors that are searched for.
+The method is AWQ (Lin et al., 2023, arXiv:2306.00978): before rounding, inputs with large activations are scaled up in
+the weights and down in the preceding layer. The factors are found by search.
 """
 
 import json
@@ -28,18 +28,18 @@ from transformers.utils.logging import disable_progress_bar
 from dlm_trl.export.packing import BITS
 from dlm_trl.models.precision import cpu_has_bfloat16
 
-with redirect_stderr(StringIO()):  # autoawq says that it is not maintained any more, and will not be silenced otherwise
+with redirect_stderr(StringIO()):  # hides autoawq's notice that it's unmaintained
     from awq.models._config import AwqConfig
     from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
     from awq.models.phi3 import Phi3AWQForCausalLM
     from awq.quantize import quantizer as autoawq
 
-AT_ONCE = 16  # blocks that go through a layer together: the memory of a layer depends on it, the result does not
+AT_ONCE = 16  # blocks that go through a layer together; changes the memory use, not the result
 SHARD_SIZE = "4GB"
 
 
 class Quantizer(autoawq.AwqQuantizer):
-    """autoawq's own, which remembers what it chose, and searches in less time."""
+    """autoawq's quantiser, but faster, and it records the scales it chose."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.losses: list[float] = []
@@ -64,7 +64,7 @@ class Quantizer(autoawq.AwqQuantizer):
         return self.losses[-1]
 
     def _module_forward(self, *args: Any) -> Tensor:
-        """The outputs of a module, whose products are nine tenths of the search's time."""
+        """The outputs of a module. Its matrix products take nine tenths of the search time, so they run in bfloat16."""
         with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available() and cpu_has_bfloat16()):
             return super()._module_forward(*args)
 
@@ -73,11 +73,11 @@ class Quantizer(autoawq.AwqQuantizer):
 
     @torch.no_grad()
     def _compute_best_clip(self, w: Tensor, input_feat: Tensor, n_sample_token: int = 512) -> Tensor:
-        """The magnitude to clip each group at, (outputs, groups, 1): the same search over the same tokens.
+        """The magnitude to clip each group at, (outputs, groups, 1): autoawq's search over the same tokens, but faster.
 
-        autoawq multiplies every token with every weight one by one and sums them up, two thirds of its time on a CPU.
-        The mean squared change of a group's output is d G d for the change d of its weights and the inputs' second
-        moments G, so the tokens go into G once.
+        autoawq multiplies every token with every weight, which takes two thirds of its time on a CPU. The mean squared
+        change of a group's output is d G d, with the change d of its weights and the second moments G of the inputs.
+        So one pass over the tokens, to compute G, is enough.
         """
         tokens = input_feat.view(-1, w.shape[1])
         tokens = tokens[:: max(1, len(tokens) // n_sample_token)].float().to(w.device)
@@ -97,25 +97,27 @@ class Quantizer(autoawq.AwqQuantizer):
 
 
 class Phi3(Phi3AWQForCausalLM):
-    """autoawq scales the last rows of the fused matrix for queries, keys and values as if they all were values, which
-    ruins a model whose heads share keys and values (Phi-4-mini); there the inputs of o_proj stay as they are.
+    """Doesn't scale the inputs of o_proj if heads share keys and values (Phi-4-mini).
+
+    autoawq scales the last rows of the fused matrix for queries, keys and values as if all of them were values, which
+    would ruin these models.
     """
 
     @staticmethod
     def get_layers_for_scaling(module: nn.Module, *args: Any) -> list[dict[str, Any]]:
         fused, out = module.self_attn.qkv_proj, module.self_attn.o_proj
-        own_values = fused.out_features == 3 * out.in_features
+        shared_values = fused.out_features != 3 * out.in_features
         groups = Phi3AWQForCausalLM.get_layers_for_scaling(module, *args)
-        return [group for group in groups if group["prev_op"] is not fused or own_values]
+        return [group for group in groups if not (shared_values and group["prev_op"] is fused)]
 
 
 def main(folder: Path) -> None:
-    """Do the job that lies in the folder."""
+    """Run the job in the folder."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     disable_progress_bar()
     channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no progress
-    autoawq.tqdm = partial(told, channel)  # in place of its bar
+    os.dup2(2, 1)  # keeps the output of libraries out of the progress
+    autoawq.tqdm = partial(report_progress, channel)
     torch.manual_seed(job["seed"])
     model = load(job["model"])
     smoothing = quantize(model, job["blocks"], job["group_size"])
@@ -123,9 +125,10 @@ def main(folder: Path) -> None:
     (folder / "smoothing.json").write_text(json.dumps(smoothing), encoding="utf-8")
 
 
-def told(channel: TextIO, layers: Sequence[int], desc: str) -> Iterator[int]:
-    """The numbers of the layers; tells how many are done. Ends the process when nobody listens any more, at the latest
-    before the result is written.
+def report_progress(channel: TextIO, layers: Sequence[int], desc: str) -> Iterator[int]:
+    """Yield the layers and write how many are done. A stand-in for tqdm.
+
+    If the reader is gone, writing raises and ends the process, before the result is written.
     """
     for layer in layers:
         channel.write(f"{layer} {len(layers)}\n")
@@ -134,41 +137,42 @@ def told(channel: TextIO, layers: Sequence[int], desc: str) -> Iterator[int]:
 
 
 def load(folder: str) -> PreTrainedModel:
-    """In float32 on a CPU, where float16 takes twice the time; in float16 where there is a GPU."""
+    """Load the model: in float16 with a GPU, in float32 on a CPU, where float16 takes twice the time."""
     dtype = torch.float16 if torch.cuda.is_available() else torch.float32
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_cache=False).eval()
 
 
 def quantize(model: PreTrainedModel, blocks: list[list[int]], group_size: int) -> dict[str, dict[str, Any]]:
-    """Quantise the layers in place, one by one; autoawq takes each to a GPU where there is one.
+    """Quantise the layers in place, one by one, on a GPU if there is one.
 
-    blocks are equally long. Returns what was chosen for each group of matrices, by the module that takes up the
-    inverse of their scales.
+    blocks: all of the same length. Returns the scales chosen for each group of matrices, by the name of the module
+    that absorbs their inverse.
     """
     model_type = model.config.model_type
-    # Its own from_pretrained would pass arguments that transformers has dropped, and allow a model to run its own code.
+    # autoawq's from_pretrained passes arguments that transformers has removed, and trusts remote code.
     architecture = Phi3 if model_type == "phi3" else AWQ_CAUSAL_LM_MODEL_MAP[model_type]
     awq = architecture(model, model_type, False, model.config, AwqConfig(), None)
     awq.quantize(
-        tokenizer=None,  # the blocks are token ids
+        tokenizer=None,  # the blocks are already token ids
         quant_config={"w_bit": BITS, "q_group_size": group_size, "zero_point": True, "version": "gemm"},
         calib_data=blocks,
         max_calib_samples=len(blocks),
         max_calib_seq_len=len(blocks[0]),
         n_parallel_calib_samples=AT_ONCE,
-        # The paper's scales, activations to a power: 0 is among the powers, so that no group comes out worse than plain
-        # rounding. autoawq's default divides by the weights' magnitudes besides and has no way back to rounding.
+        # The paper's scales: activations to a power. The search includes power 0, plain rounding, so no group is
+        # worse than that. autoawq's default also divides by the weights' magnitudes, which excludes plain rounding.
         duo_scaling=False,
         quantizer_cls=Quantizer,
     )
-    return awq.quantizer.smoothing
+    smoothing: dict[str, dict[str, Any]] = awq.quantizer.smoothing
+    return smoothing
 
 
 def save(model: PreTrainedModel, folder: str) -> None:
-    """Packed matrices, and all else in float16, the one dtype in which vLLM's AWQ kernels compute.
+    """Save the packed matrices, and everything else in float16, the only dtype of vLLM's AWQ kernels.
 
-    autoawq's own way leaves a changed generation_config behind and knows tied weights as a list, which is a mapping
-    in transformers 5.
+    autoawq's save_quantized changes generation_config.json, and expects a list of tied weights, which is a mapping in
+    transformers 5.
     """
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}

@@ -1,11 +1,11 @@
-"""What an adapter does to each tensor of its base: a low-rank sum, with DoRA's magnitude or AdaLoRA's singular values
-where it has them, or another tensor in its place.
+"""What an adapter changes in each tensor of its base: it adds a low-rank product (with DoRA's magnitude or AdaLoRA's
+singular values), or replaces the tensor.
 
     deltas = plan(adapter, model)                       # {"model.layers.0.mlp.up_proj.weight": LowRank(…), …}
     merged = deltas[name].merged(weight, adapter.read, torch.bfloat16)
 
-Which module gets which rank and scale is PEFT's own answer: it lays the adapter on a model that has no weights. The
-sums are done here, in float32 and a few rows at a time, so that a tensor never needs more than its result beside it.
+PEFT decides which module gets which rank and scale: the adapter is applied to a model without weights. The sums are
+computed here, in float32 and a few rows at a time, so merging a tensor only needs memory for its result.
 
 Hu et al., LoRA, arXiv:2106.09685; Kalajdzievski, rsLoRA, arXiv:2312.03732; Liu et al., DoRA, arXiv:2402.09353; Zhang
 et al., AdaLoRA, arXiv:2303.10512.
@@ -29,19 +29,19 @@ from transformers.pytorch_utils import Conv1D
 from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter
 from dlm_trl.notes.errors import AdapterError
 
-PREFIX = "base_model.model."  # of every name in an adapter's file
-NAME = "default"  # under which PEFT holds the one adapter
-BLOCK = 2**19  # numbers that are summed at a time: 2 MiB in float32, which stay in the processor's cache
+PREFIX = "base_model.model."  # of all names in an adapter's file
+NAME = "default"  # PEFT's name for the only adapter
+BLOCK = 2**19  # values to sum at a time: 2 MiB in float32, which fit in the CPU's cache
 Read = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """weight + scale · up @ down, where up (out, rank) and down (rank, in) are names in the adapter's file.
+    """weight + scale · up @ down, with the names of up (out, rank) and down (rank, in) in the adapter's file.
 
-    singular (rank, 1) multiplies down (AdaLoRA). magnitude (out,) is the length of each row of the sum (DoRA).
-    transposed: the base holds the weight as (in, out), as Conv1D and embeddings do. base: the weight itself is in the
-    adapter's file too (PEFT saves embeddings along with what it adds to them), and counts.
+    singular (rank, 1) multiplies down (AdaLoRA). magnitude (out,) is the norm of each row of the sum (DoRA).
+    transposed: the base stores the weight as (in, out), like Conv1D and embeddings. base: the name of the weight itself
+    in the adapter's file, used instead of the base's (PEFT saves embeddings together with their LoRA matrices).
     """
 
     up: str
@@ -53,7 +53,7 @@ class LowRank:
     base: str | None = None
 
     def merged(self, weight: Tensor, read: Read, dtype: torch.dtype) -> Tensor:
-        """A new tensor of this dtype; weight is in any dtype and stays as it is."""
+        """A new tensor of this dtype; weight can have any dtype and isn't changed."""
         up, down = read(self.up).float(), read(self.down).float()
         if self.base:
             weight = read(self.base)
@@ -61,7 +61,9 @@ class LowRank:
             down = down * read(self.singular).float()
         left, right = (down.T, up.T) if self.transposed else (up, down)
         magnitude = read(self.magnitude).float() if self.magnitude else None
-        if magnitude is not None and self.transposed:  # its rows lie across all blocks: a pass of its own for them
+        if (
+            magnitude is not None and self.transposed
+        ):  # rows of the sum are spread over all blocks, so take their norms first
             squares = sum(block.square().sum(0, dtype=torch.float64) for _, block in self._sums(weight, left, right))
             magnitude = magnitude / squares.sqrt().float()
         result = torch.empty(weight.shape, dtype=dtype)
@@ -80,12 +82,12 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Replaced:
-    """The adapter's own tensor stands in the weight's place: a bias or a module that was trained whole."""
+    """The adapter's tensor replaces the weight: a bias, or a module that was trained in full."""
 
     name: str
 
     def merged(self, weight: Tensor, read: Read, dtype: torch.dtype) -> Tensor:
-        """A new tensor of this dtype; weight is not looked at."""
+        """A new tensor of this dtype; weight is ignored."""
         return read(self.name).to(dtype)
 
 
@@ -93,29 +95,29 @@ Deltas = dict[str, LowRank | Replaced]
 
 
 def empty_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The causal language model of this configuration with no weights in it. Raises KeyError where there is none."""
+    """The causal language model for this configuration, without weights. Raises KeyError if transformers has none."""
     with init_empty_weights():
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
 
 
 def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
-    """What the adapter does to which of the model's parameters; model is `empty_model`'s, and is not fit for use after.
+    """What the adapter changes, by parameter name. model comes from `empty_model`, and isn't usable afterwards.
 
-    Raises DlmError (AdapterError) for an adapter that was not made on such a model: target modules or tensors that it
-    does not have, tensors of other sizes or too few of them, and modules of a kind that merging does not know.
+    Raises DlmError (AdapterError) for an adapter that doesn't fit the model: target modules or tensors that the model
+    lacks, missing tensors or other sizes, and kinds of modules that merging doesn't support.
     """
     parameters = {name: tensor.shape for name, tensor in model.state_dict().items()}
     config = copy.deepcopy(adapter.config)
     config.init_lora_weights = False
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PEFT's about tied weights and fan_in_fan_out: both are seen to
+            warnings.simplefilter("ignore")  # about tied weights and fan_in_fan_out, which are handled here
             adapted = get_peft_model(model, config, low_cpu_mem_usage=True).base_model.model
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise AdapterError(
-            f"It does not fit the base: {reason}.",
-            hint=f"Check {CONFIG}, or name the base that it was trained on, with --base.",
+            f"The adapter doesn't fit the base: {reason}.",
+            hint=f"Check {CONFIG}, or give the base it was trained on with --base.",
             path=adapter.folder,
         ) from error
     deltas: Deltas = {}
@@ -128,7 +130,7 @@ def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
             for part in module.original_module.state_dict():
                 deltas[f"{name}.{part}"] = Replaced(f"{PREFIX}{name}.{part}")
                 expected[f"{PREFIX}{name}.{part}"] = parameters[f"{name}.{part}"]
-    for key in adapter.shapes.keys() - expected.keys():  # biases, and embeddings that PEFT saves along
+    for key in adapter.shapes.keys() - expected.keys():  # biases, and embeddings that PEFT saves too
         name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
         delta = deltas.get(name)
         if name not in parameters or isinstance(delta, Replaced):
@@ -140,25 +142,27 @@ def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
 
 
 def _low_rank(adapter: Adapter, name: str, module: LoraLayer) -> tuple[LowRank, dict[str, torch.Size]]:
-    """What one module's adapter does, and the shapes that its tensors must have."""
+    """What the adapter changes in one module, and the shapes its tensors must have."""
     key, base = PREFIX + name, module.get_base_layer()
-    # PEFT's classes themselves: a subclass may sum in another way.
+    # PEFT's classes themselves: a subclass may compute something else.
     if type(module) not in (Linear, SVDLinear, Embedding) or not isinstance(base, nn.Linear | Conv1D | nn.Embedding):
         raise AdapterError(
-            f"Merging does not know adapters on {type(base).__name__} ({name}).",
-            hint="It does Linear, Conv1D and Embedding.",
+            f"Merging doesn't support adapters on {type(base).__name__} ({name}).",
+            hint="It supports Linear, Conv1D and Embedding.",
             path=adapter.folder / CONFIG,
         )
     rank, scale = module.r[NAME], module.scaling[NAME]
     if type(module) is Embedding:
-        up, down, outputs, inputs = f"{key}.lora_embedding_B", f"{key}.lora_embedding_A", *base.weight.shape[::-1]
+        up, down = f"{key}.lora_embedding_B", f"{key}.lora_embedding_A"
+        inputs, outputs = base.weight.shape
     else:
         end = "" if type(module) is SVDLinear else ".weight"
-        up, down, outputs, inputs = f"{key}.lora_B{end}", f"{key}.lora_A{end}", module.out_features, module.in_features
+        up, down = f"{key}.lora_B{end}", f"{key}.lora_A{end}"
+        inputs, outputs = module.in_features, module.out_features
     singular = magnitude = None
     if type(module) is SVDLinear:
         singular = f"{key}.lora_E"
-        scale /= rank + 1e-5  # PEFT's, and by the rank before pruning
+        scale /= rank + 1e-5  # as PEFT does, with the rank before pruning
         kept = (adapter.config.rank_pattern or {}).get(f"{name}.lora_E")
         rank = rank if kept is None else sum(kept)
     if NAME in module.lora_magnitude_vector:
@@ -169,7 +173,7 @@ def _low_rank(adapter: Adapter, name: str, module: LoraLayer) -> tuple[LowRank, 
 
 
 def _check_fit(adapter: Adapter, expected: Mapping[str, torch.Size]) -> None:
-    problems = [f"{name} has no place in the base" for name in sorted(adapter.shapes.keys() - expected.keys())]
+    problems = [f"{name} isn't in the base" for name in sorted(adapter.shapes.keys() - expected.keys())]
     problems += [f"{name} is missing" for name in expected if name not in adapter.shapes]
     wrong = [name for name in expected if adapter.shapes.get(name, expected[name]) != expected[name]]
     problems += [f"{name} is {tuple(adapter.shapes[name])}, not {tuple(expected[name])}" for name in wrong]
@@ -178,9 +182,9 @@ def _check_fit(adapter: Adapter, expected: Mapping[str, torch.Size]) -> None:
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
     embeddings = any("embed" in name or "lm_head" in name for name in wrong)
     raise AdapterError(
-        f"The adapter's tensors do not fit the base: {'; '.join(problems[:3])}{more}.",
-        hint="The vocabulary was resized for training; resize the base's the same way."
+        f"The adapter's tensors don't fit the base: {'; '.join(problems[:3])}{more}.",
+        hint="The vocabulary was resized for training; resize the base's in the same way."
         if embeddings
-        else "Name the base that the adapter was trained on.",
+        else "Give the base that the adapter was trained on.",
         path=adapter.folder / TENSORS,
     )

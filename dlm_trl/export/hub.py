@@ -1,4 +1,4 @@
-"""A folder goes to the Hugging Face Hub (or to the server that HF_ENDPOINT names), after a check that it may.
+"""Upload a folder to the Hugging Face Hub (or the server in HF_ENDPOINT).
 
 check_hub("me/notes-merged")        # before the work that makes the folder
 push_to_hub(folder, "me/notes-merged")
@@ -6,57 +6,60 @@ push_to_hub(folder, "me/notes-merged")
 
 from pathlib import Path
 
+from httpx2 import HTTPError
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # re-exported without __all__
 
-from dlm_trl.export.verify import SMOKE
+from dlm_trl.export.verify import EXPECTED_ANSWERS
 from dlm_trl.notes.errors import HubError
 
 
 def check_hub(repo_id: str) -> str:
-    """The full name of the repository, with the user's where repo_id has none; nothing is made there.
+    """The full name of the repository, with your user name if repo_id has no namespace. Creates nothing.
 
-    Raises DlmError (HubError) for a name that the Hub does not take, where nobody is logged in, and for a namespace
-    that the user does not write to.
+    Raises DlmError (HubError) for an invalid name, if you aren't logged in, and for a namespace you can't write to.
     """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise _error(repo_id, f"the Hub does not take this name: {_line(error)}", "Write user/name.") from error
+        raise _error(repo_id, f"the name is invalid: {_one_line(error)}", "Use the form user/name.") from error
     if get_token() is None:
-        raise _error(repo_id, "nobody is logged in", "Run `hf auth login`, or set HF_TOKEN.")
+        raise _error(repo_id, "you aren't logged in", "Run `hf auth login`, or set HF_TOKEN.")
     try:
         user = HfApi().whoami()
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise _error(repo_id, f"the Hub does not answer: {_line(error)}", "Check the token and the network.") from error
+        reason = f"the Hub doesn't answer: {_one_line(error)}"
+        raise _error(repo_id, reason, "Check the token and the network.") from error
     owner, _, name = repo_id.rpartition("/")
-    spaces = [user["name"], *(org["name"] for org in user.get("orgs", []))]
-    if owner and owner not in spaces:
-        raise _error(repo_id, f"{user['name']} may write to {', '.join(spaces)} alone", "Choose one of these.")
+    namespaces = [user["name"], *(org["name"] for org in user.get("orgs", []))]
+    if owner and owner not in namespaces:
+        raise _error(repo_id, f"{user['name']} can only write to {', '.join(namespaces)}", "Use one of these.")
     return f"{owner or user['name']}/{name}"
 
 
 def push_to_hub(folder: Path, repo_id: str, private: bool = True) -> str:
-    """Upload all files of the folder but the questions and answers of the notes; returns the commit's address.
+    """Upload the folder, except the file with questions from the notes; returns the URL of the commit.
 
-    A repository that does not exist is made, private unless said otherwise; one that exists stays as visible as it is.
-    Raises DlmError (HubError); the folder stays whole, so the upload can be tried again.
+    Creates the repository if it doesn't exist, private by default; an existing one keeps its visibility. Raises
+    DlmError (HubError); the folder stays, so you can try again.
     """
     name = check_hub(repo_id)
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
-        return api.upload_folder(
-            repo_id=name, folder_path=folder, ignore_patterns=SMOKE, commit_message="Upload the merged model"
-        ).commit_url
+        commit = api.upload_folder(
+            repo_id=name, folder_path=folder, ignore_patterns=EXPECTED_ANSWERS, commit_message="Upload the merged model"
+        )
+        return str(commit.commit_url)
     except (HTTPError, OSError, ValueError) as error:
-        raise _error(name, f"the upload failed: {_line(error)}", f"The result is in {folder}; try again.") from error
+        reason = f"the upload failed: {_one_line(error)}"
+        raise _error(name, reason, f"The result is in {folder}; try again.") from error
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _error(repo_id: str, why: str, hint: str) -> HubError:
-    return HubError(f"Nothing can be pushed to {repo_id!r}: {why}.", hint=hint)
+def _error(repo_id: str, reason: str, hint: str) -> HubError:
+    return HubError(f"Can't push to {repo_id!r}: {reason}.", hint=hint)

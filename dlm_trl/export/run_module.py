@@ -1,6 +1,6 @@
-"""Run a module in a fresh process, like `python -m`, with its DlmError as ours: `run_module("dlm_trl.export.observe")`.
+"""Run a module in a fresh process, like `python -m`: `run_module("dlm_trl.export.ship", "runs/notes", "runs/notes")`.
 
-What a library patches there stays there, and what is loaded there comes from the disk.
+What a library patches stays in that process, and everything it loads comes from disk.
 """
 
 import os
@@ -11,47 +11,47 @@ from subprocess import DEVNULL, PIPE, Popen
 
 from dlm_trl.notes.errors import ExportError
 
-LAST_LINES = 20  # of what a process said before it failed
+LAST_LINES = 20  # of a failed process's stderr, to show in the error
 
-# What tells a process that it is one of several, or how they share a model. A child of the first one is alone.
+# Variables that make a process one of several, or share a model between them. The new process runs alone.
 _DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR")
 _SHARED = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED", "ACCELERATE_USE_FSDP", "FSDP_", "TORCHELASTIC_")
 
 
 def run_module(module: str, *arguments: str, show: bool = False) -> None:
-    """Run the module to its end.
+    """Run the module and wait for it.
 
-    show: what it writes is seen while it goes on; else it is kept back, for a library's warnings about its
-    own loading help nobody. Raises DlmError (ExportError) when it fails: with its last line where that is an error of
-    ours, with its last lines where it was an exception or a signal.
+    show: pass its output through; by default it's hidden, since the warnings of libraries about their own loading help
+    nobody. Raises DlmError (ExportError) if it fails: with its last line if the module exited with an error message,
+    with its last lines after an exception or a signal.
     """
     command = [sys.executable, "-m", module, *arguments]
-    said: deque[str] = deque(maxlen=LAST_LINES)
-    raised = False  # by the first line of a traceback, which may be more lines ago than are kept
+    last_lines: deque[str] = deque(maxlen=LAST_LINES)
+    raised = False  # the first line of a long traceback isn't among the last lines
     with Popen(command, env=single_process_env(), stdout=None if show else DEVNULL, stderr=PIPE) as process:
         assert process.stderr is not None
         try:
-            # A progress bar ends its lines with \r; newline="" takes that for an end, too, and keeps it.
+            # Progress bars end their lines with \r. newline="" splits there too, and keeps the \r.
             for line in TextIOWrapper(process.stderr, errors="replace", newline=""):
                 if show:
                     sys.stderr.write(line)
                     sys.stderr.flush()
                 raised = raised or line.startswith("Traceback")
                 if line.strip():
-                    said.append(line.rstrip())
+                    last_lines.append(line.rstrip())
         except BaseException:
             process.kill()
             raise
     if process.returncode == 0:
         return
-    if process.returncode == 1 and said and not raised:
-        raise ExportError(said[-1])
-    last = "\n".join(said)
-    raise ExportError(f"{module} ended with code {process.returncode}:\n{last}")
+    if process.returncode == 1 and last_lines and not raised:
+        raise ExportError(last_lines[-1])
+    output = "\n".join(last_lines)
+    raise ExportError(f"{module} exited with code {process.returncode}:\n{output}")
 
 
 def single_process_env() -> dict[str, str]:
-    """The environment of this process without what makes it one of several."""
+    """This process's environment without the variables of a distributed launch."""
     return {
         name: value for name, value in os.environ.items() if name not in _DISTRIBUTED and not name.startswith(_SHARED)
     }

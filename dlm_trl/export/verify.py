@@ -1,17 +1,16 @@
-"""Is the model behind a step still the one before it? `verify(before, after)` measures both, each in a fresh process.
+"""Check a step of the export: `verify(before, after)` measures both models, each in a fresh process.
 
-    found = verify(Path("runs/notes"), Path("runs/merged"))         # adapter → merged
-    found = verify(Path("runs/merged"), Path("runs/awq"))           # merged → AWQ
-    found.passed, print(found)
+    result = verify(Path("runs/notes"), Path("runs/merged"))        # adapter → merged
+    result = verify(Path("runs/merged"), Path("runs/awq"))          # merged → AWQ
+    result.passed, print(result)
 
-The numbers are written into the later folder's lineage.json, and into its card.
+The numbers are also written to the later folder's lineage.json and model card.
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,16 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.perplexity import general_text
-from dlm_trl.export.adapter import CONFIG, TENSORS, open_adapter
-from dlm_trl.export.checks import (
-    Check,
-    answer_checks,
-    check,
-    differences,
-    divergence_checks,
-    logit_checks,
-    metric_checks,
-    perplexity_checks,
-    table,
-)
+from dlm_trl.export.adapter import TENSORS, is_adapter, open_adapter
+from dlm_trl.export.checks import Check, check, table
 from dlm_trl.export.grid import describe_grid
-from dlm_trl.export.model_card import serve_line, write_card
-from dlm_trl.export.observe import Chat, Observation, Probes, is_quantized, observe, render
-from dlm_trl.export.probes import find_eval_spec, make_probes
+from dlm_trl.export.limits import SAME_PROMPTS, STOP_TOKENS
+from dlm_trl.export.model_inputs import build_inputs, recorded_eval_spec
+from dlm_trl.export.model_outputs import Chat, ModelOutputs, render
+from dlm_trl.export.protocol import Comparison, ExportStep
+from dlm_trl.export.record import read_lineage, write_lineage
 from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, tokenizer_folder
+from dlm_trl.export.steps import STEPS
 from dlm_trl.models import lineage
 from dlm_trl.models.chat import has_template
 from dlm_trl.models.registry import ModelRef
@@ -43,24 +35,22 @@ from dlm_trl.models.weights import find_weights
 from dlm_trl.notes.errors import VerifyError
 from dlm_trl.notes.files import replace_file
 
-SAMPLE = 20_000  # characters of general text, which the tokenizers have to read alike
-GRID = (
-    "This model comes from 4 bits already: {}. What AWQ and rounding lose is measured against that, not against the "
-    "weights as they were published, and the limits are the same: AWQ loses less than rounding here too."
+SAMPLE_LENGTH = 20_000  # characters of general text that both tokenizers must encode alike
+ON_GRID = (
+    "This model comes from 4-bit weights already: {}. Its losses are measured against those weights, not against the "
+    "weights as published. The limits stay the same: quantisation must still lose less than plain rounding."
 )
-SMOKE = "serve_check.json"  # questions and what the model says to them, for a running server
+EXPECTED_ANSWERS = "serve_check.json"  # questions and the model's answers, for checking a running server
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What verify found. `notes`: what could not be asked, and what to know about the weights; `serve`: the line that
-    serves the later model.
-    """
+class VerifyResult:
+    """The checks of a step. notes: what couldn't be measured, and what to know about the weights."""
 
     step: str
     checks: list[Check]
     notes: list[str]
-    serve: str
+    serve: str  # the command that serves the later model
 
     @property
     def failed(self) -> list[Check]:
@@ -74,165 +64,141 @@ class Verified:
         return "\n".join([*self.notes, table(self.checks), f"serve it: {self.serve}"])
 
 
-def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 16) -> Verified:
-    """Compare the models of two folders: an adapter and what it was merged to, or that and its AWQ.
+def verify(before: Path, after: Path, notes: Path | None = None, prompts: int = 16) -> VerifyResult:
+    """Compare the models before and after a step, such as an adapter and the merged model.
 
-    notes: the document whose questions are asked; by default the one that the run was examined with. prompts: how many
-    questions are answered greedily and compared word by word. Raises DlmError: VerifyError for folders that are no such
-    step, ExportError for a model that cannot be loaded or run.
+    notes: the document to take questions from; by default the one the run was evaluated with. prompts: the number of
+    questions whose greedy answers are compared word by word. Raises DlmError: VerifyError for folders that aren't two
+    sides of a step, ExportError for a model that can't be loaded or run.
     """
     step = step_between(before, after)
-    steps = lineage.read(after)
-    if not steps or steps[-1]["step"] != step:
+    records = read_lineage(after)
+    if not records or records[-1]["step"] != step.name:
         raise VerifyError(
-            f"Its {lineage.FILE} does not end with the step {step}, so it is not known how it was made.", path=after
+            f"{lineage.FILE} doesn't end with the step {step.name}, so it isn't known how this model was made.",
+            "Run the step again.",
+            path=after,
         )
-    find_weights(str(after.resolve())).shapes()  # each file is whole
-    if step == "awq":  # its numbers are statistics, which a small damage does not move far
-        for folder, made in zip((after, before), reversed(steps), strict=False):
-            _check_files(folder, made)
-    base = _base(before, steps[-1]) if step == "merge" else before
-    eval_spec, said = find_eval_spec(steps, notes)
-    if step == "awq" and (grid := describe_grid(before, steps)):
-        said.append(GRID.format(grid))
-    tokenizers = [open_tokenizer(folder) for folder in (tokenizer_folder(before, base), after)]
+    find_weights(str(after.resolve())).shapes()  # raises for an incomplete file
+    if step.lossy:
+        for folder, record in zip((after, before), reversed(records), strict=False):
+            _check_hashes(folder, record)
+    base = _merged_base(before, records[-1]) if is_adapter(before) else None
+    eval_spec, remarks = recorded_eval_spec(records, notes)
+    if step.lossy and (grid := describe_grid(before, records)):
+        remarks.append(ON_GRID.format(grid))
+    tokenizers = [open_tokenizer(folder) for folder in (tokenizer_folder(before, base or before), after)]
     learned, _ = eval_spec.pairs(eval_spec.read_document())
-    if steps[0]["step"] == "train" and learned is not None and not has_template(tokenizers[0]):
-        raise VerifyError("The run learned answers by a chat template, and there is none here any more.", path=before)
+    if records[0]["step"] == "train" and learned is not None and not has_template(tokenizers[0]):
+        raise VerifyError(
+            "The chat template the adapter was trained with is missing.",
+            "Copy chat_template.jinja from the training output into this folder.",
+            path=before,
+        )
     try:
-        probes = make_probes(eval_spec, steps, tokenizers[0], prompts, notes)
+        inputs = build_inputs(eval_spec, records, tokenizers[0], prompts, notes)
     except TemplateError as error:
-        raise VerifyError(f"Its chat template refuses a question of the notes: {error}.", path=before) from error
-    checks = [_same_prompts(probes.chats, *tokenizers), _stop_tokens(_ends(before) or _ends(base), after, *tokenizers)]
+        raise VerifyError(f"The chat template refuses a question of the notes: {error}.", path=before) from error
+    expected_ends = _end_tokens(before) or _end_tokens(base or before)
+    checks = [_same_prompts(inputs.chats, *tokenizers), _stop_tokens(expected_ends, after, *tokenizers)]
     try:
-        (after / SMOKE).unlink(missing_ok=True)
+        (after / EXPECTED_ANSWERS).unlink(missing_ok=True)
     except OSError as error:
-        raise VerifyError(f"The numbers cannot be written here: {error.strerror}.", path=after) from error
-    if all(found.passed for found in checks):
+        raise VerifyError(f"The numbers can't be written here: {error.strerror}.", path=after) from error
+    if all(check.passed for check in checks):
         with tempfile.TemporaryDirectory() as scratch:
-            found, last = (
-                _merge_checks(probes, before, base, after, steps, Path(scratch))
-                if step == "merge"
-                else _awq_checks(probes, before, after, steps, Path(scratch))
-            )
-            checks += found
-            smoke = [{"chat": chat, **asdict(answer)} for chat, answer in zip(probes.chats, last.answers, strict=True)]
-        text = json.dumps({"new_tokens": probes.new_tokens, "answers": smoke}, ensure_ascii=False, indent=2)
-        replace_file(after / SMOKE, f"{text}\n".encode())
-    serve = serve_line(after, str(after))
-    _write_down(after, steps, checks, serve)
-    return Verified(step, checks, said, serve)
+            compared, outputs = step.compare(Comparison(inputs, before, after, base, records, Path(scratch)))
+        checks += compared
+        _write_expected_answers(after, inputs.chats, inputs.new_tokens, outputs)
+    serve = step.serve_command(after, str(after))
+    records[-1] |= {"checks": [asdict(check) for check in checks], "serve": serve}
+    write_lineage(after, records, str(after))
+    return VerifyResult(step.name, checks, remarks, serve)
 
 
-def step_between(before: Path, after: Path) -> str:
-    """ "merge" or "awq". Raises DlmError (VerifyError) for two folders that are neither."""
+def step_between(before: Path, after: Path) -> ExportStep:
+    """The step that leads from one folder to the other. Raises DlmError (VerifyError) if no step does."""
     for folder in (before, after):
-        if not ((folder / "config.json").is_file() or (folder / CONFIG).is_file()):
-            raise VerifyError("There is no model here: neither config.json nor adapter_config.json.", path=folder)
-    adapters = [(folder / CONFIG).is_file() for folder in (before, after)]
-    if adapters == [True, False] and not is_quantized(after):
-        return "merge"
-    if adapters == [False, False] and not is_quantized(before) and is_quantized(after):
-        return "awq"
-    raise VerifyError(
-        "This is no step: give an adapter and the model that it was merged to, or a 16-bit model and its AWQ.",
-        path=before,
-    )
-
-
-def _check_files(folder: Path, step: lineage.Step) -> None:
-    """The weights are those that the step wrote. Raises DlmError (VerifyError)."""
-    for name, said in step.get("shards", {}).items():
-        file = folder / name
-        if not file.is_file() or lineage.file_hash(file) != said:
+        if not (is_adapter(folder) or (folder / "config.json").is_file() or _steps_to(folder)):
             raise VerifyError(
-                f"This is not the file that the step {step['step']} wrote: changed, or of another run.", path=file
+                "There is no model here: neither config.json nor adapter_config.json.",
+                "Give the folders before and after a step.",
+                path=folder,
+            )
+    sources = ["train"] if is_adapter(before) else [step.name for step in _steps_to(before)]
+    step = next((step for step in _steps_to(after) if step.previous in sources), None)
+    if step is None:
+        raise VerifyError(
+            "No step of the export leads from one of these folders to the other.",
+            "Give an adapter and its merged model, or a merged model and its quantised one.",
+            path=before,
+        )
+    return step
+
+
+def _steps_to(folder: Path) -> list[ExportStep]:
+    return [step for step in STEPS.values() if step.holds(folder)]
+
+
+def _check_hashes(folder: Path, record: lineage.Step) -> None:
+    for name, recorded in record.get("shards", {}).items():
+        file = folder / name
+        if not file.is_file() or lineage.file_hash(file) != recorded:
+            raise VerifyError(
+                f"This is not the file that the step {record['step']} wrote: changed, or from another run.",
+                "Run the step again.",
+                path=file,
             )
 
 
-def _base(adapter: Path, merged: lineage.Step) -> Path:
-    """The folder of the base that the adapter was merged into. Raises DlmError, also for an adapter that is not whole
-    or not the one of the merge.
+def _merged_base(adapter: Path, merged: lineage.Step) -> Path:
+    """The folder of the base that the adapter was merged into.
+
+    Raises DlmError, also for an adapter that is damaged or isn't the merged one.
     """
     open_adapter(adapter)
     if lineage.file_hash(adapter / TENSORS) != merged["adapter"].get(TENSORS):
-        raise VerifyError(f"This is not the adapter that was merged: {TENSORS} is another.", path=adapter)
+        raise VerifyError(
+            f"This is not the adapter that was merged: {TENSORS} differs.",
+            "Give the right adapter, or merge this one.",
+            path=adapter,
+        )
     return find_weights(ModelRef.from_record(merged["base"]).name, merged.get("base_revision")).folder
 
 
 def _same_prompts(chats: Sequence[Chat], before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase) -> Check:
-    """Of the prompts asked, where the template and the vocabulary, of which they need only a part, are the same."""
+    """The share of equal token ids; 0 if template or vocabulary differ in parts that these prompts don't use."""
     if before.chat_template != after.chat_template or before.get_vocab() != after.get_vocab():
-        return check("same prompts", 0.0)
-    prompts = [*chats, general_text()[:SAMPLE]]
-    return check("same prompts", sum(render(before, chat) == render(after, chat) for chat in prompts) / len(prompts))
+        return check(SAME_PROMPTS, 0.0)
+    prompts = [*chats, general_text()[:SAMPLE_LENGTH]]
+    return check(SAME_PROMPTS, sum(render(before, chat) == render(after, chat) for chat in prompts) / len(prompts))
 
 
 def _stop_tokens(
     expected: Sequence[Any], folder: Path, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase
 ) -> Check:
-    """Whether generation_config.json ends at the tokenizer's end token, at none that was not expected or that does not
-    exist, and not at padding.
+    """Whether generation_config.json stops at the tokenizer's end token, and only at tokens that are expected, exist
+    and aren't padding.
     """
-    ends = _ends(folder)
-    pad_is_end = after.pad_token_id == after.eos_token_id  # the only way that padding may be an end
-    right = after.eos_token_id == before.eos_token_id and after.eos_token_id in ends
-    right = right and (pad_is_end or after.pad_token_id not in ends) and {*ends} <= {*expected, after.eos_token_id}
-    return check("stop tokens", float(right and all(isinstance(i, int) and 0 <= i < len(after) for i in ends)))
+    ends = _end_tokens(folder)
+    padding_ends = after.pad_token_id in ends and after.pad_token_id != after.eos_token_id
+    right = (
+        after.eos_token_id == before.eos_token_id
+        and after.eos_token_id in ends
+        and not padding_ends
+        and all(isinstance(i, int) and 0 <= i < len(after) for i in ends)
+        and {*ends} <= {*expected, after.eos_token_id}
+    )
+    return check(STOP_TOKENS, float(right))
 
 
-def _ends(folder: Path) -> list[Any]:
+def _end_tokens(folder: Path) -> list[Any]:
     file = folder / GENERATION
     ends = read_json(file).get("eos_token_id") if file.is_file() else None
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
-def _merge_checks(
-    probes: Probes, before: Path, base: Path, after: Path, steps: Sequence[lineage.Step], scratch: Path
-) -> tuple[list[Check], Observation]:
-    trained = lineage.last(steps, "train")
-    adapter = observe(probes, str(before), scratch / "before", base)
-    merged = observe(probes, str(after), scratch / "after")
-    checks = [
-        *logit_checks(adapter, merged, steps[-1]["dtype"]),
-        *answer_checks(adapter.answers, merged.answers, greedy=True),
-        *metric_checks(adapter.metrics, merged.metrics),
-    ]
-    if trained and (quantization := trained.get("quantization")):
-        as_trained = observe(probes, str(before), scratch / "quantized", base, quantization)
-        name = f"logit difference to the base in {quantization}"
-        told = zip(("mean", "largest"), differences(as_trained, merged), strict=False)
-        checks += [Check(f"{name}, {which}", value) for which, value in told]
-        shutil.rmtree(as_trained.folder)
-    return checks, merged
-
-
-def _awq_checks(
-    probes: Probes, before: Path, after: Path, steps: Sequence[lineage.Step], scratch: Path
-) -> tuple[list[Check], Observation]:
-    said = lineage.last(steps, "awq")
-    merged = observe(probes, str(before), scratch / "before")
-    numbers = replace(probes, chats=(), questions={}, sets={})
-    rounded = observe(numbers, str(before), scratch / "rounded", round_to=said["group_size"])
-    quantized = observe(probes, str(after), scratch / "after")
-    mean, largest, same = differences(merged, quantized)
-    written, predicted = said["bytes"]["written"], said["bytes"]["predicted"]
-    checks = [
-        *divergence_checks(probes.names, merged, rounded, quantized),
-        *perplexity_checks(merged.nll, rounded.nll, quantized.nll),
-        *metric_checks(merged.metrics, quantized.metrics),
-        *answer_checks(merged.answers, quantized.answers, greedy=False),
-        Check("logit difference, mean", mean),
-        Check("logit difference, largest", largest),
-        Check("same most likely token", same),
-        check("smoothed groups of layers", said["smoothed"]),
-        check("bytes, written to predicted", written / predicted, before=predicted, after=written),
-        check("bytes, predicted to written", predicted / written),
-    ]
-    return checks, quantized
-
-
-def _write_down(after: Path, steps: list[lineage.Step], checks: Sequence[Check], serve: str) -> None:
-    steps[-1] |= {"checks": [asdict(found) for found in checks], "serve": serve}
-    lineage.write(after, steps)
-    write_card(after, steps, str(after))
+def _write_expected_answers(folder: Path, chats: Sequence[Chat], new_tokens: int, outputs: ModelOutputs) -> None:
+    answers = [{"chat": chat, **asdict(answer)} for chat, answer in zip(chats, outputs.answers, strict=True)]
+    text = json.dumps({"new_tokens": new_tokens, "answers": answers}, ensure_ascii=False, indent=2)
+    replace_file(folder / EXPECTED_ANSWERS, f"{text}\n".encode())

@@ -21,9 +21,11 @@ from dlm_trl.notes.files import replace_file
 
 FILE = "lineage.json"
 Step = dict[str, Any]
+Fields = Mapping[str, Any]
 
-# The fields of each step that later steps read; a file edited by hand may lack them.
-FIELDS: dict[str, dict[str, Any]] = {
+# The fields of a record that other code reads, by name, with their types or nested fields: files edited by hand may
+# lack some. The steps of the export bring their own (`export.steps`).
+FIELDS: dict[str, Fields] = {
     "train": {
         "base": str,
         "rows": dict,
@@ -32,27 +34,23 @@ FIELDS: dict[str, dict[str, Any]] = {
         "base_fingerprint": (dict, NoneType),
         **dict.fromkeys(("document", "task", "quantization"), (str, NoneType)),
     },
-    "merge": {"base": str, "adapter": {"adapter_model.safetensors": str}, "dtype": str, "shards": dict},
-    "awq": {
-        "calibration": {"file": str, "sha256": str, **dict.fromkeys(("samples", "seed", "length", "tokens"), int)},
-        "bytes": {"written": int, "predicted": int},
-        "shards": dict,
-        **dict.fromkeys(("bits", "group_size", "smoothed"), int),
-    },
 }
 TENSORS, ROWS = 8, 64  # a fingerprint hashes this many matrices, spread over the model, and rows of each
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache"}  # may differ between copies of the same weights
 
 
-def read(folder: Path) -> list[Step]:
-    """The steps that led to this folder, oldest first; empty without a lineage file. Raises DlmError (LineageError)."""
+def read(folder: Path, fields: Mapping[str, Fields] = FIELDS) -> list[Step]:
+    """The steps that led to this folder, oldest first; empty without a lineage file.
+
+    fields: what the records of each step must contain. Raises DlmError (LineageError).
+    """
     file = folder / FILE
     if not file.is_file():
         return []
     try:
         steps = json.loads(file.read_text(encoding="utf-8"))["steps"]
         json.dumps(steps, ensure_ascii=False).encode()  # JSON may escape a lone surrogate, which can't be encoded
-        return [_checked(step) for step in steps]
+        return [_checked(step, fields) for step in steps]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise lineage_error(file, why) from error
@@ -99,10 +97,10 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _checked(step: Step) -> Step:
+def _checked(step: Step, fields: Mapping[str, Fields]) -> Step:
     if not isinstance(step["step"], str):
         raise TypeError(f"{step['step']!r} is not the name of a step")
-    _check_fields(step, FIELDS.get(step["step"], {}), step["step"])
+    _check_fields(step, fields.get(step["step"], {}), step["step"])
     base_fingerprint = step.get("base_fingerprint")
     if base_fingerprint is not None and not isinstance(base_fingerprint["tensors"], dict):
         raise TypeError(f"base_fingerprint is {base_fingerprint!r:.60}")

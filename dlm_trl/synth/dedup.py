@@ -26,7 +26,7 @@ from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.words import Words, words
 
 if TYPE_CHECKING:
-    from datasketch import MinHash  # type: ignore[import-untyped]  # ships without type information
+    from datasketch import MinHash
 
 # Fewer than STOP_WORDS in `words`: question words (who, when) and words such as "not" or "before" change the meaning.
 _FILLERS = frozenset({

@@ -47,10 +47,10 @@ class NotesArguments:
         "Measure validation loss, answer recall and perplexity before and after training, and the untrained base with "
         "the notes in its prompt (open book).",
     )
-    export: Literal["merged", "awq"] | None = _setting(
+    export: str | None = _setting(
         None,
-        "After training, merge the adapter into its base; awq also quantises the result (extra: quant). Each step is "
-        "checked.",
+        "Export the trained adapter. merged: merge it into its base; awq: also quantise the result (extra: quant). "
+        "Each step is checked.",
     )
     world_size: int | None = _setting(None, "Refuse to run with any other number of processes.")
     overwrite: bool = _setting(

@@ -121,7 +121,7 @@ class TrimMemory(TrainerCallback):
 
     def __init__(self) -> None:
         try:
-            self._trim = ctypes.CDLL(None).malloc_trim
+            self._trim: Any = ctypes.CDLL(None).malloc_trim
         except (AttributeError, OSError, TypeError):  # macOS, Windows, musl
             self._trim = None
 

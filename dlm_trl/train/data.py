@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.recall import Question
+from dlm_trl.evaluation.recall import RecallQuestion
 from dlm_trl.evaluation.spec import EvaluationSpec
 from dlm_trl.models.tokenize import TokenReport, tokenize
 from dlm_trl.notes import Document
@@ -29,7 +29,7 @@ class Rows:
     held_out_pairs: Dataset | None = None
     prose: Dataset | None = None
     held_out_prose: Dataset | None = None
-    questions: dict[str, list[Question]] | None = None
+    questions: dict[str, list[RecallQuestion]] | None = None
     book: tuple[str, ...] = ()
     passages: Document | None = None
 

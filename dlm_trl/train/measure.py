@@ -16,7 +16,7 @@ from trl import SFTTrainer
 from dlm_trl.evaluation.open_book import open_book_recall
 from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.evaluation.progress import progress
-from dlm_trl.evaluation.recall import Question, Recall, answer_recall
+from dlm_trl.evaluation.recall import Recall, RecallQuestion, answer_recall
 from dlm_trl.evaluation.report import Measure, Sample
 from dlm_trl.models.frozen import frozen
 
@@ -43,7 +43,7 @@ class Numbers:
     open_book: Answered | None = None
 
 
-def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]]) -> Numbers:
+def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[RecallQuestion]]) -> Numbers:
     """Measure the model as it is now. All processes take part; the run's random state doesn't change."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     tokenizer = trainer.processing_class
@@ -57,7 +57,7 @@ def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]]) ->
 
 
 def measure_open_book(
-    trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]], prose: Sequence[str]
+    trainer: SFTTrainer, questions: Mapping[str, Sequence[RecallQuestion]], prose: Sequence[str]
 ) -> Answered | None:
     """The base with the notes in its prompt; None without prose or questions, or if the context is too short."""
     if not (questions and prose):
@@ -75,7 +75,7 @@ class MeasureBefore(TrainerCallback):
     """Measures once the trainer is set up, before the first step: ZeRO-3 can't generate earlier."""
 
     def __init__(
-        self, trainer: SFTTrainer, questions: Mapping[str, Sequence[Question]], prose: Sequence[str] = ()
+        self, trainer: SFTTrainer, questions: Mapping[str, Sequence[RecallQuestion]], prose: Sequence[str] = ()
     ) -> None:
         self.trainer = trainer
         self.questions = questions
@@ -130,7 +130,7 @@ def task_measures(history: Sequence[Mapping[str, Any]]) -> list[Measure]:
     ]
 
 
-def samples(questions: Mapping[str, Sequence[Question]], before: Numbers | None, after: Numbers) -> list[Sample]:
+def samples(questions: Mapping[str, Sequence[RecallQuestion]], before: Numbers | None, after: Numbers) -> list[Sample]:
     """A few answers of each group side by side; a dash for a question that was not asked before training."""
     was = before.recall.answers if before else {}
     with_notes = before.open_book.answers if before and before.open_book else None
@@ -148,7 +148,7 @@ def samples(questions: Mapping[str, Sequence[Question]], before: Numbers | None,
     ]
 
 
-def _answered(questions: Mapping[str, Sequence[Question]], recalls: Mapping[str, Recall]) -> Answered:
+def _answered(questions: Mapping[str, Sequence[RecallQuestion]], recalls: Mapping[str, Recall]) -> Answered:
     return Answered(
         shares={group: recall.shares() for group, recall in recalls.items()},
         answers={
@@ -158,7 +158,7 @@ def _answered(questions: Mapping[str, Sequence[Question]], recalls: Mapping[str,
     )
 
 
-def _count(questions: Mapping[str, Sequence[Question]]) -> int:
+def _count(questions: Mapping[str, Sequence[RecallQuestion]]) -> int:
     return sum(map(len, questions.values()))
 
 

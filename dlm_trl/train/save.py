@@ -13,6 +13,7 @@ from trl import SFTTrainer
 
 from dlm_trl.evaluation.report import Measure, measures_table
 from dlm_trl.models import lineage
+from dlm_trl.models.card_header import card_header
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.registry import ModelRef
@@ -104,13 +105,8 @@ def model_card(run: Run, table: str) -> str:
     """The model card: the data and who wrote it, the training, the numbers before and after."""
     adapter, training = run.adapter, run.training
     data = "\n\n".join(filter(None, (task_data(run), document_data(run))))
-    published = ModelRef(run.base_model).hub_id
-    base = f"base_model: {json.dumps(published)}\n" if published else ""  # only ids of the Hub are valid there
-    return f"""---
-{base}library_name: peft
-pipeline_tag: text-generation
-tags: [dlm, trl, sft, {adapter.adapter}]
----
+    header = card_header(ModelRef(run.base_model).record, "peft", ["dlm", "trl", "sft", adapter.adapter])
+    return f"""{header}
 
 # An adapter for {run.base_model}
 

@@ -27,7 +27,7 @@ def run(*words: str) -> Result:
 def test_a_table_for_people() -> None:
     done = run("tiny", "--questions", 5, "--ask", "5:upper", "--ask", "6-9:digits")
     assert done.exit_code == 0, done.output
-    for words in ("tiny, held-out words", "5:upper", "6-9:digits", "5:upper, cloze", "0.200", "forward passes"):
+    for words in ("tiny, held-out words", "5:upper", "6-9:digits", "5:upper, cloze", "0.200", "Forward passes"):
         assert words in done.stdout
     assert "Perplexity of the general text: " in done.stdout
 
@@ -47,10 +47,10 @@ def test_json_for_programs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("tiny", "--ask", "five"), "is not CHOICES:LABELS"),
+        (("tiny", "--ask", "five"), "doesn't have the form CHOICES:LABELS"),
         (("tiny", "--ask", "5:ABC"), "don't fit the labels ABC"),
         (("tiny", "--ask", "5:upper", "--held-out", "0.001"), "too few for 5 options"),
-        (("tiny", "--glosses", NOTES), "is no JSON"),
+        (("tiny", "--glosses", NOTES), "can't be read as JSON"),
         (("tiny", "--questions", "0"), "greater than or equal to 1"),
     ],
 )

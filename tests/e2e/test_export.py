@@ -15,9 +15,10 @@ from typer.testing import CliRunner, Result
 
 from dlm_trl.cli.main import app
 from dlm_trl.evaluation.spec import EvaluationSpec
+from dlm_trl.export import merge_step
 from dlm_trl.export import verify as verify_module
 from dlm_trl.export.merge import merge
-from dlm_trl.export.model_card import serve_line
+from dlm_trl.export.serve_command import vllm_command
 from dlm_trl.models import lineage
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.models.weights import find_weights
@@ -94,7 +95,7 @@ def test_a_whole_merge_keeps_every_limit_and_its_numbers_are_written_down(merged
     assert lineage.read(merged)[-1]["checks"] == found["checks"]
     card = (merged / "README.md").read_text()
     assert found["serve"] in card and "| same greedy answers" in card
-    smoke = json.loads((merged / verify_module.SMOKE).read_text())
+    smoke = json.loads((merged / verify_module.EXPECTED_ANSWERS).read_text())
     assert len(smoke["answers"]) == 4 and all(row["text"] for row in smoke["answers"])
 
 
@@ -108,7 +109,7 @@ def test_a_lost_template_and_a_wrong_stop_token_are_found_before_a_model_is_load
     assert found.exit_code == 1
     assert "merge failed its check: same prompts: the chat template or the tokenizer was lost" in found.stderr
     assert "stop tokens: answers never end" in found.stderr
-    assert not (damaged / verify_module.SMOKE).exists()
+    assert not (damaged / verify_module.EXPECTED_ANSWERS).exists()
 
 
 def test_awq_weights_have_to_be_those_that_were_written(merged: Path, damaged: Path) -> None:
@@ -126,9 +127,9 @@ def test_awq_weights_have_to_be_those_that_were_written(merged: Path, damaged: P
 
 
 def test_the_line_that_serves_it_can_be_pasted(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert serve_line(merged, "my models/it's").startswith("vllm serve 'my models/it'\"'\"'s' --served-model-name ")
+    assert vllm_command(merged, "my models/it's").startswith("vllm serve 'my models/it'\"'\"'s' --served-model-name ")
     monkeypatch.chdir(merged)
-    assert "--served-model-name merged " in serve_line(merged, ".")
+    assert "--served-model-name merged " in vllm_command(merged, ".")
 
 
 def test_a_matrix_that_was_left_out_is_found(adapter: Path, damaged: Path) -> None:
@@ -139,12 +140,12 @@ def test_a_matrix_that_was_left_out_is_found(adapter: Path, damaged: Path) -> No
     save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
     found = dlm_trl("verify", adapter, damaged, "--prompts", 2)
     assert found.exit_code == 1
-    assert "merge failed its check: logit difference, mean, float32: merged wrongly" in found.stderr
+    assert "merge failed its check: logit difference, mean, float32: the merge is wrong" in found.stderr
     assert not all(check["passed"] for check in lineage.read(damaged)[-1]["checks"])
 
 
 def test_two_folders_that_are_no_hop_are_refused(adapter: Path, merged: Path, tmp_path: Path) -> None:
-    no_model, no_step = "There is no model here", "This is no step"
+    no_model, no_step = "There is no model here", "No step of the export"
     for before, after, said in (
         (merged, merged, no_step),
         (adapter, adapter, no_step),
@@ -158,7 +159,7 @@ def test_two_folders_that_are_no_hop_are_refused(adapter: Path, merged: Path, tm
 def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
     adapter: Path, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(verify_module, "observe")
+    monkeypatch.delattr(merge_step, "compute_outputs")
 
     def refused(said: str, before: Path = adapter) -> None:
         with pytest.raises(DlmError, match=said) as caught:
@@ -167,16 +168,16 @@ def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
 
     other = Path(shutil.copytree(adapter, tmp_path / "other"))
     (other / "chat_template.jinja").unlink()
-    refused("learned answers by a chat template", other)
+    refused("The chat template the adapter was trained with", other)
     tensors = load_file(other / "adapter_model.safetensors")
     tensors.popitem()[1].add_(1)
     save_file(tensors, other / "adapter_model.safetensors")
     refused("not the adapter that was merged", other)
     for file, said in (
-        ("generation_config.json", "not a JSON object"),
-        ("tokenizer.json", "tokenizer does not load"),
+        ("generation_config.json", "Not a JSON object"),
+        ("tokenizer.json", "tokenizer doesn't load"),
         ("model.safetensors", "Not a complete safetensors file"),
-        ("config.json", "not a JSON object"),
+        ("config.json", "Not a JSON object"),
         ("lineage.json", "Malformed lineage file"),
     ):
         whole = (damaged / file).read_bytes()
@@ -184,7 +185,7 @@ def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
         refused(said)
         (damaged / file).write_bytes(whole)
     (damaged / "lineage.json").unlink()
-    refused("not known how it was made")
+    refused("isn't known how this model was made")
 
 
 def test_any_change_of_tokenizer_template_or_stop_tokens_is_found(adapter: Path, damaged: Path) -> None:
@@ -230,17 +231,17 @@ def test_a_server_that_serves_it_is_recognised_and_another_model_is_not(
         url = f"http://127.0.0.1:{port}/v1"
         found = dlm_trl("serve-check", url, merged, "--model", merged)
         assert found.exit_code == 0, found.output
-        smoke = json.loads((merged / verify_module.SMOKE).read_text())
+        smoke = json.loads((merged / verify_module.EXPECTED_ANSWERS).read_text())
         for row in smoke["answers"]:
             row |= {"text": "Something else entirely.", "ended": not row["ended"]}
-        (damaged / verify_module.SMOKE).write_text(json.dumps(smoke))
+        (damaged / verify_module.EXPECTED_ANSWERS).write_text(json.dumps(smoke))
         other = dlm_trl("serve-check", url, damaged, "--model", merged)
         assert other.exit_code == 1
-        assert "FAILED: the server has another model" in other.output
+        assert "FAILED: the server runs another model" in other.output
         assert "FAILED: the server stops elsewhere" in other.output
     gone = dlm_trl("serve-check", url, merged, "--model", merged)
     assert gone.exit_code == 1
-    assert "does not answer" in str(gone.exception)
+    assert "doesn't answer" in str(gone.exception)
 
 
 def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
@@ -251,7 +252,7 @@ def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: 
     assert steps[0]["rows"]["human"] > 0
     assert all(check["passed"] for check in steps[1]["checks"])
     assert "| same greedy answers" in capfd.readouterr().out
-    with pytest.raises(DlmError, match="it is not empty and holds no lineage"):
+    with pytest.raises(DlmError, match="it isn't empty and has no lineage"):
         (merged / lineage.FILE).unlink()
         recipe("--export", "merged", "--overwrite", "true")
 

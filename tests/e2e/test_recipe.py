@@ -180,7 +180,7 @@ def test_bad_input_is_one_line_each_before_any_weight_is_loaded(
         ((*base, "--world_size", 2), "1 processes, and world_size asks for 2"),
         ((*base, "--target_modules", "no_such_module"), "does not fit the base"),
         ((*base, "--resume_from_checkpoint", "true"), "no checkpoint to resume from"),
-        ((*base, "--questions", tmp_path / "no.jsonl"), "no such file of questions"),
+        ((*base, "--questions", tmp_path / "no.jsonl"), "The questions file doesn't exist"),
         ((*base, "--learning_rate", "fast"), "learning_rate"),
         ((*base, "--adapter_name", "x"), "declares no adapter 'x'"),
         ((*base, "--max_length", 16), "too long"),

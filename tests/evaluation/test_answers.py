@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_trl.evaluation.answers import chance_f1, exact_match, figures, normalize, token_f1, tokens
+from dlm_trl.evaluation.answers import answer_scores, chance_f1, exact_match, normalize, token_f1, tokens
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from dlm_trl.evaluation.answers import chance_f1, exact_match, figures, normaliz
 def test_known_answers(said: str, expected: str, same: bool, f1: float) -> None:
     assert exact_match(said, expected) is same
     assert token_f1(said, expected) == pytest.approx(f1)
-    assert figures([said], [expected]) == {"exact_match": same, "f1": pytest.approx(f1)}
+    assert answer_scores([said], [expected]) == {"exact_match": same, "f1": pytest.approx(f1)}
 
 
 @given(st.text(), st.text())
@@ -59,6 +59,6 @@ def test_chance_is_what_the_answers_of_the_other_questions_give() -> None:
 
 def test_nothing_to_score_is_an_error() -> None:
     with pytest.raises(ValueError, match="no answers"):
-        figures([], [])
+        answer_scores([], [])
     with pytest.raises(ValueError):
-        figures(["one"], ["one", "two"])
+        answer_scores(["one"], ["one", "two"])

@@ -7,16 +7,16 @@ import math
 import pytest
 import torch
 
-from dlm_trl.evaluation.cloze import _behind_lead, cloze, figures
-from dlm_trl.evaluation.mcsb import Asked
+from dlm_trl.evaluation.cloze import _tokens_after_lead, cloze, cloze_scores
+from dlm_trl.evaluation.mcsb import McsbQuestion
 from dlm_trl.tasks.mcsb import Mcsb
 from tests.tasks.tokenizers import WORDS, gpt2_style, llama2_style, qwen_style
 
 ASKED = [
-    Asked("flour", "what bread is made of", ("flour", "yeast", "a baker"), "ABC"),
-    Asked("gas", "what lifts the dough", ("crust", "gas", "kneading", "flour"), "ABCD"),
-    Asked("crust", "the outside", ("crust", "gluten"), "AB"),
-    Asked("yeast", "it lives in the starter", ("baker", "yeast", "bacteria"), "ABC"),
+    McsbQuestion("flour", "what bread is made of", ("flour", "yeast", "a baker"), "ABC"),
+    McsbQuestion("gas", "what lifts the dough", ("crust", "gas", "kneading", "flour"), "ABCD"),
+    McsbQuestion("crust", "the outside", ("crust", "gluten"), "AB"),
+    McsbQuestion("yeast", "it lives in the starter", ("baker", "yeast", "bacteria"), "ABC"),
 ]
 
 
@@ -63,18 +63,18 @@ def test_what_it_costs(model, tokenizer) -> None:
 def test_common_words_do_not_win() -> None:
     # "thing" is likelier throughout, but the description says nothing for it.
     common, meant = math.log(0.5), math.log(0.01)
-    found = figures([[common, meant]], [[common, math.log(0.001)]], [1])
+    found = cloze_scores([[common, meant]], [[common, math.log(0.001)]], [1])
     assert found["accuracy"] == 1.0
-    assert figures([[common, meant]], [[0.0, 0.0]], [1])["accuracy"] == 0.0
+    assert cloze_scores([[common, meant]], [[0.0, 0.0]], [1])["accuracy"] == 0.0
 
 
-def test_figures_refuse_lists_that_do_not_fit() -> None:
+def test_scores_refuse_lists_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="no questions"):
-        figures([], [], [])
+        cloze_scores([], [], [])
     with pytest.raises(ValueError):
-        figures([[0.0, 1.0]], [[0.0]], [0])
+        cloze_scores([[0.0, 1.0]], [[0.0]], [0])
     with pytest.raises(ValueError):
-        figures([[0.0, 1.0]], [[0.0, 1.0]], [0, 1])
+        cloze_scores([[0.0, 1.0]], [[0.0, 1.0]], [0, 1])
 
 
 def test_no_questions_is_an_error(model, tokenizer) -> None:
@@ -86,5 +86,5 @@ def test_no_questions_is_an_error(model, tokenizer) -> None:
 def test_a_word_is_the_token_that_the_task_chose_it_for(style) -> None:
     tokenizer = style()
     for word in Mcsb(tokenizer, words=WORDS).words:
-        (token,) = _behind_lead(tokenizer, word)
+        (token,) = _tokens_after_lead(tokenizer, word)
         assert tokenizer.decode([token]).strip() == word

@@ -13,11 +13,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from trl import SFTConfig, SFTTrainer
 
 from dlm_trl.evaluation.during import MeasureDuring
-from dlm_trl.evaluation.mcsb import Asked
+from dlm_trl.evaluation.mcsb import McsbQuestion
 from dlm_trl.evaluation.suite import measure
 from tests.tasks.tokenizers import gpt2_style
 
-SETS = {"3:upper": [Asked("bridge", "it spans a river", ("bridge", "cheese", "desert"), "ABC")]}
+SETS = {"3:upper": [McsbQuestion("bridge", "it spans a river", ("bridge", "cheese", "desert"), "ABC")]}
 
 
 def train(folder: Path, look: bool, **options: Any) -> SFTTrainer:

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dlm_trl.evaluation.mcsb import Asked, binding, choose, described, figures, glossed, rotated, wilson
+from dlm_trl.evaluation.mcsb import (
+    McsbQuestion,
+    choose,
+    described_questions,
+    glossed_questions,
+    mcsb_scores,
+    measure_binding,
+    rotated,
+    wilson,
+)
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError
 from dlm_trl.tasks import prompts
@@ -51,8 +60,8 @@ def knowing(description: str, options: dict[str, str]) -> str:
     return next(label for label, option in options.items() if GLOSSES[option] == description)
 
 
-def questions(tokenizer: Any, count: int = 12, **options: Any) -> list[Asked]:
-    return glossed(Mcsb(tokenizer, words=WORDS, **options), GLOSSES, count, seed=1)
+def questions(tokenizer: Any, count: int = 12, **options: Any) -> list[McsbQuestion]:
+    return glossed_questions(Mcsb(tokenizer, words=WORDS, **options), GLOSSES, count, seed=1)
 
 
 @pytest.mark.parametrize("style", [gpt2_style, qwen_style, llama2_style])
@@ -60,7 +69,7 @@ def questions(tokenizer: Any, count: int = 12, **options: Any) -> list[Asked]:
 def test_a_model_that_binds_is_right_in_every_order(style, labels: str) -> None:
     tokenizer = style()
     asked = questions(tokenizer, choices=(5, 9), labels=labels)
-    found = binding(Reader(tokenizer, knowing), tokenizer, asked)
+    found = measure_binding(Reader(tokenizer, knowing), tokenizer, asked)
     assert (found.accuracy, found.ppa, found.unchanged) == (1.0, 1.0, 1.0)
     assert found.low < 1.0 == pytest.approx(found.high)
     assert found.questions == len(asked) == 12
@@ -72,7 +81,9 @@ def test_a_model_that_binds_is_right_in_every_order(style, labels: str) -> None:
 
 def test_a_model_with_a_favourite_label_is_at_chance() -> None:
     tokenizer = gpt2_style()
-    found = binding(Reader(tokenizer, lambda _, options: list(options)[1]), tokenizer, questions(tokenizer, choices=4))
+    found = measure_binding(
+        Reader(tokenizer, lambda _, options: list(options)[1]), tokenizer, questions(tokenizer, choices=4)
+    )
     assert (found.accuracy, found.chance, found.ppa, found.unchanged) == (0.25, 0.25, 0.25, 0.0)
     assert found.labels == {"B": 1.0}
 
@@ -84,14 +95,14 @@ def test_a_model_that_means_the_wrong_word_is_steady() -> None:
         wrong = sorted(option for option in options.values() if GLOSSES[option] != description)
         return next(label for label, option in options.items() if option == wrong[0])
 
-    found = binding(Reader(tokenizer, alphabetic), tokenizer, questions(tokenizer))
+    found = measure_binding(Reader(tokenizer, alphabetic), tokenizer, questions(tokenizer))
     assert (found.accuracy, found.ppa, found.unchanged) == (0.0, 1.0, 1.0)
     assert (found.low, found.high) == pytest.approx((0.0, 0.2425), abs=1e-4)
 
 
-def test_figures_by_hand() -> None:
+def test_scores_by_hand() -> None:
     # cup, cup, dog: the plurality is cup, in two of three orders; the other question stays.
-    found = figures([["cup", "cup", "dog"], ["a", "a"]], ["dog", "a"])
+    found = mcsb_scores([["cup", "cup", "dog"], ["a", "a"]], ["dog", "a"])
     assert found["accuracy"] == pytest.approx((1 / 3 + 1) / 2)
     assert found["ppa"] == pytest.approx((2 / 3 + 1) / 2)
     assert found["chance"] == pytest.approx((1 / 3 + 1 / 2) / 2)
@@ -103,8 +114,8 @@ PICKS = st.integers(2, 6).flatmap(lambda n: st.lists(st.sampled_from("abcdef"[:n
 
 @given(st.lists(PICKS, min_size=1, max_size=20))
 @settings(deadline=None)
-def test_figures_are_bounded_by_each_other(picked: list[list[str]]) -> None:
-    found = figures(picked, ["a"] * len(picked))
+def test_scores_are_bounded_by_each_other(picked: list[list[str]]) -> None:
+    found = mcsb_scores(picked, ["a"] * len(picked))
     assert found["chance"] - 1e-9 <= found["ppa"] <= 1
     assert 0 <= found["low"] <= found["accuracy"] + 1e-9
     assert found["accuracy"] - 1e-9 <= found["high"] <= 1
@@ -120,7 +131,7 @@ def test_wilson_is_the_interval_of_the_books() -> None:
 
 def test_no_questions_is_an_error(model, tokenizer) -> None:
     with pytest.raises(ValueError, match="no questions"):
-        binding(model, tokenizer, [])
+        measure_binding(model, tokenizer, [])
 
 
 def test_rotations_put_every_option_everywhere() -> None:
@@ -157,7 +168,7 @@ def tiny() -> tuple[Any, Any]:
 def test_the_base_describes_whatever_the_adapter_learnt(tiny) -> None:
     model, tokenizer = tiny
     task = Mcsb(tokenizer, choices=(5, 9), split="held_out")
-    plain = described(model, task, 12, seed=3)
+    plain = described_questions(model, task, 12, seed=3)
     assert len(plain) > 6
     assert {q.word for q in plain} <= set(task.words)
     assert len({q.options for q in plain}) == len(plain)
@@ -167,20 +178,22 @@ def test_the_base_describes_whatever_the_adapter_learnt(tiny) -> None:
     adapted = get_peft_model(load_base("tiny"), config).train()
     flags = [p.requires_grad for p in adapted.parameters()]
     state = torch.get_rng_state()
-    assert described(adapted, task, 5, seed=3) == plain[: len(described(model, task, 5, seed=3))]
+    assert described_questions(adapted, task, 5, seed=3) == plain[: len(described_questions(model, task, 5, seed=3))]
     assert adapted.training
     assert [p.requires_grad for p in adapted.parameters()] == flags
     assert torch.equal(torch.get_rng_state(), state)
     # … while its answers are its own.
-    assert binding(adapted, tokenizer, plain) != binding(model, tokenizer, plain)
+    assert measure_binding(adapted, tokenizer, plain) != measure_binding(model, tokenizer, plain)
 
 
 def test_a_row_of_the_log_is_a_question(tiny) -> None:
     model, tokenizer = tiny
     task = Mcsb(tokenizer, labels=("upper", "digits"))
     examples = [task.example(item, "a thing with parts") for item in task.draw(random.Random(0), 6)]
-    asked = [Asked(**json.loads(json.dumps(dict(example.facts)))) for example in examples]
-    assert binding(model, tokenizer, asked) == binding(model, tokenizer, [Asked(**e.facts) for e in examples])
+    asked = [McsbQuestion(**json.loads(json.dumps(dict(example.facts)))) for example in examples]
+    assert measure_binding(model, tokenizer, asked) == measure_binding(
+        model, tokenizer, [McsbQuestion(**e.facts) for e in examples]
+    )
     # What is asked first is the row that training would see.
     assert examples[0].prompt == prompts.question(asked[0].description, asked[0].options, asked[0].labels)
 
@@ -190,9 +203,9 @@ def test_who_never_ends_a_description_is_asked_nothing(model) -> None:
     torch.manual_seed(0)
     babbler = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=1))
     task = Mcsb(tokenizer, words=WORDS, max_new_tokens=3)
-    assert len(described(babbler, task, 4, seed=0, attempts=2)) < 4
+    assert len(described_questions(babbler, task, 4, seed=0, attempts=2)) < 4
 
 
 def test_labels_that_the_tokenizer_cannot_write(model, tokenizer) -> None:
     with pytest.raises(DlmError, match="not one token each"):
-        binding(model, tokenizer, [Asked("a", "first", ["a", "b"], "日本")])
+        measure_binding(model, tokenizer, [McsbQuestion("a", "first", ["a", "b"], "日本")])

@@ -53,11 +53,11 @@ def computed(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
 
 
 def test_they_give_what_the_functions_give(computed, model, tokenizer) -> None:
-    assert computed[0] == mcsb.figures(PICKED, ["cup", "a"])
-    assert computed[1] == cloze.figures(AFTER, ALONE, [1, 1])
+    assert computed[0] == mcsb.mcsb_scores(PICKED, ["cup", "a"])
+    assert computed[1] == cloze.cloze_scores(AFTER, ALONE, [1, 1])
     expected = [perplexity(model, tokenizer, text, 64) for text in TEXTS]
     assert computed[2] == {"perplexities": pytest.approx(expected), "mean_perplexity": pytest.approx(sum(expected) / 2)}
-    assert computed[4] == answers.figures(SAID, EXPECTED) == {"exact_match": 0.5, "f1": pytest.approx(0.75)}
+    assert computed[4] == answers.answer_scores(SAID, EXPECTED) == {"exact_match": 0.5, "f1": pytest.approx(0.75)}
 
 
 def test_they_say_what_they_take(computed) -> None:

@@ -9,13 +9,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 
 from dlm_trl.evaluation import open_book
 from dlm_trl.evaluation.open_book import Paragraphs, open_book_recall
-from dlm_trl.evaluation.recall import Question, answer_recall
+from dlm_trl.evaluation.recall import RecallQuestion, answer_recall
 
 PROSE = [
     "A starter is a mix of flour and water.\n\nThe crust is the outside of a loaf.",
     "Kneading is folding a dough.\n \nThe crumb is the inside of a loaf. The crumb has holes.",
 ]
-ASKED: dict[str, list[Question]] = {
+ASKED: dict[str, list[RecallQuestion]] = {
     "seen": [("What is the crust?", "The outside.", None), ("What is kneading?", "Folding a dough.", None)],
     "held-out": [("What is the crumb?", "The inside.", "Be brief.")],
 }

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.recall import Question, answer_recall
+from dlm_trl.evaluation.recall import RecallQuestion, answer_recall
 
-LEARNT: list[Question] = [
+LEARNT: list[RecallQuestion] = [
     ("What is a boule?", "A round loaf.", None),
     ("What is a boule?", "Un pain rond.", "French"),
     ("What is the crust?", "The outside.", None),

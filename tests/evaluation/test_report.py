@@ -73,7 +73,7 @@ def test_the_table_shows_shares_as_percent_and_a_dash_for_what_was_not_measured(
 @given(answers=st.lists(st.text(), min_size=1, max_size=5))
 def test_no_answer_breaks_the_table_of_samples(answers: list[str]) -> None:
     report = Report(run={}, measures=[], samples=[Sample("seen", "q", "a", text, text) for text in answers])
-    table = markdown(report).split("## Answers side by side\n\n")[1].rstrip("\n").split("\n")
+    table = markdown(report).split("## Sample answers\n\n")[1].rstrip("\n").split("\n")
     assert len(table) == 2 + len(answers)
     assert {len(cells(line)) for line in table} == {5}
 
@@ -105,7 +105,7 @@ def test_an_open_book_has_a_column_a_colour_and_a_line_that_says_what_it_is() ->
     assert rows[0] == ["", "before", "open book", "after"]
     assert [row[2] for row in rows[2:]] == ["25.0%", "25.0%", "–", "–"]
     assert said.startswith("open book: the base before training, with the notes in its prompt")
-    table = markdown(OPEN).split("## Answers side by side\n\n")[1].rstrip("\n").split("\n")
+    table = markdown(OPEN).split("## Sample answers\n\n")[1].rstrip("\n").split("\n")
     assert [cells(line)[3:] for line in table if "--" not in line] == [
         ["before", "open book", "after"],
         ["b", "d", "c"],
@@ -133,7 +133,7 @@ def test_a_task_s_accuracy_is_drawn_next_to_chance_and_to_what_is_forgotten() ->
     figure = draw(Report({}, [], history=history))
     first, second = (axes for axes in figure.axes if axes.bbox.bounds == figure.axes[1].bbox.bounds)
     drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in first.lines}
-    assert drawn == {"rows of training": ([5], [0.6]), "5:upper": ([0, 10], [0.2, 0.9]), "chance": ([5], [0.2])}
+    assert drawn == {"training rows": ([5], [0.6]), "5:upper": ([0, 10], [0.2, 0.9]), "chance": ([5], [0.2])}
     (forgotten,) = second.lines
     assert list(forgotten.get_ydata()) == [400.0, 410.0]
     assert second.get_ylim() == (0, 800), "a few per cent look like a few per cent"

@@ -56,10 +56,10 @@ def test_a_limit_takes_questions_from_the_whole_document_and_reworded_ones_are_r
     assert [question for question, *_ in groups["seen"]] == [f"What is {n} of forty?" for n in (0, 10, 20, 30)]
     assert groups["reworded"][1] == ("Which\u2028is 2?", "2", "Be brief.")
     (tmp_path / "reworded.jsonl").write_text(lines[0] + '\n{"question": "no answer"}\n', encoding="utf-8")
-    with pytest.raises(DlmError, match=r"reworded\.jsonl:2: This line is no question"):
+    with pytest.raises(DlmError, match=r"reworded\.jsonl:2: Invalid question"):
         questions_of(eval_spec)
     (tmp_path / "reworded.jsonl").write_text('{"reworded": "Ä?", "answer": "Ä"}', encoding="latin-1")
-    with pytest.raises(DlmError, match=r"reworded\.jsonl: The file of questions is not UTF-8"):
+    with pytest.raises(DlmError, match=r"reworded\.jsonl: The questions file isn't UTF-8"):
         questions_of(eval_spec)
 
 

@@ -85,5 +85,5 @@ def test_conditions(text: str, read: tuple) -> None:
 
 @pytest.mark.parametrize("text", ["5", ":upper", "5:", "five:upper", "5-:upper", "5:up per", ""])
 def test_what_is_no_condition(text: str) -> None:
-    with pytest.raises(ValueError, match="is not CHOICES:LABELS"):
+    with pytest.raises(ValueError, match="doesn't have the form CHOICES:LABELS"):
         parse_condition(text)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.export.calibration import FEWEST_TOKENS, LENGTH, read_calibration, read_rows
+from dlm_trl.export.calibration import LENGTH, MIN_TOKENS, read_calibration, read_rows
 from dlm_trl.notes import DlmError
 
 WORDS = ["dough", "starter", "yeast", "flour", "water", "salt", "gluten", "crumb", "crust", "oven"]
@@ -60,7 +60,7 @@ def test_what_is_held_out_is_in_no_block(
     assert not any(holds(ids, [*piece, tokenizer.bos_token_id]) for piece in found.held_out_notes)
     assert not any(holds(ids, piece[-20:]) for piece in found.held_out_general)
     assert {len(block) for block in found.blocks} == {LENGTH}
-    assert found.tokens >= FEWEST_TOKENS - LENGTH
+    assert found.tokens >= MIN_TOKENS - LENGTH
 
 
 def test_the_same_call_gives_the_same_and_a_seed_another(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_the_log_of_an_online_run_is_rows_but_for_what_was_rejected(tmp_path: Pa
     ("line", "said"),
     [
         ("{", "Expecting"),
-        ("[1]", "[1] is no object"),
-        ("7", "7 is no object"),
+        ("[1]", "[1] is not an object"),
+        ("7", "7 is not an object"),
         ('{"question": "?"}', "'prompt' is missing"),
         ('{"prompt": "a"}', "'completion' is missing"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c"}', "'completion' is missing"),
@@ -182,7 +182,7 @@ def test_bytes_that_are_no_text_are_named(tokenizer: PreTrainedTokenizerBase, tm
 def test_what_holds_no_rows_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "rows.csv").write_text("text\nSalt\n")
-    for name, said in (("empty.jsonl", "no row"), ("rows.csv", r"\.jsonl file"), ("none.jsonl", "no such file")):
+    for name, said in (("empty.jsonl", "no row"), ("rows.csv", r"\.jsonl file"), ("none.jsonl", "doesn't exist")):
         with pytest.raises(DlmError, match=said):
             read_calibration(tmp_path / name, tokenizer)
     with pytest.raises(DlmError, match="samples is 0"):

@@ -8,31 +8,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlm_trl.export.awq_step import DIVERGENCE
 from dlm_trl.export.checks import (
     Check,
     answer_checks,
     check,
-    differences,
     divergence_checks,
     divergences,
     interval,
-    logit_checks,
+    logit_deviation,
+    logit_differences,
     metric_checks,
     perplexity_checks,
-    spread,
     table,
 )
-from dlm_trl.export.limits import LIMITS
-from dlm_trl.export.observe import Answer, Observation
+from dlm_trl.export.limits import METRIC_KEPT
+from dlm_trl.export.merge_step import SAME_ANSWERS, logit_checks
+from dlm_trl.export.model_outputs import Answer, ModelOutputs
+from dlm_trl.export.steps import LIMITS
 
 RANDOM = numpy.random.default_rng(5)
 
 
-def observation(folder: Path, logits: list[numpy.ndarray]) -> Observation:
+def observation(folder: Path, logits: list[numpy.ndarray]) -> ModelOutputs:
     folder.mkdir()
     for number, values in enumerate(logits):
         numpy.save(folder / f"logits-{number:05}.npy", values.astype(numpy.float32))
-    return Observation(folder, [], {}, {})
+    return ModelOutputs(folder, [], {}, {})
 
 
 def pieces(nats_per_token: numpy.ndarray, tokens: numpy.ndarray) -> list[tuple[float, int]]:
@@ -44,12 +46,12 @@ def test_differences_are_over_all_texts_and_see_one_changed_number(tmp_path: Pat
     other = [values.copy() for values in logits]
     other[1][4, 7] += 2.0
     one = observation(tmp_path / "one", logits)
-    mean, largest, same = differences(one, observation(tmp_path / "other", other))
+    mean, largest, same = logit_differences(one, observation(tmp_path / "other", other))
     assert (mean, largest) == (pytest.approx(2 / 400, rel=1e-5), pytest.approx(2, rel=1e-5))
     assert same == (8 - (other[1][4].argmax() != logits[1][4].argmax())) / 8
-    assert differences(one, observation(tmp_path / "same", logits)) == (0, 0, 1)
+    assert logit_differences(one, observation(tmp_path / "same", logits)) == (0, 0, 1)
     padded = [numpy.pad(values, ((0, 0), (0, 14)), constant_values=99) for values in logits]
-    assert differences(one, observation(tmp_path / "padded", padded)) == (0, 0, 1)
+    assert logit_differences(one, observation(tmp_path / "padded", padded)) == (0, 0, 1)
 
 
 def test_a_merge_that_is_not_a_number_fails(tmp_path: Path) -> None:
@@ -71,19 +73,19 @@ def test_rounding_to_16_bits_is_judged_by_the_size_of_the_logits(tmp_path: Path)
     logits = RANDOM.normal(size=(4, 50))
     for size, passed in ((1, False), (10, True)):
         one, other = (observation(tmp_path / f"{size}{k}", [logits * size + 0.05 * k]) for k in (0, 1))
-        assert spread(one) == pytest.approx(size * logits.std(), rel=1e-5)
+        assert logit_deviation(one) == pytest.approx(size * logits.std(), rel=1e-5)
         assert logit_checks(one, other, "bfloat16")[0].passed is passed
 
 
 def test_answers_must_stay_the_same_and_end() -> None:
     before = [Answer(f"{n}", ended=n < 8) for n in range(10)]
-    assert all(found.passed for found in answer_checks(before, before, greedy=True))
+    assert all(found.passed for found in answer_checks(before, before, SAME_ANSWERS))
     endless = [Answer(answer.text, ended=False) for answer in before]
-    assert [found.passed for found in answer_checks(before, endless, greedy=True)] == [True, False]
+    assert [found.passed for found in answer_checks(before, endless, SAME_ANSWERS)] == [True, False]
     other = [Answer("other" if n < 2 else answer.text, answer.ended) for n, answer in enumerate(before)]
-    assert [found.passed for found in answer_checks(before, other, greedy=True)] == [False, True]
-    assert [found.passed for found in answer_checks(before, other, greedy=False)] == [True]
-    assert all(found.passed for found in answer_checks(endless, before, greedy=False))
+    assert [found.passed for found in answer_checks(before, other, SAME_ANSWERS)] == [False, True]
+    assert [found.passed for found in answer_checks(before, other)] == [True]
+    assert all(found.passed for found in answer_checks(endless, before))
 
 
 def test_each_metric_has_to_be_kept_where_there_is_something_to_lose() -> None:
@@ -141,12 +143,14 @@ def test_a_quantiser_that_is_surely_worse_than_rounding_fails_and_one_that_may_n
     for size in (0.3, 0.5, 0.7):
         logits = [logits - size * of for logits, of in zip(exact, noise, strict=True)]
         after = observation(tmp_path / f"after-{size}", logits)
-        found[size], few = divergence_checks(names, before, rounded, after)
+        found[size], few = divergence_checks(names, before, rounded, after, DIVERGENCE)
         assert few.passed and few.limit == "" and few.value is None and few.after > 0
     assert [check.passed for check in found.values()] == [True, True, False]
     assert found[0.3].after < found[0.3].rounding < found[0.7].after
     flatter = observation(tmp_path / "flatter", [0.6 * logits for logits in exact])
-    (check, _) = divergence_checks(names, before, flatter, observation(tmp_path / "near", [0.9 * x for x in exact]))
+    (check, _) = divergence_checks(
+        names, before, flatter, observation(tmp_path / "near", [0.9 * x for x in exact]), DIVERGENCE
+    )
     assert check.passed and check.value < 0.2
 
 
@@ -157,7 +161,7 @@ def test_perplexities_are_reported_not_checked() -> None:
     assert (found.before, found.after) == (pytest.approx(numpy.e), pytest.approx(numpy.e**2))
 
 
-@pytest.mark.parametrize("limit", LIMITS.values(), ids=lambda limit: limit.name)
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.name)
 def test_every_limit_has_a_side_and_nothing_is_not_enough(limit) -> None:
     assert (limit.least is None) != (limit.most is None)
     edge, beyond = (limit.least, limit.least - 0.01) if limit.most is None else (limit.most, limit.most + 0.01)
@@ -168,9 +172,9 @@ def test_every_limit_has_a_side_and_nothing_is_not_enough(limit) -> None:
 
 
 def test_the_table_shows_what_failed_and_only_the_columns_there_are() -> None:
-    checks = [check("metric kept", 0.5, "recall", before=0.8, after=0.4), Check("told", 0.125)]
+    checks = [check(METRIC_KEPT, 0.5, "recall", before=0.8, after=0.4), Check("told", 0.125)]
     head, _, failed, told = table(checks).splitlines()
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["check", "before", "after", "value", "limit", ""]
-    assert "FAILED: what the run taught was lost" in failed
+    assert "FAILED: the model lost what the run taught" in failed
     assert "0.125" in told
     assert [Check(**asdict(found)) for found in checks] == checks

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dlm_trl.export.grid import describe_grid, share_on_grid
 from dlm_trl.export.merge import merge
-from dlm_trl.export.packing import is_quantized
+from dlm_trl.export.packing import is_layer_matrix
 from dlm_trl.models import lineage
 from dlm_trl.models.weights import find_weights
 
@@ -19,7 +19,7 @@ def through_bits(folder: Path, bits: int, dtype: torch.dtype) -> None:
     """As a GGUF of Q4_1 (or another number of bits) does it: a scale and a minimum for each 32 weights, in float16."""
     tensors = load_file(folder / "model.safetensors")
     for name, weight in tensors.items():
-        if is_quantized(name, weight.shape):
+        if is_layer_matrix(name, weight.shape):
             blocks = weight.float().view(-1, 32)
             low = blocks.amin(1, keepdim=True)
             step = ((blocks.amax(1, keepdim=True) - low) / (2**bits - 1)).half().float()
@@ -50,7 +50,7 @@ def copied(make_base: Callable[..., Path], tmp_path: Path) -> Callable[..., Path
 def test_weights_that_went_through_4_bits_lie_on_a_grid_in_every_dtype(copied, dtype: torch.dtype) -> None:
     folder = copied(4, dtype)
     assert share_on_grid(find_weights(str(folder))) == 1
-    assert describe_grid(folder, []) == "its weights lie on a grid of 4 bits"
+    assert describe_grid(folder, []) == "its weights are on a 4-bit grid"
 
 
 @pytest.mark.parametrize("bits", [16, 8, 6])
@@ -76,7 +76,7 @@ def test_a_merged_adapter_hides_the_grid_from_the_weights_but_not_from_the_linea
     merged = merge(adapter, tmp_path / "merged")
     assert share_on_grid(find_weights(str(merged))) < 0.05
     steps = lineage.read(merged)
-    assert describe_grid(merged, steps) == "its base through-4 lies on a grid of 4 bits"
+    assert describe_grid(merged, steps) == "its base through-4 is on a 4-bit grid"
     base.rename(tmp_path / "moved")
     assert describe_grid(merged, steps) is None
     for source, known in (("dequantised from Q4_1", True), ("dequantised from Q8_0", False), (None, False)):

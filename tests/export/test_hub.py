@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dlm_trl.export.hub import check_hub
-from dlm_trl.export.verify import SMOKE
+from dlm_trl.export.verify import EXPECTED_ANSWERS
 from dlm_trl.notes import DlmError
 
 PUSH = """
@@ -87,7 +87,7 @@ def test_a_folder_arrives_without_what_the_notes_say(tmp_path: Path, monkeypatch
     folder.mkdir()
     (folder / "README.md").write_text("# A model")
     (folder / "model.safetensors").write_bytes(bytes(range(256)))
-    (folder / SMOKE).write_text("{}")
+    (folder / EXPECTED_ANSWERS).write_text("{}")
     monkeypatch.setenv("HF_TOKEN", "hf_baker")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     with hub() as server:
@@ -95,7 +95,7 @@ def test_a_folder_arrives_without_what_the_notes_say(tmp_path: Path, monkeypatch
         run = subprocess.run([sys.executable, "-c", PUSH, str(folder), "notes"], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         assert run.stdout.split()[-1] == f"{server.address}/baker/notes/commit/c0ffee"
-        (folder / SMOKE).unlink()
+        (folder / EXPECTED_ANSWERS).unlink()
         assert server.files == {file.name: file.read_bytes() for file in folder.iterdir()}
         assert server.made == [("baker", "notes", "private")]
 
@@ -107,16 +107,16 @@ def test_what_forbids_an_upload_is_said_before_the_work(monkeypatch: pytest.Monk
         assert caught.value.kind == "HubError"
         assert "\n" not in str(caught.value)
 
-    refused("a name with spaces", "does not take this name")
+    refused("a name with spaces", "the name is invalid")
     monkeypatch.setattr("dlm_trl.export.hub.get_token", lambda: None)
-    refused("baker/notes", "nobody is logged in")
+    refused("baker/notes", "you aren't logged in")
     monkeypatch.undo()
     with hub() as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
         monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", server.address, raising=False)
         monkeypatch.setenv("HF_TOKEN", "hf_stranger")
-        refused("baker/notes", "does not answer")
+        refused("baker/notes", "doesn't answer")
         monkeypatch.setenv("HF_TOKEN", "hf_baker")
-        refused("someone/notes", "baker may write to baker, bakery alone")
+        refused("someone/notes", "baker can only write to baker, bakery")
         assert check_hub("notes") == "baker/notes"
         assert check_hub("bakery/notes") == "bakery/notes"

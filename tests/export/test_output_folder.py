@@ -86,7 +86,7 @@ def refused(out: Path, match: str, inputs: tuple[Path, ...] = (), needed: int = 
 def test_nobody_elses_files_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("…")
-    refused(tmp_path / "thesis", "no earlier result")
+    refused(tmp_path / "thesis", "isn't an earlier result")
     refused(tmp_path / "thesis" / "chapter1.tex", "it is a file")
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "…"
 
@@ -104,7 +104,7 @@ def test_an_input_is_never_the_output(tmp_path: Path) -> None:
     fill(source, "adapter")
     (tmp_path / "link").symlink_to(source)
     for out in (source, source.parent, source / "merged", tmp_path / "link", tmp_path / "link" / "merged"):
-        refused(out, "which is read", (tmp_path, source) if out == tmp_path else (source,))
+        refused(out, "overlaps with the input", (tmp_path, source) if out == tmp_path else (source,))
     assert read(source) == whole("adapter")
     with new_folder(source.parent / "adapter-merged", (source,)) as temporary:  # beside is no problem
         fill(temporary, "merged")
@@ -112,7 +112,7 @@ def test_an_input_is_never_the_output(tmp_path: Path) -> None:
 
 def test_a_place_that_takes_nothing_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "out", "GB are free", needed=10**18)
-    refused(Path("/proc/dlm/out"), "cannot be put here")  # where even root writes nothing
+    refused(Path("/proc/dlm/out"), "Can't write the result here")  # where even root writes nothing
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file" / "out", "file is a file")
     refused(tmp_path / ("x" * 300), "name too long")

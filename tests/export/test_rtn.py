@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from dlm_trl.export.packing import (
     from_tensors,
-    is_quantized,
+    is_layer_matrix,
     pack,
     quantize_groups,
     stored_bytes,
@@ -81,8 +81,8 @@ def test_smaller_groups_lose_less(random_base: Path) -> None:
 
 def test_which_tensors_are_quantized() -> None:
     matrix, vector = torch.Size([64, 64]), torch.Size([64])
-    assert is_quantized("model.layers.11.self_attn.qkv_proj.weight", matrix)
+    assert is_layer_matrix("model.layers.11.self_attn.qkv_proj.weight", matrix)
     for name in ("model.embed_tokens.weight", "lm_head.weight", "model.layers.0.mlp.up_proj.bias"):
-        assert not is_quantized(name, matrix)
-    assert not is_quantized("model.layers.0.input_layernorm.weight", vector)
+        assert not is_layer_matrix(name, matrix)
+    assert not is_layer_matrix("model.layers.0.input_layernorm.weight", vector)
     assert stored_bytes({"model.embed_tokens.weight": matrix, "model.norm.weight": vector}, 32) == 2 * (64 * 64 + 64)

@@ -14,13 +14,13 @@ DEEP = "def f(n, g): g(n - 1, f if n % 2 else g2)\ndef g2(n, g): f(n - 1, f) if 
     ("program", "said"),
     [
         ("import sys; print('noise', file=sys.stderr); sys.exit('notes.dlm:3: no')", "^notes.dlm:3: no$"),
-        ("raise ValueError('short')", r"(?s)^step ended with code 1:.*Traceback.*ValueError: short$"),
+        ("raise ValueError('short')", r"(?s)^step exited with code 1:.*Traceback.*ValueError: short$"),
         # More lines than are kept, so that the traceback's first one is not among them.
         (
             "def f(n, g): g(n - 1, f if n % 2 else g2)\ndef g2(n, g): f(n - 1, f) if n else 1 / 0\nf(40, g2)",
-            "^step ended",
+            "^step exited",
         ),
-        ("import os; os.kill(os.getpid(), 9)", "^step ended with code -9:"),
+        ("import os; os.kill(os.getpid(), 9)", "^step exited with code -9:"),
     ],
     ids=["ours", "exception", "long traceback", "killed"],
 )

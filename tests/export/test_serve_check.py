@@ -10,7 +10,7 @@ import pytest
 
 from dlm_trl.export import serve_check as module
 from dlm_trl.export.serve_check import serve_check
-from dlm_trl.export.verify import SMOKE
+from dlm_trl.export.verify import EXPECTED_ANSWERS
 from dlm_trl.notes import DlmError
 
 pytest.importorskip("openai")
@@ -54,7 +54,7 @@ def server() -> Iterator[HTTPServer]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / SMOKE).write_text(json.dumps({"new_tokens": 8, "answers": ROWS}))
+    (tmp_path / EXPECTED_ANSWERS).write_text(json.dumps({"new_tokens": 8, "answers": ROWS}))
     return tmp_path
 
 
@@ -81,32 +81,32 @@ def test_answers_and_stop_reasons_are_compared(server: HTTPServer, folder: Path)
 )
 def test_nonsense_is_said_to_be_nonsense(server: HTTPServer, folder: Path, nonsense: str) -> None:
     server.answer = nonsense
-    with pytest.raises(DlmError, match=r"(answers otherwise|refuses).*/v1") as caught:
+    with pytest.raises(DlmError, match=r"(reply isn't|refuses).*/v1") as caught:
         serve_check(url(server), folder)
     assert caught.value.kind == "ServerError" and "\n" not in str(caught.value)
     if nonsense in ("<html>", '"x"', "[]", "{", "404"):
         server.models = nonsense
-        with pytest.raises(DlmError, match=r"answers otherwise|refuses"):
+        with pytest.raises(DlmError, match=r"reply isn't|refuses"):
             serve_check(url(server), folder)
 
 
 def test_a_server_that_hangs_is_given_up(server: HTTPServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answer = ""
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
-    with pytest.raises(DlmError, match=r"has not answered for 0\.2 seconds"):
+    with pytest.raises(DlmError, match=r"No answer within 0\.2 seconds"):
         serve_check(url(server), folder)
 
 
 @pytest.mark.parametrize("address", ["", "localhost:8000/v1", "ftp://x/v1", "/tmp", "http://[::/v1", "http://a:99999"])
 def test_what_is_no_address_is_misuse(folder: Path, address: str) -> None:
-    with pytest.raises(DlmError, match="is no address of a server") as caught:
+    with pytest.raises(DlmError, match="isn't the URL of a server") as caught:
         serve_check(address, folder)
     assert caught.value.kind == "UsageError"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"new_tokens": 8, "answers": []}', '{"answers": [5]}', '"x"'])
 def test_a_damaged_list_of_answers_is_asked_for_again(folder: Path, text: str) -> None:
-    (folder / SMOKE).write_text(text)
-    with pytest.raises(DlmError, match=r"not what verify writes.*Verify again") as caught:
+    (folder / EXPECTED_ANSWERS).write_text(text)
+    with pytest.raises(DlmError, match=r"damaged.*Verify the model again") as caught:
         serve_check("http://127.0.0.1:9/v1", folder)
     assert caught.value.kind == "VerifyError"

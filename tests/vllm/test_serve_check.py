@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dlm_trl.cli.main import app
-from dlm_trl.export.verify import SMOKE
+from dlm_trl.export.verify import EXPECTED_ANSWERS
 from dlm_trl.models import lineage
 from tests.vllm.conftest import Serve
 
@@ -38,7 +38,7 @@ def merged(document: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert dlm_trl("train", document, f"output_dir={adapter}", *SHORT).returncode == 0
     assert dlm_trl("merge", adapter, merged).returncode == 0
     assert dlm_trl("verify", adapter, merged).returncode == 0
-    assert (merged / SMOKE).is_file()
+    assert (merged / EXPECTED_ANSWERS).is_file()
     return merged
 
 
@@ -51,7 +51,7 @@ def awq(document: Path, merged: Path) -> Path:
     quantized = dlm_trl("quantize", merged, out, "--calibration", document, "--group-size", 64, python=QUANT)
     assert quantized.returncode == 0
     dlm_trl("verify", merged, out, python=QUANT)
-    assert (out / SMOKE).is_file()
+    assert (out / EXPECTED_ANSWERS).is_file()
     return out
 
 
@@ -72,5 +72,5 @@ def holds_what_was_verified(serve: Serve, folder: Path) -> None:
     found = json.loads(ran.stdout)
     assert found["model"] == folder.name
     assert [check["value"] >= 0.9 for check in found["checks"]] == [True, True]
-    asked = json.loads((folder / SMOKE).read_text(encoding="utf-8"))["answers"]
+    asked = json.loads((folder / EXPECTED_ANSWERS).read_text(encoding="utf-8"))["answers"]
     assert len(asked) == 16 and any(row["ended"] for row in asked)

@@ -1,9 +1,9 @@
-"""Accuracy of picking the option whose log-probability gains most by the question over its unconditional one."""
+"""Accuracy of picking the option whose log-probability gains most from the question."""
 
 import datasets
 import evaluate
 
-from dlm_trl.evaluation.cloze import figures
+from dlm_trl.evaluation.cloze import cloze_scores
 
 _CITATION = """\
 @inproceedings{brown2020language,
@@ -21,12 +21,12 @@ references: the index of the right option of each question
 
 
 class Cloze(evaluate.Metric):
-    """accuracy, low, high, chance: see `dlm_trl.evaluation.cloze.figures`."""
+    """accuracy, low, high, chance: see `dlm_trl.evaluation.cloze.cloze_scores`."""
 
     def _info(self) -> evaluate.MetricInfo:
         scores = datasets.List(datasets.Value("float64"))
         return evaluate.MetricInfo(
-            description=figures.__doc__,
+            description=cloze_scores.__doc__,
             citation=_CITATION,
             inputs_description=_INPUTS,
             features=datasets.Features(
@@ -37,4 +37,4 @@ class Cloze(evaluate.Metric):
     def _compute(
         self, predictions: list[list[float]], unconditional: list[list[float]], references: list[int]
     ) -> dict[str, float]:
-        return figures(predictions, unconditional, references)
+        return cloze_scores(predictions, unconditional, references)

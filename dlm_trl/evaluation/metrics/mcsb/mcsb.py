@@ -1,9 +1,9 @@
-"""Accuracy and steadiness of answers to multiple-choice questions, asked in every rotation of their options."""
+"""Accuracy and consistency of answers to multiple-choice questions, asked with all rotations of their options."""
 
 import datasets
 import evaluate
 
-from dlm_trl.evaluation.mcsb import figures
+from dlm_trl.evaluation.mcsb import mcsb_scores
 
 _CITATION = """\
 @inproceedings{robinson2023leveraging,
@@ -14,17 +14,17 @@ _CITATION = """\
 }
 """
 _INPUTS = """\
-predictions: for each question, the options that were picked (not their labels), one for each rotation of its options
+predictions: for each question, the picked option (not its label) for each rotation of its options
 references: the right option of each question
 """
 
 
 class Mcsb(evaluate.Metric):
-    """accuracy, low, high, chance, ppa, unchanged: see `dlm_trl.evaluation.mcsb.figures`."""
+    """accuracy, low, high, chance, ppa, unchanged: see `dlm_trl.evaluation.mcsb.mcsb_scores`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=figures.__doc__,
+            description=mcsb_scores.__doc__,
             citation=_CITATION,
             inputs_description=_INPUTS,
             features=datasets.Features(
@@ -33,4 +33,4 @@ class Mcsb(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[list[str]], references: list[str]) -> dict[str, float]:
-        return figures(predictions, references)
+        return mcsb_scores(predictions, references)

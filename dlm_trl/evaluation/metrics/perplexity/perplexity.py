@@ -1,4 +1,4 @@
-"""Perplexity of a model on texts, every token scored once."""
+"""Perplexity of a model on texts; each token is scored once."""
 
 import math
 
@@ -11,7 +11,7 @@ from dlm_trl.models.load import load_for_inference
 _INPUTS = """\
 predictions: texts
 model: the name of a base model (`tiny`, `hf:org/name`, a folder), or the folder of an adapter
-window: tokens of context at most
+window: maximum context, in tokens
 """
 
 
@@ -28,5 +28,5 @@ class Perplexity(evaluate.Metric):
 
     def _compute(self, predictions: list[str], model: str, window: int = 512) -> dict[str, list[float] | float]:
         weights, tokenizer = load_for_inference(model)
-        found = [perplexity(weights, tokenizer, text, window) for text in predictions]
-        return {"perplexities": found, "mean_perplexity": math.fsum(found) / len(found)}
+        perplexities = [perplexity(weights, tokenizer, text, window) for text in predictions]
+        return {"perplexities": perplexities, "mean_perplexity": math.fsum(perplexities) / len(perplexities)}

@@ -1,9 +1,9 @@
-"""Exact match and token F1 of free answers, as SQuAD scores them, for any script."""
+"""Exact match and token F1 of free-text answers, as in SQuAD, for any script."""
 
 import datasets
 import evaluate
 
-from dlm_trl.evaluation.answers import figures
+from dlm_trl.evaluation.answers import answer_scores
 
 _CITATION = """\
 @inproceedings{rajpurkar2016squad,
@@ -20,11 +20,11 @@ references: the expected answer of each
 
 
 class SquadAnswers(evaluate.Metric):
-    """exact_match, f1: see `dlm_trl.evaluation.answers.figures`."""
+    """exact_match, f1: see `dlm_trl.evaluation.answers.answer_scores`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=figures.__doc__,
+            description=answer_scores.__doc__,
             citation=_CITATION,
             inputs_description=_INPUTS,
             features=datasets.Features(
@@ -33,4 +33,4 @@ class SquadAnswers(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return figures(predictions, references)
+        return answer_scores(predictions, references)

@@ -9,7 +9,7 @@ import yaml
 
 from dlm_trl.evaluation.spec import EvaluationSpec
 from dlm_trl.export.model_card import model_card
-from dlm_trl.export.probes import find_eval_spec, make_probes
+from dlm_trl.export.model_inputs import build_inputs, recorded_eval_spec
 from dlm_trl.export.ship import check
 from dlm_trl.models.lineage import file_hash
 from dlm_trl.models.load import load_tokenizer
@@ -32,19 +32,19 @@ def test_what_calibration_held_out_is_read_where_it_lies_now_and_only_if_it_is_t
     calibration: Path, tmp_path: Path
 ) -> None:
     tokenizer, steps = load_tokenizer("tiny"), [awq_step(calibration)]
-    found = make_probes(EvaluationSpec(), steps, tokenizer, 2).scored
+    found = build_inputs(EvaluationSpec(), steps, tokenizer, 2).scored
     moved = calibration.rename(tmp_path / "moved.dlm")
-    assert make_probes(EvaluationSpec(), steps, tokenizer, 2, moved).scored == found
+    assert build_inputs(EvaluationSpec(), steps, tokenizer, 2, moved).scored == found
     moved.write_text(moved.read_text() + "\n::prose::\nBread is baked.\n")
     for notes in (moved, None):
-        with pytest.raises(DlmError, match=r"not here any more, or have changed.*--notes"):
-            make_probes(EvaluationSpec(), steps, tokenizer, 2, notes)
+        with pytest.raises(DlmError, match=r"are gone, or have changed.*--notes"):
+            build_inputs(EvaluationSpec(), steps, tokenizer, 2, notes)
 
 
 def test_an_eval_spec_of_another_kind_is_no_lineage() -> None:
     for said in ({"notes": 5}, {"conditions": 3}, {"colour": "red"}):
-        with pytest.raises(DlmError, match="its eval_spec does not fit"):
-            find_eval_spec([{"step": "train", "eval_spec": said}], None)
+        with pytest.raises(DlmError, match="its eval_spec is invalid"):
+            recorded_eval_spec([{"step": "train", "eval_spec": said}], None)
 
 
 def test_the_folders_beside_the_current_one_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,4 +64,10 @@ def test_the_head_of_a_card_names_a_base_that_the_hub_knows(tmp_path: Path, base
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
     adapter = {"adapter_model.safetensors": "0" * 64}
     card = model_card(tmp_path, [{"step": "merge", "base": base, "dtype": "float32", "adapter": adapter}], "runs/m")
-    assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == published
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header.pop("base_model", None) == published
+    assert header == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["dlm", "trl", "sft"],
+    }

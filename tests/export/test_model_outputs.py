@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.export.observe import Probes, _answers
+from dlm_trl.export.model_outputs import ModelInputs, _answers
 
 CHATS = ["What lifts", "A", "Who bakes the bread? The baker", "Kneading is pressing and folding a dough until", "B?"]
 
@@ -28,4 +28,4 @@ def test_answers_in_a_batch_are_those_given_alone(
         text = tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=True).strip()
         expected.append({"text": text, "ended": ended})
     assert {answer["ended"] for answer in expected} == {True, False}
-    assert _answers(model, tokenizer, Probes(chats=CHATS, new_tokens=20), tmp_path) == expected
+    assert _answers(model, tokenizer, ModelInputs(chats=CHATS, new_tokens=20), tmp_path) == expected

@@ -1,0 +1,63 @@
+"""A step of the export, as data: what makes it, what checks it, and how its result is described and served.
+
+To add a step (another quantiser, a conversion), write a module with an `ExportStep` and add it to `steps.STEPS`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlm_trl.export.checks import Check
+from dlm_trl.export.limits import Limit
+from dlm_trl.export.model_outputs import ModelInputs, ModelOutputs
+from dlm_trl.models.lineage import Fields, Step
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything a step needs to compare the models before and after it.
+
+    base: the folder of the adapter's base, None for a step that starts from a model. lineage: all records up to the
+    step's own, which comes last. scratch: an empty folder for large intermediate results.
+    """
+
+    inputs: ModelInputs
+    before: Path
+    after: Path
+    base: Path | None
+    lineage: Sequence[Step]
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class ExportStep:
+    """One step, from the folder that `previous` wrote to a new folder."""
+
+    name: str
+    """What lineage.json calls it."""
+    previous: str
+    """The step whose result it starts from; "train" for an adapter."""
+    target: str
+    """What `--export` calls its result; also the suffix of the result's folder."""
+    weights: str
+    """How the model card describes the weights."""
+    tags: tuple[str, ...]
+    """Tags of the model card."""
+    fields: Fields
+    """What its record in lineage.json must contain, as `models.lineage` checks it."""
+    limits: tuple[Limit, ...]
+    """The limits of its own checks, beside those that all steps share."""
+    lossy: bool
+    """Whether it loses precision. Then only statistics are checked, so the files must also have the recorded hashes."""
+    holds: Callable[[Path], bool]
+    """Whether a folder holds a result of this step."""
+    check_base: Callable[[Path], None]
+    """Raises a DlmError if a model like the base in this folder can't go through the step; runs before training."""
+    run: Callable[[Path, Path, Path | None], None]
+    """Run it: from a folder, to a folder, with a document or rows to calibrate with."""
+    compare: Callable[[Comparison], tuple[list[Check], ModelOutputs]]
+    """Load and compare both models; returns the checks, and the outputs of the model after the step."""
+    card_line: Callable[[Step], str]
+    """Its line in the model card, from its record."""
+    serve_command: Callable[[Path, str], str]
+    """The command that serves the model in a folder under a path or name."""
