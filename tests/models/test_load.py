@@ -60,7 +60,7 @@ def test_a_model_for_inference_is_shared_while_in_use(random_base: Path, tmp_pat
     assert not base.training and not adapted.training
     assert tokenizer.chat_template == load_tokenizer(str(random_base)).chat_template
     with pytest.raises(DlmError, match=r"adapter_config\.json is missing"):
-        load_for_inference(random_base)
+        load_for_inference(tmp_path / "nothing")
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
