@@ -14,7 +14,7 @@ from dlm_trl.cli.evaluate import evaluate
 from dlm_trl.notes import DlmError, store
 from tests.tasks.tokenizers import gpt2_style
 
-NOTES = Path(__file__).parent.parent / "recipes" / "notes.dlm"
+NOTES = Path(__file__).parents[2] / "recipes" / "notes.dlm"
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(evaluate)

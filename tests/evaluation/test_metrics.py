@@ -62,5 +62,5 @@ def test_they_equal_the_functions(computed, model, tokenizer) -> None:
 
 def test_they_describe_their_inputs(computed) -> None:
     inputs, citation = computed[3]
-    assert "one for each rotation" in inputs
+    assert "for each rotation" in inputs
     assert "robinson2023" in citation
