@@ -87,7 +87,7 @@ def test_without_a_bos_token_the_first_token_is_context_only(
 def test_a_window_that_does_not_fit_is_rejected(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: int
 ) -> None:
-    with pytest.raises(ValueError, match="2 to 512"):
+    with pytest.raises(ValueError, match="between 2 and 512"):
         perplexity(model, tokenizer, TEXT, window)
 
 
