@@ -176,7 +176,7 @@ def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
     for file, said in (
         ("generation_config.json", "Not a JSON object"),
         ("tokenizer.json", "tokenizer doesn't load"),
-        ("model.safetensors", "safetensors file is damaged"),
+        ("model.safetensors", "not a whole safetensors file"),
         ("config.json", "Not a JSON object"),
         ("lineage.json", "no lineage"),
     ):
