@@ -1,4 +1,4 @@
-"""`dlm-trl evaluate`, as a user calls it."""
+"""`dlm-trl evaluate` on the command line."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_a_table_for_people() -> None:
+def test_prints_a_table() -> None:
     done = run("tiny", "--questions", 5, "--ask", "5:upper", "--ask", "6-9:digits")
     assert done.exit_code == 0, done.output
     for words in ("tiny, held-out words", "5:upper", "6-9:digits", "5:upper, cloze", "0.200", "Forward passes"):
@@ -32,7 +32,7 @@ def test_a_table_for_people() -> None:
     assert "Perplexity of the general text: " in done.stdout
 
 
-def test_json_for_programs(tmp_path: Path) -> None:
+def test_prints_json(tmp_path: Path) -> None:
     words = ("tiny", "--questions", 5, "--ask", "4:VWXYZ", "--glosses", tiny.path() / "words.json", "--json")
     done = run(*words, "--split", "train", "--seed", 2)
     assert done.exit_code == 0, done.output
@@ -45,7 +45,7 @@ def test_json_for_programs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("tiny", "--ask", "five"), "doesn't have the form CHOICES:LABELS"),
         (("tiny", "--ask", "5:ABC"), "don't fit the labels ABC"),
@@ -54,13 +54,13 @@ def test_json_for_programs(tmp_path: Path) -> None:
         (("tiny", "--questions", "0"), "greater than or equal to 1"),
     ],
 )
-def test_misuse_is_exit_2(words: tuple[str, ...], said: str) -> None:
+def test_misuse_is_exit_2(words: tuple[str, ...], message: str) -> None:
     done = run(*words)
     assert done.exit_code == 2
-    assert said in " ".join(done.output.replace("│", " ").split())
+    assert message in " ".join(done.output.replace("│", " ").split())
 
 
-def test_what_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_models_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLM_HOME", str(tmp_path))
     assert isinstance(run("no-such-base").exception, DlmError)
     error = run(NOTES).exception
@@ -68,7 +68,7 @@ def test_what_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "dlm-trl train" in str(error)
 
 
-def test_a_document_whose_adapters_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_with_named_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLM_HOME", str(tmp_path))
     notes, identity = tmp_path / "notes.dlm", "01JTRX0000000000000000000A"
     adapters = "training:\n  adapters:\n    crust: {}\n    crumb: {}\n"

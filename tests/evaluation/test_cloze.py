@@ -1,4 +1,4 @@
-"""The cloze baseline equals what the textbook formula gives, computed option by option."""
+"""The cloze baseline equals the textbook formula, computed option by option."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASKED = [
 
 @torch.no_grad()
 def log_prob(model, tokenizer, lead: str, option: str) -> tuple[float, int]:
-    """Of the option behind the lead, one token after the other, and the number of its tokens."""
+    """The log-probability of the option after the lead, token by token, and its number of tokens."""
     before = tokenizer(lead)["input_ids"]
     ids = tokenizer(f"{lead} {option}")["input_ids"]
     assert ids[: len(before)] == before
@@ -53,7 +53,7 @@ def test_equals_the_formula_on_options_of_several_tokens(sharper: int, model, to
     assert found.chance == pytest.approx((1 / 3 + 1 / 4 + 1 / 2 + 1 / 3) / 4)
 
 
-def test_what_it_costs(model, tokenizer) -> None:
+def test_the_number_of_passes(model, tokenizer) -> None:
     found = cloze(model, tokenizer, ASKED)
     options = [option for q in ASKED for option in q.options]
     assert found.passes == len(options) + len(set(options))
@@ -61,14 +61,14 @@ def test_what_it_costs(model, tokenizer) -> None:
 
 
 def test_common_words_do_not_win() -> None:
-    # "thing" is likelier throughout, but the description says nothing for it.
+    # "thing" is always likelier, but the description doesn't make it more so.
     common, meant = math.log(0.5), math.log(0.01)
     found = cloze_scores([[common, meant]], [[common, math.log(0.001)]], [1])
     assert found["accuracy"] == 1.0
     assert cloze_scores([[common, meant]], [[0.0, 0.0]], [1])["accuracy"] == 0.0
 
 
-def test_scores_refuse_lists_that_do_not_fit() -> None:
+def test_lists_of_different_lengths_are_rejected() -> None:
     with pytest.raises(ValueError, match="no questions"):
         cloze_scores([], [], [])
     with pytest.raises(ValueError):
@@ -83,7 +83,7 @@ def test_no_questions_is_an_error(model, tokenizer) -> None:
 
 
 @pytest.mark.parametrize("style", [gpt2_style, qwen_style, llama2_style])
-def test_a_word_is_the_token_that_the_task_chose_it_for(style) -> None:
+def test_a_word_is_the_token_that_the_task_chose(style) -> None:
     tokenizer = style()
     for word in Mcsb(tokenizer, words=WORDS).words:
         (token,) = _tokens_after_lead(tokenizer, word)

@@ -1,4 +1,4 @@
-"""Symbol binding is measured on models whose answers are known: by reading the prompt, or by asking one by one."""
+"""Symbol binding, measured on models with known answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GLOSSES = {word: f"what the letters {' '.join(word)} make" for word in WORDS}
 
 
 class Reader(torch.nn.Module):
-    """A model that reads the question as text and says the label that `answer(description, {label: option})` gives."""
+    """A model that reads the question as text and answers with `answer(description, {label: option})`."""
 
     device = torch.device("cpu")
 
@@ -51,7 +51,7 @@ class Reader(torch.nn.Module):
             assert lines.pop().startswith("Answer (")
             label = self.answer(description, dict(line.split(") ") for line in lines))
             whole = self.tokenizer(text + f" {label}", add_special_tokens=False)["input_ids"]
-            assert ids[mask.bool()].tolist() == whole[:-1]  # question and label read as one text
+            assert ids[mask.bool()].tolist() == whole[:-1]  # question and label are tokenised as one text
             row[logits_to_keep.tolist().index(int(mask.sum()) - 1), whole[-1]] = 1.0
         return SimpleNamespace(logits=logits)
 
@@ -68,14 +68,14 @@ def questions(tokenizer: Any, count: int = 12, **options: Any) -> list[McsbQuest
 @pytest.mark.parametrize("labels", ["upper", "lower", "digits"])
 def test_a_model_that_binds_is_right_in_every_order(style, labels: str) -> None:
     tokenizer = style()
-    asked = questions(tokenizer, choices=(5, 9), labels=labels)
-    found = measure_binding(Reader(tokenizer, knowing), tokenizer, asked)
+    every = questions(tokenizer, choices=(5, 9), labels=labels)
+    found = measure_binding(Reader(tokenizer, knowing), tokenizer, every)
     assert (found.accuracy, found.ppa, found.unchanged) == (1.0, 1.0, 1.0)
     assert found.low < 1.0 == pytest.approx(found.high)
-    assert found.questions == len(asked) == 12
-    assert found.passes == sum(len(q.options) for q in asked)
-    # The right answer stands behind each label equally often, so the labels of a question are said equally often.
-    assert found.labels[asked[0].labels[0]] == pytest.approx(len(asked) / found.passes)
+    assert found.questions == len(every) == 12
+    assert found.passes == sum(len(q.options) for q in every)
+    # The right option gets each label equally often, so all labels of a question are answered equally often.
+    assert found.labels[every[0].labels[0]] == pytest.approx(len(every) / found.passes)
     assert sum(found.labels.values()) == pytest.approx(1.0)
 
 
@@ -88,7 +88,7 @@ def test_a_model_with_a_favourite_label_is_at_chance() -> None:
     assert found.labels == {"B": 1.0}
 
 
-def test_a_model_that_means_the_wrong_word_is_steady() -> None:
+def test_a_model_that_picks_the_wrong_word_is_consistent() -> None:
     tokenizer = gpt2_style()
 
     def alphabetic(description: str, options: dict[str, str]) -> str:
@@ -101,7 +101,7 @@ def test_a_model_that_means_the_wrong_word_is_steady() -> None:
 
 
 def test_scores_by_hand() -> None:
-    # cup, cup, dog: the plurality is cup, in two of three orders; the other question stays.
+    # cup, cup, dog: the plurality is cup, in two of three orders; the other question has one answer.
     found = mcsb_scores([["cup", "cup", "dog"], ["a", "a"]], ["dog", "a"])
     assert found["accuracy"] == pytest.approx((1 / 3 + 1) / 2)
     assert found["ppa"] == pytest.approx((2 / 3 + 1) / 2)
@@ -123,7 +123,7 @@ def test_scores_are_bounded_by_each_other(picked: list[list[str]]) -> None:
     assert found["accuracy"] < 1 or found["unchanged"] == 1
 
 
-def test_wilson_is_the_interval_of_the_books() -> None:
+def test_wilson_gives_known_intervals() -> None:
     assert wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(1.0, 200) == pytest.approx((0.9812, 1.0), abs=1e-4)
     assert wilson(0.5, 1000)[1] - wilson(0.5, 1000)[0] < wilson(0.5, 100)[1] - wilson(0.5, 100)[0]
@@ -134,14 +134,14 @@ def test_no_questions_is_an_error(model, tokenizer) -> None:
         measure_binding(model, tokenizer, [])
 
 
-def test_rotations_put_every_option_everywhere() -> None:
+def test_rotations_put_every_option_at_every_place() -> None:
     orders = [rotated("abcd", by) for by in range(4)]
     assert orders[1] == ["b", "c", "d", "a"]
     assert all(sorted(column) == list("abcd") for column in zip(*orders, strict=True))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_batches_choose_what_each_prompt_alone_would(family: str, model, tokenizer) -> None:
+def test_batches_choose_like_single_prompts(family: str, model, tokenizer) -> None:
     if family == "gpt2":
         torch.manual_seed(0)
         config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, initializer_range=0.3)
@@ -165,7 +165,7 @@ def tiny() -> tuple[Any, Any]:
     return load_base("tiny"), load_tokenizer("tiny")
 
 
-def test_the_base_describes_whatever_the_adapter_learnt(tiny) -> None:
+def test_descriptions_come_from_the_base_without_its_adapter(tiny) -> None:
     model, tokenizer = tiny
     task = Mcsb(tokenizer, choices=(5, 9), split="held_out")
     plain = described_questions(model, task, 12, seed=3)
@@ -182,23 +182,23 @@ def test_the_base_describes_whatever_the_adapter_learnt(tiny) -> None:
     assert adapted.training
     assert [p.requires_grad for p in adapted.parameters()] == flags
     assert torch.equal(torch.get_rng_state(), state)
-    # … while its answers are its own.
+    # The answers come from the adapter.
     assert measure_binding(adapted, tokenizer, plain) != measure_binding(model, tokenizer, plain)
 
 
-def test_a_row_of_the_log_is_a_question(tiny) -> None:
+def test_a_logged_row_can_be_a_question(tiny) -> None:
     model, tokenizer = tiny
     task = Mcsb(tokenizer, labels=("upper", "digits"))
     examples = [task.example(item, "a thing with parts") for item in task.draw(random.Random(0), 6)]
-    asked = [McsbQuestion(**json.loads(json.dumps(dict(example.facts)))) for example in examples]
-    assert measure_binding(model, tokenizer, asked) == measure_binding(
+    every = [McsbQuestion(**json.loads(json.dumps(dict(example.facts)))) for example in examples]
+    assert measure_binding(model, tokenizer, every) == measure_binding(
         model, tokenizer, [McsbQuestion(**e.facts) for e in examples]
     )
-    # What is asked first is the row that training would see.
-    assert examples[0].prompt == prompts.question(asked[0].description, asked[0].options, asked[0].labels)
+    # The first prompt is the row of training.
+    assert examples[0].prompt == prompts.question(every[0].description, every[0].options, every[0].labels)
 
 
-def test_who_never_ends_a_description_is_asked_nothing(model) -> None:
+def test_a_base_that_never_ends_a_description_gives_no_questions(model) -> None:
     tokenizer = gpt2_style()
     torch.manual_seed(0)
     babbler = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=1))

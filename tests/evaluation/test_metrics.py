@@ -1,4 +1,4 @@
-"""The metric modules load by path and compute, in a process that can reach no network."""
+"""The metric modules load by path and compute, in a process without network access."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def computed(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_they_give_what_the_functions_give(computed, model, tokenizer) -> None:
+def test_they_equal_the_functions(computed, model, tokenizer) -> None:
     assert computed[0] == mcsb.mcsb_scores(PICKED, ["cup", "a"])
     assert computed[1] == cloze.cloze_scores(AFTER, ALONE, [1, 1])
     expected = [perplexity(model, tokenizer, text, 64) for text in TEXTS]
@@ -60,7 +60,7 @@ def test_they_give_what_the_functions_give(computed, model, tokenizer) -> None:
     assert computed[4] == answers.answer_scores(SAID, EXPECTED) == {"exact_match": 0.5, "f1": pytest.approx(0.75)}
 
 
-def test_they_say_what_they_take(computed) -> None:
+def test_they_describe_their_inputs(computed) -> None:
     inputs, citation = computed[3]
-    assert "one for each rotation" in inputs
+    assert "for each rotation" in inputs
     assert "robinson2023" in citation

@@ -1,4 +1,4 @@
-"""The open book is asked of a model that has learnt to copy an answer out of the text in its prompt."""
+"""Open book, with a model that has learned to copy an answer from the text in its prompt."""
 
 import random
 from pathlib import Path
@@ -22,7 +22,7 @@ ASKED: dict[str, list[RecallQuestion]] = {
 
 
 def prompts_of(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The texts that a model is given, as they come."""
+    """The prompts that the model gets, in order."""
     seen: list[str] = []
     generate = open_book.recall_after
 
@@ -34,21 +34,21 @@ def prompts_of(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBa
     return seen
 
 
-def test_all_prose_that_fits_is_in_every_prompt(
+def test_prose_that_fits_is_in_every_prompt(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = prompts_of(monkeypatch, tokenizer)
-    told: list[int] = []
-    recalls = open_book_recall(model, tokenizer, ASKED, PROSE, told.append)
+    progress: list[int] = []
+    recalls = open_book_recall(model, tokenizer, ASKED, PROSE, progress.append)
     assert {group: len(recall.answers) for group, recall in recalls.items()} == {"seen": 2, "held-out": 1}
-    assert sum(told) == 3
+    assert sum(progress) == 3
     for prompt, question in zip(seen, ("the crust?", "kneading?", "the crumb?"), strict=True):
         assert "\n\n".join(PROSE) in prompt
         assert question in prompt.split(PROSE[1])[1], "the notes come first, so that all prompts begin alike"
     assert "Be brief." in seen[2] and "Be brief." not in seen[0]
 
 
-def test_the_answers_are_those_of_the_same_prompts_without_a_shared_cache(
+def test_the_answers_are_the_same_without_a_shared_cache(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = open_book_recall(model, tokenizer, ASKED, PROSE)
@@ -58,7 +58,7 @@ def test_the_answers_are_those_of_the_same_prompts_without_a_shared_cache(
     assert closed.answers != shared["seen"].answers
 
 
-def test_of_prose_that_is_too_long_a_question_gets_the_paragraphs_that_match(
+def test_with_long_prose_a_question_gets_matching_paragraphs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = prompts_of(monkeypatch, tokenizer)
@@ -68,7 +68,7 @@ def test_of_prose_that_is_too_long_a_question_gets_the_paragraphs_that_match(
     assert all(len(tokenizer(prompt)["input_ids"]) <= 512 for prompt in seen)
 
 
-def test_a_context_that_the_question_fills_has_no_open_book(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_there_is_no_open_book_if_the_question_fills_the_context(tokenizer: PreTrainedTokenizerBase) -> None:
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=1, n_head=2)
     assert open_book_recall(GPT2LMHeadModel(config), tokenizer, ASKED, PROSE) == {}
 
@@ -83,10 +83,10 @@ def test_no_prompt_is_longer_than_the_context(tokenizer: PreTrainedTokenizerBase
     assert len(found["seen"].answers) == 1
 
 
-def test_rare_words_find_a_paragraph_and_the_order_is_that_of_the_document(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_rare_words_find_a_paragraph_and_the_document_order_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
     common = [f"What is shown is number {n}." for n in range(3)]
     hooch = "Hooch floats on a starter."
-    room = len(tokenizer(hooch)["input_ids"]) + 3  # for one of them alone
+    room = len(tokenizer(hooch)["input_ids"]) + 3  # enough for one of them
     assert Paragraphs(tokenizer, [*common, hooch], room).about("What is the hooch?") == hooch
     every = Paragraphs(tokenizer, PROSE, 10_000)
     assert len(every.texts) == 4

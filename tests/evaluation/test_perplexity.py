@@ -1,4 +1,4 @@
-"""Perplexity scores every token once, whatever the window, and leaves the model as it was."""
+"""Perplexity scores every token once for any window, and doesn't change the model."""
 
 import math
 from copy import deepcopy
@@ -16,7 +16,7 @@ TEXT = "Autolyse is a rest of flour and water before the salt goes in. It lasts 
 
 
 def one_token_at_a_time(model: PreTrainedModel, ids: list[int], window: int) -> float:
-    """The definition, written as slowly as it reads: each token after those before it in its window."""
+    """The definition, token by token: each token given those before it in its window."""
     total = 0.0
     for position in range(1, len(ids)):
         start = (position - 1) // (window - 1) * (window - 1)
@@ -34,7 +34,7 @@ def test_equals_the_definition(model: PreTrainedModel, tokenizer: PreTrainedToke
 
 
 @torch.no_grad()
-def test_a_model_without_a_last_position_reads_any_window(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_model_without_a_context_limit_takes_any_window(tokenizer: PreTrainedTokenizerBase) -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "n_layer": 1, "n_head": 2}
     bloom = BloomForCausalLM(BloomConfig(**sizes)).eval()
@@ -44,7 +44,7 @@ def test_a_model_without_a_last_position_reads_any_window(tokenizer: PreTrainedT
 
 @given(text=st.text(min_size=1, max_size=300), window=st.integers(2, 256))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large(
+def test_a_uniform_model_has_the_perplexity_of_its_vocabulary_size(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, window: int
 ) -> None:
     torch.nn.init.zeros_(model.lm_head.weight)
@@ -56,12 +56,12 @@ def test_batching_changes_nothing(
 ) -> None:
     together = perplexity(model, tokenizer, TEXT * 5, window=32)
     monkeypatch.setattr(module, "LOGITS_AT_ONCE", 1)
-    told: list[float] = []
-    assert perplexity(model, tokenizer, TEXT * 5, 32, told.append) == pytest.approx(together, rel=1e-5)
-    assert len(told) > 5 and sum(told) == pytest.approx(1), "one share for each batch"
+    progress: list[float] = []
+    assert perplexity(model, tokenizer, TEXT * 5, 32, progress.append) == pytest.approx(together, rel=1e-5)
+    assert len(progress) > 5 and sum(progress) == pytest.approx(1), "one share for each batch"
 
 
-def test_dropout_is_off_while_measuring_and_the_mode_comes_back(
+def test_dropout_is_off_while_measuring_and_the_mode_is_restored(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     model.train()
@@ -84,14 +84,14 @@ def test_without_a_bos_token_the_first_token_is_context_only(
 
 
 @pytest.mark.parametrize("window", [0, 1, 513])
-def test_a_window_that_does_not_fit_is_refused(
+def test_a_window_that_does_not_fit_is_rejected(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: int
 ) -> None:
-    with pytest.raises(ValueError, match="2 to 512"):
+    with pytest.raises(ValueError, match="between 2 and 512"):
         perplexity(model, tokenizer, TEXT, window)
 
 
-def test_the_general_text_is_there_plain_and_of_its_size() -> None:
+def test_the_general_text_is_plain_and_has_its_size() -> None:
     text = general_text()
     assert 45_000 < len(text.encode()) < 55_000
     assert text.isascii()

@@ -1,4 +1,4 @@
-"""Recall is asked of a model that has really learnt a few answers by heart."""
+"""Recall, with a model that has really learned a few answers."""
 
 import pytest
 import torch
@@ -36,23 +36,23 @@ def taught(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTra
     return model
 
 
-def test_counts_what_was_learnt(taught: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_counts_learned_answers(taught: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     recall = answer_recall(taught, tokenizer, LEARNT)
     assert recall.answers == ("A round loaf.", "Un pain rond.", "The outside.")
     assert recall.shares() == {"exact match": 1.0, "F1": 1.0, "fuzzy match": 1.0}
-    assert recall.chance_f1 == pytest.approx(0)  # the three answers share no word but an article
+    assert recall.chance_f1 == pytest.approx(0)  # the three answers share only an article
     assert recall.right() == {"exact match": 3.0, "F1": 3.0, "fuzzy match": 3.0}
 
-    # White space is no mistake, a small slip is none for `fuzzy` alone, another answer is one for all.
-    asked = [
+    # White space isn't a mistake, a typo is one except for `fuzzy`, another answer is one for all scores.
+    questions = [
         ("What is a boule?", " A  round\nloaf. ", None),
         ("What is a boule?", "Un pain ronde.", "French"),
         ("What is the crust?", "The inner part.", None),
     ]
-    recall = answer_recall(taught, tokenizer, asked)
+    recall = answer_recall(taught, tokenizer, questions)
     assert recall.shares() == pytest.approx({"exact match": 1 / 3, "F1": (1 + 2 / 3) / 3, "fuzzy match": 2 / 3})
-    asked = [(question, "A pain outside, round.", system) for question, _, system in LEARNT]
-    recall = answer_recall(taught, tokenizer, asked)
+    questions = [(question, "A pain outside, round.", system) for question, _, system in LEARNT]
+    recall = answer_recall(taught, tokenizer, questions)
     assert recall.f1 > 0.3
     assert recall.right() == pytest.approx({"exact match": 0, "F1": 0, "fuzzy match": 0}), "any answer is as good"
 
@@ -64,9 +64,7 @@ def test_an_answer_that_goes_on_is_not_exact(taught: PreTrainedModel, tokenizer:
     assert 0 < recall.f1 < 1
 
 
-def test_a_model_that_learnt_nothing_recalls_nothing(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_an_untrained_model_recalls_nothing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     recall = answer_recall(model, tokenizer, LEARNT)
     assert recall.shares() == {"exact match": 0.0, "F1": 0.0, "fuzzy match": 0.0}
     assert len(recall.answers) == len(LEARNT)
@@ -77,7 +75,7 @@ def test_no_questions_is_an_error(model: PreTrainedModel, tokenizer: PreTrainedT
         answer_recall(model, tokenizer, [])
 
 
-def test_every_answer_is_reported_when_it_is_there(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    told: list[int] = []
-    answer_recall(model, tokenizer, LEARNT, told.append)
-    assert sum(told) == len(LEARNT)
+def test_progress_is_reported_for_every_answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    progress: list[int] = []
+    answer_recall(model, tokenizer, LEARNT, progress.append)
+    assert sum(progress) == len(LEARNT)

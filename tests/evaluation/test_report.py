@@ -1,4 +1,4 @@
-"""The three files of a report hold what was measured, and survive what a run can throw at them."""
+"""The three files of a report are complete, and survive unusual runs."""
 
 import json
 from itertools import pairwise
@@ -60,7 +60,7 @@ def test_json_is_strict_and_complete(tmp_path: Path) -> None:
     assert read["samples"][0]["before"] == "the | the\nthe"
 
 
-def test_the_table_shows_shares_as_percent_and_a_dash_for_what_was_not_measured() -> None:
+def test_the_table_shows_shares_as_percent_and_a_dash_for_missing_numbers() -> None:
     rows = [cells(line) for line in measures_table(REPORT.measures).splitlines()]
     assert rows[0] == ["", "before", "after"]
     assert rows[2:] == [
@@ -78,7 +78,7 @@ def test_no_answer_breaks_the_table_of_samples(answers: list[str]) -> None:
     assert {len(cells(line)) for line in table} == {5}
 
 
-def test_the_picture_draws_the_curves_of_the_log_and_a_pair_of_bars_for_each_share() -> None:
+def test_the_picture_has_the_curves_of_the_log_and_two_bars_for_each_share() -> None:
     loss, rate, shares = draw(REPORT).axes
     assert [line.get_label() for line in loss.lines] == ["training", "validation"]
     assert list(loss.lines[1].get_xydata()[0]) == [2, 3.5]
@@ -99,12 +99,12 @@ OPEN = Report(
 )
 
 
-def test_an_open_book_has_a_column_a_colour_and_a_line_that_says_what_it_is() -> None:
-    table, said = measures_table(OPEN.measures).split("\n\n")
+def test_an_open_book_has_a_column_a_colour_and_an_explanation() -> None:
+    table, explanation = measures_table(OPEN.measures).split("\n\n")
     rows = [cells(line) for line in table.splitlines()]
     assert rows[0] == ["", "before", "open book", "after"]
     assert [row[2] for row in rows[2:]] == ["25.0%", "25.0%", "–", "–"]
-    assert said.startswith("open book: the base before training, with the notes in its prompt")
+    assert explanation.startswith("open book: the base model before training, with the notes in its prompt")
     table = markdown(OPEN).split("## Sample answers\n\n")[1].rstrip("\n").split("\n")
     assert [cells(line)[3:] for line in table if "--" not in line] == [
         ["before", "open book", "after"],
@@ -124,7 +124,7 @@ def test_a_run_without_a_log_or_a_share_can_be_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "report.png").stat().st_size > 0
 
 
-def test_a_task_s_accuracy_is_drawn_next_to_chance_and_to_what_is_forgotten() -> None:
+def test_a_task_s_accuracy_is_drawn_with_chance_and_perplexity() -> None:
     history = [
         {"step": 0, "eval_mcsb/5:upper/accuracy": 0.2, "eval_mcsb/5:upper/ppa": 0.3, "eval_perplexity": 400.0},
         {"step": 5, "loss": 1.0, "learning_rate": 0.1, "online/accuracy": 0.6, "online/chance": 0.2},
@@ -141,7 +141,7 @@ def test_a_task_s_accuracy_is_drawn_next_to_chance_and_to_what_is_forgotten() ->
 
 
 @pytest.mark.parametrize("found", [(400.0, float("inf")), (float("inf"), 400.0), (float("nan"),)])
-def test_a_task_s_run_that_diverged_can_be_drawn(tmp_path: Path, found: tuple[float, ...]) -> None:
+def test_a_diverged_run_of_a_task_can_be_drawn(tmp_path: Path, found: tuple[float, ...]) -> None:
     history = [
         {"step": step, "eval_mcsb/5:upper/accuracy": 0.2, "eval_perplexity": value} for step, value in enumerate(found)
     ]

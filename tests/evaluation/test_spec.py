@@ -1,4 +1,4 @@
-"""The eval_spec: the same questions again from what was written down of it, each group from where it should come."""
+"""EvaluationSpec: a saved spec gives the same questions again, in the right groups."""
 
 import json
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm_trl.evaluation.recall import Question
+from dlm_trl.evaluation.recall import RecallQuestion
 from dlm_trl.evaluation.spec import EvaluationSpec
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError
@@ -23,12 +23,12 @@ def notes(tmp_path: Path) -> str:
     return str(path)
 
 
-def questions_of(spec: EvaluationSpec) -> dict[str, list[Question]]:
+def questions_of(spec: EvaluationSpec) -> dict[str, list[RecallQuestion]]:
     document = spec.read_document()
     return spec.recall_questions(*spec.pairs(document), document)
 
 
-def test_the_groups_share_no_question_and_together_they_are_the_document(notes: str) -> None:
+def test_the_groups_are_disjoint_and_cover_the_document(notes: str) -> None:
     eval_spec = EvaluationSpec(notes)
     groups = questions_of(eval_spec)
     seen, held_out = set(groups["seen"]), set(groups["held-out"])
@@ -38,14 +38,14 @@ def test_the_groups_share_no_question_and_together_they_are_the_document(notes: 
     assert questions_of(EvaluationSpec(**json.loads(json.dumps(asdict(eval_spec))))) == groups
 
 
-def test_without_learned_rows_all_pairs_are_held_out_and_without_notes_there_are_none(notes: str) -> None:
+def test_without_training_rows_all_pairs_are_held_out_and_without_notes_there_are_no_pairs(notes: str) -> None:
     eval_spec = EvaluationSpec(notes, rows="none")
     assert {group: len(asked) for group, asked in questions_of(eval_spec).items()} == {"held-out": 40}
     assert questions_of(EvaluationSpec()) == {}
 
 
-def test_a_limit_takes_questions_from_the_whole_document_and_reworded_ones_are_read(notes: str, tmp_path: Path) -> None:
-    # U+2028 ends a line in a text, and none in a file of JSON lines.
+def test_a_limit_samples_the_whole_document_and_reworded_questions_are_read(notes: str, tmp_path: Path) -> None:
+    # U+2028 ends a line for str.splitlines, but not in JSON lines.
     row = '{{"reworded": "Which\u2028is {n}?", "answer": "{n}"}}'
     lines = [row.format(n=n) for n in range(9)]
     (tmp_path / "reworded.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -63,12 +63,12 @@ def test_a_limit_takes_questions_from_the_whole_document_and_reworded_ones_are_r
         questions_of(eval_spec)
 
 
-def test_multiple_choice_is_asked_only_where_conditions_say_so(tmp_path: Path) -> None:
+def test_multiple_choice_questions_need_conditions(tmp_path: Path) -> None:
     base, tokenizer = load_base("tiny"), load_tokenizer("tiny")
     assert EvaluationSpec().question_sets(base, tokenizer) == {}
     words = Mcsb(tokenizer, choices=3, split="held_out").words[:6]
     (tmp_path / "glosses.json").write_text(json.dumps(dict.fromkeys(words, "a thing that is known")))
     eval_spec = EvaluationSpec(conditions=["3:upper"], condition_questions=3, glosses=str(tmp_path / "glosses.json"))
     sets = eval_spec.question_sets(base, tokenizer)
-    assert {name: len(asked) for name, asked in sets.items()} == {"3:upper": 3, "glosses": 3}
+    assert {name: len(every) for name, every in sets.items()} == {"3:upper": 3, "glosses": 3}
     assert EvaluationSpec(**json.loads(json.dumps(asdict(eval_spec)))).question_sets(base, tokenizer) == sets

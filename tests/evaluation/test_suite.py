@@ -1,4 +1,4 @@
-"""All numbers at once, of a base and of an adapter in a folder, on the same questions."""
+"""All numbers of a base and of an adapter, on the same questions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dlm_trl.notes import DlmError
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of the embedded base that has learnt nothing but changes everything."""
+    """An adapter for the embedded base with random weights in all modules."""
     folder = tmp_path_factory.mktemp("adapter")
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
@@ -28,7 +28,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_base_and_adapter_are_asked_the_same(adapter: Path) -> None:
+def test_base_and_adapter_get_the_same_questions(adapter: Path) -> None:
     (base, tokenizer), (adapted, _) = load_for_inference("tiny"), load_for_inference(str(adapter))
     conditions = ("4:upper", "5-6:digits")
     sets = question_sets(base, tokenizer, conditions, count=4, seed=1)
@@ -48,21 +48,21 @@ def test_base_and_adapter_are_asked_the_same(adapter: Path) -> None:
     assert all(isinstance(value, float | int) and math.isfinite(value) for value in numbers.values())
 
 
-def test_glosses_are_a_set_of_their_own() -> None:
+def test_glosses_are_a_separate_question_set() -> None:
     known = json.loads((tiny.path() / "words.json").read_text(encoding="utf-8"))
     glosses = {word: f"known for {len(word)} letters" for word in list(known)[:12]}
-    told = list(known)[12]
+    leaking = list(known)[12]
     sets = question_sets(
         *load_for_inference("tiny"),
         ("5:upper",),
         40,
         split="train",
         held_out=0.0,
-        glosses=glosses | {told: f"a {told}"},
+        glosses=glosses | {leaking: f"a {leaking}"},
     )
     assert len(sets["glosses"]) == 40
     assert all(q.description == glosses[q.word] for q in sets["glosses"])
-    # A description that contains its word is left out.
+    # Descriptions that contain their word are dropped.
     assert {option for q in sets["glosses"] for option in q.options} == set(glosses)
 
 
@@ -84,6 +84,6 @@ def test_conditions(text: str, read: tuple) -> None:
 
 
 @pytest.mark.parametrize("text", ["5", ":upper", "5:", "five:upper", "5-:upper", "5:up per", ""])
-def test_what_is_no_condition(text: str) -> None:
+def test_invalid_conditions(text: str) -> None:
     with pytest.raises(ValueError, match="doesn't have the form CHOICES:LABELS"):
         parse_condition(text)

@@ -1,4 +1,4 @@
-"""What the tests of the export share: bases of random weights, one for each way of storing a model."""
+"""Fixtures of the export tests: base models with random weights, one for each way of storing a model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,7 @@ def make_base(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 @pytest.fixture
 def make_adapter(tmp_path: Path) -> Callable[..., Path]:
-    """make_adapter(base, config, change): the folder of an adapter that does something to every module that it is on.
+    """make_adapter(base, config, change): the folder of an adapter that changes all of its modules.
 
     change(model) sees the model with the adapter before it is saved.
     """
@@ -61,10 +61,10 @@ def make_adapter(tmp_path: Path) -> Callable[..., Path]:
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
             if "lora_" in name or "modules_to_save" in name:
-                # A magnitude is positive, and a singular value of AdaLoRA starts at zero.
+                # Magnitudes are positive, and AdaLoRA's singular values start at zero.
                 drawn = torch.rand_like(parameter) + 0.5 if "magnitude" in name else 0.3 * torch.randn_like(parameter)
                 parameter.data = drawn
-            elif parameter.requires_grad:  # biases, where they are trained
+            elif parameter.requires_grad:  # trained biases
                 parameter.data = torch.randn_like(parameter)
         change(model)
         folder = tmp_path / "adapter"
@@ -76,7 +76,7 @@ def make_adapter(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def training_step() -> Callable[[Path], dict[str, object]]:
-    """training_step(base): what training on this base writes into the lineage."""
+    """training_step(base): the lineage record of training on this base."""
     from dlm_trl.models.lineage import fingerprint
     from dlm_trl.models.weights import find_weights
 

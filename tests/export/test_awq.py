@@ -1,4 +1,4 @@
-"""AWQ: what it refuses (no extra needed), and small models that are quantised for real and loaded again (`quant`)."""
+"""AWQ: rejected inputs (without the extra), and small models that are really quantised and reloaded (`quant`)."""
 
 import json
 import os
@@ -51,7 +51,7 @@ KINDS = {
 
 @pytest.fixture(scope="session")
 def make_model(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """make_model(kind): the folder of a model of random weights, some of whose channels carry large activations."""
+    """make_model(kind): the folder of a model with random weights and some channels with large activations."""
     tokenizer = AutoTokenizer.from_pretrained(random_base)
     made: dict[str, Path] = {}
 
@@ -86,7 +86,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quantized(
     make_model: Callable[..., Path], rows: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """quantized(kind): the folder of such a model, quantised once for all tests; "base" is the embedded one."""
+    """quantized(kind): the folder of the quantised model, made once for all tests; "base" is the embedded one."""
     made: dict[str, Path] = {}
 
     def make(kind: str) -> Path:
@@ -102,7 +102,7 @@ def quantized(
 
 
 def unpacked(folder: Path, source: Path) -> PreTrainedModel:
-    """The model that the packed weights stand for, by this package's own reading of the layout, in float32."""
+    """The model with the packed weights unpacked by this package, in float32."""
     tensors = load_file(folder / "model.safetensors")
     state = {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
     for name in [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]:
@@ -123,22 +123,20 @@ def python(program: str, *arguments: str) -> str:
 # Without the extra
 
 
-def refused(model: Path, out: Path, calibration: Path, kind: str, said: str, **options: Any) -> None:
-    with pytest.raises(DlmError, match=said) as caught:
+def refused(model: Path, out: Path, calibration: Path, kind: str, message: str, **options: Any) -> None:
+    with pytest.raises(DlmError, match=message) as caught:
         awq.quantize(model, out, calibration, **options)
     assert caught.value.kind == kind
     assert not out.exists() or out == model
 
 
-def test_an_unknown_architecture_is_refused_with_those_that_are_known(
-    make_base: Callable[..., Path], rows: Path, tmp_path: Path
-) -> None:
+def test_an_unsupported_architecture_is_rejected(make_base: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
     refused(
         make_base("gpt2"), tmp_path / "out", rows, "QuantizationError", "'gpt2'.*llama, mistral, qwen2, qwen3, phi3"
     )
 
 
-def test_what_is_no_16_bit_model_is_refused(make_model: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
+def test_only_16_bit_models_are_accepted(make_model: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(make_model("llama"), tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
@@ -149,7 +147,7 @@ def test_what_is_no_16_bit_model_is_refused(make_model: Callable[..., Path], row
     refused(tmp_path / "none", tmp_path / "out", rows, "BaseModelError", "Unknown base model")
 
 
-def test_groups_have_to_divide_the_matrices(make_base: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
+def test_groups_must_divide_the_matrices(make_base: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
     narrow = make_base("llama")
     refused(
         narrow, tmp_path / "out", rows, "QuantizationError", r"128 × 64: .* size 128.*--group-size 64", group_size=128
@@ -161,7 +159,7 @@ def test_groups_have_to_divide_the_matrices(make_base: Callable[..., Path], rows
     assert awq.check(tied).group_size == 32
 
 
-def test_the_result_cannot_take_the_models_place(make_model: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
+def test_the_output_cannot_replace_the_input(make_model: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
     model = make_model("llama")
     refused(model, model, rows, "OutputError", "overlaps with the input")
     (tmp_path / "mine").mkdir()
@@ -183,7 +181,7 @@ def test_calibration_is_read_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("file", "changed", "said"),
+    ("file", "changed", "message"),
     [
         ("config.json", {"num_hidden_layers": 3}, r"don't fit config\.json: model\.layers\.2.* and \d+ more"),
         ("config.json", {"vocab_size": 1000}, r"don't fit config\.json: model\.embed_tokens\.weight"),
@@ -192,13 +190,13 @@ def test_calibration_is_read_before_anything_is_written(
         ("generation_config.json", None, r"generation_config\.json"),
     ],
 )
-def test_a_damaged_folder_is_refused_before_the_work(
-    make_model: Callable[..., Path], rows: Path, tmp_path: Path, file: str, changed: dict[str, Any] | None, said: str
+def test_a_damaged_folder_is_rejected_before_the_work(
+    make_model: Callable[..., Path], rows: Path, tmp_path: Path, file: str, changed: dict[str, Any] | None, message: str
 ) -> None:
     folder = Path(shutil.copytree(make_model("llama"), tmp_path / "model"))
     text = (folder / file).read_text()
     (folder / file).write_text(json.dumps(json.loads(text) | changed) if changed else text[: len(text) // 2])
-    with pytest.raises(DlmError, match=said):
+    with pytest.raises(DlmError, match=message):
         awq.quantize(folder, tmp_path / "out", rows)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
@@ -215,7 +213,7 @@ def test_blocks_keep_within_context_and_window(make_model: Callable[..., Path]) 
     assert awq.check(tiny.path()).length == 512
 
 
-def test_the_keys_that_cannot_be_done_are_keys() -> None:
+def test_unsupported_models_are_in_the_registry() -> None:
     assert set(awq.CANNOT) < set(HUB_IDS)
     assert not any(reason.split(":")[0] in awq.ARCHITECTURES for reason in awq.CANNOT.values())
 
@@ -225,19 +223,19 @@ def test_the_keys_that_cannot_be_done_are_keys() -> None:
 
 @needs_extra
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_folder_holds_what_serving_needs(
+def test_the_folder_has_all_files_for_serving(
     quantized: Callable[[str], Path], make_model: Callable[..., Path], kind: str
 ) -> None:
     source, folder = make_model(kind), quantized(kind)
     config = json.loads((folder / "config.json").read_text())
-    said = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
-    assert said.items() <= config["quantization_config"].items() and config["dtype"] == "float16"
+    expected = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+    assert expected.items() <= config["quantization_config"].items() and config["dtype"] == "float16"
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
         assert (folder / name).read_bytes() == (source / name).read_bytes()
     tensors = load_file(folder / "model.safetensors")
     assert {str(tensor.dtype) for tensor in tensors.values()} == {"torch.float16", "torch.int32"}
     assert ("lm_head.weight" in tensors) == (kind != "tied")
-    assert "awq" not in sys.modules  # its changes to transformers stay in its own process
+    assert "awq" not in sys.modules  # its patches stay in the worker process
 
     (step,) = lineage.read(folder)
     sizes = [tensor.numel() * tensor.element_size() for tensor in tensors.values()]
@@ -278,7 +276,7 @@ for folder in sys.argv[2:]:
 
 
 @needs_extra
-def test_plain_transformers_reloads_each_in_a_fresh_process(
+def test_plain_transformers_loads_the_result_in_a_fresh_process(
     quantized: Callable[[str], Path], make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     ids = torch.randint(3, 384, (2, 64), generator=torch.Generator().manual_seed(0))
@@ -293,7 +291,7 @@ def test_plain_transformers_reloads_each_in_a_fresh_process(
             round_to_nearest(rounded)
             plain = rounded(ids).logits
         assert greedy.shape[1] > 8
-        # gptqmodel multiplies in bfloat16 on a CPU; what four bits take is much more than that.
+        # gptqmodel multiplies in bfloat16 on a CPU, but 4 bits lose much more than that.
         assert divergence(own, logits) < 0.1 * divergence(source, own), kind
         assert divergence(source, own) < divergence(source, plain), kind
 
@@ -326,7 +324,7 @@ for folder in sys.argv[1:]:
 
 
 @needs_extra
-def test_smoothing_alone_leaves_the_model_as_it_was(make_model: Callable[..., Path]) -> None:
+def test_smoothing_alone_does_not_change_the_model(make_model: Callable[..., Path]) -> None:
     changes = list(map(float, python(EXACT, *(str(make_model(kind)) for kind in KINDS)).split()))
     assert len(changes) == len(KINDS) and max(changes) < 1e-4, dict(zip(KINDS, changes, strict=True))
 
@@ -348,13 +346,13 @@ for outputs in (64, 256):
     theirs = of(awq_worker.autoawq.AwqQuantizer)._compute_best_clip(weight, inputs)
     assert ours.shape == theirs.shape
     same = (ours == theirs).float().mean().item()
-    assert same > 0.99, same  # two candidates may be equally good up to rounding
+    assert same > 0.99, same  # two candidates can be equally good up to rounding
     print(same)
 """
 
 
 @needs_extra
-def test_the_faster_clipping_chooses_what_autoawq_chooses() -> None:
+def test_the_faster_clipping_agrees_with_autoawq() -> None:
     assert len(python(CLIP).split()) == 2
 
 
@@ -388,7 +386,7 @@ print("found:" + json.dumps(found))
 
 
 @needs_extra
-def test_the_embedded_base_reads_as_well_as_before_and_still_answers(quantized: Callable[[str], Path]) -> None:
+def test_the_embedded_base_keeps_its_perplexity_and_still_answers(quantized: Callable[[str], Path]) -> None:
     folder = quantized("base")
     questions = [
         "What is discard?",
@@ -398,42 +396,42 @@ def test_the_embedded_base_reads_as_well_as_before_and_still_answers(quantized: 
         "What is hooch?",
     ]
     questions += ["How long does a new starter need?", "What gives sourdough its sour taste?"]
-    said = python(ANSWER, str(tiny.path()), str(folder), *questions).split("found:")[1]
-    (source, answers), (reloaded, answers_of_awq) = json.loads(said)
+    output = python(ANSWER, str(tiny.path()), str(folder), *questions).split("found:")[1]
+    (source, answers), (reloaded, answers_of_awq) = json.loads(output)
     rounded = AutoModelForCausalLM.from_pretrained(tiny.path()).eval()
     round_to_nearest(rounded)
     plain = perplexity(rounded, AutoTokenizer.from_pretrained(folder), general_text(), 512)
     assert source < plain < 1.1 * source
     assert reloaded < plain and reloaded < 1.03 * source
-    # An untrained base has little to say of bread, so most words of an answer are a toss-up, but not how it begins.
-    begun = [[answer.split()[:2] for answer in said] for said in (answers, answers_of_awq)]
+    # The base doesn't know much about bread, so most words of an answer are a toss-up, but not its beginning.
+    begun = [[answer.split()[:2] for answer in each] for each in (answers, answers_of_awq)]
     assert sum(map(list.__eq__, *begun)) >= 4, (answers, answers_of_awq)
     assert sum(answer.endswith("<|im_end|>") for answer in answers_of_awq) >= 5, answers_of_awq
 
 
 @needs_extra
 @pytest.mark.parametrize(
-    ("tensor", "value", "said"),
+    ("tensor", "value", "message"),
     [
         ("model.layers.1.mlp.up_proj.weight", float("nan"), "AssertionError"),  # autoawq's
         ("model.embed_tokens.weight", 1e5, "ValueError: not finite in float16: model.embed_tokens.weight"),
     ],
 )
-def test_when_the_work_fails_its_last_words_are_shown_and_nothing_is_left(
-    make_model: Callable[..., Path], rows: Path, tmp_path: Path, tensor: str, value: float, said: str
+def test_a_failed_worker_shows_its_last_lines_and_leaves_nothing(
+    make_model: Callable[..., Path], rows: Path, tmp_path: Path, tensor: str, value: float, message: str
 ) -> None:
     folder = Path(shutil.copytree(make_model("llama"), tmp_path / "model"))
     tensors = load_file(folder / "model.safetensors")
     tensors[tensor][0, 0] = value
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DlmError, match=rf"(?s)ended with code 1:.*{said}") as caught:
+    with pytest.raises(DlmError, match=rf"(?s)exited with code 1:.*{message}") as caught:
         awq.quantize(folder, tmp_path / "out", rows, samples=8)
     assert caught.value.kind == "ExportError"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @needs_extra
-def test_a_kill_leaves_the_old_result_whole(
+def test_a_killed_run_leaves_the_old_result_whole(
     quantized: Callable[[str], Path], make_model: Callable[..., Path], rows: Path, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(quantized("llama"), tmp_path / "out"))
@@ -447,7 +445,7 @@ def test_a_kill_leaves_the_old_result_whole(
         time.sleep(0.5)
         os.kill(process.pid, signal.SIGKILL)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
-    _wait_for(lambda: not Path(f"/proc/{worker}").exists())  # it ends at its next layer
+    _wait_for(lambda: not Path(f"/proc/{worker}").exists())  # it exits at its next layer
     awq.quantize(make_model("llama"), out, rows, samples=8)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 

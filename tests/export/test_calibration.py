@@ -1,4 +1,4 @@
-"""What a quantiser is calibrated with: the rows as training renders them, and a part that no block has."""
+"""Calibration data: rows as training renders them, with a part held out."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def holds(ids: list[int], part: list[int]) -> bool:
 
 @settings(max_examples=25)  # each one tokenises the general text
 @given(st.sets(st.lists(st.sampled_from(WORDS), min_size=3, max_size=9).map(tuple), min_size=2, max_size=12), st.data())
-def test_what_is_held_out_is_in_no_block(
+def test_held_out_rows_are_in_no_block(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, texts: set[tuple[str, ...]], data: st.DataObject
 ) -> None:
     seed = data.draw(st.integers(0, 9))
@@ -63,7 +63,9 @@ def test_what_is_held_out_is_in_no_block(
     assert found.tokens >= MIN_TOKENS - LENGTH
 
 
-def test_the_same_call_gives_the_same_and_a_seed_another(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_the_same_call_gives_the_same_blocks_and_another_seed_others(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     file = write(tmp_path / "rows.jsonl", pairs(30))
     first, again, other = (read_calibration(file, tokenizer, seed=seed) for seed in (0, 0, 1))
     assert first == again
@@ -76,9 +78,7 @@ def test_a_new_row_moves_few_others(tokenizer: PreTrainedTokenizerBase, tmp_path
     assert len([piece for piece in before if piece not in after]) <= 1
 
 
-def test_every_shape_of_row_gives_the_ids_that_training_reads(
-    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
+def test_every_kind_of_row_gives_the_ids_of_training(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     whole = [row["messages"] for row in pairs(3)]
     shapes = [
         [{"messages": messages} for messages in whole],
@@ -113,11 +113,11 @@ def test_samples_limit_the_blocks_and_most_of_them_are_notes(
     found = read_calibration(write(tmp_path / "rows.jsonl", pairs(1000)), tokenizer, samples=8)
     assert len(found.blocks) == 8 and found.tokens == 8 * LENGTH
     assert found.general_tokens == found.tokens // 4
-    assert found.rows < 800  # it stopped reading when it had enough
+    assert found.rows < 800  # reading stops once there is enough
     assert found.held_out_rows == 200
 
 
-def test_of_few_rows_all_are_used_and_it_says_how_many(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_few_rows_are_all_used_and_counted(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     found = read_calibration(write(tmp_path / "rows.jsonl", pairs(1)), tokenizer)
     assert (found.rows, found.held_out_rows, found.held_out_notes) == (1, 0, [])
     assert str(found).startswith("1 rows, 2 blocks of 512 tokens (") and "held out: 0 rows" in str(found)
@@ -135,7 +135,7 @@ def test_a_document_gives_pairs_and_prose(tokenizer: PreTrainedTokenizerBase, tm
     assert holds(ids, tokenizer("A starter is a mix of flour and water.", add_special_tokens=False)["input_ids"])
 
 
-def test_the_log_of_an_online_run_is_rows_but_for_what_was_rejected(tmp_path: Path) -> None:
+def test_the_log_of_an_online_run_gives_rows_except_rejected_ones(tmp_path: Path) -> None:
     rows = [
         {"prompt": "Which? ", "target": "A", "rejected": None},
         {"prompt": None, "target": None, "rejected": "empty"},
@@ -147,7 +147,7 @@ def test_the_log_of_an_online_run_is_rows_but_for_what_was_rejected(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("{", "Expecting"),
         ("[1]", "[1] is not an object"),
@@ -164,36 +164,41 @@ def test_the_log_of_an_online_run_is_rows_but_for_what_was_rejected(tmp_path: Pa
         ('{"text": "\\ud800"}', "surrogates not allowed"),
     ],
 )
-def test_a_broken_line_is_named(tokenizer: PreTrainedTokenizerBase, tmp_path: Path, line: str, said: str) -> None:
+def test_an_invalid_line_is_reported(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, line: str, message: str
+) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(f'{{"text": "Salt slows yeast."}}\n\n{line}\n', encoding="utf-8")
     with pytest.raises(DlmError) as caught:
         read_calibration(file, tokenizer)
     assert caught.value.kind == "CalibrationError"
-    assert said in str(caught.value) and str(caught.value).startswith(f"{file}:3:")
+    assert message in str(caught.value) and str(caught.value).startswith(f"{file}:3:")
 
 
-def test_bytes_that_are_no_text_are_named(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_invalid_utf_8_is_reported(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"text": "\xff"}\n')
     with pytest.raises(DlmError, match=r"rows\.jsonl:1: .*utf-8"):
         read_calibration(tmp_path / "rows.jsonl", tokenizer)
 
 
-def test_what_holds_no_rows_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_a_source_without_rows_is_rejected(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "rows.csv").write_text("text\nSalt\n")
-    for name, said in (("empty.jsonl", "no row"), ("rows.csv", r"\.jsonl file"), ("none.jsonl", "doesn't exist")):
-        with pytest.raises(DlmError, match=said):
+    for name, message in (("empty.jsonl", "no row"), ("rows.csv", r"\.jsonl file"), ("none.jsonl", "doesn't exist")):
+        with pytest.raises(DlmError, match=message):
             read_calibration(tmp_path / name, tokenizer)
     with pytest.raises(DlmError, match="samples is 0"):
         read_calibration(write(tmp_path / "rows.jsonl", pairs(2)), tokenizer, samples=0)
 
 
-def test_conversations_need_a_chat_template_that_takes_them(
+def test_conversations_need_a_chat_template_that_accepts_them(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write(tmp_path / "rows.jsonl", pairs(2))
-    for template, said in ((None, "has no chat template"), ("{{ raise_exception('no user') }}", "refuses .* no user")):
+    for template, message in (
+        (None, "has no chat template"),
+        ("{{ raise_exception('no user') }}", "refuses .* no user"),
+    ):
         monkeypatch.setattr(tokenizer, "chat_template", template)
-        with pytest.raises(DlmError, match=rf"rows\.jsonl:[12]: .*{said}"):
+        with pytest.raises(DlmError, match=rf"rows\.jsonl:[12]: .*{message}"):
             read_calibration(file, tokenizer)

@@ -1,4 +1,4 @@
-"""The numbers of a step: each kind of damage is seen by its check, and what is whole passes."""
+"""The checks of a step: each kind of damage fails its check, and intact models pass."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from dlm_trl.export.checks import (
     perplexity_checks,
     table,
 )
-from dlm_trl.export.limits import METRIC_KEPT
+from dlm_trl.export.limits import METRIC_KEPT, Limit
 from dlm_trl.export.merge_step import SAME_ANSWERS, logit_checks
 from dlm_trl.export.model_outputs import Answer, ModelOutputs
 from dlm_trl.export.steps import LIMITS
@@ -41,7 +41,7 @@ def pieces(nats_per_token: numpy.ndarray, tokens: numpy.ndarray) -> list[tuple[f
     return [(float(nats * count), int(count)) for nats, count in zip(nats_per_token, tokens, strict=True)]
 
 
-def test_differences_are_over_all_texts_and_see_one_changed_number(tmp_path: Path) -> None:
+def test_logit_differences_cover_all_texts_and_see_one_changed_number(tmp_path: Path) -> None:
     logits = [RANDOM.normal(size=(length, 50)) for length in (3, 5)]
     other = [values.copy() for values in logits]
     other[1][4, 7] += 2.0
@@ -54,7 +54,7 @@ def test_differences_are_over_all_texts_and_see_one_changed_number(tmp_path: Pat
     assert logit_differences(one, observation(tmp_path / "padded", padded)) == (0, 0, 1)
 
 
-def test_a_merge_that_is_not_a_number_fails(tmp_path: Path) -> None:
+def test_a_merge_with_a_nan_fails(tmp_path: Path) -> None:
     logits = [RANDOM.normal(size=(3, 50))]
     broken = [logits[0].copy()]
     broken[0][1, 2] = numpy.nan
@@ -62,14 +62,14 @@ def test_a_merge_that_is_not_a_number_fails(tmp_path: Path) -> None:
     assert [check.passed for check in found[:2]] == [False, False]
 
 
-def test_the_limits_of_a_merge_depend_on_what_its_weights_are_stored_in(tmp_path: Path) -> None:
+def test_the_limits_of_a_merge_depend_on_the_stored_dtype(tmp_path: Path) -> None:
     logits = [RANDOM.normal(size=(4, 50))]
     one, other = observation(tmp_path / "one", logits), observation(tmp_path / "other", [logits[0] + 0.005])
     assert not all(found.passed for found in logit_checks(one, other, "float32"))
     assert all(found.passed for found in logit_checks(one, other, "bfloat16"))
 
 
-def test_rounding_to_16_bits_is_judged_by_the_size_of_the_logits(tmp_path: Path) -> None:
+def test_limits_for_16_bits_scale_with_the_logits(tmp_path: Path) -> None:
     logits = RANDOM.normal(size=(4, 50))
     for size, passed in ((1, False), (10, True)):
         one, other = (observation(tmp_path / f"{size}{k}", [logits * size + 0.05 * k]) for k in (0, 1))
@@ -88,7 +88,7 @@ def test_answers_must_stay_the_same_and_end() -> None:
     assert all(found.passed for found in answer_checks(endless, before))
 
 
-def test_each_metric_has_to_be_kept_where_there_is_something_to_lose() -> None:
+def test_metrics_with_enough_right_answers_must_be_kept() -> None:
     found = metric_checks(
         {"a": (0.8, 40.0), "b": (0.8, 40.0), "few": (0.8, 8.0), "none": (0.0, 0.0)},
         {"a": (0.77, 39.0), "b": (0.75, 38.0), "few": (0.1, 1.0), "none": (0.0, 0.0)},
@@ -103,7 +103,7 @@ def test_each_metric_has_to_be_kept_where_there_is_something_to_lose() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(8, 60))
-def test_the_interval_holds_the_ratio_itself_and_is_seeded(seed: int, count: int) -> None:
+def test_the_interval_contains_the_ratio_and_is_seeded(seed: int, count: int) -> None:
     random = numpy.random.default_rng(seed)
     tokens = random.integers(5, 100, count)
     far = random.gamma(4, 0.1, count)
@@ -124,7 +124,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 180 <= covered <= 198
 
 
-def test_a_divergence_is_the_mean_over_positions_of_the_distributions_distance(tmp_path: Path) -> None:
+def test_a_divergence_sums_the_distances_of_the_distributions(tmp_path: Path) -> None:
     half, third = numpy.log([[0.5, 0.5], [0.5, 0.5]]), numpy.log([[0.25, 0.75], [0.5, 0.5]])
     one, other = observation(tmp_path / "one", [half + 7]), observation(tmp_path / "other", [third - 3])
     ((nats, positions),) = divergences(one, other)
@@ -132,8 +132,8 @@ def test_a_divergence_is_the_mean_over_positions_of_the_distributions_distance(t
     assert divergences(one, one) == [(0, 2)]
 
 
-def test_a_quantiser_that_is_surely_worse_than_rounding_fails_and_one_that_may_not_be_passes(tmp_path: Path) -> None:
-    """Also where rounding makes a model read better: one that is surer than it should be."""
+def test_only_a_quantiser_that_is_clearly_worse_than_rounding_fails(tmp_path: Path) -> None:
+    """Even if rounding lowers the perplexity, as for an overconfident model."""
     exact = [3 * RANDOM.normal(size=(20, 30)) for _ in range(24)]
     noise = [RANDOM.normal(size=logits.shape) for logits in exact]
     before = observation(tmp_path / "before", exact)
@@ -162,7 +162,7 @@ def test_perplexities_are_reported_not_checked() -> None:
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.name)
-def test_every_limit_has_a_side_and_nothing_is_not_enough(limit) -> None:
+def test_every_limit_has_one_side_and_rejects_nan(limit: Limit) -> None:
     assert (limit.least is None) != (limit.most is None)
     edge, beyond = (limit.least, limit.least - 0.01) if limit.most is None else (limit.most, limit.most + 0.01)
     assert limit.holds(edge)
@@ -171,10 +171,10 @@ def test_every_limit_has_a_side_and_nothing_is_not_enough(limit) -> None:
     assert limit.failing
 
 
-def test_the_table_shows_what_failed_and_only_the_columns_there_are() -> None:
-    checks = [check(METRIC_KEPT, 0.5, "recall", before=0.8, after=0.4), Check("told", 0.125)]
-    head, _, failed, told = table(checks).splitlines()
+def test_the_table_shows_failures_and_only_used_columns() -> None:
+    checks = [check(METRIC_KEPT, 0.5, "recall", before=0.8, after=0.4), Check("reported", 0.125)]
+    head, _, failed, reported = table(checks).splitlines()
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["check", "before", "after", "value", "limit", ""]
     assert "FAILED: the model lost what the run taught" in failed
-    assert "0.125" in told
+    assert "0.125" in reported
     assert [Check(**asdict(found)) for found in checks] == checks

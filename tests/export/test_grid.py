@@ -1,4 +1,4 @@
-"""A base that was stored in 4 bits is known by its weights, by its lineage, or by its own folder; no other base is."""
+"""A base that was stored in 4 bits is recognised by its weights, its lineage or its folder; other bases aren't."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from dlm_trl.models.weights import find_weights
 
 
 def through_bits(folder: Path, bits: int, dtype: torch.dtype) -> None:
-    """As a GGUF of Q4_1 (or another number of bits) does it: a scale and a minimum for each 32 weights, in float16."""
+    """Round like GGUF's Q4_1 (or with other bits): a float16 scale and minimum for each 32 weights."""
     tensors = load_file(folder / "model.safetensors")
     for name, weight in tensors.items():
         if is_layer_matrix(name, weight.shape):
@@ -32,7 +32,7 @@ def through_bits(folder: Path, bits: int, dtype: torch.dtype) -> None:
 
 @pytest.fixture
 def copied(make_base: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """copied(bits, dtype): a base of random weights that went through so many bits; 16 leaves them as they are."""
+    """copied(bits, dtype): a base with random weights rounded to this many bits; 16 leaves them unchanged."""
 
     def make(bits: int, dtype: torch.dtype = torch.bfloat16) -> Path:
         folder = tmp_path / f"through-{bits}"
@@ -47,20 +47,20 @@ def copied(make_base: Callable[..., Path], tmp_path: Path) -> Callable[..., Path
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_that_went_through_4_bits_lie_on_a_grid_in_every_dtype(copied, dtype: torch.dtype) -> None:
+def test_weights_rounded_to_4_bits_are_on_a_grid_in_every_dtype(copied, dtype: torch.dtype) -> None:
     folder = copied(4, dtype)
     assert share_on_grid(find_weights(str(folder))) == 1
     assert describe_grid(folder, []) == "its weights are on a 4-bit grid"
 
 
 @pytest.mark.parametrize("bits", [16, 8, 6])
-def test_other_weights_lie_on_none(copied, bits: int) -> None:
+def test_other_weights_are_on_no_grid(copied, bits: int) -> None:
     folder = copied(bits)
     assert share_on_grid(find_weights(str(folder))) < 0.05
     assert describe_grid(folder, []) is None
 
 
-def test_trained_weights_lie_on_none() -> None:
+def test_trained_weights_are_on_no_grid() -> None:
     weights = find_weights("tiny")
     assert share_on_grid(weights) < 0.01
     for name in weights.files:  # and after a cast to bfloat16
@@ -80,5 +80,5 @@ def test_a_merged_adapter_hides_the_grid_from_the_weights_but_not_from_the_linea
     base.rename(tmp_path / "moved")
     assert describe_grid(merged, steps) is None
     for source, known in (("dequantised from Q4_1", True), ("dequantised from Q8_0", False), (None, False)):
-        said = describe_grid(merged, [steps[-1] | {"base_source": source}])
-        assert said == (f"its base was {source}" if known else None)
+        description = describe_grid(merged, [steps[-1] | {"base_source": source}])
+        assert description == (f"its base was {source}" if known else None)

@@ -1,4 +1,4 @@
-"""Uploading, against a server of our own that speaks as much of the Hub's language as an upload needs."""
+"""Uploads, to a local server with the parts of the Hub's API that an upload needs."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ print(push_to_hub(Path(sys.argv[1]), sys.argv[2]))
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Knows the user `baker` by one token, and keeps what is committed in `server.files`."""
+    """Knows the user `baker` with one token, and keeps committed files in `server.files`."""
 
     def do_GET(self) -> None:
         known = self.headers.get("Authorization") == "Bearer hf_baker"
@@ -36,9 +36,9 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/api/repos/create":
-            asked = json.loads(body)
-            self.server.made.append((asked["organization"], asked["name"], asked["visibility"]))
-            self.answer({"url": f"{self.server.address}/{asked['organization']}/{asked['name']}"})
+            request = json.loads(body)
+            self.server.made.append((request["organization"], request["name"], request["visibility"]))
+            self.answer({"url": f"{self.server.address}/{request['organization']}/{request['name']}"})
         elif "/preupload/" in self.path:
             files = [
                 {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
@@ -82,7 +82,9 @@ def hub() -> Iterator[ThreadingHTTPServer]:
         server.server_close()
 
 
-def test_a_folder_arrives_without_what_the_notes_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_uploaded_without_the_questions_of_the_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "merged"
     folder.mkdir()
     (folder / "README.md").write_text("# A model")
@@ -100,7 +102,7 @@ def test_a_folder_arrives_without_what_the_notes_say(tmp_path: Path, monkeypatch
         assert server.made == [("baker", "notes", "private")]
 
 
-def test_what_forbids_an_upload_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_with_an_upload_are_reported_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(repo_id: str, match: str) -> None:
         with pytest.raises(DlmError, match=match) as caught:
             check_hub(repo_id)

@@ -1,4 +1,4 @@
-"""The merge against PEFT's own on every kind of adapter; the result loads anywhere; what is wrong is said before."""
+"""Merges equal PEFT's for every kind of adapter, and the result loads anywhere."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ PATTERNS = {
 
 
 def prune(model: PeftModel) -> None:
-    """As AdaLoRA's allocator leaves it: some ranks of each module are gone, and all of one module."""
+    """Prune like AdaLoRA's allocator: some ranks of each module, and all ranks of one module."""
     pattern = {}
     for number, (name, module) in enumerate(model.base_model.model.named_modules()):
         if hasattr(module, "lora_E"):
@@ -38,14 +38,14 @@ def prune(model: PeftModel) -> None:
 
 
 def halve(model: PeftModel) -> None:
-    """An adapter that is saved in 16 bit."""
+    """Save the adapter in 16 bit."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.bfloat16()
 
 
 def train_embeddings(model: PeftModel) -> None:
-    """PEFT saves adapted embeddings themselves too, and takes them from there."""
+    """PEFT also saves adapted embeddings themselves, and loads them from the adapter."""
     embeddings = model.get_input_embeddings().base_layer.weight
     embeddings.data = torch.randn_like(embeddings)
 
@@ -79,7 +79,7 @@ CASES = {
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Everything in the safetensors files of a folder."""
+    """All tensors in a folder's safetensors files."""
     found: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
@@ -88,7 +88,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_merge_is_pefts(
+def test_the_merge_equals_pefts(
     case: str, make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     kind, config, *change = CASES[case]
@@ -103,13 +103,13 @@ def test_the_merge_is_pefts(
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
     changed = [name for name in merged if not torch.equal(merged[name], before[name])]
     step = json.loads((tmp_path / "merged" / "lineage.json").read_text())["steps"][-1]
-    assert changed  # the adapter did something, and the lineage says to what
+    assert changed  # the adapter changed something, and the lineage lists it
     assert set(changed) <= set(step["merged"])
 
 
 @pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens", "q_proj"]])
 @pytest.mark.parametrize("whole", [False, True], ids=["lora", "whole"])
-def test_tied_embeddings_part_where_the_adapter_parts_them(
+def test_tied_embeddings_become_separate_if_the_adapter_changes_one(
     targets: list[str], whole: bool, make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     settings = {"target_modules": ["q_proj"], "modules_to_save": targets} if whole else {"target_modules": targets}
@@ -125,7 +125,7 @@ def test_tied_embeddings_part_where_the_adapter_parts_them(
 def test_a_base_without_its_prefix_keeps_its_names(
     make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
-    base = tmp_path / "base"  # as openai-community/gpt2 is stored
+    base = tmp_path / "base"  # stored like openai-community/gpt2
     shutil.copytree(make_base("gpt2"), base)
     stored = {name.removeprefix("transformer."): tensor.clone() for name, tensor in tensors(base).items()}
     save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
@@ -136,7 +136,7 @@ def test_a_base_without_its_prefix_keeps_its_names(
 
 
 def assert_same_logits(merged: Path, base: Path, adapter: Path) -> None:
-    """Merged weights, loaded as anybody would, against PEFT's adapter on its base, which is not merged."""
+    """Merged weights, loaded with transformers, against the unmerged adapter on its base."""
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
     with torch.no_grad():
         expected = adapted(TOKENS).logits
@@ -147,23 +147,23 @@ def assert_same_logits(merged: Path, base: Path, adapter: Path) -> None:
         assert not torch.allclose(base_model(TOKENS).logits, expected, atol=0.1)
 
 
-@pytest.mark.parametrize(("stored", "asked"), [("bfloat16", None), ("float32", "bfloat16"), ("bfloat16", "float16")])
+@pytest.mark.parametrize(("stored", "dtype"), [("bfloat16", None), ("float32", "bfloat16"), ("bfloat16", "float16")])
 def test_sums_are_in_float32_and_rounded_once(
-    stored: str, asked: str | None, make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+    stored: str, dtype: str | None, make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = make_base("llama", getattr(torch, stored))
     adapter = make_adapter(base, LoraConfig(**LORA))
-    merged = merge(adapter, tmp_path / "merged", dtype=asked)
+    merged = merge(adapter, tmp_path / "merged", dtype=dtype)
     exact = tensors(merge(adapter, tmp_path / "exact", dtype="float32"))
-    dtype = asked or stored
+    expected = dtype or stored
     for name, tensor in tensors(merged).items():
-        assert torch.equal(tensor, exact[name].to(getattr(torch, dtype)))
-    assert json.loads((merged / "config.json").read_text())["dtype"] == dtype
-    assert AutoModelForCausalLM.from_pretrained(merged).dtype == getattr(torch, dtype)
+        assert torch.equal(tensor, exact[name].to(getattr(torch, expected)))
+    assert json.loads((merged / "config.json").read_text())["dtype"] == expected
+    assert AutoModelForCausalLM.from_pretrained(merged).dtype == getattr(torch, expected)
 
 
 @pytest.mark.parametrize("shard_size", ["1KB", "30KB", "100KB"])
-def test_shards_keep_to_their_size_and_hold_the_same(
+def test_shards_keep_to_their_size_and_have_the_same_tensors(
     shard_size: str, make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     adapter = make_adapter(make_base("llama"), LoraConfig(**LORA))
@@ -184,7 +184,7 @@ def test_shards_keep_to_their_size_and_hold_the_same(
     assert all(torch.equal(loaded[name], whole[name]) for name in whole)
 
 
-def test_another_process_loads_it_with_plain_transformers(
+def test_a_fresh_process_loads_it_with_plain_transformers(
     make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = make_base("tied")
@@ -210,7 +210,7 @@ print(json.dumps([written[0].tolist(), tokenizer.chat_template, model.generation
     assert end == tokenizer.eos_token_id
 
 
-def test_the_lineage_goes_on(
+def test_the_lineage_is_continued(
     make_base: Callable[..., Path],
     make_adapter: Callable[..., Path],
     training_step: Callable[[Path], dict[str, object]],
@@ -249,7 +249,7 @@ merge.merge(Path(sys.argv[1]), Path(sys.argv[2]), shard_size="100KB")
 """
 
 
-def test_a_kill_leaves_the_old_model_whole(
+def test_a_killed_merge_leaves_the_old_model_whole(
     make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     adapter = make_adapter(make_base("llama"), LoraConfig(**LORA))
@@ -262,6 +262,6 @@ def test_a_kill_leaves_the_old_model_whole(
         assert len(list((tmp_path / ".merged.partial").glob("*.safetensors"))) == 1
         process.kill()
     assert {file: file.read_bytes() for file in out.iterdir()} == before
-    merge(adapter, out)  # and nothing of the killed one is in the way
+    merge(adapter, out)  # leftovers of the killed one don't matter
     assert tensors(out)["model.norm.weight"].dtype == torch.float32
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged"]

@@ -1,4 +1,4 @@
-"""What cannot be merged is said in one line, by name, before anything is written."""
+"""Adapters and bases that can't be merged are rejected in one line, by name, before anything is written."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def adapter(make_base: Callable[..., Path], make_adapter: Callable[..., Path]) -
 
 
 def refused(adapter: Path, kind: str, match: str, **options: Any) -> DlmError:
-    """The error of a merge, which leaves nothing behind."""
+    """The error of a merge, which must leave no files."""
     around = adapter.parent
     before = sorted(around.rglob("*"))
     with pytest.raises(DlmError, match=match) as caught:
@@ -76,21 +76,21 @@ def change_tensors(adapter: Path, change: Callable[[dict[str, torch.Tensor]], ob
         ("a_setting_of_tomorrow", 0.5),
     ],
 )
-def test_settings_that_merging_does_not_know_are_refused_by_name(adapter: Path, setting: str, value: Any) -> None:
+def test_unsupported_settings_are_rejected_by_name(adapter: Path, setting: str, value: Any) -> None:
     change_json(adapter / "adapter_config.json", **{setting: value})
     error = refused(adapter, "AdapterError", "Merging doesn't support")
     assert setting in error.message
 
 
-def test_every_setting_of_peft_is_either_understood_or_off(adapter: Path) -> None:
-    """A new default of a new PEFT must not come to be refused (or pass) without anybody looking at it."""
+def test_every_setting_of_peft_is_supported_or_off(adapter: Path) -> None:
+    """So that a new setting in a new PEFT gets looked at before it's rejected or ignored."""
     saved = json.loads((adapter / "adapter_config.json").read_text())
     known = MERGED | TRAINING_ONLY
     assert {name for name, value in saved.items() if name not in known and value} == set()
     assert known <= {field.name for config in (LoraConfig, AdaLoraConfig) for field in dataclasses.fields(config)}
 
 
-def test_a_number_that_is_not_finite_names_its_tensor(adapter: Path) -> None:
+def test_a_nan_is_reported_with_its_tensor(adapter: Path) -> None:
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
         tensors[KEY][0, 0] = float("nan")
 
@@ -98,7 +98,7 @@ def test_a_number_that_is_not_finite_names_its_tensor(adapter: Path) -> None:
     assert KEY in refused(adapter, "AdapterError", "aren't finite").message
 
 
-def test_an_overflow_of_float16_names_its_tensor(adapter: Path) -> None:
+def test_an_overflow_of_float16_is_reported_with_its_tensor(adapter: Path) -> None:
     change_tensors(adapter, lambda tensors: tensors[KEY].mul_(1e6))
     error = refused(adapter, "MergeError", "model.layers.0.self_attn.q_proj.weight .*float16", dtype="float16")
     assert "bfloat16" in str(error)
@@ -115,7 +115,7 @@ def test_an_overflow_of_float16_names_its_tensor(adapter: Path) -> None:
     ],
     ids=["too few", "too many", "wrong rank", "vocabulary"],
 )
-def test_tensors_that_do_not_fit_are_named(adapter: Path, change: Callable[..., object], match: str) -> None:
+def test_tensors_that_do_not_fit_are_reported(adapter: Path, change: Callable[..., object], match: str) -> None:
     change_tensors(adapter, change)
     refused(adapter, "AdapterError", match)
 
@@ -132,7 +132,7 @@ def test_another_base_is_noticed(
     merge(adapter, tmp_path / "merged", base=str(base))
 
 
-def test_a_base_that_was_resized_for_training_is_asked_for(
+def test_a_vocabulary_resized_for_training_is_reported(
     make_base: Callable[..., Path], make_adapter: Callable[..., Path]
 ) -> None:
     base = make_base("llama")
@@ -140,14 +140,14 @@ def test_a_base_that_was_resized_for_training_is_asked_for(
     refused(adapter, "AdapterError", "vocabulary")
 
 
-def test_a_tokenizer_with_more_tokens_than_the_base_is_refused(adapter: Path, make_base: Callable[..., Path]) -> None:
+def test_a_tokenizer_with_more_tokens_than_the_base_is_rejected(adapter: Path, make_base: Callable[..., Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(make_base("llama"))
     tokenizer.add_tokens(["<a new one>"])
     tokenizer.save_pretrained(adapter)
     refused(adapter, "TokenizerError", "'<a new one>'")
 
 
-def test_a_quantised_base_is_refused_with_the_way_out(adapter: Path, make_base: Callable[..., Path]) -> None:
+def test_a_quantised_base_is_rejected(adapter: Path, make_base: Callable[..., Path]) -> None:
     base = adapter.parent / "base"
     shutil.copytree(make_base("llama"), base)
     change_json(base / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
@@ -155,7 +155,7 @@ def test_a_quantised_base_is_refused_with_the_way_out(adapter: Path, make_base: 
 
 
 @pytest.mark.parametrize("wrong", [{"num_attention_heads": "x"}, {"num_attention_heads": 0}, {"model_type": "nope"}])
-def test_a_base_whose_config_is_wrong_is_refused(
+def test_a_base_with_a_wrong_config_is_rejected(
     adapter: Path, make_base: Callable[..., Path], wrong: dict[str, Any]
 ) -> None:
     base = adapter.parent / "base"
@@ -164,7 +164,7 @@ def test_a_base_whose_config_is_wrong_is_refused(
     refused(adapter, "BaseModelError", "config.json: transformers has no causal language model", base=str(base))
 
 
-def test_a_base_whose_files_lack_a_tensor_is_refused(adapter: Path, make_base: Callable[..., Path]) -> None:
+def test_a_base_with_a_missing_tensor_is_rejected(adapter: Path, make_base: Callable[..., Path]) -> None:
     base = adapter.parent / "base"
     shutil.copytree(make_base("llama"), base)
     tensors = load_file(base / "model.safetensors")
@@ -173,7 +173,7 @@ def test_a_base_whose_files_lack_a_tensor_is_refused(adapter: Path, make_base: C
     refused(adapter, "BaseModelError", "layers.1.self_attn.v_proj.weight is in no file", base=str(base))
 
 
-def test_settings_and_files_that_are_wrong(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_settings_and_files_are_rejected(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused(adapter, "UsageError", "dtype is 'int4'", dtype="int4")
     for size in ("4 parsecs", "4", "", "-4GB", "0GB", "infGB"):

@@ -1,4 +1,4 @@
-"""What both models of a step are asked, from what was written down of the run."""
+"""The inputs for both models of a step, from the lineage of the run; and the header of the model card."""
 
 import json
 import shutil
@@ -24,13 +24,11 @@ def calibration(tmp_path: Path) -> Path:
 
 
 def awq_step(file: Path) -> dict[str, object]:
-    said = {"file": str(file), "sha256": file_hash(file), "samples": 8, "seed": 0, "length": 128}
-    return {"step": "awq", "calibration": said}
+    record = {"file": str(file), "sha256": file_hash(file), "samples": 8, "seed": 0, "length": 128}
+    return {"step": "awq", "calibration": record}
 
 
-def test_what_calibration_held_out_is_read_where_it_lies_now_and_only_if_it_is_the_same(
-    calibration: Path, tmp_path: Path
-) -> None:
+def test_held_out_texts_come_from_the_unchanged_file_even_if_it_moved(calibration: Path, tmp_path: Path) -> None:
     tokenizer, steps = load_tokenizer("tiny"), [awq_step(calibration)]
     found = build_inputs(EvaluationSpec(), steps, tokenizer, 2).scored
     moved = calibration.rename(tmp_path / "moved.dlm")
@@ -41,13 +39,13 @@ def test_what_calibration_held_out_is_read_where_it_lies_now_and_only_if_it_is_t
             build_inputs(EvaluationSpec(), steps, tokenizer, 2, notes)
 
 
-def test_an_eval_spec_of_another_kind_is_no_lineage() -> None:
-    for said in ({"notes": 5}, {"conditions": 3}, {"colour": "red"}):
+def test_an_invalid_eval_spec_is_a_lineage_error() -> None:
+    for spec in ({"notes": 5}, {"conditions": 3}, {"colour": "red"}):
         with pytest.raises(DlmError, match="its eval_spec is invalid"):
-            recorded_eval_spec([{"step": "train", "eval_spec": said}], None)
+            recorded_eval_spec([{"step": "train", "eval_spec": spec}], None)
 
 
-def test_the_folders_beside_the_current_one_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_next_to_the_current_one_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path / "run")
     check("tiny", Path(), "merged")
@@ -60,7 +58,7 @@ def test_the_folders_beside_the_current_one_have_names(tmp_path: Path, monkeypat
     ("base", "published"),
     [("/data/my: models/b", None), ("tiny", None), ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-1.7B"), ("{x}", "{x}")],
 )
-def test_the_head_of_a_card_names_a_base_that_the_hub_knows(tmp_path: Path, base: str, published: str | None) -> None:
+def test_the_header_of_a_card_names_only_bases_on_the_hub(tmp_path: Path, base: str, published: str | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
     adapter = {"adapter_model.safetensors": "0" * 64}
     card = model_card(tmp_path, [{"step": "merge", "base": base, "dtype": "float32", "adapter": adapter}], "runs/m")

@@ -1,4 +1,4 @@
-"""What the observing process asks: answers in batches are those that a model gives to each prompt alone."""
+"""Answers generated in batches equal those generated one by one."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from dlm_trl.export.model_outputs import ModelInputs, _answers
 CHATS = ["What lifts", "A", "Who bakes the bread? The baker", "Kneading is pressing and folding a dough until", "B?"]
 
 
-def test_answers_in_a_batch_are_those_given_alone(
+def test_answers_in_a_batch_equal_single_ones(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     model.eval()
-    ends = [tokenizer.eos_token_id, *range(340, 360)]  # so many that some answers end, and not all
+    ends = [tokenizer.eos_token_id, *range(340, 360)]  # enough that some answers end, but not all
     model.generation_config.eos_token_id = ends
     expected = []
     for chat in CHATS:

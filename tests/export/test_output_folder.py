@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all, and nobody's files are replaced by it."""
+"""An output folder appears whole or not at all, and never replaces a user's files."""
 
 import subprocess
 import sys
@@ -26,17 +26,17 @@ def whole(text: str) -> dict[str, str]:
     return {"lineage.json": text, str(Path("sub") / "weights"): text}
 
 
-def test_weights_can_be_read_by_whoever_may_read_new_files_here(tmp_path: Path) -> None:
+def test_weights_get_the_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     with new_folder(tmp_path / "out") as temporary:
         save_file({"weight": torch.zeros(2)}, temporary / "model.safetensors")
         fill(temporary, "one")
-        (temporary / "sub" / "weights").chmod(0o600)  # as safetensors leaves its files
+        (temporary / "sub" / "weights").chmod(0o600)  # like safetensors' files
     modes = {file.stat().st_mode for file in (tmp_path / "out").rglob("*") if file.is_file()}
     assert modes == {(tmp_path / "other").stat().st_mode}
 
 
-def test_a_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+def test_a_result_replaces_an_earlier_one(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     for text in ("one", "two"):
         with new_folder(out) as temporary:
@@ -44,7 +44,7 @@ def test_a_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
             assert not out.exists() or read(out) == whole("one")
         assert read(out) == whole(text)
         assert list(out.parent.iterdir()) == [out]
-    (out / "lineage.json").unlink()  # an empty folder is nobody's work either
+    (out / "lineage.json").unlink()  # an empty folder can be replaced too
     (tmp_path / "empty").mkdir()
     with new_folder(tmp_path / "empty") as temporary:
         fill(temporary, "three")
@@ -52,11 +52,11 @@ def test_a_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
-def test_a_block_that_raises_leaves_what_was_there(error: type[BaseException], tmp_path: Path) -> None:
+def test_a_block_that_raises_changes_nothing(error: type[BaseException], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with new_folder(out) as temporary:
         fill(temporary, "old")
-    expected = DlmError if error is OSError else error  # what the disk says is the user's to put right
+    expected = DlmError if error is OSError else error  # users can fix disk errors
     with pytest.raises(expected), new_folder(out) as temporary:
         fill(temporary, "new")
         raise error
@@ -65,7 +65,7 @@ def test_a_block_that_raises_leaves_what_was_there(error: type[BaseException], t
 
 
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
-def test_a_kill_at_any_moment_is_put_right_by_the_next_call(moment: str, tmp_path: Path) -> None:
+def test_the_next_call_repairs_a_kill_at_any_moment(moment: str, tmp_path: Path) -> None:
     out, old, partial = tmp_path / "out", tmp_path / ".out.old", tmp_path / ".out.partial"
     for folder in {"before": (out, partial), "between": (old, partial), "after": (out, old)}[moment]:
         folder.mkdir()
@@ -83,7 +83,7 @@ def refused(out: Path, match: str, inputs: tuple[Path, ...] = (), needed: int = 
     assert caught.value.kind == "OutputError"
 
 
-def test_nobody_elses_files_are_replaced(tmp_path: Path) -> None:
+def test_other_files_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("…")
     refused(tmp_path / "thesis", "isn't an earlier result")
@@ -91,7 +91,7 @@ def test_nobody_elses_files_are_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "…"
 
 
-def test_a_trained_adapter_is_no_earlier_result(tmp_path: Path) -> None:
+def test_a_trained_adapter_is_not_replaced(tmp_path: Path) -> None:
     fill(tmp_path, "trained")
     (tmp_path / "adapter_config.json").write_text("{}")
     refused(tmp_path, "it holds an adapter")
@@ -106,13 +106,13 @@ def test_an_input_is_never_the_output(tmp_path: Path) -> None:
     for out in (source, source.parent, source / "merged", tmp_path / "link", tmp_path / "link" / "merged"):
         refused(out, "overlaps with the input", (tmp_path, source) if out == tmp_path else (source,))
     assert read(source) == whole("adapter")
-    with new_folder(source.parent / "adapter-merged", (source,)) as temporary:  # beside is no problem
+    with new_folder(source.parent / "adapter-merged", (source,)) as temporary:  # next to it is fine
         fill(temporary, "merged")
 
 
-def test_a_place_that_takes_nothing_is_refused(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_rejected(tmp_path: Path) -> None:
     refused(tmp_path / "out", "GB are free", needed=10**18)
-    refused(Path("/proc/dlm/out"), "Can't write the result here")  # where even root writes nothing
+    refused(Path("/proc/dlm/out"), "Can't write the result here")  # not even root can write there
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file" / "out", "file is a file")
     refused(tmp_path / ("x" * 300), "name too long")

@@ -1,4 +1,4 @@
-"""Four bits: rounding in groups, the packed layout, and the model whose weights were rounded plainly."""
+"""4 bits: rounding in groups, the packed layout, and models with plainly rounded weights."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @given(seeds, st.integers(1, 5), st.integers(1, 6), st.sampled_from([32, 64, 128]), st.floats(1e-3, 1e3))
-def test_packed_and_unpacked_the_weights_are_the_rounded_ones(
+def test_packing_and_unpacking_gives_the_rounded_weights(
     seed: int, eights: int, groups: int, group_size: int, spread: float
 ) -> None:
     weight = spread * torch.randn(8 * eights, groups * group_size, generator=torch.Generator().manual_seed(seed))
@@ -33,7 +33,7 @@ def test_packed_and_unpacked_the_weights_are_the_rounded_ones(
     assert tensors["qzeros"].shape == (groups, eights) and tensors["qzeros"].dtype == torch.int32
     assert tensors["scales"].shape == (groups, 8 * eights) and tensors["scales"].dtype == torch.float16
     assert torch.equal(from_tensors(**tensors).dequantize(), rounded.dequantize())
-    # A step, for the zero point is rounded too; and what float16 leaves of the weight.
+    # One step, since the zero point is rounded too, plus the rounding to float16.
     step = rounded.scales.float().repeat_interleave(group_size, dim=1)
     assert ((rounded.dequantize().float() - weight).abs() <= step + weight.abs() / 512).all()
     written = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -46,12 +46,12 @@ def test_pack_keeps_every_value(seed: int, rows: int, words: int) -> None:
     assert torch.equal(unpack(pack(values)), values)
 
 
-def test_the_layout_is_the_one_of_gemm() -> None:
+def test_the_layout_is_gemm() -> None:
     word = pack(torch.arange(8, dtype=torch.int32)[None])
     assert word.view(torch.uint32).item() == 0x75316420  # columns 0, 2, 4, 6, 1, 3, 5, 7, the lowest bits first
 
 
-def test_weights_that_four_bits_can_say_stay() -> None:
+def test_weights_that_fit_in_4_bits_stay_the_same() -> None:
     steps = torch.randint(0, 16, (16, 2, 64), generator=torch.Generator().manual_seed(0))
     steps[..., 0], steps[..., 1] = 0, 15
     weight = ((steps - 5) * 0.25).view(16, 128)
@@ -59,7 +59,7 @@ def test_weights_that_four_bits_can_say_stay() -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "tied", "qwen2"])
-def test_the_matrices_of_the_layers_are_rounded_and_nothing_else(make_base, kind: str) -> None:
+def test_only_the_matrices_of_the_layers_are_rounded(make_base, kind: str) -> None:
     before = AutoModelForCausalLM.from_pretrained(make_base(kind))
     after = AutoModelForCausalLM.from_pretrained(make_base(kind))
     rounded = round_to_nearest(after, 32)

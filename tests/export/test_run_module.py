@@ -1,4 +1,4 @@
-"""A step in a process of its own: what it says when it fails, and that it is no part of a distributed run."""
+"""A module in a fresh process: its errors are passed on, and it isn't part of a distributed run."""
 
 from pathlib import Path
 
@@ -11,30 +11,30 @@ DEEP = "def f(n, g): g(n - 1, f if n % 2 else g2)\ndef g2(n, g): f(n - 1, f) if 
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "message"),
     [
         ("import sys; print('noise', file=sys.stderr); sys.exit('notes.dlm:3: no')", "^notes.dlm:3: no$"),
         ("raise ValueError('short')", r"(?s)^step exited with code 1:.*Traceback.*ValueError: short$"),
-        # More lines than are kept, so that the traceback's first one is not among them.
+        # More lines than are kept, so the first line of the traceback is dropped.
         (
             "def f(n, g): g(n - 1, f if n % 2 else g2)\ndef g2(n, g): f(n - 1, f) if n else 1 / 0\nf(40, g2)",
             "^step exited",
         ),
         ("import os; os.kill(os.getpid(), 9)", "^step exited with code -9:"),
     ],
-    ids=["ours", "exception", "long traceback", "killed"],
+    ids=["DlmError", "exception", "long traceback", "killed"],
 )
-def test_a_failure_is_told_as_what_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, said: str
+def test_errors_and_exceptions_are_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, message: str
 ) -> None:
     (tmp_path / "step.py").write_text(program)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(DlmError, match=said) as caught:
+    with pytest.raises(DlmError, match=message) as caught:
         run_module("step")
     assert caught.value.kind == "ExportError"
 
 
-def test_a_child_of_one_of_several_processes_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_new_process_is_not_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"):
         monkeypatch.setenv(name, "1")
     assert {"RANK", "WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_DEEPSPEED"}.isdisjoint(single_process_env())

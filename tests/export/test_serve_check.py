@@ -1,4 +1,4 @@
-"""A server that does not answer, or answers nonsense, is said to do so in one line."""
+"""A server's answers are compared, and a server that hangs or replies nonsense is reported in one line."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ ROWS = [{"chat": [{"role": "user", "content": "Why steam?"}], "text": "For the c
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Says what the server was told to say."""
+    """Replies with `server.answer`."""
 
     def do_GET(self) -> None:
         self._say(self.server.models)
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
         self._say(self.server.answer)
 
     def _say(self, text: str) -> None:
-        self.server.released.wait(0 if text else 5)  # nothing to say: hang
+        self.server.released.wait(0 if text else 5)  # without an answer: hang
         self.send_response(200 if text[:1] in '[{"<' else 404)
         self.send_header("content-type", "text/html" if text.startswith("<") else "application/json")
         self.end_headers()
@@ -79,7 +79,7 @@ def test_answers_and_stop_reasons_are_compared(server: HTTPServer, folder: Path)
     "nonsense",
     ["<html>", '"x"', "[]", "{", '{"choices": []}', '{"choices": null}', '{"choices": ["x"]}', reply(["x"]), "404"],
 )
-def test_nonsense_is_said_to_be_nonsense(server: HTTPServer, folder: Path, nonsense: str) -> None:
+def test_invalid_replies_are_reported(server: HTTPServer, folder: Path, nonsense: str) -> None:
     server.answer = nonsense
     with pytest.raises(DlmError, match=r"(reply isn't|refuses).*/v1") as caught:
         serve_check(url(server), folder)
@@ -90,7 +90,7 @@ def test_nonsense_is_said_to_be_nonsense(server: HTTPServer, folder: Path, nonse
             serve_check(url(server), folder)
 
 
-def test_a_server_that_hangs_is_given_up(server: HTTPServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hangs_times_out(server: HTTPServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answer = ""
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
     with pytest.raises(DlmError, match=r"No answer within 0\.2 seconds"):
@@ -98,14 +98,14 @@ def test_a_server_that_hangs_is_given_up(server: HTTPServer, folder: Path, monke
 
 
 @pytest.mark.parametrize("address", ["", "localhost:8000/v1", "ftp://x/v1", "/tmp", "http://[::/v1", "http://a:99999"])
-def test_what_is_no_address_is_misuse(folder: Path, address: str) -> None:
+def test_an_invalid_url_is_a_usage_error(folder: Path, address: str) -> None:
     with pytest.raises(DlmError, match="isn't the URL of a server") as caught:
         serve_check(address, folder)
     assert caught.value.kind == "UsageError"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"new_tokens": 8, "answers": []}', '{"answers": [5]}', '"x"'])
-def test_a_damaged_list_of_answers_is_asked_for_again(folder: Path, text: str) -> None:
+def test_a_damaged_file_of_answers_is_reported(folder: Path, text: str) -> None:
     (folder / EXPECTED_ANSWERS).write_text(text)
     with pytest.raises(DlmError, match=r"damaged.*Verify the model again") as caught:
         serve_check("http://127.0.0.1:9/v1", folder)

@@ -1,4 +1,4 @@
-"""The end tokens of a merged model are right whatever the files said; its config says what its weights are."""
+"""A merged model gets the right end tokens, and a config that fits its weights."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def written(folder: Path, **values: object) -> Path:
 
 
 @given(ends=st.one_of(IDS, st.lists(IDS.filter(lambda i: i is not None), max_size=4)), pad=IDS)
-def test_the_end_tokens_are_the_models_and_no_padding(
+def test_end_tokens_exist_and_are_not_padding(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, ends: object, pad: int | None
 ) -> None:
     adapter = written(tmp_path / "adapter", eos_token_id=ends, pad_token_id=pad, temperature=0.7)
@@ -33,17 +33,17 @@ def test_the_end_tokens_are_the_models_and_no_padding(
     assert tokenizer.pad_token_id not in found
     assert config.get("pad_token_id") not in set(found) - {tokenizer.eos_token_id}
     assert config["temperature"] == 0.7
-    said = ends if isinstance(ends, list) else [ends]
-    assert bool(notes) == (set(said) != set(found))  # a note for each change, and for nothing else
+    before = ends if isinstance(ends, list) else [ends]
+    assert bool(notes) == (set(before) != set(found))  # notes exactly if something changed
 
 
 def test_an_end_token_that_also_pads_stays_an_end_token(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    end = tokenizer.eos_token_id  # as GPT-2 has it
+    end = tokenizer.eos_token_id  # like GPT-2
     config, notes = generation_config(written(tmp_path, eos_token_id=end, pad_token_id=end), tmp_path, tokenizer, ROWS)
     assert (config["eos_token_id"], config["pad_token_id"], notes) == (end, end, [])
 
 
-def test_the_adapters_file_counts_before_the_bases(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_adapters_file_takes_precedence_over_the_bases(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     base = written(tmp_path / "base", eos_token_id=tokenizer.eos_token_id, top_k=3)
     adapter = tmp_path / "adapter"
     assert generation_config(adapter, base, tokenizer, ROWS)[0]["top_k"] == 3
@@ -66,7 +66,7 @@ def test_the_adapters_file_counts_before_the_bases(tmp_path: Path, tokenizer: Pr
         ("chat_template.jinja", "{% for message in messages %}", "ChatTemplateError"),
     ],
 )
-def test_what_is_no_tokenizer_is_said_to_be_none(
+def test_a_damaged_tokenizer_is_reported(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, file: str, text: str, kind: str
 ) -> None:
     tokenizer.save_pretrained(tmp_path)
@@ -77,14 +77,14 @@ def test_what_is_no_tokenizer_is_said_to_be_none(
     assert (caught.value.kind, caught.value.path) == (kind, tmp_path)
 
 
-def test_a_template_that_refuses_a_conversation_is_one(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_template_may_reject_a_conversation(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('a system message, please') }}")
     assert open_tokenizer(tmp_path).chat_template
 
 
 @pytest.mark.parametrize(
-    ("said", "asked", "dtype"),
+    ("recorded", "requested", "dtype"),
     [
         ({"dtype": "bfloat16"}, None, "bfloat16"),
         ({"torch_dtype": "float16"}, None, "float16"),
@@ -92,15 +92,15 @@ def test_a_template_that_refuses_a_conversation_is_one(tmp_path: Path, tokenizer
         ({}, None, "float32"),
     ],
 )
-def test_the_config_says_what_the_weights_are(
-    tmp_path: Path, said: dict[str, str], asked: str | None, dtype: str
+def test_the_config_has_the_dtype_of_the_weights(
+    tmp_path: Path, recorded: dict[str, str], requested: str | None, dtype: str
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": True} | said))
-    config = model_config(tmp_path, "LlamaForCausalLM", "float32", asked, untie=False)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": True} | recorded))
+    config = model_config(tmp_path, "LlamaForCausalLM", "float32", requested, untie=False)
     assert config == {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "dtype": dtype,
         "tie_word_embeddings": True,
     }
-    assert not model_config(tmp_path, "LlamaForCausalLM", "float32", asked, untie=True)["tie_word_embeddings"]
+    assert not model_config(tmp_path, "LlamaForCausalLM", "float32", requested, untie=True)["tie_word_embeddings"]
