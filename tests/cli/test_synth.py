@@ -38,7 +38,7 @@ Synth = Callable[..., Done]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the commands run: notes.dlm with three sections of prose."""
+    """The working directory: notes.dlm with three prose sections."""
     monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "160")
     (tmp_path / "work").mkdir()
@@ -75,7 +75,7 @@ def ids() -> list[str]:
 
 
 def questions(kind: str = "sft") -> list[str]:
-    """Those of the training rows, of whatever split."""
+    """The ids of the training rows, in any split."""
     rows = load_dlm("notes.dlm", kind)
     return sorted(row["prompt"][-1]["content"] for split in rows.values() for row in split)
 
@@ -188,7 +188,7 @@ def test_control_characters_and_surrogates_are_escaped(app: App, synth: Synth) -
 
 
 def in_a_terminal(*words: object) -> str:
-    """What the command writes to a terminal, which is its stdout and its stderr."""
+    """The output of a command in a terminal, stdout and stderr."""
     import pty
 
     parent, child = pty.openpty()
@@ -199,7 +199,7 @@ def in_a_terminal(*words: object) -> str:
         try:
             while part := os.read(parent, 100_000):
                 written += part
-        except OSError:  # so says Linux that nobody holds the other end
+        except OSError:  # on Linux, the other end is closed
             pass
     os.close(parent)
     assert process.returncode == 0, written
@@ -223,7 +223,7 @@ def test_in_a_terminal_a_report_starts_on_its_own_line(app: App) -> None:
     assert "3/3" in shown and "6/6" in shown
     for name in ("notes", "more"):
         before, report, _ = shown.partition(f"{name}.dlm: teacher openai:m\r\n")
-        # The bar's line was wiped, or is done.
+        # The bar's line was erased or has ended.
         assert report and before.endswith(("\x1b[2K", "\n")), before[-80:]
 
 
@@ -356,7 +356,7 @@ def test_an_interrupt_ends_it_without_a_traceback(app: App, folder: Path) -> Non
     app.rule = lambda call: Answer(wait=60.0)
     command = [sys.executable, "-m", "dlm_trl", "synth", "instructions", "notes.dlm", *PLAIN]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A shell that runs the tests in the background has its children ignore interrupts.
+    # A shell that runs the tests in the background makes its children ignore interrupts.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, **pipes, preexec_fn=heard) as process:
         while not app.now and process.poll() is None:

@@ -16,7 +16,7 @@ CASES = [
 
 
 def expected_content(text: str) -> str | int:
-    """The content itself, or the length of one that the cases abbreviate as `<200000 chars>`."""
+    """The content, or the length of one abbreviated as `<200000 chars>`."""
     return int(text.split()[0][1:]) if text.startswith("<") and text.endswith(" chars>") else text
 
 
@@ -37,7 +37,7 @@ def rows(document: Document) -> list[tuple[str, dict[str, Any]]]:
 
 
 def facts(section: Section) -> dict[str, Any]:
-    """A section under the cases' names."""
+    """A section with the names used in the cases."""
     provenance = {"harvest_source" if k == "source" else k: v for k, v in section.provenance.items()}
     return {
         "type": section.kind,

@@ -93,16 +93,16 @@ def test_bad_fences_do_not_hide_later_problems(line: str, hint: str, tmp_path: P
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        # Markdown hides what the reader sees …
+        # Fences that are in code for Markdown only …
         ("~~~\n::prose::\n~~~\n", [(1, "fence-in-code")]),
         ("- list:\n  ```\n::prose::\n  ```\n", [(2, "fence-in-code")]),
         ("````\n```\n::prose::\n```\n````\n", [(2, "fence-in-code")]),
         ("~~~\n::bogus::\n~~~\n", [(1, "FenceError")]),
-        # … and shows what the reader does not see.
+        # … and for the parser only.
         ("```\ncode\n  ```\n::prose::\ntext\n```\n", [(3, "hidden-fence")]),
         ("```one``` word\n::prose::\n```two``` words\n", [(1, "hidden-fence")]),
         ("~~~\n```\n~~~\n::prose::\n~~~\n```\n~~~\n", [(3, "hidden-fence")]),
-        # Examples in a block that both see are no concern.
+        # Examples in a block for both are fine.
         ("```\n::prose::\n ::prose::\n::bogus::\n::Instruction::\n```\n", []),
         ("~~~\n ::prose::\n~~~\n  ```\n  ::instruction:: \n  ```\n", []),
         ("Gone ~~~ and\n~~~\n::prose::\nNo block without an end.\n", []),
@@ -192,7 +192,7 @@ def synthesised(source: str) -> str:
 @pytest.mark.parametrize("blank", ["", "\n", "\n\n"])
 @pytest.mark.parametrize("source", ["421905de9ab75735", "7587f60368f4c6e7"])
 def test_a_source_is_found_whatever_blank_lines_follow_it(blank: str, source: str, tmp_path: Path) -> None:
-    # The two ids are those of `Prose one.` without and with a blank line behind it.
+    # The two ids are those of `Prose one.` without and with a blank line after it.
     assert found(tmp_path, f"{HEAD}Prose one.\n{blank}{synthesised(source)}") == []
 
 
@@ -350,7 +350,7 @@ CLEAN_ANSWER = st.sampled_from(
 
 @st.composite
 def clean_documents(draw: st.DrawFn) -> str:
-    """Good files of many shapes."""
+    """Valid files of many shapes."""
     adapters = draw(st.sampled_from(["", "#poet"]))
     head = HEAD
     if adapters:

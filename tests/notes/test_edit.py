@@ -38,7 +38,7 @@ def documents(draw: st.DrawFn) -> Document:
     """Documents of all shapes: any newline style, with and without BOM, final newline, leading prose, blank prose."""
     lines = [*HEAD.split("\n"), *draw(st.lists(LINES, max_size=12))]
     if lines.count("```") % 2:
-        lines.append("```")  # an open code block is refused, and few examples would be left
+        lines.append("```")  # an open code block is invalid, and would rule out most examples
     style = draw(NEWLINES)
     ends = [draw(st.sampled_from(["\n", "\r\n", "\r"])) if style == "mixed" else style for _ in lines]
     ends[-1] = draw(st.sampled_from([ends[-1], ""]))
@@ -55,7 +55,7 @@ def texts(draw: st.DrawFn) -> str:
     """A section to append."""
     fence, content = draw(FENCES), draw(CONTENTS)
     if fence == "::prose::" and not content.strip():
-        content += "Dew forms."  # blank prose is no section
+        content += "Dew forms."  # blank prose isn't a section
     return f"{fence}\n{content}"
 
 
@@ -273,11 +273,11 @@ def test_missing_files_and_unwritable_folders_are_one_clear_error(notes: Path, t
     assert caught.value.kind == "DlmReadError"
     assert not (tmp_path / ".nothing.dlm.lock").exists()
     with pytest.raises(DlmError) as caught:
-        edit.append(tmp_path / ("x" * 300), PAIR)  # the system refuses to even look
+        edit.append(tmp_path / ("x" * 300), PAIR)  # the system rejects the name
     assert caught.value.kind == "DlmReadError"
 
     before = notes.read_bytes()
-    (tmp_path / ".notes.dlm.tmp").mkdir()  # the temporary file cannot be made
+    (tmp_path / ".notes.dlm.tmp").mkdir()  # the temporary file can't be created
     with pytest.raises(DlmError) as caught:
         edit.append(notes, PAIR)
     assert caught.value.kind == "DlmWriteError"
@@ -285,7 +285,7 @@ def test_missing_files_and_unwritable_folders_are_one_clear_error(notes: Path, t
 
 
 def started(work: Callable[..., None], *arguments: object) -> ForkProcess:
-    """A real process that does this work."""
+    """Start a real process."""
     process = get_context("fork").Process(target=work, args=arguments)
     process.start()
     return process
@@ -309,7 +309,7 @@ def test_two_processes_that_write_at_once_lose_nothing(notes: Path) -> None:
 
 
 def append_and_die(path: Path, at: str, calls: int) -> None:
-    """Is killed when it calls this function of `os` for the given time."""
+    """Get killed at the given call of this function of `os`."""
     real, left = getattr(os, at), itertools.count(calls - 1, -1)
 
     def kill_or_call(*arguments: object) -> object:

@@ -37,13 +37,13 @@ BREAKS = st.sampled_from(["\n", "\n", "\r\n", "\r"])
 
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """Files with a good head and any body, in any mixture of line ends, with and without BOM and final break."""
+    """Files with a valid frontmatter and any body, any mixture of line ends, with and without BOM and final newline."""
     body = "".join(line + draw(BREAKS) for line in draw(BODIES)) + draw(st.sampled_from(["", "end"]))
     return (draw(st.sampled_from(["", "\ufeff"])) + HEAD.replace("\n", draw(BREAKS)) + body).encode()
 
 
 def parsed(raw: bytes) -> Document | None:
-    """The document, or None where the bytes are refused."""
+    """The document, or None if the bytes are invalid."""
     try:
         return parse(raw)
     except DlmError as error:

@@ -116,7 +116,7 @@ def test_deeper_files_win(tmp_path: Path) -> None:
     fill(tmp_path, {"src/s/.dlm/training.yaml": f"{V1}include: ['*.txt']\nexclude: ['x.txt', 'y.txt']"})
     fill(tmp_path, {f"src/{name}": "" for name in ("a.md", "a.txt", "one.rst", "s/a.md", "s/a.txt", "s/t/a.txt")})
     fill(tmp_path, {f"src/s/{name}": "" for name in ("x.txt", "y.txt", "no.txt")})
-    # The nearest include list holds, excludes add up, ignore files come last.
+    # The nearest include list applies, excludes accumulate, ignore files come last.
     assert names(notes(tmp_path)) == ["a.md", "one.rst", "s/a.txt", "s/x.txt"]
 
 
@@ -186,7 +186,7 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
-    """A folder for the document, with a secret beside it."""
+    """A folder for the document, next to one with a secret."""
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "s.txt").write_text("SECRET")
     inside = tmp_path / "house"
@@ -266,7 +266,7 @@ def test_a_broken_training_file_is_an_error_that_names_it(text: str | bytes, tmp
 
 def test_unreadable_files_are_an_error_unless_excluded(tmp_path: Path) -> None:
     fill(tmp_path, {"src/a": "", "src/.dlm/other": ""})
-    out_of_reach = "x" * 300  # as a name too long, so that it is out of reach for root too
+    out_of_reach = "x" * 300  # too long a name, so that root can't read it either
     (tmp_path / "src" / "b").symlink_to(out_of_reach)
     with pytest.raises(DlmError, match="src/b: The file cannot be read"):
         sources.expand(notes(tmp_path))
@@ -277,7 +277,7 @@ def test_unreadable_files_are_an_error_unless_excluded(tmp_path: Path) -> None:
 
 
 def glob_matches(glob: str, path: str) -> bool:
-    """The globs' definition, by recursion."""
+    """A recursive definition of globs."""
     if not glob:
         return not path
     if glob.startswith("**/"):
@@ -299,7 +299,7 @@ def glob_matches(glob: str, path: str) -> bool:
     st.text("ab/[.x", max_size=8),
 )
 def test_globs_match_their_definition(glob: str, path: str) -> None:
-    # `**/` has its own meaning only where a part of the path begins.
+    # `**/` is only special at the start of a path component.
     plain = re.sub(r"(?<=[^/])\*\*(?=/)", "**", glob)
     if not re.search(r"[^/]\*\*/|\*\*\*", plain):
         assert bool(re.fullmatch(_regex(glob), path, re.DOTALL)) == glob_matches(glob, path)

@@ -51,7 +51,7 @@ def recipe(tmp_path: Path, random_base: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """Of all files, one behind the other."""
+    """The rows of all files, in order."""
     files = sorted((folder / "data").glob("rows-*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
 
@@ -141,7 +141,7 @@ def test_two_processes_write_the_same_rows_as_one_and_a_killed_run_resumes(
             for rank in range(2):
                 os.kill(int((tmp_path / f"pid-{rank}").read_text()), signal.SIGKILL)
 
-    # The first run came to its end. It has one step, and the second process had nothing to write.
+    # The first run finished. It has one step, and the second process had nothing to write.
     assert contents(few) == contents(recipe("--n", 3, out="few_alone"))
 
     # So did the second run. Of two stages of four steps, each process wrote one.
@@ -155,7 +155,7 @@ def test_two_processes_write_the_same_rows_as_one_and_a_killed_run_resumes(
     tokenizer = load_tokenizer(str(random_base))
     assert rows_on_disk.load_rows(both, tokenizer).to_list() == rows_on_disk.load_rows(alone, tokenizer).to_list()
 
-    # The third one was killed; also between rows and progress, and in the middle of a line. One process goes on.
+    # The third one was killed, also between rows and progress, and in the middle of a line. One process resumes.
     assert 2 <= sum(len(file.read_bytes().splitlines()) for file in reached) < 81
     with pytest.raises(DlmError, match=r"Only \d+ of 81 steps"):
         rows_on_disk.load_rows(killed, tokenizer)
@@ -293,7 +293,7 @@ def test_bad_input_is_one_line_before_weights_are_loaded(recipe: Recipe, random_
         (("--base_model", "tinny"), "Did you mean 'tiny'"),
         (("--notes", "no.dlm"), "no.dlm"),
         (("--out", f"{own}/below"), "cannot be written"),
-        ((), "Can't load"),  # what comes when all the rest is right
+        ((), "Can't load"),  # the error if everything else is valid
     ):
         with pytest.raises(DlmError, match=words) as caught:
             recipe("--n", 8, "--base_model", bare, *settings)

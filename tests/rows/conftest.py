@@ -64,7 +64,7 @@ TEXT = "The heron stands in the shallow water and waits. Who wrote it? A human d
 
 
 def make_tokenizer(specials: list[str], **settings: Any) -> Any:
-    """A byte-level BPE tokenizer, like GPT-2's but small, with these special tokens in front of its vocabulary."""
+    """A small byte-level BPE tokenizer like GPT-2's, with these special tokens at the start of its vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -83,7 +83,7 @@ def make_tokenizer(specials: list[str], **settings: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def chat_tokenizer() -> Any:
-    """ChatML-like, with its own pad token and a begin-of-text token that it does not add by itself."""
+    """ChatML-like, with its own pad token, and a BOS token that isn't added automatically."""
     tokenizer = make_tokenizer(
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"],
         bos_token="<|endoftext|>",
@@ -96,5 +96,5 @@ def chat_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def gpt2_tokenizer() -> Any:
-    """No pad token, no template: one special token that begins and ends a text."""
+    """No pad token and no template; one special token is BOS and EOS."""
     return make_tokenizer(["<|endoftext|>"], bos_token="<|endoftext|>", eos_token="<|endoftext|>")

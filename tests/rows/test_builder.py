@@ -43,7 +43,7 @@ def gzipped(path: Path) -> Path:
 
 
 def in_memory(path: Path) -> str:
-    # The downloads cache goes by URL, so each test has its own.
+    # The download cache is keyed by URL, so each test has its own.
     url = f"memory://{path.parent.name}/notes.dlm"
     with fsspec.open(url, "wb") as file:
         file.write(path.read_bytes())
@@ -122,7 +122,7 @@ def test_a_folder_loads_by_name_by_data_dir_and_by_load_dlm(
 
 
 def zipped_alone(path: Path) -> None:
-    # With a README beside them, `datasets` takes packed documents for another format, as it does with a folder.
+    # With a README next to them, `datasets` takes packed documents for another format, like those in a folder.
     with zipfile.ZipFile(path.parent / "archive.zip", "w") as file:
         file.write(path, "notes.dlm")
 

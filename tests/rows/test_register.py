@@ -87,7 +87,7 @@ def test_other_code_does_not_reuse_cached_rows(write: Write, tmp_path: Path) -> 
     environment = {**os.environ, "PYTHONPATH": str(house), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
 
     def caches_after_change(module: str) -> list[str]:
-        """Where each way of loading caches its rows, once this module has grown by a line."""
+        """The cache folders of each way of loading, after a line was added to this module."""
         with (house / "dlm_trl" / module).open("a") as file:
             file.write("# changed\n")
         run = [sys.executable, "-c", LOADS, str(folder)]

@@ -7,6 +7,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def dlm_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The store of this test, which nothing has written to yet."""
+    """An empty store for this test."""
     monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
     return tmp_path / "home"

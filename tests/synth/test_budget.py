@@ -13,7 +13,7 @@ USAGES = st.builds(Usage, st.integers(0, 50), st.integers(1, 50))
 
 
 class Counting:
-    """A teacher that only counts, or does not know how."""
+    """A teacher that can only count tokens, or not even that."""
 
     reference = revision = "t"
     context = None

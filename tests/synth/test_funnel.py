@@ -30,7 +30,7 @@ def document() -> Document:
 def passed(
     document: Document, settings: SynthSettings, *pairs: tuple[str, str], judge: Judge | None = None
 ) -> Synthesis:
-    """The outcome of these pairs alone, of one reply; `kept` is set as a run does."""
+    """The outcome for these pairs in one reply, with `kept` set as in a run."""
     outcome = Synthesis(Path("notes.dlm"), "t", None)
     known = Staged("ab" * 8, QAPair(*pair("Yew", "height")), "t", "extraction", "", "0" * 16)
     funnel = Funnel(document, [known], settings, judge, outcome)

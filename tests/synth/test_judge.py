@@ -54,7 +54,7 @@ def random_judge(folder: str) -> Judge:
 
 @pytest.fixture
 def adapted(model: PreTrainedModel) -> PreTrainedModel:
-    """An adapter that changes what the model says."""
+    """An adapter that changes the model's output."""
     torch.manual_seed(1)
     config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", lora_alpha=128, init_lora_weights=False)
     return get_peft_model(model, config).eval()
@@ -62,7 +62,7 @@ def adapted(model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def mean_log_prob(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, content: str, answer: str) -> float:
-    """The definition, one row at a time: what follows the chat's generation prompt, token by token."""
+    """The definition, one row at a time: mean over the tokens after the generation prompt."""
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
     )
@@ -143,7 +143,7 @@ def test_an_answer_is_tokenised_as_in_the_chat_template(
         chat = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
         whole = tokenizer.apply_chat_template(chat, tokenize=False)
         tokens = tokenizer(whole, return_offsets_mapping=True)
-        # Of the answer are the tokens in which it has a character.
+        # The answer's tokens are those that contain any of its characters.
         own = [i for i, (_, end) in enumerate(tokens["offset_mapping"]) if end > len(before)][:-1]
         table = model(torch.tensor([tokens["input_ids"]])).logits[0].log_softmax(-1)
         return sum(table[i - 1, tokens["input_ids"][i]].item() for i in own) / len(own)
@@ -261,13 +261,13 @@ def test_a_judge_that_cannot_be_loaded_is_one_line(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DlmError) as caught, monkeypatch.context() as patch:
-        patch.delattr("transformers.AutoTokenizer.from_pretrained")  # its configuration tells enough
+        patch.delattr("transformers.AutoTokenizer.from_pretrained")  # the configuration is enough
         open_judge(document("hf:dlm-trl/no-such-model"))
     assert caught.value.kind == "BaseModelError"
 
     silent = shutil.copytree(random_base, tmp_path / "silent")
     (silent / "chat_template.jinja").unlink()
-    (silent / "model.safetensors").unlink()  # found out before the weights are looked at
+    (silent / "model.safetensors").unlink()  # refused before the weights are read
     with pytest.raises(DlmError, match="no chat template") as caught:
         open_judge(document(silent))
     assert caught.value.kind == "ChatTemplateError"

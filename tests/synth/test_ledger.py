@@ -34,7 +34,7 @@ def notes(tmp_path: Path) -> Document:
 
 
 class NamedTeacher:
-    """A teacher as far as a key needs one."""
+    """A teacher with only what a key depends on."""
 
     context = None
 
@@ -324,14 +324,14 @@ def test_a_moved_document_takes_its_ledger_with_it(
     Ledger(notes).record(*finished(1))
     moved = read(notes.path.rename(tmp_path / "moved.dlm"))
     Ledger(moved)
-    ledger = Ledger(moved)  # its note is given once
+    ledger = Ledger(moved)  # warns only once
     assert ledger.get("key 1")
     assert [f"using it for {moved.path}" in r.getMessage() for r in caplog.records] == [True]
     ledger.record(*finished(2))
     ledger.record(*finished(3))
     caplog.clear()
     assert len(Ledger(moved)) == 3 and not caplog.records
-    notes.path.write_text(TEXT)  # and now the old place is the copy's
+    notes.path.write_text(TEXT)  # now the copy is at the old path
     with pytest.raises(DlmError, match=f"{moved.path}, and {notes.path}"):
         Ledger(notes)
 

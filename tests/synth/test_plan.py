@@ -17,7 +17,7 @@ from tests.synth.writer import HEAD, TOPICS, prose
 
 
 class Reader:
-    """A teacher that is never asked: a word is a token, `context` of them is what it reads."""
+    """A teacher that gets no requests; a word is a token, and `context` the maximum."""
 
     reference = revision = "t"
 
@@ -25,7 +25,7 @@ class Reader:
         self.context = context
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        raise AssertionError("A plan asks nothing.")
+        raise AssertionError("Planning sends no requests.")
 
     def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
         return sum(len(message["content"].split()) for message in messages)

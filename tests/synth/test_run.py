@@ -66,7 +66,7 @@ def timeless(path: Path) -> list[Staged]:
 
 
 def quick() -> OpenAITeacher:
-    """As `openai:m`, but a request that fails is not tried again."""
+    """`openai:m` without retries of failed requests."""
     return OpenAITeacher("m", max_retries=0)
 
 
@@ -93,7 +93,7 @@ def test_an_answer_truncated_by_the_token_limit_is_dropped(app: App, tmp_path: P
 
     app.reply = labelled
     path = notes(tmp_path / "notes.dlm", "dew")
-    done = synthesize(path, replace(PLAIN, max_new_tokens=3))  # the server says that it wrote three
+    done = synthesize(path, replace(PLAIN, max_new_tokens=3))  # the server reports three
     assert pairs(done.staged) == [("What is dew?", "Water.")]
 
 
@@ -175,7 +175,7 @@ def test_a_killed_and_repeated_run_requests_nothing_twice_and_ends_the_same(
     command = [sys.executable, "-m", "dlm_trl", *RUN, "--concurrency", "2"]
     finished: Counter[str] = Counter()
     for until in (3, 6, 9, None):
-        # The server answers so many requests and leaves the next one waiting, so that no run ends before it is killed.
+        # The server answers some requests and lets the next one wait, so that no run ends before it is killed.
         app.rule = lambda call, until=until: Answer(wait=60 if until and len(app.calls) > until else dice.random() / 20)
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             while until and len(app.calls) < until and process.poll() is None:
@@ -185,7 +185,7 @@ def test_a_killed_and_repeated_run_requests_nothing_twice_and_ends_the_same(
             output = process.communicate()[0].decode()
         assert process.returncode == (-signal.SIGKILL if until else 0), output
         assert {p: app.attempts[p] for p in finished} == finished
-        # A run that was killed before it wrote its first reply down leaves no ledger.
+        # A run killed before its first reply was recorded leaves no ledger.
         asked_for = [entry["messages"][-1]["content"] for entry in Ledger(read(path)).entries()]
         assert len(asked_for) == len(set(asked_for))
         finished = Counter({p: app.attempts[p] for p in asked_for})
@@ -206,7 +206,7 @@ def test_a_run_stopped_before_applying_applies_when_repeated(
     done = synthesize(path, settings, apply_now=True)
     assert [s.content for s in read(path).sections] == uninterrupted and staged(read(path)) == []
     assert (done.counts.kept, done.applied, done.staged) == (5, 5, [])
-    # Once more: all is there, so nothing is asked, staged or written.
+    # Once more: everything is there, so nothing is requested, staged or written.
     after = path.read_bytes()
     done = synthesize(path, settings, apply_now=True)
     assert (done.counts.kept, done.applied, done.staged) == (5, 0, []) and path.read_bytes() == after
@@ -214,7 +214,7 @@ def test_a_run_stopped_before_applying_applies_when_repeated(
 
 
 class TestBudget:
-    """A server that uses as many tokens as a request can."""
+    """A server that uses the maximum tokens of a request."""
 
     @pytest.fixture
     def spent(self, app: App, path: Path) -> list[int]:
@@ -307,7 +307,7 @@ def test_fresh_sends_requests_again(app: App, path: Path) -> None:
     app.reply = lambda call: write_text(listed([pair(topic_of(call), "scent")]))
     done = synthesize(path, replace(PLAIN, fresh=True))
     assert (done.counts.sent, len(app.calls), len(done.staged)) == (12, 24, 12)
-    assert synthesize(path, PLAIN).counts.generated == 12  # the later reply counts from now on
+    assert synthesize(path, PLAIN).counts.generated == 12  # the later reply counts
 
 
 async def write_text(text: str) -> str:
@@ -503,7 +503,7 @@ def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
         assert counts.failed + counts.unparsed == len(done.failures)
         assert counts.sent == teacher.asked and counts.replied + counts.failed == counts.sent + counts.from_ledger
     (whole, pairs_of_it), (resumed, pairs_of_both) = outcomes
-    if most >= whole.counts.sent:  # then the first part was the whole
+    if most >= whole.counts.sent:  # then the first part was everything
         return
     same = {"sent": 0, "retried": 0, "from_ledger": 0}
     assert replace(resumed.counts, **same) == replace(whole.counts, **same) and pairs_of_both == pairs_of_it
@@ -546,7 +546,7 @@ def test_two_processes_divide_the_work_and_print_one_result(
 def test_several_processes_wait_for_a_running_run(app: App, path: Path, tmp_path: Path) -> None:
     document, errors = read(path), tmp_path / "errors.txt"
     command = [*LAUNCH, "-m", "dlm_trl", *RUN, "--apply", "--json"]
-    # No file may grow beyond what the ledger needs, so that staging fails, in the first process alone.
+    # Files can't grow beyond the size of the ledger, so staging fails, in the first process only.
     limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (14_000, 14_000))
     with run_lock(document.frontmatter.dlm_id), open(errors, "w") as err:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -555,7 +555,7 @@ def test_several_processes_wait_for_a_running_run(app: App, path: Path, tmp_path
         )
         while "is using this document; waiting" not in errors.read_text() and process.poll() is None:
             time.sleep(0.02)
-        time.sleep(1)  # for the other process to be there too
+        time.sleep(1)  # for the other process to start
         ledger = Ledger(document)
         for ask in plan(document, PLAIN, OpenAITeacher("m")):
             text = listed(written(ask.prose.split()[0], 2))

@@ -36,7 +36,7 @@ def pair(topic: str, noun: str) -> tuple[str, str]:
 
 
 def written(topic: str, n: int, way: str = "about") -> list[tuple[str, str]]:
-    """The pairs that the server writes."""
+    """The pairs written by the server."""
     return [pair(topic, noun) for noun in NOUNS[way][:n]]
 
 
@@ -46,7 +46,7 @@ def listed(pairs: list[tuple[str, str]]) -> str:
 
 
 def question(call: Call) -> tuple[int, str, str]:
-    """How many pairs were asked for, in which way, and about what prose."""
+    """The number of pairs, the strategy and the prose of a request."""
     asked = _ASKED.fullmatch(call.body["messages"][0]["content"])
     assert asked, call.body
     return int(asked[1]), asked[2], asked[3]
@@ -63,7 +63,7 @@ async def write(call: Call) -> str:
 
 @contextmanager
 def asked(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
-    """The application behind `openai:m`, for this process and those that it starts."""
+    """Serve `openai:m` from this application, for this process and its subprocesses."""
     with serve(app) as url:
         monkeypatch.setenv("OPENAI_API_KEY", "any")
         monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
