@@ -58,7 +58,7 @@ def main() -> None:
     rng = random.Random(args.seed)
     answers = answers_of_each_kind(rng.sample(true, min(args.pairs or len(true), len(true))), rng)
     if missing := [kind for kind, candidates in answers.items() if not candidates]:
-        parser.error(f"Too few pairs ({len(true)}) for {', '.join(missing)} answers: use more texts and pairs.")
+        parser.error(f"Too few pairs ({len(answers['true'])}) for {', '.join(missing)} answers: use more texts.")
     results = {"judge": judge.name, "seed": args.seed} | measure(judge, answers)
     show(results)
     if args.json:
