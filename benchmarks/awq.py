@@ -1,15 +1,15 @@
-"""What four bits cost, by AWQ and by plain rounding: `python benchmarks/awq.py runs/notes-merged recipes/notes.dlm`.
+"""What is lost at 4 bits, with AWQ and with rounding: `python benchmarks/awq.py runs/notes-merged recipes/notes.dlm`.
 
     python benchmarks/awq.py MODEL_DIR CALIBRATION --group-size 64 --noise 0.02 --seeds 0 1
     python benchmarks/awq.py MODEL_DIR CALIBRATION --group-size 64 --tune 200 --text recipes/rehearsal.txt
     python benchmarks/awq.py --random 1 recipes/notes.dlm          # a random-weight Llama of 1 B, for time and memory
 
-Needs the extra `quant`, as .venv-quant has it. The weights of a base that was read from a 4-bit GGUF can be moved off
-its grid: by noise, or by full fine-tuning on a text and the notes. For each seed two lines of JSON: seconds and bytes;
-then, on held-out pieces, the divergence from the 16-bit model (nats per token) and the perplexity, with the
-share of rounding's loss that AWQ loses, and each metric of the run in 16 bit, rounded and by AWQ. The AWQ paper (Lin et
-al., MLSys 2024, table 4) has for Llama-2-7B on WikiText-2: 5.47 in 16 bit, 5.73 rounded, 5.60 by AWQ, groups of 128; so
-a share of 0.5.
+Needs the extra `quant`, which .venv-quant has. --noise and --tune move the weights of a base that was read from a 4-bit
+GGUF off its grid: with noise, or by full fine-tuning on a text and the notes. Prints two lines of JSON per seed. The
+first has seconds and bytes. The second has, on held-out texts, the divergence from the 16-bit model (nats per token)
+and the perplexity, each with AWQ's loss as a share of rounding's, and the run's metrics in 16 bit, rounded and with
+AWQ. For comparison, the AWQ paper (Lin et al., MLSys 2024, table 4) reports for Llama-2-7B on WikiText-2, in groups of
+128: 5.47 in 16 bit, 5.73 rounded, 5.60 with AWQ, a share of 0.5.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from dlm_trl.models.load import load_tokenizer
 from dlm_trl.models.tokenize import windows
 from dlm_trl.models.weights import find_weights
 
-TOKENS = 256  # of a step of fine-tuning
+TOKENS = 256  # per step of fine-tuning
 LEARNING_RATE = 2e-5
 
 
@@ -50,16 +50,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", metavar="MODEL_DIR", type=Path)
     parser.add_argument("calibration", metavar="CALIBRATION", type=Path)
-    parser.add_argument("--random", type=float, metavar="BILLIONS", help="a random-weight Llama in place of MODEL_DIR")
-    parser.add_argument("--noise", type=float, default=0.0, help="moves each matrix; in its standard deviations")
-    parser.add_argument("--tune", type=int, default=0, metavar="STEPS", help="of full fine-tuning, 256 tokens each")
-    parser.add_argument("--text", type=Path, help="to fine-tune on, in turn with the calibration's rows")
+    parser.add_argument(
+        "--random", type=float, metavar="BILLIONS", help="a Llama with random weights, without MODEL_DIR"
+    )
+    parser.add_argument("--noise", type=float, default=0.0, help="add noise to each matrix, in standard deviations")
+    parser.add_argument("--tune", type=int, default=0, metavar="STEPS", help="fine-tune first; 256 tokens per step")
+    parser.add_argument("--text", type=Path, help="text for --tune, which alternates it with CALIBRATION")
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--samples", type=int, default=128)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the noise, the tuning, the calibration")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="for noise, fine-tuning and calibration")
     options = parser.parse_args()
     if options.tune and not options.text:
-        parser.error("--tune needs --text, a file to fine-tune on")
+        parser.error("--tune needs --text: a file to fine-tune on.")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     versions = {name: version(name) for name in ("autoawq", "gptqmodel", "torch", "transformers")}
     show({"machine": {"device": device, "python": platform.python_version(), **versions}})
@@ -67,15 +69,17 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             model = options.model if not options.random else random_llama(Path(scratch) / "random", options.random)
             if options.noise:
-                model = moved(model, Path(scratch) / "moved", options.noise, seed)
+                model = with_noise(model, Path(scratch) / "noise", options.noise, seed)
             if options.tune:
-                model = tuned(model, Path(scratch) / "tuned", options.calibration, options.text, options.tune, seed)
+                model = fine_tuned(
+                    model, Path(scratch) / "tuned", options.calibration, options.text, options.tune, seed
+                )
             out = Path(scratch) / "awq"
             started = time.perf_counter()
             quantize(model, out, options.calibration, options.group_size, samples=options.samples, seed=seed)
             seconds = time.perf_counter() - started
             show({"seed": seed, **costs(model, out, seconds)})
-            if not options.random:  # weights without meaning have no perplexity worth a word
+            if not options.random:  # random weights have no meaningful perplexity
                 show({"seed": seed, **losses(model, out, options.group_size, Path(scratch))})
 
 
@@ -91,7 +95,7 @@ def costs(model: Path, out: Path, seconds: float) -> dict[str, Any]:
             "after": step["bytes"]["written"],
             "ratio": round(size / step["bytes"]["written"], 2),
         },
-        "peak_memory_of_a_child_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9, 2),
+        "peak_memory_of_subprocess_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9, 2),
     }
 
 
@@ -99,12 +103,12 @@ def losses(model: Path, out: Path, group_size: int, scratch: Path) -> dict[str, 
     steps = lineage.read(out)
     inputs = build_inputs(recorded_eval_spec(steps, None)[0], steps, AutoTokenizer.from_pretrained(model), prompts=1)
     inputs = replace(inputs, chats=())
-    seen = {
+    outputs = {
         "16 bit": compute_outputs(inputs, str(model), scratch / "16"),
         "rounded": compute_outputs(inputs, str(model), scratch / "rounded", round_to=group_size),
         "AWQ": compute_outputs(inputs, str(out), scratch / "4"),
     }
-    far = divergence_checks(inputs.text_names, *seen.values(), DIVERGENCE)
+    divergences = divergence_checks(inputs.text_names, *outputs.values(), DIVERGENCE)
     return {
         "divergence": {
             check.name.removeprefix("divergence, "): {
@@ -112,24 +116,24 @@ def losses(model: Path, out: Path, group_size: int, scratch: Path) -> dict[str, 
                 "AWQ": round(check.after, 4),
                 "share": round(check.after / check.rounding, 2),
             }
-            for check in far
+            for check in divergences
         },
-        "perplexity": {name: compared(name, seen) for name in inputs.scored},
+        "perplexity": {name: perplexities(name, outputs) for name in inputs.scored},
         "metrics": {
-            name: {who: round(found.metrics[name][0], 3) for who, found in seen.items()}
-            for name in seen["16 bit"].metrics
+            name: {model_name: round(output.metrics[name][0], 3) for model_name, output in outputs.items()}
+            for name in outputs["16 bit"].metrics
         },
     }
 
 
-def compared(name: str, seen: dict[str, ModelOutputs]) -> dict[str, float]:
-    exact, rounded, awq = (perplexity(found.nll[name]) for found in seen.values())
+def perplexities(name: str, outputs: dict[str, ModelOutputs]) -> dict[str, float]:
+    exact, rounded, awq = (perplexity(output.nll[name]) for output in outputs.values())
     share = (awq - exact) / (rounded - exact)
     return {"16 bit": round(exact, 2), "rounded": round(rounded, 2), "AWQ": round(awq, 2), "share": round(share, 2)}
 
 
-def moved(model: Path, out: Path, share: float, seed: int) -> Path:
-    """The model with each matrix of its layers moved by noise of this share of the matrix's standard deviation."""
+def with_noise(model: Path, out: Path, share: float, seed: int) -> Path:
+    """A copy of the model with noise on each matrix of its layers, at this share of the matrix's standard deviation."""
     shutil.copytree(model, out)
     generator = torch.Generator().manual_seed(seed)
     for file in sorted(out.glob("*.safetensors")):
@@ -142,8 +146,8 @@ def moved(model: Path, out: Path, share: float, seed: int) -> Path:
     return out
 
 
-def tuned(model: Path, out: Path, calibration: Path, text: Path, steps: int, seed: int) -> Path:
-    """The model after full fine-tuning, on the text and the notes in turn, so that it goes on knowing the notes."""
+def fine_tuned(model: Path, out: Path, calibration: Path, text: Path, steps: int, seed: int) -> Path:
+    """A copy of the model after full fine-tuning. Text and notes alternate, so that it still knows the notes."""
     shutil.copytree(model, out)
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -170,7 +174,7 @@ def tuned(model: Path, out: Path, calibration: Path, text: Path, steps: int, see
 
 
 def random_llama(folder: Path, billions: float) -> Path:
-    """As many parameters as asked for, about, in layers of Llama 3.2's shape; the embedded base's tokenizer."""
+    """About this many parameters, in layers of the shape of Llama 3.2's; with the embedded base's tokenizer."""
     width = 2048
     per_layer = 4 * width * width + 3 * width * 4 * width
     torch.manual_seed(0)

@@ -1,11 +1,10 @@
 """How fast rows stream out of `load_dataset`, and whether memory stays flat: `python benchmarks/builder.py`.
 
-Documents of about 6.5 MB are written until `--megabytes` is reached, then streamed through the builder, row by row and
-in batches of 1000, and read again through the reference's row builder (`document-language-model` 0.10.0 in an
-environment of its own, see `benchmarks/parse.py`). Each reading of one kind of rows is a fresh process, timed by
-the CPU seconds that it takes after its imports. All give every row as Python objects, ours with twelve columns of
-provenance and the reference's with two, and must give the same texts. Printed are MB/s, the peak of the process's
-memory, and the memory along the stream.
+Writes documents of about 6.5 MB until `--megabytes` is reached. Streams them through the builder, row by row and in
+batches of 1000, and through the reference's row builder (`document-language-model` 0.10.0 in its own environment, see
+`benchmarks/parse.py`). Each reader reads each kind of rows in a fresh process; its CPU seconds are counted after the
+imports. All readers return rows as Python objects, ours with twelve columns of provenance and the reference's with two,
+and must return the same texts. Prints MB/s, the process's peak memory, and its memory at points along the stream.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ SAMPLES = 5
 
 
 def main() -> None:
-    """Make the documents, stream them by both, print the table; exits 1 where the rows differ."""
+    """Write the documents, stream them with each reader, print the table; exits with 1 if the rows differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=2000, help="size of all documents together")
+    parser.add_argument("--megabytes", type=int, default=2000, help="total size of the documents")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of rows to read")
     parser.add_argument("--worker", choices=list(READERS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -48,23 +47,23 @@ def main() -> None:
             f"{'rows':<11} {'count':>10} {'reader':<13} {'MB/s':>6} {'ratio':>6} {'peak MB':>8}   MB along the stream"
         )
         for kind in arguments.kinds:
-            found = {}
+            results = {}
             for reader in READERS:
                 command = [interpreters[reader], __file__, "--worker", reader, "--folder", folder, "--kinds", kind]
                 output = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout
-                found[reader] = result = json.loads(output)
-                ratio = found["reference"]["seconds"] / result["seconds"]
+                results[reader] = result = json.loads(output)
+                ratio = results["reference"]["seconds"] / result["seconds"]
                 memory = " ".join(f"{sample:.0f}" for sample in result["memory"])
                 print(
                     f"{kind:<11} {result['rows']:>10,} {reader:<13} {megabytes / result['seconds']:>6.0f} "
                     f"{ratio:>5.1f}x {result['peak']:>8.0f}   {memory}"
                 )
-            if len({(result["rows"], result["characters"]) for result in found.values()}) != 1:
+            if len({(result["rows"], result["characters"]) for result in results.values()}) != 1:
                 sys.exit(f"{kind}: the rows differ")
 
 
 def write_documents(folder: Path, megabytes: int) -> float:
-    """Documents in this folder, each with its own first paragraph; returns their size in MB."""
+    """Write documents that differ in their first paragraph; returns their total size in MB."""
     text = mixed(random.Random(0))
     head, body = text.split("::prose::\n", 1)
     size = 0
@@ -76,7 +75,7 @@ def write_documents(folder: Path, megabytes: int) -> float:
 
 
 def measure(reader: str, folder: Path, kind: str) -> dict[str, Any]:
-    """One reading of all rows of a kind; memory in MB, sampled at equal shares of the documents and at the peak."""
+    """Read all rows of one kind. Memory in MB, sampled at equal shares of the documents, at the end and at the peak."""
     files = sorted(map(str, folder.glob("*.dlm")))
     marks = {files[len(files) * i // SAMPLES] for i in range(SAMPLES)}
     memory: list[float] = []
@@ -99,7 +98,7 @@ Rows = Callable[[list[str]], Iterator[tuple[str, dict[str, Any]]]]
 
 
 def ours(kind: str) -> Rows:
-    """The rows as `load_dataset` streams them, each with its file."""
+    """The rows that `load_dataset` streams, each with its file."""
     load = our_stream(kind)
 
     def rows(files: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -110,7 +109,7 @@ def ours(kind: str) -> Rows:
 
 
 def ours_batched(kind: str) -> Rows:
-    """The same rows, taken from the stream a thousand at a time, as `map` and `iter` do."""
+    """The same rows, read from the stream a thousand at a time, as `map` does."""
     load = our_stream(kind)
 
     def rows(files: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -122,7 +121,7 @@ def ours_batched(kind: str) -> Rows:
 
 
 def our_stream(kind: str) -> Callable[[list[str]], Any]:
-    """Opens documents as a streaming dataset."""
+    """A function that opens documents as a streaming dataset."""
     sys.path.insert(0, str(ROOT))
     from datasets import load_dataset
 
@@ -132,7 +131,7 @@ def our_stream(kind: str) -> Callable[[list[str]], Any]:
 
 
 def reference(kind: str) -> Rows:
-    """The rows that the reference makes of each file, those of one kind."""
+    """The reference's rows of one kind, each with its file."""
     from dlm.data.sections_to_rows import sections_to_rows
     from dlm.doc.parser import parse_file
 
@@ -151,7 +150,7 @@ READERS: dict[str, Callable[[str], Rows]] = {"reference": reference, "ours": our
 
 
 def length(row: dict[str, Any]) -> int:
-    """Characters in a row's texts, whether they stand alone or as messages."""
+    """Characters in a row's texts, whether plain or in messages."""
     texts = [row[column] for column in ("text", "messages", "prompt", "chosen", "rejected") if column in row]
     return sum(
         len(text) if isinstance(text, str) else sum(len(message["content"]) for message in text) for text in texts
@@ -159,7 +158,7 @@ def length(row: dict[str, Any]) -> int:
 
 
 def resident() -> float:
-    """What this process holds in memory now, in MB."""
+    """Memory of this process now, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 

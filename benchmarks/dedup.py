@@ -1,18 +1,17 @@
-"""What the search for duplicates finds, what it drops wrongly, and how fast it is: `python benchmarks/dedup.py`.
+"""Which duplicates dedup finds, which pairs it drops wrongly, and how fast it is: `python benchmarks/dedup.py`.
 
-Pairs of 50 to 3,000 characters are made from templates and the nouns of the embedded base. Two pairs of a template
-differ in one noun in the question and another one in the answer, and share all else, however long.
+Makes pairs of 50 to 3,000 characters from templates and the embedded base's nouns. Two pairs of a template differ in
+one noun in the question and another in the answer; the rest is equal, however long.
 
-found          edits of known pairs: one word changed in the question or in the answer, a word added in front, case or
-               punctuation changed; found means that the match is the pair that was edited
-false drops    distinct pairs that are taken for duplicates of one another
+found          edits of known pairs: one word changed in the question or the answer, a word added in front, case or
+               punctuation changed. Found means that the match is the pair that was edited.
+false drops    distinct pairs that are taken for duplicates of each other
 speed          400 pairs of 400 characters, against the method of the reference (`document-language-model` 0.10.0),
-               which is restated here: the same question, or a ratio of difflib above 0.95, among all pairs
-growth         microseconds a pair up to 100,000 pairs; and for 10,000 questions of one form that are answered by "Yes."
-               or "No.", the worst case, for pairs that share an answer are compared with one another
+               reimplemented here: the same question, or a difflib ratio above 0.95, compared with all earlier pairs
+growth         microseconds per pair up to 100,000 pairs, and for the worst case: 10,000 questions of one form that are
+               answered "Yes." or "No.", because pairs with the same answer are compared with each other
 
-Seeded; CPU time of one core, without the imports. Several minutes, most of them the reference's; `--json FILE` keeps
-the numbers.
+Seeded; CPU time of one core, without the imports. Takes several minutes, most of them for the reference.
 """
 
 from __future__ import annotations
@@ -49,22 +48,28 @@ SIZES = [1_000, 10_000, 100_000]
 
 
 def main() -> None:
-    """Measure and print all four."""
+    """Measure and print all four claims."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=4_000, help="distinct pairs of 50 to 3,000 characters")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of pairs for the growth")
-    parser.add_argument("--no-reference", action="store_true", help="leave out the slow part")
+    parser.add_argument("--pairs", type=int, default=4_000, help="number of distinct pairs (default: %(default)s)")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=SIZES,
+        help="numbers of pairs to measure growth with",
+    )
+    parser.add_argument("--no-reference", action="store_true", help="skip the slow comparison with the reference")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     arguments = parser.parse_args()
 
     rng = random.Random(arguments.seed)
     result: dict[str, object] = {"found": {}}
     if not arguments.no_reference:
-        pairs = [pair for _ in range(50) for pair in distinct_pairs(rng, 8, 400, 400)]  # each with a text of its own
-        filled(pairs[:1])  # imports
+        pairs = [pair for _ in range(50) for pair in distinct_pairs(rng, 8, 400, 400)]  # no two with the same padding
+        build_index(pairs[:1])  # imports
         seconds = {}
-        for name, method in (("reference", reference), ("ours", filled)):
+        for name, method in (("reference", reference), ("ours", build_index)):
             gc.collect()
             start = process_time()
             method(pairs)
@@ -77,16 +82,16 @@ def main() -> None:
         )
 
     pairs = list(distinct_pairs(rng, arguments.pairs, 50, 3_000))
-    index, dropped = filled(pairs)
+    index, dropped = build_index(pairs)
     result["false drops"] = dropped / len(pairs)
     print(f"false drops          {dropped} of {len(pairs):,}, {dropped / len(pairs):.2%}")
     for kind in EDITS:
-        found = sum(
+        matches = sum(
             (match := index.nearest(edited(rng, pair, kind))) is not None and match.name == str(i)
             for i, pair in enumerate(pairs)
         )
-        result["found"][kind] = found / len(pairs)
-        print(f"found: {kind:<20} {found / len(pairs):.2%}")
+        result["found"][kind] = matches / len(pairs)
+        print(f"found: {kind:<20} {matches / len(pairs):.2%}")
 
     corpora = {f"{size:,} pairs": list(distinct_pairs(rng, size, 50, 400)) for size in arguments.sizes}
     corpora["10,000 yes or no"] = list(yes_or_no(rng, 10_000))
@@ -94,18 +99,18 @@ def main() -> None:
     for name, pairs in corpora.items():
         gc.collect()
         start = process_time()
-        _, dropped = filled(pairs)
+        _, dropped = build_index(pairs)
         microseconds = (process_time() - start) / len(pairs) * 1e6
         result["growth"][name] = microseconds
-        print(f"{name:<20} {microseconds:.0f} µs a pair, {dropped} dropped")
+        print(f"{name:<20} {microseconds:.0f} µs per pair, {dropped} dropped")
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak of memory       {megabytes:,.0f} MB")
+    print(f"peak memory          {megabytes:,.0f} MB")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2), "utf-8")
 
 
 def distinct_pairs(rng: random.Random, count: int, shortest: int, longest: int) -> Iterator[QAPair]:
-    """Pairs whose lengths are spread evenly on a logarithmic scale. Within a template no noun comes twice in a slot."""
+    """Pairs whose lengths are log-uniform. Within a template, a slot never gets the same noun twice."""
     padding = [" ".join(rng.choices(NOUNS, k=600)) for _ in TEMPLATES]
     slots = [[iter(names(rng, count)) for _ in range(2)] for _ in TEMPLATES]
     for i in range(count):
@@ -117,15 +122,18 @@ def distinct_pairs(rng: random.Random, count: int, shortest: int, longest: int) 
 
 
 def names(rng: random.Random, count: int) -> list[str]:
-    """So many names, all different: nouns, then two or three of them together."""
-    found: dict[str, None] = dict.fromkeys(rng.sample(NOUNS, min(count, len(NOUNS))))
-    while len(found) < count:
-        found[" ".join(rng.sample(NOUNS, 2))] = None
-    return list(found)
+    """`count` different names: single nouns first, then two together."""
+    unique: dict[str, None] = dict.fromkeys(rng.sample(NOUNS, min(count, len(NOUNS))))
+    while len(unique) < count:
+        unique[" ".join(rng.sample(NOUNS, 2))] = None
+    return list(unique)
 
 
 def padded(pair: QAPair, padding: str, length: int, share: float) -> QAPair:
-    """The pair at this length, in characters, by text that its template's pairs share, some before the question."""
+    """The pair, padded to `length` characters with text that all pairs of its template share.
+
+    `share` times half of the text goes before the question, the rest after the answer.
+    """
     missing = length - len(pair.question) - len(pair.answer)
     if missing <= 0:
         return pair
@@ -134,7 +142,7 @@ def padded(pair: QAPair, padding: str, length: int, share: float) -> QAPair:
 
 
 def yes_or_no(rng: random.Random, count: int) -> Iterator[QAPair]:
-    """Questions that differ in two names each; their answers are all but the same."""
+    """Questions of one form that differ in two names; only two answers."""
     for a, b in zip(names(rng, count), names(rng, count), strict=True):
         yield QAPair(f"Is it true that {a} is a kind of {b}?", rng.choice(["Yes.", "No."]))
 
@@ -143,7 +151,7 @@ def change_word(rng: random.Random, text: str) -> str:
     words = text.split(" ")
     at = rng.randrange(len(words))
     old = words[at].strip(string.punctuation)
-    # A noun backwards is no noun: else the question could become another pair's.
+    # Reversed, so that it isn't a noun and the question can't become another pair's.
     words[at] = words[at].replace(old, rng.choice(NOUNS)[::-1])
     return " ".join(words)
 
@@ -168,12 +176,12 @@ EDITS = {
 
 
 def edited(rng: random.Random, pair: QAPair, kind: str) -> QAPair:
-    """The pair after an edit of this kind."""
+    """The pair after an edit of this kind (a key of EDITS)."""
     return EDITS[kind](rng, pair)
 
 
-def filled(pairs: list[QAPair]) -> tuple[Index, int]:
-    """Our way: an index of the pairs, by their numbers, and how many were taken for duplicates on the way."""
+def build_index(pairs: list[QAPair]) -> tuple[Index, int]:
+    """Our method: the pairs indexed by their numbers, and how many were taken for duplicates of an earlier pair."""
     index, dropped = Index(), 0
     for i, pair in enumerate(pairs):
         dropped += index.nearest(pair) is not None
@@ -182,7 +190,7 @@ def filled(pairs: list[QAPair]) -> tuple[Index, int]:
 
 
 def reference(pairs: list[QAPair]) -> list[QAPair]:
-    """The reference's way: each pair against each that was kept before."""
+    """The reference's method: compare each pair with every pair kept before."""
     kept: list[tuple[str, str, QAPair]] = []
     for pair in pairs:
         question, answer = (" ".join(text.strip().lower().split()) for text in pair)

@@ -1,14 +1,14 @@
-"""How long a merge takes and how much memory, against PEFT's own: load the model, merge_and_unload, save_pretrained.
+"""Time and memory of a merge, against PEFT's: load the model, merge_and_unload, save_pretrained.
 
-    python benchmarks/merge.py                     # some minutes, 6 GB of free disk
+    python benchmarks/merge.py                     # a few minutes, 6 GB of free disk
     python benchmarks/merge.py --layers 32 --shard-size 2GB
 
-A Llama of random weights in bfloat16 with a rank-16 adapter on all its linear layers is written once to a temporary
-folder. Each merge runs in a process of its own and writes tokenizer and configuration too. The clock starts after the
-imports, which both need, and ours counts until the files are on the disk (fsync) and hashed, PEFT's until its files are
-in the page cache. The two take turns in going first, the disk is idle when a clock starts, both find the base in the
-page cache, and each figure is the best of its rounds. Memory is the process's ru_maxrss with all that is in it:
-interpreter, libraries, and pages of files that are mapped.
+Writes a Llama with random weights in bfloat16 and a rank-16 adapter on all its linear layers to a temporary folder,
+once. Each merge runs in its own process and writes tokenizer and configuration too. The clock starts after the imports,
+which both need. It stops for ours when the files are on disk (fsync) and hashed, for PEFT's when its files are in the
+page cache. The two alternate in going first, the disk is idle when the clock starts, the base is in the page cache for
+both, and each figure is the best of its rounds. Memory is the process's ru_maxrss: interpreter, libraries and mapped
+file pages included.
 """
 
 import argparse
@@ -31,11 +31,11 @@ WRITER = "the model"
 
 def main() -> None:
     options = parse()
-    if options.child:
-        print(json.dumps(child(options)))
+    if options.worker:
+        print(json.dumps(work(options)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        # In a process of its own as well: a child's ru_maxrss starts at what its parent holds.
+        # Also in its own process: ru_maxrss of a subprocess starts at its parent's memory.
         largest = int(run(WRITER, Path(folder), options)["largest"])
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in MERGERS}
         for turn in range(options.rounds):
@@ -51,13 +51,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--shard-size", default="500MB")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", help="where the temporary folder is made")
-    parser.add_argument("--child", choices=[*MERGERS, WRITER], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help="create the temporary folder here")
+    parser.add_argument("--worker", choices=[*MERGERS, WRITER], help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def write_model(base: Path, adapter: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Writes base and adapter; returns the bytes of the largest tensor, by the name `largest`."""
+    """Write base and adapter; returns {"largest": bytes of the largest tensor}."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -90,22 +90,23 @@ def write_model(base: Path, adapter: Path, options: argparse.Namespace) -> dict[
 
 
 def run(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """What one process of this file did."""
+    """Run this file in a subprocess as one of the mergers or the writer; returns its figures."""
     os.sync()
     sizes = [f"--{key}={getattr(options, key)}" for key in ("hidden", "layers", "vocabulary")]
     command = [sys.executable, __file__, *sizes, "--shard-size", options.shard_size]
-    command += ["--child", name, "--folder", str(folder)]
+    command += ["--worker", name, "--folder", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     shutil.rmtree(folder / "merged", ignore_errors=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def child(options: argparse.Namespace) -> dict[str, float]:
+def work(options: argparse.Namespace) -> dict[str, float]:
+    """What the subprocess does; `seconds` and `imports` in seconds, `peak` in bytes."""
     base, adapter, out = (Path(options.folder, name) for name in ("base", "adapter", "merged"))
-    if options.child == WRITER:
+    if options.worker == WRITER:
         return write_model(base, adapter, options)
     started = time.perf_counter()
-    if options.child == "PEFT":
+    if options.worker == "PEFT":
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -133,18 +134,18 @@ def report(runs: dict[str, list[dict[str, float]]], base: Path, largest: int, sh
     print(
         "| | seconds, each round | best | ratio | imports | peak memory | ratio |\n|---|---|---:|---:|---:|---:|---:|"
     )
-    best = {name: {key: min(r[key] for r in found) for key in ("seconds", "imports")} for name, found in runs.items()}
-    peak = {name: max(r["peak"] for r in found) for name, found in runs.items()}
-    for name, found in runs.items():
-        rounds = ", ".join(f"{r['seconds']:.1f}" for r in found)
+    best = {name: {key: min(r[key] for r in rounds) for key in ("seconds", "imports")} for name, rounds in runs.items()}
+    peak = {name: max(r["peak"] for r in rounds) for name, rounds in runs.items()}
+    for name, rounds in runs.items():
+        seconds = ", ".join(f"{r['seconds']:.1f}" for r in rounds)
         print(
-            f"| {name} | {rounds} | {best[name]['seconds']:.1f} "
+            f"| {name} | {seconds} | {best[name]['seconds']:.1f} "
             f"| {best['PEFT']['seconds'] / best[name]['seconds']:.2f} | {best[name]['imports']:.1f} "
             f"| {peak[name] / 2**30:.2f} GiB | {peak['PEFT'] / peak[name]:.2f} |"
         )
     limit = shard + largest + 2**30
     print(f"limit: one shard + the largest tensor + 1 GiB = {limit / 2**30:.2f} GiB")
-    assert peak[MERGERS[1]] <= limit, "the merge needs more memory than it may"
+    assert peak[MERGERS[1]] <= limit, "the merge takes more memory than the limit"
 
 
 if __name__ == "__main__":

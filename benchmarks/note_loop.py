@@ -1,13 +1,15 @@
-"""A note's training loop, restated to be measured against: `python benchmarks/note_loop.py [--adapter lora]`.
+"""A published training loop, reimplemented as a baseline: `python benchmarks/note_loop.py [--adapter lora]`.
 
 M. Robeyns, "Fixing LLM Defects and Adding Skills with Synthetic Data" (2023), teaches a model to bind symbols. A step
-is four micro batches of 40 questions: five words each, the first of them the answer; `generate`, with the adapter off
-and the whole few-shot prompt, goes on for 20 tokens at temperature 0.5; what stands before the newline is the
-description; the logits of all positions, and a loss on the label. AdaLoRA, learning rate 1e-3, 20 steps of warm-up. As
-in the note, the model is never put into eval mode, AdaLoRA's ranks are never updated, a word may be among the options
-twice, and a description may contain its word. Words, prompts and labels are those of `dlm_trl.tasks.mcsb`.
+has four micro batches of 40 questions. Each question has five words, the first of which is the answer. `generate`, with
+the adapter off and the whole few-shot prompt, writes 20 tokens at temperature 0.5; the text up to the newline is the
+description. The model computes the logits of all positions, and the loss is on the label. AdaLoRA, learning rate 1e-3,
+20 warm-up steps. As in the original, the model is never put into eval mode, AdaLoRA's ranks are never updated, a word
+may be among the options twice, and a description may contain its word. Words, prompts and labels are those of
+`dlm_trl.tasks.mcsb`.
 
-What a step can do without is switched on by name, see `SAVINGS`; online.py measures them. Prints one line of JSON.
+--savings removes unnecessary work from the step (see `SAVINGS`); online.py measures each saving. Prints one line of
+JSON.
 """
 
 import argparse
@@ -40,8 +42,8 @@ NEW_TOKENS = 20
 TEMPERATURE = 0.5
 LABELS = "ABCDE"
 GPU = torch.cuda.is_available()
-# One generate call for all questions of a step; the few-shot prompt computed once and for all; no tokens behind the
-# newline; the logits of the last position alone.
+# One generate call for all questions of a step; the few-shot prompt's KV cache computed once; no tokens after the
+# newline; logits of the last position only.
 SAVINGS = ("one_call", "prefix_cache", "stop_at_newline", "labelled_positions")
 
 Clock = Callable[[], float]
@@ -49,15 +51,15 @@ Clock = Callable[[], float]
 
 @dataclass
 class Result:
-    """All steps but the first, which pays for what happens once."""
+    """Totals over all steps except the first, which includes one-time costs."""
 
     questions: int = 0
     seconds: float = 0.0
     generating: float = 0.0  # seconds
     new_tokens: int = 0
-    passes: int = 0  # of the model, in generation
+    passes: int = 0  # forward passes during generation
     loss: float = 0.0  # mean over the steps
-    accuracy: float = 0.0  # likewise, among the labels
+    accuracy: float = 0.0  # mean over the steps, among the labels
 
     @property
     def rate(self) -> float:
@@ -77,7 +79,7 @@ class Passes:
 
 
 def clock(name: str) -> Clock:
-    """ "wall", or "cpu" for the time of this process alone; the GPU does first what it was given."""
+    """A clock in seconds: "wall", or "cpu" for this process's CPU time. On a GPU it waits for pending work first."""
     now = {"wall": time.perf_counter, "cpu": time.process_time}[name]
 
     def synchronized() -> float:
@@ -96,7 +98,7 @@ def adapter_config(adapter: str, steps: int) -> LoraConfig:
 
 
 def load(base_model: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Base and tokenizer, in float32 on a CPU, in bfloat16 on a GPU."""
+    """Base and tokenizer; float32 on a CPU, bfloat16 on a GPU."""
     dtype, device = (torch.bfloat16, "cuda") if GPU else (torch.float32, "cpu")
     return load_base(base_model, dtype=dtype).to(device), load_tokenizer(base_model)
 
@@ -109,9 +111,9 @@ def train(
     savings: Collection[str] = (),
     now: Clock = time.perf_counter,
 ) -> Result:
-    """The loop, `steps` steps behind the first. Raises ValueError for a saving that does not exist."""
+    """Run one step plus `steps` measured ones. Raises ValueError for an unknown saving."""
     if unknown := set(savings) - set(SAVINGS):
-        raise ValueError(f"no savings: {unknown}")
+        raise ValueError(f"Unknown savings: {unknown}")
     torch.manual_seed(seed)
     rng = random.Random(seed)
     words, bound = Mcsb(tokenizer).words, bind(tokenizer, LABELS)
@@ -154,7 +156,7 @@ def train(
 
 
 class Describer:
-    """Descriptions of words by the base, the adapter off."""
+    """Describes words with the base, the adapter switched off."""
 
     def __init__(
         self,
@@ -183,7 +185,7 @@ class Describer:
         return [text.strip() for text in written]
 
     def _fixed(self, texts: list[str]) -> list[str]:
-        # Each word is one token, so nothing is padded, and the prefix stands at the same place in every row.
+        # Each word is one token, so nothing is padded and the prefix has the same position in every row.
         coded = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left").to(self.model.device)
         width = coded["input_ids"].shape[1]
         sequences = self.model.generate(
@@ -217,10 +219,10 @@ class Describer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base_model", default="tiny", help="as a document names it (default: %(default)s)")
+    parser.add_argument("--base_model", default="tiny", help="a base model, as in a document (default: %(default)s)")
     parser.add_argument("--adapter", choices=["lora", "adalora"], default="adalora")
-    parser.add_argument("--steps", type=int, default=4, help="behind the first (default: %(default)s)")
-    parser.add_argument("--savings", default="", help=f"with commas between: {', '.join(SAVINGS)} (default: none)")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps, after a first one (default: %(default)s)")
+    parser.add_argument("--savings", default="", help=f"comma-separated: {', '.join(SAVINGS)} (default: none)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     args = parser.parse_args()

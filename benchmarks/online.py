@@ -1,14 +1,14 @@
-"""Questions a second of the online loop, against a note's loop (note_loop.py): `python benchmarks/online.py`.
+"""Questions per second of the online loop, against a published loop (note_loop.py): `python benchmarks/online.py`.
 
     python benchmarks/online.py --adapter adalora --steps 8 --rounds 3
     python benchmarks/online.py --base_model llama-3.2-1b          # on a GPU: about 1 B parameters
 
-Ours is the stock SFTTrainer with OnlineSynthesisCallback, at the recipe's settings. Same base, words, prompts and
-adapter, 160 questions a step in micro batches of 40, temperature 0.5. The note's loop, the same with one saving more
-each time, and ours take turns, so that a machine that is busy now and then is busy for all of them; every figure is
-the median of the rounds, without start-up and without a run's first step. Prints one line of JSON each: the machine,
-the two loops, the ratio, the step after each saving, and on a GPU generation against what the memory bandwidth allows.
-`--clock cpu` counts the time of this process alone, for a CPU that others use too.
+Ours is the stock SFTTrainer with OnlineSynthesisCallback and the recipe's settings. All variants use the same base,
+words, prompts and adapter, 160 questions per step in micro batches of 40, and temperature 0.5. The published loop, the
+same loop with one more saving each time, and ours take turns, so that other load on the machine affects all of them.
+Every figure is the median of the rounds, without start-up and a run's first step. Prints one line of JSON for each of:
+the machine, the two loops, the ratio, the step after each saving, and on a GPU how generation compares to the limit set
+by memory bandwidth. `--clock cpu` counts this process's CPU time, for a machine with other load.
 """
 
 import argparse
@@ -52,7 +52,7 @@ NOTE, OURS = "note", "ours"
 
 
 class Steps(TrainerCallback):
-    """When each step ended, and the forward passes of generation until then."""
+    """Records when each step ended, and the number of forward passes in generation until then."""
 
     def __init__(self, now: Clock) -> None:
         self.now = now
@@ -68,32 +68,32 @@ class Steps(TrainerCallback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base_model", default="tiny", help="as a document names it (default: %(default)s)")
+    parser.add_argument("--base_model", default="tiny", help="a base model, as in a document (default: %(default)s)")
     parser.add_argument("--adapter", choices=["lora", "adalora"], default="lora")
-    parser.add_argument("--steps", type=int, default=4, help="of each run, behind its first (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps of a run (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     options = parser.parse_args()
     now = clock(options.clock)
     names = [NOTE, *SAVINGS, OURS]
-    found: dict[str, list[Result]] = {name: [] for name in names}
+    results: dict[str, list[Result]] = {name: [] for name in names}
     for number in range(options.rounds):
         for k, name in enumerate(names):
             seed = options.seed + number
-            found[name].append(ours(options, seed, now) if name == OURS else note(options, seed, now, SAVINGS[:k]))
+            results[name].append(ours(options, seed, now) if name == OURS else note(options, seed, now, SAVINGS[:k]))
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
     show("machine", {**machine, "device": torch.cuda.get_device_name() if GPU else "cpu", **vars(options)})
     for name in (NOTE, OURS):
-        show(name, summary(found[name], options.steps))
-    ratios = [b.rate / a.rate for a, b in zip(found[NOTE], found[OURS], strict=True)]
+        show(name, summary(results[name], options.steps))
+    ratios = [b.rate / a.rate for a, b in zip(results[NOTE], results[OURS], strict=True)]
     show("ratio", {"median": round(median(ratios), 2), "rounds": [round(ratio, 2) for ratio in ratios]})
-    show("steps", split({name: found[name] for name in names}, options.steps))
+    show("steps", split(results, options.steps))
     if GPU:
         base, _ = load(options.base_model)
         weights = sum(p.numel() * p.element_size() for p in base.parameters())
         for name in (NOTE, OURS):
-            show(f"bandwidth_{name}", bandwidth(found[name], weights))
+            show(f"bandwidth_{name}", bandwidth(results[name], weights))
 
 
 def note(options: argparse.Namespace, seed: int, now: Clock, savings: tuple[str, ...]) -> Result:
@@ -107,7 +107,7 @@ def ours(options: argparse.Namespace, seed: int, now: Clock) -> Result:
     torch.manual_seed(seed)
     base, tokenizer = load(options.base_model)
     steps = Steps(now)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the trainer's log has lines of its own
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the trainer prints its log
         arguments = SFTConfig(
             folder,
             max_steps=options.steps + 1,
@@ -136,11 +136,13 @@ def ours(options: argparse.Namespace, seed: int, now: Clock) -> Result:
         with scored_where_labelled():
             trainer.train()
     log = [line for line in trainer.state.log_history if "loss" in line][1:]
-    lasted = [end - begin for (begin, _), (end, _) in zip(steps.ends, steps.ends[1:], strict=False)]
+    seconds_per_step = [end - begin for (begin, _), (end, _) in zip(steps.ends, steps.ends[1:], strict=False)]
     return Result(
         questions=round(sum(line["online/rows"] for line in log)),
-        seconds=sum(lasted),
-        generating=sum(line["online/generation_share"] * seconds for line, seconds in zip(log, lasted, strict=True)),
+        seconds=sum(seconds_per_step),
+        generating=sum(
+            line["online/generation_share"] * seconds for line, seconds in zip(log, seconds_per_step, strict=True)
+        ),
         new_tokens=round(sum(line["online/new_tokens"] for line in log)),
         passes=steps.ends[-1][1] - steps.ends[0][1],
         loss=sum(float(line["loss"]) for line in log) / len(log),
@@ -162,21 +164,21 @@ def summary(results: list[Result], steps: int) -> dict[str, Any]:
     }
 
 
-def split(found: dict[str, list[Result]], steps: int) -> list[dict[str, Any]]:
-    """Seconds of a step: the note's, with one saving more in each line, ours; `saved` since the line before."""
+def split(results: dict[str, list[Result]], steps: int) -> list[dict[str, Any]]:
+    """Seconds per step: the published loop, with one more saving per line, ours; `saved` is against the line before."""
     lines: list[dict[str, Any]] = []
-    for name, results in found.items():
-        whole = median(result.seconds for result in results) / steps
-        writing = median(result.generating for result in results) / steps
+    for name, rounds in results.items():
+        whole = median(result.seconds for result in rounds) / steps
+        writing = median(result.generating for result in rounds) / steps
         saved = round(lines[-1]["seconds"] - whole, 3) if lines else 0.0
         lines.append({"with": name, "seconds": round(whole, 3), "generating": round(writing, 3), "saved": saved})
     return lines
 
 
 def bandwidth(results: list[Result], weights: int) -> dict[str, Any]:
-    """Tokens per second of generation, and the time to read all weights once a pass as a share of what it takes.
+    """Tokens per second in generation, and the time to read all weights once per pass as a share of the time taken.
 
-    weights in bytes. What else has to be read, keys and values above all, is not counted, so 1 is out of reach.
+    weights: in bytes. Other reads, mainly keys and values, aren't counted, so the share can't reach 1.
     """
     one, other = (torch.empty(2**30, dtype=torch.uint8, device="cuda") for _ in range(2))
     now, fastest = clock("wall"), float("inf")

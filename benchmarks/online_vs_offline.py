@@ -1,15 +1,15 @@
-"""Rows written in the steps, or all of them before: `python benchmarks/online_vs_offline.py [--steps 100]`.
+"""Rows written during training or before it: `python benchmarks/online_vs_offline.py [--steps 100]`.
 
-The tiny base learns multiple-choice symbol binding, five options, 160 questions a step, from the same start:
+Trains the tiny base on multiple-choice symbol binding, five options, 160 questions per step, from the same start:
 
-    online     its frozen self writes the rows of a step in the step
-    offline    recipes/synthesize_task.py writes the same rows first; the stock SFTTrainer learns them in the same order
-    reused     the stock SFTTrainer learns the rows of the first tenth of the steps, ten times, shuffled
+    online     the frozen base writes each step's rows within the step
+    offline    recipes/synthesize_task.py writes the same rows first; the stock SFTTrainer trains on them in order
+    reused     the stock SFTTrainer trains ten times on the rows of the first tenth of the steps, shuffled
 
-Prints one line of JSON each: accuracy over steps on words that training never meets, seconds of writing and of training
-(without those of measuring), and bytes on disk: of the rows, of what `datasets` caches of them, of an online run's log.
-Then the ratios. `--clock cpu` counts the time of this process alone, for a CPU that others use too. About 20 minutes on
-2 cores with the default of 100 steps.
+Prints one line of JSON per run: accuracy over steps on held-out words, seconds of writing and of training (without
+measuring), and bytes on disk of the rows, of their `datasets` cache, and of an online run's log. Then prints the
+ratios. `--clock cpu` counts this process's CPU time, for a machine with other load. Takes about 20 minutes on 2 cores
+with the default of 100 steps.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where there is a GPU, the recipe would compute in another precision
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a GPU, the recipe would use another precision
 
 import datasets
 import torch
@@ -40,16 +40,16 @@ from dlm_trl.online.rows_on_disk import load_rows
 from dlm_trl.tasks.mcsb import Mcsb
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "synthesize_task.py"
-ROWS = 160  # questions a step
-SHARE = 10  # the run that reuses rows has those of one step in so many
+ROWS = 160  # questions per step
+REUSE = 10  # the run that reuses rows trains this many times on each
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Curve(TrainerCallback):
-    """Accuracy over steps, and the seconds that it took to find it out."""
+    """Measures accuracy every few steps, and the seconds that measuring took."""
 
-    def __init__(self, tokenizer: Any, asked: list[McsbQuestion], options: argparse.Namespace) -> None:
-        self.tokenizer, self.asked = tokenizer, asked
+    def __init__(self, tokenizer: Any, questions: list[McsbQuestion], options: argparse.Namespace) -> None:
+        self.tokenizer, self.questions = tokenizer, questions
         self.every, self.now = options.every, CLOCKS[options.clock]
         self.accuracy: dict[int, float] = {}
         self.seconds = 0.0
@@ -64,20 +64,20 @@ class Curve(TrainerCallback):
     def _measure(self, model, step: int) -> None:
         started = self.now()
         with torch.random.fork_rng(), evaluating(model):
-            self.accuracy[step] = round(measure_binding(model, self.tokenizer, self.asked).accuracy, 4)
+            self.accuracy[step] = round(measure_binding(model, self.tokenizer, self.questions).accuracy, 4)
         self.seconds += self.now() - started
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--every", type=int, default=20, help="measure every so many steps (default: %(default)s)")
-    parser.add_argument("--questions", type=int, default=100, help="to measure with (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=20, help="steps between measurements (default: %(default)s)")
+    parser.add_argument("--questions", type=int, default=100, help="held-out questions (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall")
     options = parser.parse_args()
-    if options.steps % SHARE:
-        parser.error(f"--steps must be a multiple of {SHARE}")
+    if options.steps % REUSE:
+        parser.error(f"--steps must be a multiple of {REUSE}.")
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
     print(json.dumps({"machine": machine, **vars(options)}), flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,24 +89,24 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     datasets.disable_progress_bars()
     tokenizer, now = load_tokenizer("tiny"), CLOCKS[options.clock]
     task = Mcsb(tokenizer, split="held_out")
-    asked = described_questions(load_base("tiny", "float32"), task, options.questions, options.seed)
+    questions = described_questions(load_base("tiny", "float32"), task, options.questions, options.seed)
 
-    runs = {"online": train(folder / "online", None, options, asked)}
+    runs = {"online": train(folder / "online", None, options, questions)}
     show("online", runs["online"] | {"bytes": {"log": size(folder / "online")}})
 
     started = now()
-    write = ["--task", "mcsb", "--base_model", "tiny", "--n", options.steps * ROWS, "--rows_per_step", ROWS]
-    write += ["--seed", options.seed, "--out", folder / "rows"]
-    runpy.run_path(str(RECIPE))["main"]([str(word) for word in write])
+    arguments = ["--task", "mcsb", "--base_model", "tiny", "--n", options.steps * ROWS, "--rows_per_step", ROWS]
+    arguments += ["--seed", options.seed, "--out", folder / "rows"]
+    runpy.run_path(str(RECIPE))["main"]([str(argument) for argument in arguments])
     writing = round(now() - started, 1)
     rows = load_rows(folder / "rows", tokenizer)
-    runs["offline"] = {"writing": writing, **train(folder / "offline", rows, options, asked)}
+    runs["offline"] = {"writing": writing, **train(folder / "offline", rows, options, questions)}
     show("offline", runs["offline"] | {"bytes": {"rows": size(folder / "rows"), "cache": size(folder / "cache")}})
 
-    few = rows.select(range(len(rows) // SHARE))
-    shuffled = train(folder / "reused", few, options, asked, "random")
-    runs["reused"] = {"writing": round(writing / SHARE, 1), **shuffled}
-    show("reused", runs["reused"] | {"bytes": {"rows": size(folder / "rows") // SHARE}})
+    few = rows.select(range(len(rows) // REUSE))
+    shuffled = train(folder / "reused", few, options, questions, "random")
+    runs["reused"] = {"writing": round(writing / REUSE, 1), **shuffled}
+    show("reused", runs["reused"] | {"bytes": {"rows": size(folder / "rows") // REUSE}})
 
     base = runs["online"]["training"]
     whole = {name: run.get("writing", 0) + run["training"] for name, run in runs.items()}
@@ -114,7 +114,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
         "first run": {name: round(seconds / base, 2) for name, seconds in whole.items()},
         "each further run": {name: round(run["training"] / base, 2) for name, run in runs.items()},
         "errors at the end": {name: round(1 - run["accuracy"][options.steps], 4) for name, run in runs.items()},
-        "offline learns as online, at every step": runs["online"]["accuracy"] == runs["offline"]["accuracy"],
+        "offline equals online at every step": runs["online"]["accuracy"] == runs["offline"]["accuracy"],
     }
     show("against online", ratios)
 
@@ -123,10 +123,10 @@ def train(
     folder: Path,
     rows: Dataset | None,
     options: argparse.Namespace,
-    asked: list[McsbQuestion],
+    questions: list[McsbQuestion],
     order: str = "sequential",
 ) -> dict[str, Any]:
-    """A run on these rows, or online where there are none."""
+    """Train on these rows, or online if `rows` is None."""
     torch.manual_seed(options.seed)
     tokenizer = load_tokenizer("tiny")
     args = SFTConfig(
@@ -147,7 +147,7 @@ def train(
         disable_tqdm=True,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    curve, now = Curve(tokenizer, asked, options), CLOCKS[options.clock]
+    curve, now = Curve(tokenizer, questions, options), CLOCKS[options.clock]
     trainer = SFTTrainer(
         load_base("tiny", "float32"),
         args,
@@ -168,8 +168,8 @@ def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def show(name: str, found: dict[str, Any]) -> None:
-    print(json.dumps({name: found}), flush=True)
+def show(name: str, results: dict[str, Any]) -> None:
+    print(json.dumps({name: results}), flush=True)
 
 
 if __name__ == "__main__":

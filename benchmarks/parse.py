@@ -1,13 +1,13 @@
 """How fast `dlm_trl.notes` reads, against the reference reader: `python benchmarks/parse.py` prints three ratios.
 
-Timed is what a dataset needs: open the file, parse it, and take every pair and triple out of it. Three corpora of more
-than 6 MB are made from a seed: large prose, mixed, and tiny sections. The reference (`document-language-model` 0.10.0)
-is installed into an environment of its own, `.venv-reference/`, on the first run.
+Times what a dataset needs: open the file, parse it, and extract every pair and triple. Three seeded corpora of more
+than 6 MB: large prose, mixed, and tiny sections. The first run installs the reference (`document-language-model`
+0.10.0) into its own environment, `.venv-reference/`.
 
-Fair play: both readers run in fresh processes of the same Python, with the same pydantic and PyYAML; start-up and
-imports are not timed; the processes take turns, and a ratio is the median over the rounds of CPU seconds (wall time
-would measure what else the machine does). Both must find the same sections and the same texts. Section ids, which only
-ours makes on demand, are left out for both.
+To be fair, both readers run in fresh processes of the same Python, with the same pydantic and PyYAML, and start-up and
+imports aren't timed. The processes take turns, and a ratio is the median over the rounds of CPU seconds (wall time
+would depend on other load). Both must return the same number of sections and the same texts. Section ids, which only
+ours computes on demand, are left out for both.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WORDS = [
 
 
 def main() -> None:
-    """Make the corpora, run both readers in turn, print the ratios; exits 1 if the readers disagree."""
+    """Make the corpora, run the readers in turn, print the ratios; exits with 1 if the readers disagree."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worker", choices=["ours", "reference"], help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
@@ -57,26 +57,26 @@ def main() -> None:
             corpus = Path(folder, f"{name}.dlm")
             corpus.write_text(make(random.Random(0)), "utf-8")
             seconds: dict[str, list[float]] = {reader: [] for reader in interpreters}
-            found = set()
+            contents = set()
             for _ in range(RUNS):
                 for reader, python in interpreters.items():
                     command = [python, __file__, "--worker", reader, "--corpus", str(corpus)]
                     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout)
                     seconds[reader].append(result["seconds"])
-                    found.add((result["sections"], result["texts"]))
-            if len(found) != 1:
-                sys.exit(f"{name}: the readers disagree about what the file holds")
+                    contents.add((result["sections"], result["texts"]))
+            if len(contents) != 1:
+                sys.exit(f"{name}: the readers disagree about the content")
             ours, reference = (statistics.median(seconds[reader]) for reader in ("ours", "reference"))
             ratio = statistics.median(r / o for o, r in zip(seconds["ours"], seconds["reference"], strict=True))
             megabytes = corpus.stat().st_size / 1e6
             print(
-                f"{name:<14} {megabytes:5.1f} {found.pop()[0]:9,} {reference:12.3f} {ours:8.3f} "
+                f"{name:<14} {megabytes:5.1f} {contents.pop()[0]:9,} {reference:12.3f} {ours:8.3f} "
                 f"{megabytes / ours:10.0f} {ratio:6.1f}x"
             )
 
 
 def reference_python() -> str:
-    """The interpreter of the reference's environment, made on the first call."""
+    """The interpreter of the reference's environment, which the first call creates."""
     python = ENVIRONMENT / "bin" / "python"
     if not (ENVIRONMENT / "ready").exists():
         print(f"Installing {REFERENCE} into {ENVIRONMENT.name}/ …", file=sys.stderr)
@@ -93,7 +93,7 @@ Reader = Callable[[Path], tuple[int, Texts]]
 
 
 def our_reader() -> Reader:
-    """Ours: from a path to the number of sections and the texts of pairs and triples."""
+    """Ours: takes a path, returns the number of sections and the texts of pairs and triples."""
     sys.path.insert(0, str(ROOT))
     from dlm_trl.notes import Document, read
 
@@ -114,7 +114,7 @@ def our_reader() -> Reader:
 
 
 def reference_reader() -> Reader:
-    """The reference: from a path to the number of sections and the texts of pairs and triples."""
+    """The reference: takes a path, returns the number of sections and the texts of pairs and triples."""
     from dlm.data.instruction_parser import parse_instruction_body
     from dlm.data.preference_parser import parse_preference_body
     from dlm.doc.parser import ParsedDlm, parse_file
@@ -139,26 +139,26 @@ READERS: dict[str, Callable[[], Reader]] = {"ours": our_reader, "reference": ref
 
 
 def measure(reader: Reader, corpus: Path) -> dict[str, float | int | str]:
-    """One timed reading; texts is a digest of all that came out."""
+    """Read once, timed; `texts` in the result is a digest of all texts."""
     start = process_time()
     sections, texts = reader(corpus)
-    found = list(texts)
+    contents = list(texts)
     seconds = process_time() - start
-    return {"seconds": seconds, "sections": sections, "texts": hashlib.sha256(repr(found).encode()).hexdigest()}
+    return {"seconds": seconds, "sections": sections, "texts": hashlib.sha256(repr(contents).encode()).hexdigest()}
 
 
 def sentence(rng: random.Random, words: int) -> str:
-    """A line of so many words."""
+    """One line with this many words."""
     return f"{' '.join(rng.choices(WORDS, k=words)).capitalize()}."
 
 
 def paragraphs(rng: random.Random, lines: int) -> str:
-    """Prose of so many lines, a blank one after every eighth."""
+    """Prose with this many lines, and a blank one after every eighth."""
     return "\n".join(sentence(rng, 12) + "\n" * (i % 8 == 7) for i in range(lines))
 
 
 def instruction(rng: random.Random, pairs: int, words: int, marker: str = "") -> str:
-    """An instruction section. No blank line inside a body: the reference at this version ends a body there."""
+    """An instruction section. No blank line inside a body, because this version of the reference would end it there."""
     blocks = (f"### Q\n{sentence(rng, words)}\n### A\n{sentence(rng, 2 * words)}\n" for _ in range(pairs))
     return f"::instruction::\n{marker}{''.join(blocks)}"
 
@@ -169,7 +169,7 @@ def preference(rng: random.Random) -> str:
 
 
 def filled(part: Callable[[], str]) -> str:
-    """A document of SIZE bytes or a little more, made of such parts."""
+    """A document made of parts, of SIZE bytes or a little more."""
     parts, size = [HEAD], len(HEAD)
     while size < SIZE:
         parts.append(part())
@@ -183,7 +183,7 @@ def large_prose(rng: random.Random) -> str:
 
 
 def mixed(rng: random.Random) -> str:
-    """As notes grow: prose, code, three pairs by a teacher, four by hand, a triple; and so on."""
+    """Typical notes, repeated: prose, code, three pairs by a teacher, four by hand, one triple."""
 
     def part() -> str:
         marker = (
@@ -198,7 +198,7 @@ def mixed(rng: random.Random) -> str:
 
 
 def tiny_sections(rng: random.Random) -> str:
-    """One short pair a section."""
+    """One short pair per section."""
     return filled(lambda: instruction(rng, 1, 4))
 
 

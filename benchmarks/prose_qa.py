@@ -1,15 +1,15 @@
-"""What questions about the prose teach, beside the prose itself: `python benchmarks/prose_qa.py [--seeds 1 2 3]`.
+"""Training on questions about prose, against the prose alone: `python benchmarks/prose_qa.py [--seeds 1 2 3]`.
 
-One document, whose authored pairs are asked before and after and learned by none of the runs; the same base, adapter
-and number of tokens that are trained on:
+Both runs use the same document, base, adapter and number of trained tokens. The document's authored pairs are asked
+before and after training; neither run trains on them.
 
-    questions    recipes/notes_online.yaml: the frozen base asks about spans of the prose, the answer is learned
-    prose        the prose alone, as the next token
+    questions    recipes/notes_online.yaml: the frozen base asks about spans of the prose, and the answers are trained
+    prose        the prose alone, as next-token prediction
 
-The document is made of passages that the embedded base never saw, each with its pairs, or is `--notes FILE`. Prints a
-line of JSON for each run: recall of the authored answers (exact match, token F1, fuzzy match), their loss in nats per
-token, the perplexity of general text, and the tokens; then the means over the seeds. About 10 minutes a seed on one
-core.
+The document consists of passages that the embedded base never saw, each with its pairs; or use `--notes FILE`. Prints
+one line of JSON per run: recall of the authored answers (exact match, token F1, fuzzy match), their loss in nats per
+token, the perplexity of general text, and the number of tokens; then the means over the seeds. Takes about 10 minutes
+per seed on one core.
 """
 
 import argparse
@@ -41,29 +41,29 @@ training: {adapter: lora, lora_r: 32, lora_alpha: 64, lora_dropout: 0.0, sequenc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=120, help="of the run with questions (default: %(default)s)")
-    parser.add_argument("--passages", type=int, default=40, help="in the document (default: %(default)s)")
-    parser.add_argument("--notes", type=Path, help="another document")
-    parser.add_argument("--learning-rate", default="0.003", help="of all runs (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=120, help="steps of the run with questions (default: %(default)s)")
+    parser.add_argument("--passages", type=int, default=40, help="passages in the document (default: %(default)s)")
+    parser.add_argument("--notes", type=Path, help="use this document instead")
+    parser.add_argument("--learning-rate", default="0.003", help="for all runs (default: %(default)s)")
     options = parser.parse_args()
     machine = {"torch": torch.__version__, "python": platform.python_version()}
     print(json.dumps({"machine": machine, **{name: str(value) for name, value in vars(options).items()}}), flush=True)
-    found: dict[str, list[dict[str, float]]] = {}
+    results: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DLM_HOME"] = str(Path(folder) / "home")
         notes = options.notes.resolve() if options.notes else document(Path(folder) / "passages.dlm", options.passages)
         for seed in options.seeds:
             for name, (before, after) in compare(Path(folder) / str(seed), notes, seed, options).items():
                 print(json.dumps({"seed": seed, "run": name, **after}), flush=True)
-                found.setdefault("before", []).append(before)
-                found.setdefault(name, []).append(after)
-    for name, runs in found.items():
+                results.setdefault("before", []).append(before)
+                results.setdefault(name, []).append(after)
+    for name, runs in results.items():
         means = {measure: round(statistics.mean(run[measure] for run in runs), 4) for measure in runs[0]}
         print(json.dumps({"mean of": name, **means}))
 
 
 def document(path: Path, count: int) -> Path:
-    """Passages that the base was never taught, each followed by its pairs."""
+    """Write passages that the base was never trained on, each followed by its pairs."""
     parts = [FRONT]
     for line in (tiny.path() / "held_out.jsonl").read_text(encoding="utf-8").splitlines()[:count]:
         passage = json.loads(line)
@@ -75,24 +75,24 @@ def document(path: Path, count: int) -> Path:
 
 def compare(folder: Path, notes: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     common = {"notes": notes, "seed": seed, "learning_rate": options.learning_rate, "max_questions": 1000}
-    asked = {"config": ROOT / "recipes" / "notes_online.yaml", **common}
-    told = {"rows": "none", "eval_strategy": "no", "save_strategy": "no", "lr_scheduler_type": "constant_with_warmup"}
-    told |= {"warmup_steps": 5, "logging_steps": 5, "per_device_train_batch_size": 4, **common}
-    told |= {"rehearsal": 1, "rehearsal_text": ROOT / "recipes" / "rehearsal.txt"}
-    runs = {"questions": run(folder / "questions", max_steps=options.steps, **asked)}
-    runs["prose"] = matched(folder / "prose", runs["questions"][1]["tokens"], **told)
+    questions = {"config": ROOT / "recipes" / "notes_online.yaml", **common}
+    prose = {"rows": "none", "eval_strategy": "no", "save_strategy": "no", "lr_scheduler_type": "constant_with_warmup"}
+    prose |= {"warmup_steps": 5, "logging_steps": 5, "per_device_train_batch_size": 4, **common}
+    prose |= {"rehearsal": 1, "rehearsal_text": ROOT / "recipes" / "rehearsal.txt"}
+    runs = {"questions": run(folder / "questions", max_steps=options.steps, **questions)}
+    runs["prose"] = run_with_tokens(folder / "prose", runs["questions"][1]["tokens"], **prose)
     return runs
 
 
-def matched(folder: Path, wanted: float, **settings: Any) -> tuple[dict[str, float], dict[str, float]]:
-    """A run of as many steps as give so many tokens, by the tokens of a short one."""
+def run_with_tokens(folder: Path, target: float, **settings: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """A run on about `target` tokens; a short run first shows how many tokens a step has."""
     steps = 10
     tokens = run(folder / "short", max_steps=steps, **settings)[1]["tokens"]
-    return run(folder / "run", max_steps=max(1, round(steps * wanted / tokens)), **settings)
+    return run(folder / "run", max_steps=max(1, round(steps * target / tokens)), **settings)
 
 
 def run(folder: Path, **settings: Any) -> tuple[dict[str, float], dict[str, float]]:
-    """The recipe in a process of its own; its measures before and after."""
+    """Run the recipe in a subprocess; returns its measures before and after."""
     command = [sys.executable, str(ROOT / "recipes" / "sft.py"), "--output_dir", str(folder)]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]

@@ -1,12 +1,12 @@
-"""How many real tokens per second the recipe trains, against SFTTrainer with SFTConfig's defaults.
+"""How many real tokens per second the recipe trains on, against SFTTrainer with SFTConfig's defaults.
 
-    python benchmarks/sft_throughput.py                # on a CPU: some minutes
+    python benchmarks/sft_throughput.py                # on a CPU: a few minutes
     python benchmarks/sft_throughput.py --hidden 2048 --layers 16 --heads 32 --vocabulary 32000     # on a GPU
 
-One model of random weights, the same short pairs, the same tokens in every optimizer step: those of 32 rows (packed,
-of 8 bins of four mean rows). Padding does not count. The variants take turns, so that a machine that is busy now and
-then is busy for all of them, and each figure is the best of its rounds. `--clock cpu` counts the time of this process
-alone, for a CPU that others use too.
+All variants use the same model with random weights and the same short pairs, with the tokens of 32 rows per optimizer
+step (with packing: 8 bins with the length of four mean rows each). Padding doesn't count. The variants take turns, so
+that other load on the machine affects all of them, and each figure is the best of its rounds. `--clock cpu` counts this
+process's CPU time, for a machine with other load.
 """
 
 import argparse
@@ -36,7 +36,7 @@ RECIPE = {"train_sampling_strategy": "batch_rebalance", "gradient_checkpointing"
 
 @dataclass(frozen=True)
 class Result:
-    """Real tokens per second without the first step, tokens of an optimizer step, mean loss of the last quarter."""
+    """Real tokens per second without the first step, tokens per optimizer step, mean loss of the last quarter."""
 
     rate: float
     tokens_per_step: float
@@ -44,7 +44,7 @@ class Result:
 
 
 class Clock(TrainerCallback):
-    """Starts after the first step, which pays for everything that happens once."""
+    """Measures from the end of the first step, which includes one-time costs."""
 
     def __init__(self, clock: str) -> None:
         self.now = time.perf_counter if clock == "wall" else time.process_time
@@ -60,7 +60,7 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     rows = short_pairs(options.vocabulary, options.steps * ROWS_PER_STEP)
     mean = sum(map(len, rows["input_ids"])) / len(rows)
-    # What TRL's own packing needs for as many tokens in a step: 8 bins of 4 mean rows each.
+    # As many tokens per step with TRL's packing: 8 bins of 4 mean rows each.
     packed = {"packing": True, "max_length": round(4 * mean), "bf16": gpu, "gradient_checkpointing": False}
     variants = {
         "SFTConfig's defaults": {},
@@ -92,15 +92,15 @@ def parse() -> argparse.Namespace:
 
 
 def short_pairs(vocabulary: int, count: int) -> Dataset:
-    """Questions of 12–40 tokens and answers of 4–30, one in ten of them longer, that a model can learn something of."""
+    """Learnable pairs: questions of 12–40 tokens, answers of 4–30, one in ten of them 40 tokens longer."""
     rng = random.Random(0)
 
     def row() -> dict[str, list[int]]:
-        asked = rng.randint(12, 40)
-        length = asked + rng.randint(4, 30) + (40 if rng.random() < 0.1 else 0)
+        question = rng.randint(12, 40)
+        length = question + rng.randint(4, 30) + (40 if rng.random() < 0.1 else 0)
         start, stride = rng.randrange(64), rng.randint(1, 3)
         ids = [2 + (start + k * stride) % min(64, vocabulary - 2) for k in range(length)]
-        return {"input_ids": ids, "labels": [IGNORED] * asked + ids[asked:], "length": length}
+        return {"input_ids": ids, "labels": [IGNORED] * question + ids[question:], "length": length}
 
     return Dataset.from_list([row() for _ in range(count)])
 

@@ -1,13 +1,13 @@
-"""How fast pairs come: `python benchmarks/synth.py [--sections N] [--concurrency 16,64]`.
+"""How fast pairs are synthesised: `python benchmarks/synth.py [--sections N] [--concurrency 16,64]`.
 
-Local: the tiny base writes pairs about paragraphs that it never saw, in batches and one request at a time (what the
-format's reference implementation does), the two in turns in one run, the replies compared. Remote: 500 requests of
-`dlm-trl synth` against a server on this machine that takes 200 ms for each, the ledger and the filter `none` included,
-against the ideal: requests x 0.2 s / concurrency. Prints one line of JSON each.
+Local: the tiny base writes pairs about paragraphs that it never saw, in batches and one request at a time (as the
+format's reference implementation does). The two alternate, and their replies are compared. Remote: 500 requests of
+`dlm-trl synth` to a local server that takes 200 ms for each, including the ledger and the filter `none`, against the
+ideal: requests x 0.2 s / concurrency. Prints one line of JSON each.
 
-`python benchmarks/synth.py --vllm http://localhost:8000 --base smollm2-135m` instead asks a vLLM server and the `hf:`
-teacher of the same base, in turns in one run, what `dlm-trl synth instructions recipes/notes.dlm --strategy both` asks.
-Give both the same number of threads (OMP_NUM_THREADS).
+`python benchmarks/synth.py --vllm http://localhost:8000 --base smollm2-135m` instead compares a vLLM server with the
+`hf:` teacher of the same base, which alternate, on the requests of `dlm-trl synth instructions recipes/notes.dlm
+--strategy both`. Give both the same number of threads (OMP_NUM_THREADS).
 """
 
 import argparse
@@ -42,13 +42,13 @@ HEAD = "---\ndlm_id: 01JTRXBENCH00000000000000A\nbase_model: tiny\n---\n"
 
 
 def document(count: int) -> str:
-    """A document with the first paragraphs that the tiny base never saw, a section each."""
+    """A document with `count` sections, each a paragraph that the tiny base never saw."""
     rows = [json.loads(line) for line in (tiny.path() / "held_out.jsonl").read_text().splitlines()]
     return HEAD + "".join(f"\n::prose::\n{i}. {rows[i % len(rows)]['prose']}\n" for i in range(count))
 
 
 def local(sections: int, rounds: int) -> dict[str, Any]:
-    """Pairs per second in batches and one by one, the best round of each; the ratio, and the share of equal replies."""
+    """Pairs per second in batches and one by one (best round of each), their ratio, and the share of equal replies."""
     notes = parse(document(sections))
     teacher = load_teacher("hf:tiny", notes)
     requests = [ask.request for ask in plan(notes, SynthSettings(teacher="hf:tiny", max_new_tokens=200), teacher)]
@@ -70,8 +70,9 @@ def local(sections: int, rounds: int) -> dict[str, Any]:
 
 
 def against_vllm(url: str, base: str, rounds: int) -> dict[str, Any]:
-    """New tokens per second of both teachers, the best round of each, and the ratio. vLLM is held to the JSON schema,
-    which a local teacher is not, so the two write different texts.
+    """New tokens per second of both teachers (best round of each), and their ratio.
+
+    vLLM must follow the JSON schema and a local teacher needn't, so the two write different texts.
     """
     notes = read(NOTES)
     requests, teachers = {}, {}
@@ -91,7 +92,7 @@ def against_vllm(url: str, base: str, rounds: int) -> dict[str, Any]:
             tokens[name] = sum(reply.usage.completion_tokens for reply in replies)
             best[name] = max(best[name], tokens[name] / seconds)
     return {
-        "requests": {name: len(asked) for name, asked in requests.items()},
+        "requests": {name: len(planned) for name, planned in requests.items()},
         "tokens": tokens,
         "tokens_per_second": {name: round(speed, 1) for name, speed in best.items()},
         "ratio": round(best["hf"] / best["vllm"], 2),
@@ -99,7 +100,7 @@ def against_vllm(url: str, base: str, rounds: int) -> dict[str, Any]:
 
 
 def remote(requests: int, concurrency: int) -> dict[str, Any]:
-    """Seconds of a whole run against the ideal; the server is a process of its own."""
+    """Seconds of a whole run against the ideal; the server runs in its own process."""
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe()
     server = context.Process(target=serve, args=(theirs,), daemon=True)
@@ -139,18 +140,20 @@ def serve(address: Connection) -> None:
         }  # fmt: skip
 
     listener = socket.create_server(("127.0.0.1", 0))
-    address.send(f"http://127.0.0.1:{listener.getsockname()[1]}")  # whoever connects now waits until it runs
+    address.send(f"http://127.0.0.1:{listener.getsockname()[1]}")  # a client that connects now waits until it runs
     uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", type=int, default=48, help="requests of the local part (default: %(default)s)")
+    parser.add_argument("--sections", type=int, default=48, help="requests in the local part (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--requests", type=int, default=500, help="requests of the remote part (default: %(default)s)")
-    parser.add_argument("--concurrency", default="16,64", help="numbers of requests in flight (default: %(default)s)")
-    parser.add_argument("--vllm", metavar="URL", help="compare a vLLM server with the hf: teacher of --base, only that")
-    parser.add_argument("--base", metavar="NAME", default="smollm2-135m", help="what it serves (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=500, help="requests in the remote part (default: %(default)s)")
+    parser.add_argument("--concurrency", default="16,64", help="requests in flight (default: %(default)s)")
+    parser.add_argument("--vllm", metavar="URL", help="only compare a vLLM server with the hf: teacher of --base")
+    parser.add_argument(
+        "--base", metavar="NAME", default="smollm2-135m", help="the served model (default: %(default)s)"
+    )
     args = parser.parse_args()
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
     print(json.dumps({"machine": machine}), flush=True)

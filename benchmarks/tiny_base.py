@@ -2,9 +2,9 @@
 
 (a) describes its words from a few-shot prompt      (b) cannot bind symbols
 (c) knows which word a description means (cloze)    (d) writes question/answer pairs as a teacher
-(e) can be taught (b) by LoRA                       (f) writes a question for a given answer
+(e) learns (b) with LoRA                            (f) writes a question for a given answer
 
-Prints one line of JSON an ability; `--json FILE` keeps them together. Seeded; about ten minutes on 2 cores.
+Prints one line of JSON per ability. Seeded; takes about ten minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ LEARNING_RATE = 2e-3
 
 
 class Bench:
+    """The base under test, and one method per ability, named after its letter."""
+
     def __init__(self, folder: Path, seed: int) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -50,11 +52,11 @@ class Bench:
     def describe(self, words: list[str], seed: int, temperature: float = 0.8) -> list[str]:
         prefix = online.description_prefix()
         texts = [prefix + online.description_prompt(word) for word in words]
-        found = generate(self.model, self.tokenizer, texts, 24, temperature=temperature, stop=["\n"], seed=seed)
-        return [text.strip() for text in found]
+        written = generate(self.model, self.tokenizer, texts, 24, temperature=temperature, stop=["\n"], seed=seed)
+        return [text.strip() for text in written]
 
     def a_describes(self) -> dict[str, Any]:
-        """Share of sampled descriptions whose nearest gloss of all (tf-idf cosine) is their own word's."""
+        """Share of sampled descriptions whose nearest gloss (tf-idf cosine) is that of their own word."""
         vectorizer = TfidfVectorizer(token_pattern=r"[a-z]+").fit(self.words[w] for w in self.nouns)
         glosses = vectorizer.transform([self.words[w] for w in self.nouns])
         texts = self.describe(self.nouns, self.seed)
@@ -70,45 +72,46 @@ class Bench:
         }
 
     def b_cannot_bind(self) -> dict[str, Any]:
-        """MCSB accuracy restricted to the labels, over all rotations of the options; glosses as descriptions."""
-        found = measure_binding(self.model, self.tokenizer, self.all_glosses())
-        said = {label: round(found.labels.get(label, 0.0), 4) for label in LABELS}
-        return {"accuracy": round(found.accuracy, 4), "chance": 0.2, "answers": said}
+        """MCSB accuracy over the labels and all rotations of the options; the glosses are the descriptions."""
+        binding = measure_binding(self.model, self.tokenizer, self.all_glosses())
+        answers = {label: round(binding.labels.get(label, 0.0), 4) for label in LABELS}
+        return {"accuracy": round(binding.accuracy, 4), "chance": 0.2, "answers": answers}
 
     def c_cloze(self) -> dict[str, Any]:
-        """Share of questions whose right word is the likeliest of its five options after the description alone."""
-        found = cloze(self.model, self.tokenizer, self.all_glosses())
-        return {"accuracy": round(found.plain, 4), "normalised": round(found.accuracy, 4), "chance": 0.2}
+        """Share of questions whose correct word is the likeliest of the five options after the description alone."""
+        result = cloze(self.model, self.tokenizer, self.all_glosses())
+        return {"accuracy": round(result.plain, 4), "normalised": round(result.accuracy, 4), "chance": 0.2}
 
     def all_glosses(self) -> list[McsbQuestion]:
-        """A question about every word."""
+        """One question per word."""
         items = questions(random.Random(self.seed), self.nouns, self.words, len(self.nouns))
         return [McsbQuestion(word, gloss, options, LABELS) for gloss, options, word in items]
 
-    def label_answers(self, model: Any, asked: list[tuple[str, list[str]]]) -> list[int]:
-        """Index of the likeliest label of each (description, options), asked once."""
+    def label_answers(self, model: Any, items: list[tuple[str, list[str]]]) -> list[int]:
+        """Index of the likeliest label of each (description, options), in one order of the options."""
         bound = bind(self.tokenizer, LABELS)
         return choose(
-            model, self.tokenizer, [online.question(g, o, LABELS) for g, o in asked], [bound.ids] * len(asked)
+            model, self.tokenizer, [online.question(g, o, LABELS) for g, o in items], [bound.ids] * len(items)
         )
 
     def d_teaches(self) -> dict[str, Any]:
-        """Replies on unseen headwords with n distinct questions that name them and answers from the paragraph."""
-        asked = [(row, 1 + i % 3) for i, row in enumerate(self.held_out)]
-        prompts = [self.ids(pair_messages(row["prose"], n)) for row, n in asked]
+        """Share of good replies about unseen headwords: n distinct questions that name it, answers from the text."""
+        requests = [(row, 1 + i % 3) for i, row in enumerate(self.held_out)]
+        prompts = [self.ids(pair_messages(row["prose"], n)) for row, n in requests]
         replies = generate(self.model, self.tokenizer, prompts, 200)
         verdicts = [
-            reply_fault(reply, row["headword"], row["prose"], n) for reply, (row, n) in zip(replies, asked, strict=True)
+            reply_fault(reply, row["headword"], row["prose"], n)
+            for reply, (row, n) in zip(replies, requests, strict=True)
         ]
         faults = {f: verdicts.count(f) for f in sorted({v for v in verdicts if v})}
-        by_n = {n: mean(not v for v, (_, m) in zip(verdicts, asked, strict=True) if m == n) for n in (1, 2, 3)}
+        by_n = {n: mean(not v for v, (_, m) in zip(verdicts, requests, strict=True) if m == n) for n in (1, 2, 3)}
         return {"good_replies": mean(not v for v in verdicts), "by_n": by_n, "faults": faults, "sample": replies[1]}
 
     def e_can_be_taught(self, steps: int = 200, batch: int = 160) -> dict[str, Any]:
-        """LoRA on MCSB with descriptions by the frozen base; accuracy on words kept out, distractors too."""
-        kept_out = [w for w in self.nouns if hashlib.blake2b(w.encode(), digest_size=2).digest()[0] < 64]
-        known = [w for w in self.nouns if w not in kept_out]
-        pool = {w: [t for t in texts if t] for w, texts in self.pool(known + kept_out, 12).items()}
+        """Train LoRA on MCSB with the frozen base's descriptions; accuracy on held-out words and distractors."""
+        held_out_words = [w for w in self.nouns if hashlib.blake2b(w.encode(), digest_size=2).digest()[0] < 64]
+        known = [w for w in self.nouns if w not in held_out_words]
+        pool = {w: [t for t in texts if t] for w, texts in self.pool(known + held_out_words, 12).items()}
         rng = random.Random(self.seed)
         torch.manual_seed(self.seed)
         config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -136,7 +139,7 @@ class Bench:
             optimizer.zero_grad()
             if step % 20 == 0:
                 model.eval()
-                tests = questions(random.Random(7), kept_out, pool, 300)
+                tests = questions(random.Random(7), held_out_words, pool, 300)
                 answers = self.label_answers(model, [(g, o) for g, o, _ in tests])
                 curve.append((step, mean(o[k] == w for (_, o, w), k in zip(tests, answers, strict=True))))
                 print(
@@ -149,33 +152,37 @@ class Bench:
         return {
             "held_out_accuracy": curve[-1][1],
             "curve": curve,
-            "words_kept_out": len(kept_out),
-            "questions_a_step": batch,
+            "words_held_out": len(held_out_words),
+            "questions_per_step": batch,
         }
 
     def pool(self, words: list[str], count: int) -> dict[str, list[str]]:
-        """`count` descriptions a word by the frozen base, without those that contain the word."""
+        """`count` descriptions per word by the frozen base, without those that contain the word."""
         texts = self.describe([w for w in words for _ in range(count)], self.seed + 2)
-        found = {w: texts[count * i : count * (i + 1)] for i, w in enumerate(words)}
-        return {w: [t for t in ts if not re.search(rf"\b{w}", t.lower())] or [self.words[w]] for w, ts in found.items()}
+        by_word = {w: texts[count * i : count * (i + 1)] for i, w in enumerate(words)}
+        return {
+            w: [t for t in ts if not re.search(rf"\b{w}", t.lower())] or [self.words[w]] for w, ts in by_word.items()
+        }
 
     def f_asks(self) -> dict[str, Any]:
-        """Questions for a span: asked back with the paragraph, does the span return? Is it a reference question?"""
+        """Questions for a span: does the base, reading the text, answer with the span? Is it a reference question?"""
         rows = [(row["prose"], *random.Random(i).choice(row["pairs"])) for i, row in enumerate(self.held_out)]
         prompts = [self.ids(online.span_question_messages(prose, span)) for prose, _, span in rows]
-        asked = [q.strip() for q in generate(self.model, self.tokenizer, prompts, 40)]
-        checks = [self.ids(online.span_check_messages(prose, q)) for (prose, _, _), q in zip(rows, asked, strict=True)]
-        back = [text.strip() for text in generate(self.model, self.tokenizer, checks, 40)]
+        written = [q.strip() for q in generate(self.model, self.tokenizer, prompts, 40)]
+        checks = [
+            self.ids(online.span_check_messages(prose, q)) for (prose, _, _), q in zip(rows, written, strict=True)
+        ]
+        answers = [text.strip() for text in generate(self.model, self.tokenizer, checks, 40)]
         fitting = [
             any(q == other and x == span for other, x in row["pairs"])
-            for q, (_, _, span), row in zip(asked, rows, self.held_out, strict=True)
+            for q, (_, _, span), row in zip(written, rows, self.held_out, strict=True)
         ]
         return {
-            "span_comes_back": mean(b == span for b, (_, _, span) in zip(back, rows, strict=True)),
+            "span_comes_back": mean(a == span for a, (_, _, span) in zip(answers, rows, strict=True)),
             "is_a_reference_question": mean(fitting),
             "samples": [
-                {"span": s, "question": q, "back": b}
-                for (_, _, s), q, b in list(zip(rows, asked, back, strict=True))[:4]
+                {"span": s, "question": q, "answer": a}
+                for (_, _, s), q, a in list(zip(rows, written, answers, strict=True))[:4]
             ],
         }
 
@@ -188,7 +195,7 @@ def mean(values: Any) -> float:
 def questions(
     rng: random.Random, words: list[str], glosses: dict[str, Any], count: int
 ) -> list[tuple[str, list[str], str]]:
-    """(description, five options, answer); `glosses` gives one text a word, or a list to draw from."""
+    """(description, five options, answer) each. `glosses` has one text per word, or several to draw from."""
     items = []
     for i in range(count):
         word = words[i] if count == len(words) else rng.choice(words)
@@ -204,7 +211,7 @@ def reply_fault(reply: str, headword: str, prose: str, n: int) -> str | None:
     try:
         pairs = [(str(p["question"]), str(p["answer"])) for p in json.loads(reply)]
     except (ValueError, TypeError, KeyError):
-        return "not the JSON asked for"
+        return "not the requested JSON"
     if len(pairs) != n or len({q for q, _ in pairs}) != n:
         return "not n distinct questions"
     if not all(headword.lower() in q.lower() for q, _ in pairs):
@@ -221,7 +228,7 @@ def reply_fault(reply: str, headword: str, prose: str, n: int) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=None, help="folder of the model (default: the embedded one)")
-    parser.add_argument("--only", default="a,b,c,d,e,f", help="which abilities (default: %(default)s)")
+    parser.add_argument("--only", default="a,b,c,d,e,f", help="abilities to measure (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=None, help="write all results to this file")
     args = parser.parse_args()

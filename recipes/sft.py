@@ -4,8 +4,8 @@
     accelerate launch recipes/sft.py --config recipes/mcsb.yaml --seed 1
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/sft.py --config recipes/notes.yaml --lora_r 16
 
-All settings: python recipes/sft.py --help. The command line wins over the YAML, the YAML over the document's
-frontmatter, and that over the defaults; the run prints a table of where each value comes from.
+All settings: python recipes/sft.py --help. The command line overrides the YAML, the YAML overrides the document's
+frontmatter, and the frontmatter overrides the defaults. The run prints where each value comes from.
 """
 
 import os
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         if run.notes.overwrite and not run.checkpoint:
             remove_checkpoints(args.output_dir)
 
-    # 2. Load the base, quantised if asked; the trainer puts the adapter on it.
+    # 2. Load the base, quantised if set. The trainer adds the adapter.
     model = load_base(run.base_model, base_dtype(args), run.adapter.quantization, attention(args))
     if run.adapter.quantization:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     if run.tokens.validation is None:
         args.eval_strategy = "no"
     if not args.packing or not train_rows:  # a placeholder can't be packed
-        args.dataset_kwargs = {"skip_prepare_dataset": True}  # the rows are tokenized, and none is too long
+        args.dataset_kwargs = {"skip_prepare_dataset": True}  # the rows are tokenized and short enough
     trainer = SFTTrainer(
         model=model,
         args=args,
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     accelerator.print(f"world size: {accelerator.num_processes} ({accelerator.distributed_type.value}, {args.device})")
     accelerator.print(f"trainable parameters: {run.trainable:,}")
 
-    # 3. Train, from a checkpoint if asked; the first measurement is made right before the first step.
+    # 3. Train, from a checkpoint if set. The first measurement is made right before the first step.
     online = attach_task(trainer, run)
     if run.notes.rehearsal:
         Rehearsal(run.notes.rehearsal, args.seed, run.rehearsal_texts).attach(trainer)
@@ -113,14 +113,14 @@ def main(argv: list[str]) -> None:
     accelerator.print(f"adapter: {args.output_dir} and {folder}")
     accelerator.end_training()
 
-    # 5. Export, in a fresh process: this one's libraries are set up for several.
+    # 5. Export in a fresh process, because this one is set up for distributed training.
     if run.notes.export and accelerator.is_main_process:
         arguments = (str(folder), args.output_dir, "--to", run.notes.export, "--calibration", str(calibration(run)))
         run_module("dlm_trl.export.ship", *arguments, show=True)
 
 
 def calibration(run: Run) -> Path:
-    """The text that a quantiser calibrates on: the document, or the rows that a task wrote."""
+    """The text to calibrate a quantiser on: the document, or the rows that a task wrote."""
     if run.notes.notes:
         return Path(run.notes.notes)
     if run.task.task_rows:
@@ -129,19 +129,20 @@ def calibration(run: Run) -> Path:
 
 
 def base_dtype(args: SFTConfig) -> str:
-    """The frozen base has the precision of the computation; the adapter is float32, except under ZeRO-3."""
+    """The base is loaded in the precision of the computation. The adapter is float32, except under ZeRO-3."""
     return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
 
 
 def attention(args: SFTConfig) -> str | None:
-    """On a CPU, eager attention trains short rows 1.3 to 1.5 times as fast as torch's fused attention; with long rows
-    it takes too much memory.
+    """Eager attention for short rows on a CPU, where it trains 1.3 to 1.5 times as fast as torch's fused attention.
+
+    With long rows it takes too much memory.
     """
     return "eager" if args.use_cpu and args.max_length <= SHORT_ROWS and not args.padding_free else None
 
 
 def run_facts(run: Run, accelerator) -> dict[str, object]:
-    """What the report says about the run besides its numbers."""
+    """What the report says about the run, apart from its numbers."""
     sources = {"document": run.notes.notes, "task": run.task.task, "rows of a task": run.task.task_rows}
     return {
         **{name: source for name, source in sources.items() if source},

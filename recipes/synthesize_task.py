@@ -1,11 +1,11 @@
-"""Write a task's rows to disk, to train on them as often as you like: the same rows that an online run would write.
+"""Write a task's rows to disk, the same rows that an online run would write, to train on them as often as you like.
 
     python recipes/synthesize_task.py --task mcsb --base_model tiny --n 100000 --out runs/mcsb_rows
     accelerate launch recipes/synthesize_task.py --task mcsb --teacher hf:org/name --n 100000 --out runs/mcsb_rows
     python recipes/sft.py --task_rows runs/mcsb_rows --base_model tiny --output_dir runs/mcsb
 
-The teacher `base` is the base itself, like the frozen base of an online run with the same seed; any other teacher gets
-the same prompts as in an online run. `accelerate launch` divides the steps among processes, each of which writes a
+The teacher `base` is the base model itself, like the frozen base of an online run with the same seed. Any other teacher
+gets the same prompts as in an online run. `accelerate launch` divides the steps among processes, and each writes a
 shard. Rerun the same command to resume a run that was stopped or killed.
 
 The folder is a dataset: load_dataset("runs/mcsb_rows", split="train"). --help lists all settings.
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
     if is_main():
         print(f"{settings.n:,} rows of {settings.task} for {settings.base_model}, written by {settings.teacher}")
 
-    # 2. Each process writes its shards; a resumed run keeps the number of shards, whatever its number of processes.
+    # 2. Each process writes its shards. A resumed run keeps the number of shards, however many processes it has.
     def write(shards: Sequence[int]) -> list[None]:
         done = sum(progress(folder, settings, shard).steps for shard in shards)
         steps = sum(len(settings.steps_of(shard)) for shard in shards)
@@ -180,7 +180,7 @@ def settings_of(args: Arguments, documents: Sequence[Document], tokenizer: PreTr
 def open_author(
     args: Arguments, settings: TaskRowsSettings, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Author, list[Task]]:
-    """The author, and the task of each stage. Near distractors need the base's embeddings, whoever the author is."""
+    """The author, and the task of each stage. Near distractors need the base's embeddings with any author."""
     near = any(stage.get("distractors") == "near" for stage in settings.stages)
     needs_base = args.teacher == "base" or near
     base = load_base(settings.base_model, settings.dtype, args.quantization) if needs_base else None
@@ -192,7 +192,7 @@ def open_author(
 
 
 def first(documents: Sequence[Document]) -> Document | None:
-    """The document whose adapter the teacher `self` is."""
+    """The document whose adapter the teacher `self` uses."""
     return documents[0] if documents else None
 
 

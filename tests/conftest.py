@@ -1,4 +1,4 @@
-"""What every room's tests share: a base model of random weights, small enough to be made on the spot."""
+"""Fixtures for all tests: a small base model with random weights, and its tokenizer."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Property tests see the same examples on every machine; `make fuzz` looks at others, and at more. No deadline, for a
-# busy machine proves nothing. Files under tmp_path are written anew for each example, so sharing it is harmless.
+# Property tests use the same examples on every machine; `make fuzz` uses other and more examples. No deadline, because
+# the machine may be busy. Each example rewrites its files under tmp_path, so sharing the fixture is harmless.
 LENIENT: Any = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 settings.register_profile("same", derandomize=True, **LENIENT)
 settings.register_profile("fuzz", max_examples=3000, **LENIENT)
@@ -37,12 +37,12 @@ TEXT = [
 
 @pytest.fixture(scope="session")
 def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a Llama of 2 layers of width 64, with a byte-level BPE tokenizer that speaks ChatML.
+    """The folder of a Llama with 2 layers of width 64 and a byte-level BPE tokenizer with a ChatML template.
 
-    Its own pad token, end of turn `<|im_end|>`, 512 positions; attention and head sizes that DoRA, AdaLoRA and
-    bitsandbytes take.
+    It has a pad token, `<|im_end|>` as its end of turn, 512 positions, and sizes that DoRA, AdaLoRA and bitsandbytes
+    support.
     """
-    import torch  # here, so that the rooms that need no torch test without loading it
+    import torch  # not at the top, so that tests of modules without torch don't load it
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("random_base")
@@ -60,7 +60,7 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.2,  # so that its logits differ clearly
+        initializer_range=0.2,  # so that logits differ clearly
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

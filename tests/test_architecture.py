@@ -1,4 +1,6 @@
-"""The house keeps its shape: imports go one way, nothing heavy loads early, every module says what it is for."""
+"""Imports go one way, importing the package loads nothing heavy, every module has a docstring, names that are imported
+exist.
+"""
 
 import ast
 import subprocess
@@ -10,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dlm_trl"
 
-# Which rooms a room may import, in the order of the house. The map with reasons is in CONTRIBUTING.md.
+# Which rooms a room may import. The map in CONTRIBUTING.md has the same order.
 ROOMS: dict[str, set[str]] = {
     "notes": set(),
     "rows": {"notes"},
@@ -25,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "export": {"notes", "rows", "models", "evaluation"},
     "cli": {"notes", "rows", "models", "teachers", "tasks", "synth", "online", "evaluation", "train", "export"},
 }
-FRONT_DOORS = {"__init__", "__main__"}  # may import every room
+ENTRY_POINTS = {"__init__", "__main__"}  # may import every room
 MODULES = sorted(PACKAGE.rglob("*.py"))
 OUTSIDE = sorted(path for name in ("recipes", "scripts", "benchmarks") for path in (PACKAGE.parent / name).glob("*.py"))
 
@@ -33,8 +35,7 @@ OUTSIDE = sorted(path for name in ("recipes", "scripts", "benchmarks") for path 
 def rooms_imported(source: str, module: str) -> Iterator[tuple[str, int]]:
     """Rooms of `dlm_trl` that a module imports, with the line; imports inside functions count too.
 
-    `module` is the dotted name of the importing module (a package's own name for its `__init__`), needed to resolve
-    relative imports.
+    module: dotted name of the importing module, to resolve relative imports.
     """
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
@@ -56,9 +57,9 @@ def rooms_imported(source: str, module: str) -> Iterator[tuple[str, int]]:
 def test_imports_go_one_way(path: Path) -> None:
     inside = path.relative_to(PACKAGE)
     room = inside.parts[0].removesuffix(".py")
-    if room in FRONT_DOORS:
+    if room in ENTRY_POINTS:
         return
-    # An __init__ resolves `from . import x` like a module inside its own package does, so its name stays in.
+    # `from . import x` in an __init__ resolves like in a module of its package, so the name keeps `__init__`.
     module = ".".join(["dlm_trl", *inside.with_suffix("").parts])
     allowed = ROOMS[room] | {room}
     wrong = [
@@ -80,12 +81,12 @@ def test_imports_go_one_way(path: Path) -> None:
         ("import json, torch", []),
     ],
 )
-def test_the_import_reader_sees_every_form(source: str, rooms: list[str]) -> None:
+def test_every_form_of_import_is_read(source: str, rooms: list[str]) -> None:
     assert [room for room, _ in rooms_imported(source, "dlm_trl.notes.check")] == rooms
 
 
 def defined_names(module: Path) -> set[str]:
-    """What can be imported from a module of the package: definitions, assignments, imports, and submodules."""
+    """Names that can be imported from a module: definitions, assignments, imports, and submodules."""
     names = {path.stem for path in module.parent.iterdir()} if module.name == "__init__.py" else set()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         match node:
@@ -99,7 +100,7 @@ def defined_names(module: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: path.relative_to(PACKAGE.parent).as_posix())
-def test_recipes_scripts_and_benchmarks_import_what_exists(path: Path) -> None:
+def test_names_imported_by_recipes_scripts_and_benchmarks_exist(path: Path) -> None:
     missing = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("dlm_trl"):
@@ -111,12 +112,12 @@ def test_recipes_scripts_and_benchmarks_import_what_exists(path: Path) -> None:
     assert not missing
 
 
-def test_the_rooms_are_the_ones_of_the_map() -> None:
-    found = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert found == set(ROOMS)
+def test_every_folder_is_in_the_map() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(ROOMS)
 
 
-def test_the_map_has_no_way_back() -> None:
+def test_the_map_has_no_cycles() -> None:
     seen: set[str] = set()
     for room, allowed in ROOMS.items():
         assert allowed <= seen, f"{room} may import {allowed - seen}, which come after it"
@@ -124,11 +125,11 @@ def test_the_map_has_no_way_back() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_every_module_says_what_lives_there(path: Path) -> None:
+def test_every_module_has_a_docstring(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert docstring, f"{path} has no docstring"
     if path.name == "__init__.py":
-        assert len(docstring.split()) >= 20, f"{path}: one paragraph, please, not {docstring!r}"
+        assert len(docstring.split()) >= 20, f"{path}: write at least 20 words, not {docstring!r}"
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

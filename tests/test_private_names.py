@@ -1,6 +1,6 @@
-"""Private names of libraries that the package depends on: a release that changes one fails here, with its name.
+"""Private names of libraries that the package uses. If a release of a library changes one, its test fails.
 
-CONTRIBUTING.md shows this table; each row names the library, what is used of it, and the module that uses it.
+The table is also in CONTRIBUTING.md. Each row has the library, the name, and the module that uses it.
 """
 
 import inspect
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def has(module: str, name: str, *parameters: str) -> Callable[[], None]:
-    """A check that the module has this (dotted) name, and that it takes these parameters, in this order, first."""
+    """A check that the module has this (dotted) name, and that its first parameters are these, in this order."""
 
     def check() -> None:
         thing: Any = import_module(module)
@@ -23,8 +23,8 @@ def has(module: str, name: str, *parameters: str) -> Callable[[], None]:
             assert hasattr(thing, part), f"{module} has no {name}"
             thing = getattr(thing, part)
         if parameters:
-            takes = [one for one in inspect.signature(thing).parameters if one != "self"]
-            assert tuple(takes[: len(parameters)]) == parameters, f"{module}.{name} takes {takes}"
+            names = [parameter for parameter in inspect.signature(thing).parameters if parameter != "self"]
+            assert tuple(names[: len(parameters)]) == parameters, f"{module}.{name} takes {names}"
 
     return check
 
@@ -98,12 +98,12 @@ TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]} {row[1]}")
-def test_the_library_still_has_it(row: tuple[str, str, str]) -> None:
+def test_the_library_has_the_name(row: tuple[str, str, str]) -> None:
     TABLE[row]()
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]} {row[1]}")
-def test_the_module_uses_it_and_contributing_lists_it(row: tuple[str, str, str]) -> None:
+def test_the_module_uses_the_name_and_contributing_lists_it(row: tuple[str, str, str]) -> None:
     library, name, module = row
     used = (ROOT / "dlm_trl" / module).read_text(encoding="utf-8")
     assert name.rsplit(".", 1)[-1] in used

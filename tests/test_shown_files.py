@@ -1,5 +1,5 @@
-"""What a newcomer sees first is true: the examples of the README and the documentation run, their commands exist, the
-demo's notes and questions fit together.
+"""The README and the documentation are correct: examples run; commands, files and links exist; generated tables are
+complete. The demo's notes and questions match.
 """
 
 import ast
@@ -57,8 +57,8 @@ class Block(NamedTuple):
 
 def blocks_of(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
-    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2]) for m in found]
+    matches = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2]) for m in matches]
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -72,7 +72,7 @@ def shown(blocks: list[Block]) -> Any:
     return pytest.mark.parametrize("block", blocks, ids=[block.where for block in blocks])
 
 
-def test_every_block_is_of_a_language_that_is_tested() -> None:
+def test_every_block_is_in_a_tested_language() -> None:
     assert {block.language for block in BLOCKS} == {"", "python", "bash", "yaml", "json", "jinja"}
     untested = [block.where for block in blocks("") if not block.text.startswith("---\n")]
     assert len(untested) == 1, untested
@@ -80,21 +80,21 @@ def test_every_block_is_of_a_language_that_is_tested() -> None:
 
 
 @shown([block for block in blocks("") if block.text.startswith("---\n")])
-def test_shown_documents_are_documents(block: Block, tmp_path: Path) -> None:
+def test_shown_documents_are_valid(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "shown.dlm"
     file.write_text(block.text, encoding="utf-8")
     assert parse(block.text).sections
     assert check(file) == []
 
 
-def test_the_readme_s_document_is_one() -> None:
+def test_the_readmes_document_has_prose_and_a_pair() -> None:
     (example,) = (block for block in blocks_of(ROOT / "README.md") if block.text.startswith("---\n"))
     document = parse(example.text)
     assert [section.kind for section in document.sections] == ["prose", "instruction"]
     assert document.sections[1].pairs()[0].answer == "A rest of flour and water before the salt goes in."
 
 
-def test_the_shown_task_is_the_recipe_s() -> None:
+def test_the_shown_task_equals_the_recipe() -> None:
     shown = next(block.text for block in blocks("python") if "class Naming" in block.text)
     assert (ROOT / "recipes" / "naming.py").read_text(encoding="utf-8").endswith(shown)
     assert len(shown.split("class Naming")[1].splitlines()) <= 30
@@ -113,16 +113,14 @@ def test_shown_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @shown(blocks("yaml"))
-def test_shown_yaml_is_read(block: Block) -> None:
+def test_shown_yaml_has_known_keys(block: Block) -> None:
     values = yaml.safe_load(block.text)
     if not values.keys() <= settings():
         Frontmatter.model_validate({"dlm_id": parse(SMALL_NOTES).frontmatter.dlm_id, "base_model": "tiny", **values})
 
 
 @shown(blocks("yaml"))
-def test_shown_settings_have_values_that_the_recipe_takes(
-    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shown_settings_have_valid_values(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not yaml.safe_load(block.text).keys() <= settings():
         pytest.skip("frontmatter")
     from dlm_trl.models.load import load_tokenizer
@@ -138,7 +136,7 @@ def test_shown_settings_have_values_that_the_recipe_takes(
 
 
 @shown(blocks("json"))
-def test_shown_json_lines_are_questions(block: Block) -> None:
+def test_shown_json_lines_are_valid_questions(block: Block) -> None:
     assert all({"question", "reworded", "answer"} == json.loads(line).keys() for line in block.text.splitlines())
 
 
@@ -172,13 +170,13 @@ def test_shown_commands_exist(block: Block) -> None:
         "dlmtrl check",
     ],
 )
-def test_a_wrong_command_is_noticed(command: str) -> None:
+def test_a_wrong_command_is_detected(command: str) -> None:
     with pytest.raises(AssertionError):
         check_command(shlex.split(command), "here")
 
 
 def check_command(words: list[str], where: str) -> None:
-    """Asserts that program, verb, options and files of one command line exist; nothing is run."""
+    """Assert that the program, verb, options and files of a command line exist, without running it."""
     program, *rest = words
     missing = [w for w in rest if re.fullmatch(r"(recipes|benchmarks|scripts|accelerate_configs|tests)/[\w./]+", w)]
     assert not [word for word in missing if not (ROOT / word).exists()], (where, missing)
@@ -262,29 +260,29 @@ def project() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.name)
-def test_the_recipes_set_what_exists(file: Path) -> None:
+def test_recipes_set_only_existing_settings(file: Path) -> None:
     assert yaml.safe_load(file.read_text(encoding="utf-8")).keys() <= settings()
 
 
-def test_the_docs_name_every_kind_of_row() -> None:
+def test_the_docs_list_every_kind_of_row() -> None:
     table = (ROOT / "docs" / "dataset.md").read_text(encoding="utf-8").split("| name | rows |")[1].split("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(KINDS)
 
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that scripts/docs_pages.py wrote."""
+    """The folder that scripts/docs_pages.py writes."""
     out = tmp_path_factory.mktemp("generated")
     runpy.run_path(str(ROOT / "scripts" / "docs_pages.py"))["main"](out)
     return out
 
 
-def test_the_shown_limits_are_those_that_are_checked(generated: Path) -> None:
+def test_the_table_of_limits_is_complete(generated: Path) -> None:
     rows = (generated / "tables" / "limits.md").read_text(encoding="utf-8").strip().splitlines()[2:]
     assert rows == [f"| {limit.step} | {limit.name} | {limit} | {limit.failing} |" for limit in LIMITS]
 
 
-def test_the_shown_settings_are_all_of_ours(generated: Path) -> None:
+def test_the_table_of_settings_is_complete(generated: Path) -> None:
     from dlm_trl.train import arguments
 
     rows = re.findall(
@@ -295,19 +293,19 @@ def test_the_shown_settings_are_all_of_ours(generated: Path) -> None:
     assert ("lora_r", "integer", "`32`") in [row[:3] for row in rows]
 
 
-def test_the_shown_verbs_are_all_of_them(generated: Path) -> None:
+def test_the_command_reference_has_every_verb(generated: Path) -> None:
     shown = re.findall(r"^## dlm-trl (.+)$", (generated / "tables/cli.md").read_text(), re.M)
     assert {verb.split()[0] for verb in shown} == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
-def test_every_table_that_is_written_is_shown(generated: Path) -> None:
+def test_every_generated_table_is_on_a_page(generated: Path) -> None:
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     included = set(re.findall(r'^--8<-- "docs/generated/tables/(\w+\.md)"$', pages, re.M))
     assert included == {file.name for file in (generated / "tables").iterdir()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page: Path, generated: Path) -> None:
+def test_link_targets_exist(page: Path, generated: Path) -> None:
     for target in links(page):
         path = (page.parent / target).resolve()
         written = path.parent == ROOT / "docs" / "generated"
@@ -315,7 +313,7 @@ def test_links_lead_somewhere(page: Path, generated: Path) -> None:
 
 
 def links(page: Path) -> Iterator[str]:
-    """The relative links of a page, without anchors. mkdocs checks those of docs/ once more, with anchors."""
+    """The relative links of a page, without anchors. mkdocs checks the anchors in docs/."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not re.match(r"[a-z]+:", target) and (path := target.partition("#")[0]):
@@ -325,7 +323,7 @@ def links(page: Path) -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_named_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    new = set(re.findall(r"`([^`]+)` \(new", text))  # what CONTRIBUTING says would be added
+    new = set(re.findall(r"`([^`]+)` \(new", text))  # files that CONTRIBUTING says you would add
     named = set(re.findall(r"\b(?:recipes|accelerate_configs|benchmarks|dlm_trl|scripts|tests)/[\w/.]*\.\w+", text))
     assert not [name for name in named - new if not (ROOT / name).is_file()]
 
@@ -334,7 +332,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 9_000
 
 
-def test_metadata_agrees() -> None:
+def test_metadata_files_agree() -> None:
     metadata = project()["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == metadata["version"] == dlm_trl.__version__
@@ -350,7 +348,7 @@ def test_the_docs_tools_are_pinned() -> None:
     assert wanted <= pinned
 
 
-def test_pre_commit_runs_the_linters_of_make() -> None:
+def test_pre_commit_runs_the_commands_of_make_lint() -> None:
     recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert recipe
     linted = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
@@ -358,7 +356,7 @@ def test_pre_commit_runs_the_linters_of_make() -> None:
     assert [hook["entry"] for hook in hooks] == linted
 
 
-def test_the_demo_s_notes_are_clean_and_large_enough() -> None:
+def test_the_demos_notes_are_valid_and_large_enough() -> None:
     document = read(NOTES)
     prose = [section for section in document.sections if section.kind == "prose"]
     pairs = [pair for section in document.sections if section.kind == "instruction" for pair in section.pairs()]
@@ -368,15 +366,15 @@ def test_the_demo_s_notes_are_clean_and_large_enough() -> None:
     assert len({pair.question for pair in pairs}) == len(pairs)
 
 
-def test_every_pair_of_the_demo_has_a_reworded_question_that_is_not_trained() -> None:
-    taught = {
+def test_every_pair_of_the_demo_has_an_untrained_reworded_question() -> None:
+    trained = {
         pair.question: pair.answer
         for section in read(NOTES).sections
         if section.kind == "instruction"
         for pair in section.pairs()
     }
     lines = (ROOT / "recipes" / "notes_questions.jsonl").read_text(encoding="utf-8").splitlines()
-    asked = [json.loads(line) for line in lines]
-    assert {row["question"]: row["answer"] for row in asked} == taught
-    assert len({row["reworded"] for row in asked}) == len(asked)
-    assert not {row["reworded"] for row in asked} & taught.keys()
+    questions = [json.loads(line) for line in lines]
+    assert {row["question"]: row["answer"] for row in questions} == trained
+    assert len({row["reworded"] for row in questions}) == len(questions)
+    assert not {row["reworded"] for row in questions} & trained.keys()

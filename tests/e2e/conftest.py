@@ -1,4 +1,4 @@
-"""The recipe as a function, and a document for it; every test has a store and caches of its own."""
+"""The recipe as a function, and a document for it. Every test has its own store and caches."""
 
 import json
 import runpy
@@ -30,7 +30,7 @@ Recipe = Callable[..., Path]
 
 @pytest.fixture
 def document(tmp_path: Path, random_base: Path) -> Path:
-    """A paragraph and 26 pairs of different lengths: with 16 rows a step, two steps an epoch."""
+    """A paragraph and 26 pairs of different lengths: with 16 rows per step, two steps per epoch."""
     path = tmp_path / "notes.dlm"
     pairs = [PAIR.format(n=n, early="Early, " * (n % 6)) for n in range(26)]
     path.write_text(HEAD.format(base=random_base) + "".join(pairs), encoding="utf-8")
@@ -39,7 +39,9 @@ def document(tmp_path: Path, random_base: Path) -> Path:
 
 @pytest.fixture
 def recipe(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """recipe("--lora_r", "2", …) runs recipes/sft.py in this process and gives its output_dir; notes=None for none."""
+    """recipe("--lora_r", "2", …) runs recipes/sft.py in this process and returns its output_dir. Pass notes=None to run
+    without a document.
+    """
     monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
     main = runpy.run_path(str(RECIPE))["main"]
 
@@ -54,7 +56,7 @@ def recipe(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
 
 
 def losses(output_dir: Path) -> dict[int, float]:
-    """Training loss by step, as the last checkpoint of a run has it."""
+    """Training loss by step, from the last checkpoint of a run."""
     last = max(output_dir.glob("checkpoint-*"), key=lambda c: int(c.name.split("-")[1]))
     history = json.loads((last / "trainer_state.json").read_text())["log_history"]
     return {entry["step"]: entry["loss"] for entry in history if "loss" in entry}

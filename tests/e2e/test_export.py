@@ -1,4 +1,4 @@
-"""From a trained adapter to a served model: each step is checked, and what was damaged on the way is found out."""
+"""From a trained adapter to a served model: each step is checked, and damage is detected."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def dlm_trl(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of random numbers for the embedded base, with all that training leaves beside one."""
+    """A random adapter for the embedded base, with all files that training writes."""
     folder = tmp_path_factory.mktemp("adapter")
     notes = folder.with_suffix(".dlm")
     notes.write_text(HEAD + "Bread is baked.\n" + "".join(PAIR.format(n=n) for n in range(20)))
@@ -79,11 +79,11 @@ def damaged(merged: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(merged, tmp_path / "damaged"))
 
 
-def test_a_whole_merge_keeps_every_limit_and_its_numbers_are_written_down(merged: Path, verified: Result) -> None:
+def test_a_correct_merge_passes_every_check_and_records_it(merged: Path, verified: Result) -> None:
     assert verified.exit_code == 0, verified.output
-    found = json.loads(verified.stdout)
-    assert found["passed"] and found["notes"] == []
-    names = {check["name"] for check in found["checks"]}
+    result = json.loads(verified.stdout)
+    assert result["passed"] and result["notes"] == []
+    names = {check["name"] for check in result["checks"]}
     assert {
         "same prompts",
         "stop tokens",
@@ -92,27 +92,27 @@ def test_a_whole_merge_keeps_every_limit_and_its_numbers_are_written_down(merged
         "F1, seen",
         "mcsb/3:upper/accuracy",
     } <= names
-    assert lineage.read(merged)[-1]["checks"] == found["checks"]
+    assert lineage.read(merged)[-1]["checks"] == result["checks"]
     card = (merged / "README.md").read_text()
-    assert found["serve"] in card and "| same greedy answers" in card
+    assert result["serve"] in card and "| same greedy answers" in card
     smoke = json.loads((merged / verify_module.EXPECTED_ANSWERS).read_text())
     assert len(smoke["answers"]) == 4 and all(row["text"] for row in smoke["answers"])
 
 
-def test_a_lost_template_and_a_wrong_stop_token_are_found_before_a_model_is_loaded(
+def test_a_lost_template_and_a_wrong_stop_token_are_detected_before_models_are_loaded(
     adapter: Path, damaged: Path
 ) -> None:
     (damaged / "chat_template.jinja").unlink()
     config = json.loads((damaged / "generation_config.json").read_text())
     (damaged / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": [config["pad_token_id"]]}))
-    found = dlm_trl("verify", adapter, damaged)
-    assert found.exit_code == 1
-    assert "merge failed its check: same prompts: the chat template or the tokenizer was lost" in found.stderr
-    assert "stop tokens: answers never end" in found.stderr
+    result = dlm_trl("verify", adapter, damaged)
+    assert result.exit_code == 1
+    assert "merge failed its check: same prompts: the chat template or the tokenizer was lost" in result.stderr
+    assert "stop tokens: answers never end" in result.stderr
     assert not (damaged / verify_module.EXPECTED_ANSWERS).exists()
 
 
-def test_awq_weights_have_to_be_those_that_were_written(merged: Path, damaged: Path) -> None:
+def test_awq_weights_must_be_the_files_that_were_written(merged: Path, damaged: Path) -> None:
     config = json.loads((damaged / "config.json").read_text())
     (damaged / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
     calibration = {"file": "notes.dlm", "sha256": "", "samples": 8, "seed": 0, "length": 512, "tokens": 9}
@@ -126,43 +126,43 @@ def test_awq_weights_have_to_be_those_that_were_written(merged: Path, damaged: P
             verify_module.verify(merged, damaged)
 
 
-def test_the_line_that_serves_it_can_be_pasted(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_serve_command_can_be_pasted_into_a_shell(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vllm_command(merged, "my models/it's").startswith("vllm serve 'my models/it'\"'\"'s' --served-model-name ")
     monkeypatch.chdir(merged)
     assert "--served-model-name merged " in vllm_command(merged, ".")
 
 
-def test_a_matrix_that_was_left_out_is_found(adapter: Path, damaged: Path) -> None:
+def test_a_matrix_missing_from_the_merge_is_detected(adapter: Path, damaged: Path) -> None:
     name = "model.layers.3.mlp.down_proj.weight"
     tensors = load_file(damaged / "model.safetensors")
     assert not torch.equal(tensors[name], load_base("tiny").state_dict()[name])
     tensors[name] = load_base("tiny").state_dict()[name].clone()
     save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
-    found = dlm_trl("verify", adapter, damaged, "--prompts", 2)
-    assert found.exit_code == 1
-    assert "merge failed its check: logit difference, mean, float32: the merge is wrong" in found.stderr
+    result = dlm_trl("verify", adapter, damaged, "--prompts", 2)
+    assert result.exit_code == 1
+    assert "merge failed its check: logit difference, mean, float32: the merge is wrong" in result.stderr
     assert not all(check["passed"] for check in lineage.read(damaged)[-1]["checks"])
 
 
-def test_two_folders_that_are_no_hop_are_refused(adapter: Path, merged: Path, tmp_path: Path) -> None:
+def test_two_folders_that_arent_one_step_are_refused(adapter: Path, merged: Path, tmp_path: Path) -> None:
     no_model, no_step = "There is no model here", "No step of the export"
-    for before, after, said in (
+    for before, after, message in (
         (merged, merged, no_step),
         (adapter, adapter, no_step),
         (adapter, tmp_path, no_model),
         (merged, adapter, no_step),
     ):
-        with pytest.raises(DlmError, match=said):
+        with pytest.raises(DlmError, match=message):
             verify_module.verify(before, after)
 
 
-def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
+def test_folders_that_cant_be_compared_are_refused_before_models_are_loaded(
     adapter: Path, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(merge_step, "compute_outputs")
 
-    def refused(said: str, before: Path = adapter) -> None:
-        with pytest.raises(DlmError, match=said) as caught:
+    def refused(message: str, before: Path = adapter) -> None:
+        with pytest.raises(DlmError, match=message) as caught:
             verify_module.verify(before, damaged)
         assert "\n" not in str(caught.value)
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
     tensors.popitem()[1].add_(1)
     save_file(tensors, other / "adapter_model.safetensors")
     refused("not the adapter that was merged", other)
-    for file, said in (
+    for file, message in (
         ("generation_config.json", "Not a JSON object"),
         ("tokenizer.json", "tokenizer doesn't load"),
         ("model.safetensors", "Not a complete safetensors file"),
@@ -182,13 +182,13 @@ def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
     ):
         whole = (damaged / file).read_bytes()
         (damaged / file).write_text("[]")
-        refused(said)
+        refused(message)
         (damaged / file).write_bytes(whole)
     (damaged / "lineage.json").unlink()
     refused("isn't known how this model was made")
 
 
-def test_any_change_of_tokenizer_template_or_stop_tokens_is_found(adapter: Path, damaged: Path) -> None:
+def test_any_change_of_tokenizer_template_or_stop_tokens_is_detected(adapter: Path, damaged: Path) -> None:
     def failed() -> list[str]:
         return [check.name for check in verify_module.verify(adapter, damaged).checks if not check.passed]
 
@@ -209,7 +209,7 @@ def test_any_change_of_tokenizer_template_or_stop_tokens_is_found(adapter: Path,
     assert failed() == ["same prompts"]
 
 
-def test_an_adapter_alone_is_verified_with_the_base_that_it_was_merged_into(adapter: Path, tmp_path: Path) -> None:
+def test_an_adapter_without_lineage_is_verified_with_the_base_it_was_merged_into(adapter: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     alone.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -220,17 +220,17 @@ def test_an_adapter_alone_is_verified_with_the_base_that_it_was_merged_into(adap
     assert verify_module.verify(alone, out, prompts=2).passed
 
 
-def test_a_server_that_serves_it_is_recognised_and_another_model_is_not(
+def test_serve_check_accepts_the_model_and_rejects_another(
     merged: Path, verified: Result, damaged: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "hub").mkdir()  # the list of models is what lies here: nothing
+    (tmp_path / "hub").mkdir()  # an empty cache, so the server lists no other models
     port = free_port()
     command = [str(Path(sys.executable).parent / "transformers"), "serve", str(merged), "--device", "cpu"]
     address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     with launched([*command, *address], port, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1"):
         url = f"http://127.0.0.1:{port}/v1"
-        found = dlm_trl("serve-check", url, merged, "--model", merged)
-        assert found.exit_code == 0, found.output
+        result = dlm_trl("serve-check", url, merged, "--model", merged)
+        assert result.exit_code == 0, result.output
         smoke = json.loads((merged / verify_module.EXPECTED_ANSWERS).read_text())
         for row in smoke["answers"]:
             row |= {"text": "Something else entirely.", "ended": not row["ended"]}
@@ -239,12 +239,12 @@ def test_a_server_that_serves_it_is_recognised_and_another_model_is_not(
         assert other.exit_code == 1
         assert "FAILED: the server runs another model" in other.output
         assert "FAILED: the server stops elsewhere" in other.output
-    gone = dlm_trl("serve-check", url, merged, "--model", merged)
-    assert gone.exit_code == 1
-    assert "doesn't answer" in str(gone.exception)
+    stopped = dlm_trl("serve-check", url, merged, "--model", merged)
+    assert stopped.exit_code == 1
+    assert "doesn't answer" in str(stopped.exception)
 
 
-def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_recipe_exports_a_merged_and_checked_model(recipe: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
     out = recipe("--export", "merged", "--max_steps", 1, "--measure", "false", "--lora_r", 2)
     merged = out.with_name(f"{out.name}-merged")
     steps = lineage.read(merged)
@@ -257,7 +257,7 @@ def test_the_recipe_ends_with_a_merged_and_checked_model(recipe: Recipe, capfd: 
         recipe("--export", "merged", "--overwrite", "true")
 
 
-def test_the_recipe_says_before_training_that_it_cannot_quantise(
+def test_the_recipe_reports_before_training_that_it_cant_quantise(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("dlm_trl.notes.extras.find_spec", lambda name: None)

@@ -1,4 +1,4 @@
-"""Real processes: stopped by signals, and two at a time under DDP and DeepSpeed."""
+"""The recipe in real processes: stopped by signals, and on two processes with DDP and DeepSpeed."""
 
 import os
 import signal
@@ -18,12 +18,12 @@ LINE = ("--logging_steps", "1", "--disable_tqdm", "true", "--measure", "false")
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """What this process has, without a GPU, and with a store of its own."""
+    """This process's environment, without a GPU and with its own store."""
     return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DLM_HOME": str(tmp_path / "home")}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_leaves_a_checkpoint_that_resumes(
+def test_a_stopped_run_leaves_a_checkpoint_to_resume_from(
     recipe: Recipe, document: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     settings = (*LINE, "--num_train_epochs", "300", "--save_strategy", "no", "--eval_strategy", "no")

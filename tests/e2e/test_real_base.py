@@ -1,4 +1,4 @@
-"""SmolLM2-135M from its package, without a hub: trained for two steps, merged, and named for what it is."""
+"""SmolLM2-135M from its package, without the Hub: trained for two steps, merged, and described in lineage and card."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from dlm_trl.models.registry import PACKAGES
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_real_base_is_trained_and_merged_without_a_hub(
+def test_a_real_base_is_trained_and_merged_without_the_hub(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -37,13 +37,13 @@ def test_a_real_base_is_trained_and_merged_without_a_hub(
     adapted, tokenizer = load_adapted(out, "float32")
     ids = tokenizer("A starter is a mix of flour and water.", return_tensors="pt")
     with torch.no_grad():
-        expected, found = (model(**ids).logits for model in (adapted, merged))
-    assert (expected - found).abs().mean() < 0.03 * expected.std()  # in 16 bits
-    assert torch.equal(expected.argmax(-1), found.argmax(-1))
+        expected, actual = (model(**ids).logits for model in (adapted, merged))
+    assert (expected - actual).abs().mean() < 0.03 * expected.std()  # in 16 bits
+    assert torch.equal(expected.argmax(-1), actual.argmax(-1))
     assert "dequantised from Q4_1" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_real_base_is_asked_in_bfloat16_where_the_processor_has_it(
+def test_a_real_base_generates_in_bfloat16_if_the_cpu_supports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DLM_HOME", str(tmp_path))

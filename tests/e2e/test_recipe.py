@@ -1,4 +1,4 @@
-"""The recipe from document to adapter, in this process, on a base of random weights."""
+"""The recipe from document to adapter, in this process, on a base with random weights."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ QUIET = ("--measure", "false")
 DLM_ID = "01K9BREADW1THS0VRD0VGH2T3R"
 
 
-def test_a_run_leaves_all_that_serving_and_judging_it_need(
+def test_a_run_leaves_adapter_tokenizer_card_and_report(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     questions = tmp_path / "questions.jsonl"
@@ -66,7 +66,7 @@ def test_a_run_leaves_all_that_serving_and_judging_it_need(
     ids=lambda settings: " ".join(settings),
 )
 def test_every_kind_of_run_learns(recipe: Recipe, settings: tuple[str, ...]) -> None:
-    # Few and long steps: the loss falls in each kind, or its gradients do not arrive.
+    # Few steps with a high learning rate: without gradients, the loss wouldn't fall.
     out = recipe(*QUIET, *settings, "--num_train_epochs", 6, "--warmup_steps", 0, "--learning_rate", 0.02)
     by_step = losses(out)
     assert by_step[max(by_step)] < 0.9 * by_step[1]
@@ -76,7 +76,7 @@ def test_adalora_prunes_its_ranks_to_the_target(recipe: Recipe, capsys: pytest.C
     out = recipe(*QUIET, "--adapter", "adalora", "--num_train_epochs", 6, "--learning_rate", 0.02)
     pattern = json.loads((out / "adapter_config.json").read_text())["rank_pattern"]
     kept = [sum(ranks) for ranks in pattern.values()]
-    assert sum(kept) == 4 * len(kept)  # lora_r is the mean rank that is left
+    assert sum(kept) == 4 * len(kept)  # lora_r is the mean rank after pruning
     assert len(set(kept)) > 1
     assert "AdaLoRA ranks: 4.0 on average" in capsys.readouterr().out
     shapes = {name: tensor.shape[0] for name, tensor in load_file(out / "adapter_model.safetensors").items()}
@@ -102,11 +102,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one(recipe: Recipe, packing: str
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
 
 
-def test_a_resumed_adalora_run_prunes_as_the_uninterrupted_one(recipe: Recipe) -> None:
+def test_a_resumed_adalora_run_prunes_like_the_uninterrupted_one(recipe: Recipe) -> None:
     settings = (*QUIET, "--adapter", "adalora", "--num_train_epochs", 6, "--learning_rate", 0.02)
     settings += ("--save_strategy", "steps", "--save_steps", 1, "--save_total_limit", 20)
     whole = recipe(*settings, output="whole")
-    for reached in (6, 10):  # in the middle of pruning, and behind it
+    for reached in (6, 10):  # during pruning, and after it
         shutil.copytree(whole, out := whole.with_name(f"resumed-{reached}"))
         for step in range(reached + 1, max(losses(whole)) + 1):
             shutil.rmtree(out / f"checkpoint-{step}")
@@ -118,12 +118,12 @@ def test_a_resumed_adalora_run_prunes_as_the_uninterrupted_one(recipe: Recipe) -
         assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
 
 
-def test_measuring_changes_nothing_in_the_run(recipe: Recipe) -> None:
+def test_measuring_doesnt_change_the_run(recipe: Recipe) -> None:
     measured = losses(recipe("--max_questions", 2, output="measured"))
     assert losses(recipe(*QUIET, output="not")) == measured
 
 
-def test_a_resumed_run_reports_what_the_untrained_base_could_do(recipe: Recipe, capfd: pytest.CaptureFixture) -> None:
+def test_a_resumed_run_reports_the_untrained_bases_numbers(recipe: Recipe, capfd: pytest.CaptureFixture) -> None:
     settings = ("--max_questions", 2, "--save_strategy", "steps", "--save_steps", 1, "--eval_strategy", "no")
     out = recipe(*settings, "--max_steps", 1)
     first = json.loads((out / "report.json").read_text())["measures"]
@@ -139,14 +139,14 @@ def test_a_resumed_run_reports_what_the_untrained_base_could_do(recipe: Recipe, 
     assert "notes in the prompt" not in shown, "it was measured before the first step"
 
 
-def test_the_adapter_is_kept_before_the_report_is_drawn(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_adapter_is_saved_before_the_report_is_written(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dlm_trl.evaluation.report.draw", None)
     with pytest.raises(TypeError):
         recipe("--max_steps", 1, "--max_questions", 1, "--save_strategy", "no", "--eval_strategy", "no")
     assert (store.current_adapter(DLM_ID) / "adapter_model.safetensors").is_file()
 
 
-def test_a_run_does_not_write_over_another_ones_checkpoints(recipe: Recipe) -> None:
+def test_a_run_doesnt_overwrite_another_runs_checkpoints(recipe: Recipe) -> None:
     out = recipe(*QUIET)
     with pytest.raises(DlmError, match="holds checkpoints of an earlier run"):
         recipe(*QUIET)
@@ -154,12 +154,12 @@ def test_a_run_does_not_write_over_another_ones_checkpoints(recipe: Recipe) -> N
     recipe(*QUIET, "--overwrite", "true", "--max_steps", 1, "--save_strategy", "steps", "--save_steps", 1)
     assert {folder.name for folder in out.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-best"}
     recipe(*QUIET, "--overwrite", "true", "--resume_from_checkpoint", "true", "--max_steps", 2)
-    assert (out / "checkpoint-1").is_dir(), "who goes on does not start over"
+    assert (out / "checkpoint-1").is_dir(), "a resumed run keeps its checkpoints"
 
 
 @pytest.fixture
 def without_weights(random_base: Path, tmp_path: Path) -> Path:
-    """The base without its weights: who loads them before the checks are done fails in another way."""
+    """The base without its weights. A run that loads them before its checks fails with another error."""
     folder = tmp_path / "without_weights"
     shutil.copytree(random_base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(DlmError, match="Can't load"):
@@ -167,7 +167,7 @@ def without_weights(random_base: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_bad_input_is_one_line_each_before_any_weight_is_loaded(
+def test_invalid_input_is_reported_in_one_line_before_weights_are_loaded(
     recipe: Recipe, document: Path, without_weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -196,7 +196,7 @@ def test_bad_input_is_one_line_each_before_any_weight_is_loaded(
         recipe(*base)
 
 
-def test_a_missing_template_is_found_out_and_can_be_given(
+def test_a_missing_chat_template_is_reported_and_can_be_set(
     recipe: Recipe, random_base: Path, without_weights: Path, tmp_path: Path
 ) -> None:
     (without_weights / "chat_template.jinja").unlink()
@@ -210,7 +210,7 @@ def test_a_missing_template_is_found_out_and_can_be_given(
     assert (out / "chat_template.jinja").read_text() == (random_base / "chat_template.jinja").read_text()
 
 
-def test_several_problems_are_several_lines(recipe: Recipe, tmp_path: Path) -> None:
+def test_several_problems_are_reported_together(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DlmError) as caught:
         recipe("--base_model", "nothing-here", "--output_dir", tmp_path / "file" / "below", "--world_size", 3)

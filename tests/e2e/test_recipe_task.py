@@ -1,4 +1,4 @@
-"""The recipe with a task: its rows alone or among a document's, the curriculum, the numbers, and misuse."""
+"""The recipe with a task: rows alone or mixed with a document's, the curriculum, the measures, and invalid settings."""
 
 import json
 import runpy
@@ -21,7 +21,7 @@ def history(out: Path) -> list[dict[str, float]]:
 
 
 def test_a_skill_without_a_document(recipe: Recipe, tmp_path: Path) -> None:
-    """Two stages, the second with an accuracy that the first reaches at once; the base writes, and is measured."""
+    """Two stages, with an accuracy that starts the second one at once; conditions and glosses are measured."""
     stages = json.dumps([{"choices": 2}, {"choices": 3, "distractors": "near"}])
     out = recipe(
         *("--task", "mcsb", "--base_model", "tiny", "--stages", stages, "--stage_accuracy", 0.01, "--stage_window", 1),
@@ -43,10 +43,10 @@ def test_a_skill_without_a_document(recipe: Recipe, tmp_path: Path) -> None:
         in (out / "README.md").read_text()
     )
     assert load_adapted(out)[0].peft_config["default"].r == 2
-    assert not list((tmp_path / "home").glob("store/*/adapter*")), "there is no document to keep it for"
+    assert not list((tmp_path / "home").glob("store/*/adapter*")), "there is no document to store the adapter for"
 
 
-def test_a_task_of_ones_own(recipe: Recipe) -> None:
+def test_your_own_task(recipe: Recipe) -> None:
     own = Path(__file__).parents[2] / "recipes" / "naming.py"
     out = recipe(
         *("--task", f"{own}:Naming", "--base_model", "tiny", "--measure", "false", "--max_steps", 2, *SMALL), notes=None
@@ -57,11 +57,11 @@ def test_a_task_of_ones_own(recipe: Recipe) -> None:
     assert all(row["prompt"] == f"Description:{row['generated'].rstrip()}\nWord:" for row in rows)
 
 
-def test_rows_that_were_written_before(recipe: Recipe, tmp_path: Path) -> None:
+def test_task_rows_on_disk(recipe: Recipe, tmp_path: Path) -> None:
     write = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "synthesize_task.py"))["main"]
     folder = tmp_path / "rows"
-    said = ("--task", "mcsb", "--stages", '[{"choices": 3, "held_out": 0.2}]', "--base_model", "tiny", "--n", "16")
-    write([*said, "--rows_per_step", "8", "--out", str(folder)])
+    argv = ("--task", "mcsb", "--stages", '[{"choices": 3, "held_out": 0.2}]', "--base_model", "tiny", "--n", "16")
+    write([*argv, "--rows_per_step", "8", "--out", str(folder)])
     settings = ("--base_model", "tiny", "--task_rows", folder, "--num_train_epochs", 1, *SMALL)
     out = recipe(*settings, "--conditions", "3:upper", "--condition_questions", 4, notes=None)
     report = json.loads((out / "report.json").read_text())
@@ -74,15 +74,15 @@ def test_rows_that_were_written_before(recipe: Recipe, tmp_path: Path) -> None:
         recipe("--base_model", "tiny", "--task_rows", tmp_path, notes=None)
 
 
-def test_rows_of_a_task_among_those_of_a_document(recipe: Recipe) -> None:
+def test_rows_of_a_task_mixed_with_a_documents(recipe: Recipe) -> None:
     out = recipe(*SUMS, "--synthetic_fraction", 0.5, "--num_train_epochs", 1, "--measure", "true", "--max_questions", 2)
     trained = [line for line in history(out) if "loss" in line]
-    assert sum(line["online/rows"] for line in trained) in (11, 12, 13), "half of 24, up to one in a run of places"
+    assert sum(line["online/rows"] for line in trained) in (11, 12, 13), "half of 24, give or take one"
     card = (out / "README.md").read_text()
     assert "human: " in card and "`arithmetic`, written during the run by the frozen base itself: 50%" in card
 
 
-def test_pairs_that_are_not_learned_are_asked(recipe: Recipe) -> None:
+def test_untrained_pairs_are_measured(recipe: Recipe) -> None:
     out = recipe(
         *SUMS, "--measure", "true", "--rows", "none", "--prose", "false", "--max_steps", 1, "--max_questions", 3
     )
@@ -109,7 +109,7 @@ def test_a_resumed_run_of_a_task_equals_the_uninterrupted_one(recipe: Recipe, pa
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (("--task", "mcsb"), "leave no room for the document's"),
         (("--task", "mcsb", "--rows", "none", "--prose", "false"), "never ends by itself: set max_steps"),
@@ -124,15 +124,15 @@ def test_a_resumed_run_of_a_task_equals_the_uninterrupted_one(recipe: Recipe, pa
         (("--task", "arithmetic", "--glosses", "nowhere.json"), "nowhere.json"),
     ],
 )
-def test_what_is_wrong_with_a_task_is_said_before_a_weight_is_loaded(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, settings: tuple, said: str
+def test_invalid_task_settings_are_reported_before_weights_are_loaded(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, settings: tuple, message: str
 ) -> None:
     monkeypatch.setattr("torch.nn.Module.load_state_dict", None)
-    with pytest.raises(DlmError, match=said):
+    with pytest.raises(DlmError, match=message):
         recipe(*settings)
 
 
-def test_no_document_and_no_base_is_said(recipe: Recipe) -> None:
+def test_a_missing_document_or_base_is_reported(recipe: Recipe) -> None:
     with pytest.raises(DlmError, match="No base model is set"):
         recipe("--task", "arithmetic", notes=None)
     with pytest.raises(DlmError, match="No document and no task"):

@@ -1,4 +1,4 @@
-"""Fresh rows inside the stock SFTTrainer: the loss is that of the same rows as a dataset, to the last bit."""
+"""Fresh rows inside the stock SFTTrainer: the loss equals that of the same rows as a dataset, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dlm_trl.teachers.local import LocalTeacher
 from dlm_trl.teachers.protocol import Request
 from tests.tasks.letters import LABELS, CheckedLetters, Letters, SaidLetters
 
-FLAT = {"padding_free": True, "max_length": None}  # the rows of a batch one behind the other
+FLAT = {"padding_free": True, "max_length": None}  # the rows of a batch concatenated
 
 
 def arguments(folder: Path, **settings: Any) -> SFTConfig:
@@ -79,7 +79,7 @@ def weights(run: SFTTrainer) -> dict[str, torch.Tensor]:
 def gpt2(vocabulary: int) -> PreTrainedModel:
     torch.manual_seed(0)
     sizes = {"vocab_size": vocabulary, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
-    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # a replay draws other random numbers
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # a replay would draw other random numbers
     return GPT2LMHeadModel(GPT2Config(**sizes, **no_dropout, initializer_range=0.2))
 
 
@@ -93,7 +93,7 @@ def gpt2(vocabulary: int) -> PreTrainedModel:
     ],
     ids=["llama", "padding_free", "packing", "gpt2"],
 )
-def test_an_online_run_is_the_same_as_its_replay(
+def test_an_online_run_equals_its_replay_from_a_dataset(
     random_base: Path, tokenizer, tmp_path: Path, kind: str, settings: dict[str, Any], replayed: dict[str, Any]
 ) -> None:
     def base() -> PreTrainedModel:
@@ -105,7 +105,7 @@ def test_an_online_run_is_the_same_as_its_replay(
     rows = kept(tmp_path / "online")
     assert sorted((row["step"], row["index"]) for row in rows) == [(step, i) for step in range(3) for i in range(6)]
     lengths = [(row["step"], len(row["input_ids"])) for row in rows]
-    assert lengths == sorted(lengths)  # as they are trained: rows of a length side by side
+    assert lengths == sorted(lengths)  # in training order: sorted by length
     assert len({len(row["input_ids"]) for row in rows}) > 3
     assert len({sum(label != -100 for label in row["labels"]) for row in rows}) == 1 < len(rows[0]["labels"])
 
@@ -122,7 +122,7 @@ def test_an_online_run_is_the_same_as_its_replay(
 @pytest.mark.parametrize(
     "task", [CheckedLetters(), SaidLetters(), Letters(rejecting="half")], ids=lambda t: type(t).__name__
 )
-def test_rejects_are_counted_and_drawn_again(model, tokenizer, tmp_path: Path, task: Letters) -> None:
+def test_rejected_rows_are_counted_and_redrawn(model, tokenizer, tmp_path: Path, task: Letters) -> None:
     run = online(model, tokenizer, arguments(tmp_path, logging_steps=3), task, attempts=2)
     run.train()
     rejected = sum(row["rejected"] is not None for row in lines(tmp_path))
@@ -137,21 +137,21 @@ def test_rejects_are_counted_and_drawn_again(model, tokenizer, tmp_path: Path, t
 
 @pytest.mark.parametrize("choices", [True, False])
 @pytest.mark.parametrize("padding_free", [True, False])
-def test_accuracy_is_that_of_the_model_in_training(
+def test_accuracy_is_that_of_the_trained_model(
     model, tokenizer, tmp_path: Path, choices: bool, padding_free: bool
 ) -> None:
-    seen = []
+    scored = []
 
     class Watched(Letters):
         def metrics(self, examples, predictions) -> dict[str, float]:
-            seen.extend(zip(examples, predictions, strict=True))
+            scored.extend(zip(examples, predictions, strict=True))
             return super().metrics(examples, predictions)
 
     args = arguments(tmp_path, learning_rate=0.0, **(FLAT if padding_free else {}))
     run = online(model, tokenizer, args, Watched(choices=choices))
     run.train()
-    assert len(seen) == 18
-    for example, prediction in seen:
+    assert len(scored) == 18
+    for example, prediction in scored:
         if choices:
             scores = log_probs(run.model, tokenizer, [example.prompt] * 5, LABELS)
             assert prediction == LABELS[max(range(5), key=lambda k: scores[k].total)]
@@ -161,12 +161,12 @@ def test_accuracy_is_that_of_the_model_in_training(
             best = run.model.eval()(ids).logits[0, -length - 1 : -1].argmax(-1)
             assert prediction == tokenizer.decode(best, skip_special_tokens=True)
     if choices:
-        right = sum(e.target == p for e, p in seen) / len(seen)
-        assert sum(logged(run, "online/accuracy")) / 3 == pytest.approx(right)
+        accuracy = sum(e.target == p for e, p in scored) / len(scored)
+        assert sum(logged(run, "online/accuracy")) / 3 == pytest.approx(accuracy)
         assert logged(run, "online/chance") == [pytest.approx(0.2)] * 3
 
 
-def test_the_loss_over_labels_alone(model, tokenizer, tmp_path: Path) -> None:
+def test_the_loss_over_labels_only(model, tokenizer, tmp_path: Path) -> None:
     run = online(model, tokenizer, arguments(tmp_path, learning_rate=0.0), Letters(loss="labels"))
     run.train()
     for step, loss in enumerate(logged(run)):
@@ -177,13 +177,13 @@ def test_the_loss_over_labels_alone(model, tokenizer, tmp_path: Path) -> None:
             logits = torch.tensor([score.total for score in scores])
             total -= logits.log_softmax(0)[LABELS.index(row["target"])].item()
         assert loss == pytest.approx(total / len(rows), abs=1e-4)
-    # A gradient comes back through it.
-    learned = online(load_again(run), tokenizer, arguments(tmp_path, max_steps=1), Letters(loss="labels"))
+    # Gradients flow through it.
+    learned = online(without_adapter(run), tokenizer, arguments(tmp_path, max_steps=1), Letters(loss="labels"))
     learned.train()
     assert logged(learned, "grad_norm")[0] > 0
 
 
-def load_again(run: SFTTrainer) -> PreTrainedModel:
+def without_adapter(run: SFTTrainer) -> PreTrainedModel:
     return run.model.unload()
 
 
@@ -194,35 +194,37 @@ def documents(count: int) -> Dataset:
 
 @pytest.mark.parametrize("fraction", [0.5, 0.3])
 @pytest.mark.parametrize("padding_free", [True, False])
-def test_synthetic_rows_among_documents(model, tokenizer, tmp_path: Path, fraction: float, padding_free: bool) -> None:
+def test_synthetic_rows_mixed_with_a_documents(
+    model, tokenizer, tmp_path: Path, fraction: float, padding_free: bool
+) -> None:
     args = arguments(tmp_path, max_steps=5, **(FLAT if padding_free else {}))
     run = online(model, tokenizer, args, Letters(), dataset=documents(60), synthetic_fraction=fraction)
-    seen: list[list[int]] = []
+    trained: list[list[int]] = []
     compute_loss = run.compute_loss
 
     def watched(model, inputs, *args, **kwargs):
         if padding_free:
             starts = (inputs["position_ids"][0] == 0).nonzero().flatten().tolist()
             ends = [*starts[1:], inputs["input_ids"].shape[1]]
-            seen.extend(inputs["input_ids"][0, a:b].tolist() for a, b in zip(starts, ends, strict=True))
+            trained.extend(inputs["input_ids"][0, a:b].tolist() for a, b in zip(starts, ends, strict=True))
         else:
             pairs = zip(inputs["input_ids"], inputs["attention_mask"].sum(1).tolist(), strict=True)
-            seen.extend(ids[:length].tolist() for ids, length in pairs)
+            trained.extend(ids[:length].tolist() for ids, length in pairs)
         return compute_loss(model, inputs, *args, **kwargs)
 
     run.compute_loss = watched
     run.train()
     rows = {tuple(row["input_ids"]) for row in kept(tmp_path)}
     own = {tuple(row) for row in documents(60)["input_ids"]}
-    synthetic = [tuple(ids) in rows for ids in seen]
-    assert len(seen) == 30
-    assert all(tuple(ids) in own for ids, is_synthetic in zip(seen, synthetic, strict=True) if not is_synthetic)
+    synthetic = [tuple(ids) in rows for ids in trained]
+    assert len(trained) == 30
+    assert all(tuple(ids) in own for ids, is_synthetic in zip(trained, synthetic, strict=True) if not is_synthetic)
     for step in range(5):
         assert abs(sum(synthetic[6 * step : 6 * step + 6]) - 6 * fraction) < 1
 
 
 def test_batches_of_different_sizes_share_a_step(model, tokenizer, tmp_path: Path) -> None:
-    """As the recipe's sampler deals rows out: long ones in small batches."""
+    """The recipe's sampler puts long rows into small batches."""
     lengths = [3 if k % 4 else 60 for k in range(96)]
     rows = [{"input_ids": [300 + k % 40] * n, "labels": [300 + k % 40] * n} for k, n in enumerate(lengths)]
     args = arguments(tmp_path, per_device_train_batch_size=4, train_sampling_strategy="batch_rebalance", max_steps=6)
@@ -242,26 +244,26 @@ def test_batches_of_different_sizes_share_a_step(model, tokenizer, tmp_path: Pat
         assert len(indices) == len(set(indices)) == 4 and max(indices) < 8
 
 
-def test_the_rows_of_a_step_are_numbered_over_all_processes() -> None:
+def test_the_rows_of_a_step_are_numbered_across_processes() -> None:
     assert _places([[3, 1], [2, 4]], 0) == [[0, 1, 2], [5]]
     assert _places([[3, 1], [2, 4]], 1) == [[3, 4], [6, 7, 8, 9]]
     assert _places([[3, 1], [2]], 0) == [[0, 1, 2], [5]]
 
 
-def test_a_place_without_a_row_keeps_its_document(model, tokenizer, tmp_path: Path) -> None:
+def test_a_place_without_a_synthetic_row_keeps_its_document_row(model, tokenizer, tmp_path: Path) -> None:
     task = Letters(rejecting="all")
     args = arguments(tmp_path / "a", train_sampling_strategy="sequential")
     run = online(model, tokenizer, args, task, dataset=documents(18), synthetic_fraction=0.5, attempts=1)
     run.train()
     plain = trainer(
-        load_again(run), tokenizer, arguments(tmp_path / "b", train_sampling_strategy="sequential"), documents(18)
+        without_adapter(run), tokenizer, arguments(tmp_path / "b", train_sampling_strategy="sequential"), documents(18)
     )
     plain.train()
     assert logged(run) == logged(plain)
     assert logged(run, "online/rows") == [0, 0, 0]
 
 
-def test_a_step_without_any_row_changes_nothing(model, tokenizer, tmp_path: Path) -> None:
+def test_a_step_without_rows_changes_nothing(model, tokenizer, tmp_path: Path) -> None:
     run = online(model, tokenizer, arguments(tmp_path), Letters(rejecting="all"), attempts=1)
     start = weights(run)
     run.train()
@@ -269,9 +271,9 @@ def test_a_step_without_any_row_changes_nothing(model, tokenizer, tmp_path: Path
     assert all(torch.equal(start[name], tensor) for name, tensor in weights(run).items())
 
 
-def test_resuming_loses_nothing(random_base: Path, tokenizer, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(random_base: Path, tokenizer, tmp_path: Path) -> None:
     def start(steps: int, **settings: Any) -> SFTTrainer:
-        # It is above its threshold now and then, so its window decides when the second stage begins.
+        # Its accuracy crosses the threshold several times, so the window decides when the second stage starts.
         easy = Letters(rejecting="half")
         tasks = Curriculum([easy, SaidLetters(), CheckedLetters()], threshold=0.05, window=3)
         args = arguments(tmp_path, max_steps=8, save_strategy="steps", save_steps=4, warmup_steps=2, **settings)
@@ -286,7 +288,7 @@ def test_resuming_loses_nothing(random_base: Path, tokenizer, tmp_path: Path) ->
     stages = logged(whole, "online/stage")
     assert stages[0] == 1 < stages[-1]
 
-    start(6).train()  # two steps after its last checkpoint, whose rows come again
+    start(6).train()  # stops two steps after its last checkpoint; their rows are written again
     assert len(lines(tmp_path)) == sum(row["step"] < 6 for row in rows)
     resumed = start(8, restore_callback_states_from_checkpoint=True)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
@@ -298,7 +300,7 @@ def test_resuming_loses_nothing(random_base: Path, tokenizer, tmp_path: Path) ->
 
 
 class StopAfter(TrainerCallback):
-    """Ends the run after so many steps, as if it had been killed."""
+    """Ends the run after this many steps, as if it were killed."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -307,33 +309,33 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.global_step == self.steps
 
 
-class Counting(LocalTeacher):
-    """Keeps what it was asked."""
+class Recording(LocalTeacher):
+    """Records the requests it gets."""
 
-    asked: list[list[Request]]
+    batches: list[list[Request]]
 
     def generate(self, requests):
-        self.asked.append(list(requests))
+        self.batches.append(list(requests))
         return super().generate(requests)
 
 
-def test_a_teacher_is_asked_ahead_and_never_twice(random_base: Path, model, tokenizer, tmp_path: Path) -> None:
-    teacher = Counting(load_base(str(random_base)), tokenizer, "hf:random", "0", None)
-    teacher.asked = []
+def test_requests_are_sent_ahead_and_never_twice(random_base: Path, model, tokenizer, tmp_path: Path) -> None:
+    teacher = Recording(load_base(str(random_base)), tokenizer, "hf:random", "0", None)
+    teacher.batches = []
     stages = Curriculum([Letters(), Letters(temperature=2.0)], threshold=0.001, window=1)
     run = online(model, tokenizer, arguments(tmp_path, max_steps=6), stages, teacher=teacher)
     run.train()
     assert len(kept(tmp_path)) == 36
     changes = len({*logged(run, "online/stage")}) - 1
-    assert len(teacher.asked) == 6 + changes  # what was asked ahead for the stage before is left
-    keys = [request.key for requests in teacher.asked for request in requests]
+    assert len(teacher.batches) == 6 + changes  # requests sent ahead for the previous stage are dropped
+    keys = [request.key for requests in teacher.batches for request in requests]
     assert len(set(keys)) == 36
     written = {row["generated"] for row in kept(tmp_path)}
     assert all("q" not in text and text == text.strip() for text in written)
     assert len(written) > 20
 
 
-def test_what_cannot_work_is_refused(model, tokenizer, tmp_path: Path) -> None:
+def test_unusable_arguments_and_models_are_refused(model, tokenizer, tmp_path: Path) -> None:
     with pytest.raises(DlmError, match="never ends by itself"):
         placeholder(arguments(tmp_path, max_steps=-1))
     for fraction in (0.0, 1.5):

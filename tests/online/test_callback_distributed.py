@@ -1,4 +1,4 @@
-"""Two real processes train on the rows that one would, each on its slice; they resume, and run out of rows."""
+"""Two real processes train on the same rows as one, each on its slice; also when they resume or have no rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Run = dict[str, Any]
 
 
 def rows(runs: list[Run]) -> dict[tuple[int, int, int], dict[str, Any]]:
-    """The drafts of all processes, by (step, index, attempt); none is there twice."""
+    """The drafts of all processes by (step, index, attempt), which must be unique."""
     drafts = [json.loads(line) for run in runs for line in run["rows"].splitlines()]
     named = {(row["step"], row["index"], row["attempt"]): row for row in drafts}
     assert len(named) == len(drafts)
@@ -26,7 +26,7 @@ def rows(runs: list[Run]) -> dict[tuple[int, int, int], dict[str, Any]]:
 
 
 def figures(run: Run) -> dict[str, list[float]]:
-    """What is logged of a run's rows, as far as it does not depend on the clock."""
+    """A run's logged `online/` values, except the one that depends on the clock."""
     names = {name for line in run["log"] for name in line if name.startswith("online/")} - {"online/generation_share"}
     return {name: [float(line[name]) for line in run["log"] if name in line] for name in names}
 
@@ -37,14 +37,14 @@ def losses(run: Run) -> list[float]:
 
 @pytest.fixture(scope="module")
 def alone(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One process, with as many rows a step as two have."""
+    """One process, with as many rows per step as two have together."""
     output = tmp_path_factory.mktemp("alone")
     train(str(random_base), str(output), accumulation=2, task="letters")
     return json.loads((output / "run-0.json").read_text())
 
 
 @pytest.mark.parametrize("shape", ["cpu_2proc", "deepspeed_zero2_cpu", "deepspeed_zero3_cpu"])
-def test_two_processes(random_base: Path, tmp_path: Path, alone: Run, shape: str) -> None:
+def test_two_processes_equal_one(random_base: Path, tmp_path: Path, alone: Run, shape: str) -> None:
     both, scarce = str(tmp_path / "both"), str(tmp_path / "scarce")
     common = {"model": str(random_base), "accumulation": 1}
     work = [
@@ -59,7 +59,7 @@ def test_two_processes(random_base: Path, tmp_path: Path, alone: Run, shape: str
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]
 
-    # They are two, and together they do what one does.
+    # There are two processes, and together they train on what one trains on.
     runs = [json.loads((tmp_path / f"both/run-{rank}.json").read_text()) for rank in range(2)]
     assert [run["world"] for run in runs] == [2, 2]
     assert ("DEEPSPEED" in runs[0]["kind"]) == ("deepspeed" in shape)
@@ -68,13 +68,13 @@ def test_two_processes(random_base: Path, tmp_path: Path, alone: Run, shape: str
     rounds = [
         [max(r["attempt"] for r in rows([run]).values() if r["step"] == step) for run in runs] for step in range(4)
     ]
-    assert any(a != b for a, b in rounds)  # one of them has its rows and keeps the other company
+    assert any(a != b for a, b in rounds)  # one has all its rows and waits for the other
     for run in runs:
         assert losses(run) == pytest.approx(losses(alone), abs=1e-4)
         assert figures(run) == figures(alone)
     assert figures(alone)["online/stage"][0] == 1 < figures(alone)["online/stage"][-1]
 
-    # A process all of whose rows are rejected, in some steps, does not hang the other, nor is a step without any lost.
+    # If all rows of a process are rejected in a step, the other doesn't hang, and a step without rows still counts.
     ends = [json.loads((tmp_path / f"scarce/run-{rank}.json").read_text()) for rank in range(2)]
     drafts = rows(ends).values()
     with_rows = [{r["index"] // 4 for r in drafts if r["step"] == step and r["input_ids"]} for step in range(3)]
@@ -83,7 +83,7 @@ def test_two_processes(random_base: Path, tmp_path: Path, alone: Run, shape: str
     assert losses(ends[0]) == losses(ends[1])
     assert [loss > 0 for loss in losses(ends[0])] == [bool(processes) for processes in with_rows]
 
-    # Resumed, they end as they did.
+    # A resumed run ends the same.
     if shape == "cpu_2proc":
         resumed = [json.loads((tmp_path / f"both/run-{rank}-resumed.json").read_text()) for rank in range(2)]
         assert rows(resumed) == rows(runs)

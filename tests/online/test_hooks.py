@@ -1,4 +1,4 @@
-"""The trainer's hooks: any order of attaching trains the same model, and evaluation draws no random numbers."""
+"""Hooks into the trainer: attaching them in any order trains the same model, and evaluation draws no random numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ def test_callbacks_attached_in_any_order_train_the_same_model(
             lambda run=run: OnlineSynthesisCallback(Letters(), seed=0).attach(run),
             lambda run=run: Rehearsal(5.0, 0, TEXTS).attach(run),
         ]
-        for one in attach if order == "task first" else attach[::-1]:
-            one()
+        for attach_callback in attach if order == "task first" else attach[::-1]:
+            attach_callback()
         run.train()
         runs.append(run)
     first, second = runs
@@ -40,7 +40,7 @@ def test_callbacks_attached_in_any_order_train_the_same_model(
     assert all(torch.equal(tensor, weights(second)[name]) for name, tensor in weights(first).items())
 
 
-def test_two_callbacks_cannot_both_make_the_batches(model, tokenizer, tmp_path: Path) -> None:
+def test_two_callbacks_cant_both_make_the_batches(model, tokenizer, tmp_path: Path) -> None:
     args = arguments(tmp_path)
     run = trainer(model, tokenizer, args, placeholder(args))
     OnlineSynthesisCallback(Letters(), seed=0).attach(run)
@@ -49,7 +49,7 @@ def test_two_callbacks_cannot_both_make_the_batches(model, tokenizer, tmp_path: 
         OnlineSynthesisCallback(Letters(), seed=1).attach(run)
 
 
-def test_evaluation_is_untouched_by_hooks_and_draws_no_random_numbers(model, tokenizer, tmp_path: Path) -> None:
+def test_evaluation_reaches_no_hook_and_draws_no_random_numbers(model, tokenizer, tmp_path: Path) -> None:
     class Breaking(StepHook):
         def before_loss(self, inputs):
             raise AssertionError("evaluation reached a hook")

@@ -1,4 +1,4 @@
-"""Settings: who wins, what the table says, and what is refused with the way out."""
+"""Settings: precedence of the sources, derived defaults, the printed table, and errors."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: ti
 
 @pytest.fixture
 def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """read(training block, YAML text, *command line) → the configuration."""
+    """read(training block, YAML text, *command line) returns the configuration."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
     def read(training: str = "", config: str = "", *argv: str) -> Configuration:
@@ -35,25 +35,29 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return read
 
 
-def test_command_line_over_yaml_over_document_over_default(read) -> None:
+def test_precedence_is_command_line_yaml_document_default(read) -> None:
     document = "lora_r: 3\nlearning_rate: 2e-3\nnum_epochs: 5\nseed: 7"
-    found = read(document, "learning_rate: 3e-3\nnum_train_epochs: 6\n", "--num_train_epochs", "8")
-    assert (found.adapter.lora_r, found.training.learning_rate, found.training.num_train_epochs) == (3, 3e-3, 8)
-    assert found.training.seed == 7
-    sources = {name: setting.source for name, setting in found.settings.items()}
+    configuration = read(document, "learning_rate: 3e-3\nnum_train_epochs: 6\n", "--num_train_epochs", "8")
+    assert (
+        configuration.adapter.lora_r,
+        configuration.training.learning_rate,
+        configuration.training.num_train_epochs,
+    ) == (3, 3e-3, 8)
+    assert configuration.training.seed == 7
+    sources = {name: setting.source for name, setting in configuration.settings.items()}
     assert sources["lora_r"] == sources["seed"] == "notes.dlm"
     assert sources["learning_rate"].endswith("run.yaml")
     assert sources["num_train_epochs"] == "command line"
     assert sources["lora_alpha"] == sources["warmup_steps"] == "default"
 
 
-def test_every_training_key_of_the_document_arrives(read) -> None:
-    found = read(
+def test_every_training_key_of_the_document_is_used(read) -> None:
+    configuration = read(
         "adapter: dora\nlora_r: 3\nlora_alpha: 5\nlora_dropout: 0.25\ntarget_modules: [q_proj]\nsequence_len: 99\n"
         "micro_batch_size: 2\ngrad_accum: 3\nlearning_rate: 0.5\nnum_epochs: 9\noptimizer: adamw_torch\n"
         "lr_scheduler: linear\nwarmup_ratio: 0.3\nprecision: fp32\nseed: 11"
     )
-    adapter, training = found.adapter, found.training
+    adapter, training = configuration.adapter, configuration.training
     assert (adapter.adapter, adapter.lora_r, adapter.lora_alpha, adapter.lora_dropout) == ("dora", 3, 5, 0.25)
     assert adapter.target_modules == ["q_proj"]
     assert (training.max_length, training.per_device_train_batch_size, training.gradient_accumulation_steps) == (
@@ -67,22 +71,26 @@ def test_every_training_key_of_the_document_arrives(read) -> None:
     assert not training.fp16
 
 
-def test_the_defaults_of_keys_left_out(read) -> None:
-    found = read()
-    assert (found.training.num_train_epochs, found.training.max_length) == (3, 2048)
-    assert (found.adapter.lora_r, found.adapter.lora_alpha, found.adapter.lora_dropout) == (32, 64, 0.0)
+def test_defaults_of_missing_keys(read) -> None:
+    configuration = read()
+    assert (configuration.training.num_train_epochs, configuration.training.max_length) == (3, 2048)
+    assert (configuration.adapter.lora_r, configuration.adapter.lora_alpha, configuration.adapter.lora_dropout) == (
+        32,
+        64,
+        0.0,
+    )
 
 
-def test_the_learning_rate_follows_the_width_of_the_base(read, random_base: Path) -> None:
+def test_the_default_learning_rate_depends_on_the_bases_width(read, random_base: Path) -> None:
     assert [learning_rate(width) for width in (192, 576, 2048, 4096)] == [3e-3, 1.3e-3, 4.9e-4, 2.9e-4]
-    found = read("", f"base_model: {random_base}\n")
-    assert found.training.learning_rate == learning_rate(64)
-    assert found.settings["learning_rate"].source == "default for a base of width 64"
+    configuration = read("", f"base_model: {random_base}\n")
+    assert configuration.training.learning_rate == learning_rate(64)
+    assert configuration.settings["learning_rate"].source == "default for a base of width 64"
     assert read("learning_rate: 0.5").training.learning_rate == 0.5
     assert read("", "base_model: hf:nobody/nothing\n").training.learning_rate == 2e-4
 
 
-def test_a_base_of_16_bits_is_trained_in_bfloat16_where_the_processor_has_it(
+def test_a_16_bit_base_is_trained_in_bfloat16_if_the_cpu_supports_it(
     read, tmp_path: Path, random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = tmp_path / "half"
@@ -96,14 +104,14 @@ def test_a_base_of_16_bits_is_trained_in_bfloat16_where_the_processor_has_it(
     assert read("precision: fp32", f"base_model: {half}\n").training.bf16 is False
 
 
-def test_rows_that_a_task_wrote_before_keep_their_order(read) -> None:
-    found = read("", "rows: none\nprose: false\ntask_rows: runs/rows\n")
-    assert found.training.train_sampling_strategy == "sequential"
+def test_task_rows_on_disk_keep_their_order(read) -> None:
+    configuration = read("", "rows: none\nprose: false\ntask_rows: runs/rows\n")
+    assert configuration.training.train_sampling_strategy == "sequential"
     assert read().training.train_sampling_strategy == "batch_rebalance"
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 16, 32])
-def test_auto_batches_make_the_same_step_for_any_number_of_processes(world: int) -> None:
+def test_auto_batches_give_the_same_step_for_any_number_of_processes(world: int) -> None:
     micro, steps = auto_batches("auto", "auto", world)
     assert micro * steps * world == max(GLOBAL_BATCH, world)
     assert auto_batches(3, "auto", 1) == (3, 5)
@@ -111,14 +119,14 @@ def test_auto_batches_make_the_same_step_for_any_number_of_processes(world: int)
     assert auto_batches(3, 7, world) == (3, 7)
 
 
-def test_qlora_and_auto_targets(read) -> None:
-    found = read("adapter: qlora\ntarget_modules: auto")
-    assert (found.adapter.quantization, found.adapter.target_modules) == ("4bit", None)
+def test_qlora_and_automatic_target_modules(read) -> None:
+    configuration = read("adapter: qlora\ntarget_modules: auto")
+    assert (configuration.adapter.quantization, configuration.adapter.target_modules) == ("4bit", None)
     assert read("adapter: qlora", "quantization: 8bit\n").adapter.quantization == "8bit"
     assert read("", "target_modules: [k_proj, v_proj]\n").adapter.target_modules == ["k_proj", "v_proj"]
 
 
-def test_a_named_adapter_brings_its_own_settings(read) -> None:
+def test_a_named_adapter_has_its_own_settings(read) -> None:
     named = "adapters:\n  facts:\n    lora_r: 5\n    learning_rate: 0.01\n  tone:\n    adapter: dora"
     facts, tone = read(named, "adapter_name: facts\n"), read(named, "", "--adapter_name", "tone")
     assert (facts.adapter.lora_r, facts.training.learning_rate) == (5, 0.01)
@@ -150,7 +158,7 @@ def test_a_named_adapter_brings_its_own_settings(read) -> None:
         ("save_strategy: sometimes\n", [], ["sometimes"]),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line_each(read, config: str, argv: list[str], words: list[str]) -> None:
+def test_each_invalid_setting_is_one_line_of_the_error(read, config: str, argv: list[str], words: list[str]) -> None:
     with pytest.raises(DlmError) as caught:
         read("", config, *argv)
     lines = str(caught.value).splitlines()
@@ -159,41 +167,41 @@ def test_what_is_wrong_is_said_in_a_line_each(read, config: str, argv: list[str]
         assert word in str(caught.value)
 
 
-def test_a_value_in_the_yaml_is_read_as_on_the_command_line_or_as_the_mapping_that_it_is(read) -> None:
-    found = read(
+def test_yaml_values_are_parsed_like_the_command_lines_or_kept_as_mappings(read) -> None:
+    configuration = read(
         "",
         "resume_from_checkpoint: true\ntarget_modules: auto\nconditions: [5]\nlearning_rate: 1e-3\nprose: off\n"
         "stages: [{choices: 5}]\nreport_to: [tensorboard]\nlr_scheduler_kwargs: {a: 1}\ndata_seed: null\n"
         "per_device_train_batch_size: auto\nlabel_names: x\n",
     )
-    training = found.training
+    training = configuration.training
     assert (training.resume_from_checkpoint, training.learning_rate, training.label_names) == ("True", 1e-3, ["x"])
     assert (training.report_to, training.lr_scheduler_kwargs, training.data_seed) == (["tensorboard"], {"a": 1}, None)
-    assert (found.adapter.target_modules, found.notes.prose) == (None, False)
-    assert (found.task.conditions, found.task.stages) == (["5"], [{"choices": 5}])
+    assert (configuration.adapter.target_modules, configuration.notes.prose) == (None, False)
+    assert (configuration.task.conditions, configuration.task.stages) == (["5"], [{"choices": 5}])
 
 
-def test_a_secret_is_not_in_the_table(read, capsys: pytest.CaptureFixture[str]) -> None:
+def test_secrets_are_hidden_in_the_table(read, capsys: pytest.CaptureFixture[str]) -> None:
     print_settings(read("", "hub_token: hf_abc\n"))
     assert "hub_token" in (printed := capsys.readouterr().out)
     assert "hf_abc" not in printed
 
 
-def test_every_setting_has_help_and_a_place_in_the_table(read, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_setting_has_help_and_a_row_in_the_table(read, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_configuration(["--help"])
     assert "--adalora_warmup" in capsys.readouterr().out
-    found = read("lora_r: 3")
-    found.change("max_length", 64, "lowered")
-    print_settings(found)
+    configuration = read("lora_r: 3")
+    configuration.change("max_length", 64, "lowered")
+    print_settings(configuration)
     table = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "│" in line}
-    assert {*vars(found.notes), *vars(found.adapter)} <= table.keys()
+    assert {*vars(configuration.notes), *vars(configuration.adapter)} <= table.keys()
     assert "64" in table["max_length"]
     assert "lowered" in table["max_length"]
-    assert found.training.max_length == 64
+    assert configuration.training.max_length == 64
 
 
-def test_the_yaml_may_set_the_environment(read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_yaml_sets_environment_variables(read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TEST", "")
     read("", "env:\n  A_TEST: 1\n")
     import os

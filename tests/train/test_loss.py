@@ -1,4 +1,4 @@
-"""What makes training quick must not change what is learned: packed, sorted, or scored only where there are labels."""
+"""Faster training learns the same: packing, sorting by length, and logits at labelled positions only."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def summed_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum").item()
 
 
-def test_packed_rows_do_not_see_each_other(random_base: Path) -> None:
+def test_packed_rows_dont_attend_to_each_other(random_base: Path) -> None:
     model = load_base(str(random_base)).eval()
     assert model.config._attn_implementation == "sdpa"
     alone = [rows().select([k]) for k in range(len(LENGTHS))]
@@ -43,14 +43,14 @@ def test_packed_rows_do_not_see_each_other(random_base: Path) -> None:
     assert len(packed) < len(LENGTHS)
     flat = DataCollatorForLanguageModeling(pad_token_id=3, padding_free=True)
     assert summed_loss(model, flat(list(packed))) == pytest.approx(expected, rel=1e-5)
-    # The same row without its boundaries has another loss, or this test could not fail.
-    blind = flat(list(packed))
-    blind = {"input_ids": blind["input_ids"], "labels": blind["labels"]}
-    assert summed_loss(model, blind) != pytest.approx(expected, rel=1e-3)
+    # Without boundaries between the rows the loss differs; otherwise this test couldn't fail.
+    joined = flat(list(packed))
+    joined = {"input_ids": joined["input_ids"], "labels": joined["labels"]}
+    assert summed_loss(model, joined) != pytest.approx(expected, rel=1e-3)
 
 
 def trained(random_base: Path, output_dir: Path, **settings: object) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses of four steps over all rows, and the adapter that they leave."""
+    """Losses of four steps over all rows, and the adapter's weights after them."""
     arguments = SFTConfig(
         str(output_dir),
         per_device_train_batch_size=4,
@@ -77,7 +77,7 @@ def trained(random_base: Path, output_dir: Path, **settings: object) -> tuple[li
     return history, {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}
 
 
-def test_the_recipes_way_learns_what_the_plain_way_learns(random_base: Path, tmp_path: Path) -> None:
+def test_the_recipes_settings_learn_the_same_as_the_defaults(random_base: Path, tmp_path: Path) -> None:
     plain, weights = trained(random_base, tmp_path)
     before = utils._use_triton
     with scored_where_labelled():

@@ -1,4 +1,4 @@
-"""The numbers before and after, where a resumed run asks other questions than the run began with."""
+"""Numbers before and after, also when a resumed run asks other questions than it started with."""
 
 import json
 from dataclasses import asdict, replace
@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from dlm_trl.train.measure import Answered, Numbers, measures, samples
 
-ASKED = {"seen": [("q1", "a1", None), ("q2", "a2", None)], "held-out": [("q3", "a3", None)]}
+QUESTIONS = {"seen": [("q1", "a1", None), ("q2", "a2", None)], "held-out": [("q3", "a3", None)]}
 
 
 def numbers(questions: dict, share: float) -> Numbers:
@@ -16,21 +16,21 @@ def numbers(questions: dict, share: float) -> Numbers:
     return Numbers(1.0, 9.0, Answered(dict.fromkeys(questions, shares), answers))
 
 
-def test_the_same_questions_have_numbers_and_answers_of_both_times() -> None:
-    before, after = numbers(ASKED, 0.0), numbers(ASKED, 0.5)
+def test_the_same_questions_have_numbers_and_answers_from_before_and_after() -> None:
+    before, after = numbers(QUESTIONS, 0.0), numbers(QUESTIONS, 0.5)
     shares = [(m.before, m.after) for m in measures(before, after) if m.unit == "share"]
     assert shares == [(0.0, 0.5)] * 4
-    assert next((s.before, s.after) for s in samples(ASKED, before, after)) == ("a1 0.0", "a1 0.5")
+    assert next((s.before, s.after) for s in samples(QUESTIONS, before, after)) == ("a1 0.0", "a1 0.5")
     assert {m.before for m in measures(None, after)} == {None}
-    assert {s.before for s in samples(ASKED, None, after)} == {"–"}
+    assert {s.before for s in samples(QUESTIONS, None, after)} == {"–"}
 
 
-def test_questions_that_came_later_have_none_before() -> None:
-    more = ASKED | {"seen": [("new", "a0", None), *ASKED["seen"]], "reworded": [("r", "a1", None)]}
-    before, after = numbers(ASKED, 0.0), numbers(more, 0.5)
-    found = {m.name: m.before for m in measures(before, after)}
-    assert found["exact match, held-out"] == 0.0
-    assert found["exact match, seen"] is found["F1, reworded"] is None
+def test_questions_added_on_resuming_have_no_number_before() -> None:
+    more = QUESTIONS | {"seen": [("new", "a0", None), *QUESTIONS["seen"]], "reworded": [("r", "a1", None)]}
+    before, after = numbers(QUESTIONS, 0.0), numbers(more, 0.5)
+    values = {m.name: m.before for m in measures(before, after)}
+    assert values["exact match, held-out"] == 0.0
+    assert values["exact match, seen"] is values["F1, reworded"] is None
     shown = {(s.group, s.question): s.before for s in samples(more, before, after)}
     assert shown == {
         ("seen", "new"): "–",
@@ -41,12 +41,12 @@ def test_questions_that_came_later_have_none_before() -> None:
     }
 
 
-def test_the_open_book_stands_beside_the_questions_that_were_asked_with_it() -> None:
-    before, after = numbers(ASKED, 0.0), numbers(ASKED, 0.5)
+def test_open_book_numbers_are_shown_for_questions_that_were_asked_with_the_notes() -> None:
+    before, after = numbers(QUESTIONS, 0.0), numbers(QUESTIONS, 0.5)
     assert {m.open_book for m in measures(before, after)} == {None}
-    before = replace(before, open_book=numbers(ASKED, 0.25).recall)
-    found = {m.name: m.open_book for m in measures(before, after)}
-    assert found == {
+    before = replace(before, open_book=numbers(QUESTIONS, 0.25).recall)
+    values = {m.name: m.open_book for m in measures(before, after)}
+    assert values == {
         "validation loss": None,
         "exact match, seen": 0.25,
         "exact match, held-out": 0.25,
@@ -54,15 +54,15 @@ def test_the_open_book_stands_beside_the_questions_that_were_asked_with_it() -> 
         "F1, held-out": 0.25,
         "perplexity, general text": None,
     }
-    assert samples(ASKED, before, after)[0].open_book == "a1 0.25"
+    assert samples(QUESTIONS, before, after)[0].open_book == "a1 0.25"
 
-    more = ASKED | {"seen": [("new", "a0", None), *ASKED["seen"]]}
-    found = {m.name: m.open_book for m in measures(before, numbers(more, 0.5))}
-    assert (found["F1, seen"], found["F1, held-out"]) == (None, 0.25)
+    more = QUESTIONS | {"seen": [("new", "a0", None), *QUESTIONS["seen"]]}
+    values = {m.name: m.open_book for m in measures(before, numbers(more, 0.5))}
+    assert (values["F1, seen"], values["F1, held-out"]) == (None, 0.25)
     assert samples(more, before, numbers(more, 0.5))[0].open_book == "–"
 
 
-def test_what_was_measured_before_is_read_again_as_it_was() -> None:
-    before = replace(numbers(ASKED, 0.1), validation_loss=None, perplexity=float("inf"))
-    for said in (before, replace(before, open_book=numbers(ASKED, 0.25).recall)):
-        assert TypeAdapter(Numbers).validate_json(json.dumps(asdict(said))) == said
+def test_numbers_survive_json() -> None:
+    before = replace(numbers(QUESTIONS, 0.1), validation_loss=None, perplexity=float("inf"))
+    for saved in (before, replace(before, open_book=numbers(QUESTIONS, 0.25).recall)):
+        assert TypeAdapter(Numbers).validate_json(json.dumps(asdict(saved))) == saved

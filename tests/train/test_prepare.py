@@ -1,4 +1,4 @@
-"""What is found before a weight is loaded: checkpoints to go on from, a base's limits, settings that need others."""
+"""Checks before any weights are loaded: checkpoints to resume from, a base's limits, settings that need others."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(tmp_path: Path, out: Path):
-    """check("--lora_r", "2", …, config=YAML text) → what the run would start from."""
+    """check("--lora_r", "2", …, config=YAML text) returns the Run."""
 
     def check(*argv: str, config: str = "") -> Run:
         (tmp_path / "notes.dlm").write_text(NOTES)
@@ -32,15 +32,15 @@ def check(tmp_path: Path, out: Path):
 
 
 @pytest.mark.parametrize("overwrite", ["false", "true"])
-def test_the_yaml_may_ask_for_the_last_whole_checkpoint(check, out: Path, overwrite: str) -> None:
+def test_resuming_starts_from_the_last_complete_checkpoint(check, out: Path, overwrite: str) -> None:
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-11"):
         (out / name).mkdir(parents=True)
     (out / "checkpoint-11" / "checkpoint-is-incomplete.txt").touch()
-    found = check("--overwrite", overwrite, config="resume_from_checkpoint: true\n")
-    assert found.checkpoint == str(out / "checkpoint-10")
+    run = check("--overwrite", overwrite, config="resume_from_checkpoint: true\n")
+    assert run.checkpoint == str(out / "checkpoint-10")
 
 
-def test_only_numbered_folders_are_checkpoints_of_an_earlier_run(check, out: Path) -> None:
+def test_only_numbered_folders_count_as_checkpoints(check, out: Path) -> None:
     (out / "checkpoint-best").mkdir(parents=True)
     (out / "checkpoint-7").touch()
     assert check().checkpoint is None
@@ -52,14 +52,14 @@ def test_only_numbered_folders_are_checkpoints_of_an_earlier_run(check, out: Pat
     assert check("--overwrite", "true").checkpoint is None
 
 
-def test_few_rows_get_more_epochs_unless_somebody_sets_them(check) -> None:
+def test_few_rows_get_more_epochs_unless_the_number_is_set(check) -> None:
     raised = "num_train_epochs is raised to 48, so that 1 rows make 48 steps."
     assert raised in check().notices
     assert raised not in check("--num_train_epochs", "3").notices
     assert raised not in check("--max_steps", "3").notices
 
 
-def test_a_base_without_a_last_position_takes_rows_of_any_length(
+def test_a_base_without_a_maximum_position_takes_rows_of_any_length(
     check, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     tokenizer.save_pretrained(tmp_path / "bloom")

@@ -1,4 +1,4 @@
-"""Rehearsal: the divergence is what a plain forward pass gives, however rows are batched; and less is forgotten."""
+"""Rehearsal: the divergence equals that of a plain forward pass, however rows are batched, and less is forgotten."""
 
 from itertools import chain
 from pathlib import Path
@@ -44,36 +44,36 @@ def model() -> PeftModel:
 def plain_divergence(adapted: PeftModel) -> Tensor:
     parts = []
     for text in TEXTS:
-        found = adapted(torch.tensor([text])).logits[0].log_softmax(-1)
+        adapter = adapted(torch.tensor([text])).logits[0].log_softmax(-1)
         with torch.no_grad(), adapted.disable_adapter():
-            wanted = adapted(torch.tensor([text])).logits[0].log_softmax(-1)
-        parts.append((wanted.exp() * (wanted - found)).sum(-1))
+            base = adapted(torch.tensor([text])).logits[0].log_softmax(-1)
+        parts.append((base.exp() * (base - adapter)).sum(-1))
     return torch.cat(parts).mean()
 
 
 @pytest.mark.parametrize("rows", [PADDED, FREE], ids=["padded", "padding-free"])
-def test_divergence_and_gradient_are_those_of_a_plain_forward_pass(rows: dict[str, Tensor]) -> None:
+def test_divergence_and_gradient_equal_those_of_a_plain_forward_pass(rows: dict[str, Tensor]) -> None:
     adapted = model()
     plain = plain_divergence(adapted)
     plain.backward()
     gradients = {n: p.grad.clone() for n, p in adapted.named_parameters() if p.grad is not None}
     adapted.zero_grad()
     with torch.no_grad(), adapted.disable_adapter():
-        wanted = torch.cat([adapted(torch.tensor([text])).logits[0].log_softmax(-1) for text in TEXTS])
+        base = torch.cat([adapted(torch.tensor([text])).logits[0].log_softmax(-1) for text in TEXTS])
     inputs, spans = beside(rows, TEXTS)
     assert [inputs["input_ids"][s.line, s.start : s.end].tolist() for s in spans] == TEXTS
     assert (inputs["labels"] != -100).sum() == 3, "only the rows have a loss"
-    with _hidden(adapted) as seen:
+    with _hidden(adapted) as hidden:
         adapted(**{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False)
-    found = kl_divergence(adapted.get_base_model(), seen.pop(), spans, wanted)
-    found.backward()
-    assert torch.isclose(found, plain, rtol=1e-4) and found > 0.01
+    divergence = kl_divergence(adapted.get_base_model(), hidden.pop(), spans, base)
+    divergence.backward()
+    assert torch.isclose(divergence, plain, rtol=1e-4) and divergence > 0.01
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
             assert torch.allclose(parameter.grad, gradients[name], atol=1e-5), name
 
 
-def test_rows_keep_their_places() -> None:
+def test_rows_keep_their_positions() -> None:
     inputs, spans = beside(PADDED, TEXTS)
     assert torch.equal(inputs["input_ids"][:2, :3], PADDED["input_ids"])
     assert inputs["attention_mask"].sum(1).tolist() == [3, 2, 5, 2, 3]
@@ -102,15 +102,15 @@ def train(folder: Path, weight: float, **options: object) -> tuple[SFTTrainer, R
     return trainer, rehearsal
 
 
-def forgotten(trainer: SFTTrainer) -> float:
+def divergence_from_base(trainer: SFTTrainer) -> float:
     with torch.no_grad():
         return plain_divergence(trainer.model).item()
 
 
-def test_less_is_forgotten_and_the_rows_are_learned_all_the_same(tmp_path: Path) -> None:
+def test_less_is_forgotten_and_the_rows_are_still_learned(tmp_path: Path) -> None:
     without, _ = train(tmp_path / "without", 0)
     with_it, rehearsal = train(tmp_path / "with", 5)
-    assert forgotten(with_it) < forgotten(without) / 2
+    assert divergence_from_base(with_it) < divergence_from_base(without) / 2
     lines = [line for line in with_it.state.log_history if "loss" in line]
     assert lines[0]["rehearsal/kl"] < 1e-4, "at the first step the adapter changes nothing"
     assert lines[-1]["rehearsal/kl"] > 1e-3
@@ -125,12 +125,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     assert losses[0] == losses[1] and len(losses[0]) == 10
 
 
-def test_a_file_in_pieces(tmp_path: Path) -> None:
+def test_a_file_is_split_into_pieces(tmp_path: Path) -> None:
     tokenizer, file = gpt2_style(), tmp_path / "general.txt"
     file.write_text("the cat sat on the mat and the dog ran off " * 60)
-    found = pieces(file, tokenizer)
-    assert len(found) >= 8 and {len(piece) for piece in found} == {32}
-    assert list(chain(*found)) == tokenizer(file.read_text())["input_ids"][: 32 * len(found)]
+    texts = pieces(file, tokenizer)
+    assert len(texts) >= 8 and {len(text) for text in texts} == {32}
+    assert list(chain(*texts)) == tokenizer(file.read_text())["input_ids"][: 32 * len(texts)]
     file.write_text("the cat")
     for bad in (file, tmp_path / "nowhere.txt", tmp_path):
         with pytest.raises(ValueError, match=str(bad)):

@@ -1,4 +1,4 @@
-"""A task in the run: what it may be asked about, and what would spoil its measurement."""
+"""A task in a run: which prose it may use, and problems found before training."""
 
 from pathlib import Path
 
@@ -31,49 +31,50 @@ def problems_of(configuration: Configuration) -> list[str]:
     return check_task(configuration, load_tokenizer("tiny"), rows_of(configuration), spec)
 
 
-def asked_about(configuration: Configuration) -> set[str]:
+def passages_used(configuration: Configuration) -> set[str]:
+    """The passages from which prose_qa draws its answers."""
     passages = rows_of(configuration).passages
     (task,) = open_curriculum(configuration.task, load_tokenizer("tiny"), passages).stages
     return {span.passage for span in task.spans}
 
 
-def test_prose_of_another_adapter_is_not_asked_about(tmp_path: Path) -> None:
+def test_prose_of_another_adapter_is_not_used(tmp_path: Path) -> None:
     text = f"{HEAD}{ADAPTERS}---\nA loaf is a piece of bread.\n"
     text += "\n::prose#one::\nA crumb is a small piece.\n\n::prose#two::\nA crust is a hard shell.\n"
     for name, own in (("one", "A crumb is a small piece."), ("two", "A crust is a hard shell.")):
         for learned in ("true", "false"):
             more = ("--adapter_name", name, "--prose", learned, "--validation_fraction", "0")
-            found = asked_about(configured(tmp_path / "notes.dlm", text, *more))
-            assert found == {"A loaf is a piece of bread.", own}
+            used = passages_used(configured(tmp_path / "notes.dlm", text, *more))
+            assert used == {"A loaf is a piece of bread.", own}
 
 
-def test_prose_that_is_held_out_is_not_asked_about(tmp_path: Path) -> None:
+def test_held_out_prose_is_not_used(tmp_path: Path) -> None:
     text = f"{HEAD}---\n" + "".join(f"\n::prose::\nThe number of day {n} is {n} loaves.\n" for n in range(20))
     more = ("--validation_fraction", "0.3", "--synthetic_fraction", "0.5")
     configuration = configured(tmp_path / "notes.dlm", text, *more)
     rows = rows_of(configuration)
     assert len(rows.held_out_prose) > 2
-    assert asked_about(configuration) == {row["text"].strip() for row in rows.prose}
-    every = asked_about(configured(tmp_path / "notes.dlm", text, *more, "--prose", "false"))
-    assert len(every) == 20
+    assert passages_used(configuration) == {row["text"].strip() for row in rows.prose}
+    without_prose_rows = configured(tmp_path / "notes.dlm", text, *more, "--prose", "false")
+    assert len(passages_used(without_prose_rows)) == 20
 
 
 @pytest.mark.parametrize(
-    ("stages", "said"),
+    ("stages", "message"),
     [
         ('[{"choices": 3, "held_out": 0.3}, {"choices": 5}]', "differ in held_out"),
         ('[{"split": "held_out"}]', "the words to measure with"),
         ("[{}]", None),
     ],
 )
-def test_words_that_are_held_out_are_never_trained(tmp_path: Path, stages: str, said: str | None) -> None:
+def test_held_out_words_are_never_trained(tmp_path: Path, stages: str, message: str | None) -> None:
     settings = ["--base_model", "tiny", "--max_steps", "2", "--output_dir", str(tmp_path / "out")]
     configuration = read_configuration(["--task", "mcsb", "--stages", stages, *settings])
     problems = problems_of(configuration)
-    assert [said in problem for problem in problems] == ([True] if said else [])
+    assert [message in problem for problem in problems] == ([True] if message else [])
 
 
-def test_a_task_that_raises_is_found_before_a_weight_is_loaded(tmp_path: Path) -> None:
+def test_a_task_that_raises_is_reported_before_weights_are_loaded(tmp_path: Path) -> None:
     own = (Path(__file__).parents[2] / "recipes" / "naming.py").read_text(encoding="utf-8")
     settings = ["--base_model", "tiny", "--max_steps", "2", "--output_dir", str(tmp_path / "out")]
     for broken in ("def draw(self, rng, n):", "def prompts(self, items):", "def metrics(self, examples, predictions):"):
@@ -84,18 +85,18 @@ def test_a_task_that_raises_is_found_before_a_weight_is_loaded(tmp_path: Path) -
         assert "own.py:Naming fails: NameError: name 'nothing' is not defined" in problem
 
 
-def test_the_eval_spec_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_eval_spec_has_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notes.dlm").write_text(f"{HEAD}---\nA loaf is a piece of bread.\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    said = ["--notes", "notes.dlm", "--questions", "reworded.jsonl", "--output_dir", "out"]
-    configuration = read_configuration(said)
-    found = evaluation_spec(configuration.notes, configuration.task, seed=0)
-    assert (found.notes, found.questions) == (str(tmp_path / "notes.dlm"), str(tmp_path / "reworded.jsonl"))
-    assert found.glosses is None
+    argv = ["--notes", "notes.dlm", "--questions", "reworded.jsonl", "--output_dir", "out"]
+    configuration = read_configuration(argv)
+    spec = evaluation_spec(configuration.notes, configuration.task, seed=0)
+    assert (spec.notes, spec.questions) == (str(tmp_path / "notes.dlm"), str(tmp_path / "reworded.jsonl"))
+    assert spec.glosses is None
 
 
-def test_what_a_resumed_run_measures_for_the_first_time_has_no_number_before() -> None:
+def test_conditions_added_on_resuming_have_no_number_before() -> None:
     first = {"step": 0, "eval_mcsb/5:upper/accuracy": 0.2}
     last = {"step": 9, "eval_mcsb/5:upper/accuracy": 0.9, "eval_mcsb/glosses/accuracy": 0.8}
-    found = {measure.name: (measure.before, measure.after) for measure in task_measures([first, last])}
-    assert found == {"mcsb/5:upper/accuracy": (0.2, 0.9), "mcsb/glosses/accuracy": (None, 0.8)}
+    values = {measure.name: (measure.before, measure.after) for measure in task_measures([first, last])}
+    assert values == {"mcsb/5:upper/accuracy": (0.2, 0.9), "mcsb/glosses/accuracy": (None, 0.8)}
