@@ -16,7 +16,7 @@ from dlm_trl.notes.errors import MissingExtraError, PreflightError
 from dlm_trl.notes.extras import require_extra
 from dlm_trl.online.rows_on_disk import load_rows
 from dlm_trl.train.adapter import adapter_parameters, peft_config
-from dlm_trl.train.checkpoints import bytes_needed, check_output_dir
+from dlm_trl.train.checkpoints import bytes_needed, check_output_dir, find_checkpoint
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
 from dlm_trl.train.rehearsal import pieces
@@ -68,8 +68,11 @@ def prepare(configuration: Configuration) -> Run:
     problems.extend(_missing_extras(configuration))
     problems.extend(_contradictions(configuration))
     needed = bytes_needed(trainable, training, adapter.adapter == "adalora")
-    checkpoint, folder_problems = check_output_dir(training, configuration.notes.overwrite, needed)
-    problems.extend(folder_problems)
+    problems.extend(check_output_dir(training, needed))
+    checkpoint = None
+    with problems:
+        checkpoint, skipped = find_checkpoint(training, configuration.notes.overwrite)
+        notices += skipped
     problems.raise_any()
     assert rows is not None and spec is not None  # or there was a problem
     return Run(
@@ -181,6 +184,8 @@ def _contradictions(configuration: Configuration) -> list[str]:
         )
     if adapter.adapter == "adalora" and not 0 <= adapter.adalora_warmup < 1 - adapter.adalora_final <= 1:
         problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
+    if training.max_steps <= 0 and training.num_train_epochs <= 0:
+        problems.append(f"num_train_epochs is {training.num_train_epochs}: nothing would be trained.")
     if notes.rehearsal < 0:
         problems.append(f"rehearsal is {notes.rehearsal}; it is a weight, 0 for none.")
     if notes.rehearsal_text and not notes.rehearsal:

@@ -215,3 +215,17 @@ def test_several_problems_are_several_lines(recipe: Recipe, tmp_path: Path) -> N
     with pytest.raises(DlmError) as caught:
         recipe("--base_model", "nothing-here", "--output_dir", tmp_path / "file" / "below", "--world_size", 3)
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_diverged_run_publishes_nothing_and_says_since_when(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        DlmError, match=r"diverged: .* is not finite\. The loss is not finite from step \d+ on"
+    ) as caught:
+        recipe(*QUIET, "--learning_rate", "1e20", "--max_grad_norm", "0", "--num_train_epochs", "4")
+    assert caught.value.kind == "AdapterError"
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert not list((tmp_path / "home").rglob("adapter_model.safetensors"))
+    with pytest.raises(DlmError, match="num_train_epochs is 0"):
+        recipe(*QUIET, "--num_train_epochs", "0")

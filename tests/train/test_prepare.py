@@ -6,6 +6,7 @@ import pytest
 from transformers import BloomConfig, PreTrainedTokenizerBase
 
 from dlm_trl.notes import DlmError
+from dlm_trl.train.checkpoints import SEAL, seal
 from dlm_trl.train.config import read_configuration
 from dlm_trl.train.prepare import prepare
 from dlm_trl.train.run import Run
@@ -35,9 +36,35 @@ def check(tmp_path: Path, out: Path):
 def test_the_yaml_may_ask_for_the_last_whole_checkpoint(check, out: Path, overwrite: str) -> None:
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-11"):
         (out / name).mkdir(parents=True)
-    (out / "checkpoint-11" / "checkpoint-is-incomplete.txt").touch()
+        (out / name / "optimizer.pt").write_bytes(name.encode())
+    for name in ("checkpoint-9", "checkpoint-10"):
+        seal(out / name)
     found = check("--overwrite", overwrite, config="resume_from_checkpoint: true\n")
     assert found.checkpoint == str(out / "checkpoint-10")
+    assert f"{out / 'checkpoint-11'} is skipped: it was not written to its end." in found.notices
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda file: file.unlink(), "optimizer.pt is missing"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "optimizer.pt is damaged"),
+        (lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:]), "is damaged"),
+        (lambda file: (file.parent / SEAL).write_text("{"), "not written to its end"),
+    ],
+    ids=["missing", "truncated", "a flipped bit", "half a seal"],
+)
+def test_a_damaged_checkpoint_is_skipped_with_the_reason(check, out: Path, spoil, why: str) -> None:
+    for step in (5, 10):
+        (out / f"checkpoint-{step}").mkdir(parents=True)
+        (out / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"moments of the adapter")
+        seal(out / f"checkpoint-{step}")
+    spoil(out / "checkpoint-10" / "optimizer.pt")
+    found = check("--resume_from_checkpoint", "true")
+    assert found.checkpoint == str(out / "checkpoint-5")
+    assert any("checkpoint-10 is skipped" in notice and why in notice for notice in found.notices)
+    with pytest.raises(DlmError, match=f"checkpoint-10 can't be resumed: .*{why}"):
+        check("--resume_from_checkpoint", str(out / "checkpoint-10"))
 
 
 def test_only_numbered_folders_are_checkpoints_of_an_earlier_run(check, out: Path) -> None:
