@@ -14,9 +14,10 @@ from dlm_trl.models.load import context_length, load_config, load_tokenizer
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.errors import MissingExtraError, PreflightError
 from dlm_trl.notes.extras import require_extra
+from dlm_trl.notes.store import check_writable
 from dlm_trl.online.rows_on_disk import load_rows
 from dlm_trl.train.adapter import adapter_parameters, peft_config
-from dlm_trl.train.checkpoints import bytes_needed, check_output_dir, find_checkpoint
+from dlm_trl.train.checkpoints import SPARE, bytes_needed, check_output_dir, find_checkpoint
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
 from dlm_trl.train.rehearsal import pieces
@@ -69,6 +70,9 @@ def prepare(configuration: Configuration) -> Run:
     problems.extend(_contradictions(configuration))
     needed = bytes_needed(trainable, training, adapter.adapter == "adalora")
     problems.extend(check_output_dir(training, needed))
+    if configuration.document:
+        with problems:
+            check_writable(configuration.document.frontmatter.dlm_id, trainable * 4 + SPARE)
     checkpoint = None
     with problems:
         checkpoint, skipped = find_checkpoint(training, configuration.notes.overwrite)

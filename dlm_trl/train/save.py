@@ -6,7 +6,7 @@ describe([folder, …], run, measures)      # the numbers, once they are measure
 
 import json
 import math
-import shutil
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,7 +26,7 @@ from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
-from dlm_trl.notes.errors import AdapterError
+from dlm_trl.notes.errors import AdapterError, StoreError
 from dlm_trl.notes.files import replace_file
 from dlm_trl.tasks.load import read_stages
 from dlm_trl.train.run import Run
@@ -50,15 +50,20 @@ def save(trainer: SFTTrainer, run: Run) -> Path:
         generation_config(trainer).save_pretrained(output_dir)
         describe([output_dir], run)
     folder = output_dir
-    if document is not None:
-        folder = store.next_version(document.frontmatter.dlm_id, run.notes.adapter_name)
-        if trainer.is_world_process_zero():
-            folder.mkdir(parents=True)
-            for file in adapter_files(output_dir):
-                shutil.copy2(file, folder)
-            store.set_current_adapter(document.frontmatter.dlm_id, folder, run.notes.adapter_name)
+    if document is not None and trainer.is_world_process_zero():
+        try:
+            folder = store.publish_adapter(
+                document.frontmatter.dlm_id, adapter_files(output_dir), run.notes.adapter_name
+            )
+        except StoreError as error:  # the run is whole without it: its numbers are still to come
+            print(f"{error} The adapter is in {output_dir}. {_publish_later(run)}", file=sys.stderr)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def _publish_later(run: Run) -> str:
+    name = f" --name {run.notes.adapter_name}" if run.notes.adapter_name else ""
+    return f"Then: dlm-trl publish {run.notes.notes} {run.training.output_dir}{name}"
 
 
 def describe(folders: Sequence[Path], run: Run, measures: Sequence[Measure] = ()) -> None:
