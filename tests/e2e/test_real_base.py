@@ -29,7 +29,7 @@ def test_a_real_base_is_trained_and_merged_without_a_hub(
     assert step["base"] == f"package:{package.name}"
     assert step["base_source"] == "dequantised from Q4_1"
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert 'base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"' in card
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card
     assert "dequantised from Q4_1" in card
 
     folder = merge(out, tmp_path / "merged")

@@ -120,7 +120,7 @@ def test_a_resumed_run_of_a_task_equals_the_uninterrupted_one(recipe: Recipe, pa
         (("--stages", '[{"digits": 3}]'), "no task is set"),
         (("--task", "arithmetic", "--synthetic_fraction", 1.5), "synthetic_fraction is 1.5"),
         (("--task", "arithmetic", "--task_teacher", "gpt-4"), "openai:<model>"),
-        (("--task", "arithmetic", "--conditions", "5-upper"), "not CHOICES:LABELS"),
+        (("--task", "arithmetic", "--conditions", "5-upper"), "doesn't have the form CHOICES:LABELS"),
         (("--task", "arithmetic", "--glosses", "nowhere.json"), "nowhere.json"),
     ],
 )
