@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
         trainer.add_callback(before)
     if run.adapter.adapter == "adalora":
         trainer.add_callback(ShrinkRanks(run.adapter.adalora_warmup, run.adapter.adalora_final, run.checkpoint))
-    stop = install(trainer)
+    stop = install(trainer, run.resume_settings)
     with scored_where_labelled():
         trainer.train(resume_from_checkpoint=run.checkpoint)
     if stop.saved:

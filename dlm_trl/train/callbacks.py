@@ -30,9 +30,10 @@ class StopWithCheckpoint(JITCheckpointCallback):
     signal: the signal that stopped the run, None if none did. saved: its checkpoint, None if training was over.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.trainer = trainer
+        self.settings = settings
         self.jit_manager = CheckpointManager(trainer)
         self.signal: int | None = None
         self.saved: str | None = None
@@ -70,7 +71,7 @@ class StopWithCheckpoint(JITCheckpointCallback):
         """Seals the checkpoint, once all processes have written their part."""
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
-            seal(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+            seal(Path(args.output_dir, f"checkpoint-{state.global_step}"), self.settings)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         for number, handler in self._handlers.items():
@@ -138,9 +139,12 @@ class TrimMemory(TrainerCallback):
             self._trim(0)
 
 
-def install(trainer: SFTTrainer) -> StopWithCheckpoint:
-    """Add them to a trainer; the callback returned tells after training whether the run was stopped."""
-    stop = StopWithCheckpoint(trainer)
+def install(trainer: SFTTrainer, settings: Mapping[str, Any]) -> StopWithCheckpoint:
+    """Add them to a trainer; the callback returned tells after training whether the run was stopped.
+
+    settings: what a run that is resumed is compared with.
+    """
+    stop = StopWithCheckpoint(trainer, settings)
     trainer.add_callback(stop)
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)

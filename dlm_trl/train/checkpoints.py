@@ -5,14 +5,18 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trl import SFTConfig
 
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.notes.files import replace_file
 
-SEAL = "sha256.json"  # hashes of a checkpoint's files
+SEAL = "seal.json"  # in a checkpoint
+# A run can't go on if one of these has changed: the weights and their optimizer would not fit.
+FIXED = ("base_model", "adapter", "lora_r", "lora_alpha", "target_modules", "quantization", "adalora_init_r")
 SPARE = 20 * 2**20  # bytes for everything small
 
 
@@ -93,21 +97,25 @@ def find_checkpoint(training: SFTConfig, overwrite: bool) -> tuple[str | None, l
     return None, []
 
 
-def seal(checkpoint: Path) -> None:
-    """Record the hashes of a checkpoint's files. It is written last, so a checkpoint that has it was written whole."""
+def seal(checkpoint: Path, settings: Mapping[str, Any]) -> None:
+    """Record the hashes of a checkpoint's files, and the settings of its run.
+
+    This is written last, so a checkpoint that has it was written whole.
+    """
     hashes = {
         str(file.relative_to(checkpoint)): sha256(file)
         for file in sorted(checkpoint.rglob("*"))
         if file.is_file() and file.name != SEAL
     }
-    replace_file(checkpoint / SEAL, json.dumps(hashes, indent=2).encode())
+    record = {"files": hashes, "settings": dict(settings)}
+    replace_file(checkpoint / SEAL, json.dumps(record, indent=2).encode())
 
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None if all its files are as they were written."""
     try:
-        hashes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        hashes = _seal_of(checkpoint)["files"]
+    except (OSError, ValueError, KeyError, TypeError):
         return "it was not written to its end"
     for name, recorded in hashes.items():
         file = checkpoint / name
@@ -116,6 +124,27 @@ def damage(checkpoint: Path) -> str | None:
         if sha256(file) != recorded:
             return f"{name} is damaged"
     return None
+
+
+def compare_settings(checkpoint: Path, settings: Mapping[str, Any]) -> list[str]:
+    """A line for each setting that has changed since the checkpoint, if the run can go on all the same.
+
+    Raises UsageError for a changed setting that the checkpoint's weights depend on.
+    """
+    recorded = _seal_of(checkpoint)["settings"]
+    changed = {name: value for name, value in settings.items() if recorded.get(name) != value}
+    fixed = [f"{name} {recorded.get(name)}, now {value}" for name, value in changed.items() if name in FIXED]
+    if fixed:
+        raise UsageError(
+            f"{checkpoint} can't be resumed with other settings than it was made with: {'; '.join(fixed)}.",
+            "Set them as they were, or start over: overwrite=true.",
+        )
+    until = checkpoint.name
+    return [f"{name} is {value}; it was {recorded.get(name)} until {until}." for name, value in changed.items()]
+
+
+def _seal_of(checkpoint: Path) -> dict[str, Any]:
+    return dict(json.loads((checkpoint / SEAL).read_text(encoding="utf-8")))
 
 
 def sha256(file: Path) -> str:

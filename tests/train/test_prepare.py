@@ -11,6 +11,8 @@ from dlm_trl.train.config import read_configuration
 from dlm_trl.train.prepare import prepare
 from dlm_trl.train.run import Run
 
+# What the checkpoints here were made with, as the runs that resume them are.
+SETTINGS = {"base_model": "tiny", "adapter": "lora", "lora_r": 32, "lora_alpha": 64}
 NOTES = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n---\nProse.\n"
 
 
@@ -38,7 +40,7 @@ def test_the_yaml_may_ask_for_the_last_whole_checkpoint(check, out: Path, overwr
         (out / name).mkdir(parents=True)
         (out / name / "optimizer.pt").write_bytes(name.encode())
     for name in ("checkpoint-9", "checkpoint-10"):
-        seal(out / name)
+        seal(out / name, SETTINGS)
     found = check("--overwrite", overwrite, config="resume_from_checkpoint: true\n")
     assert found.checkpoint == str(out / "checkpoint-10")
     assert f"{out / 'checkpoint-11'} is skipped: it was not written to its end." in found.notices
@@ -58,7 +60,7 @@ def test_a_damaged_checkpoint_is_skipped_with_the_reason(check, out: Path, spoil
     for step in (5, 10):
         (out / f"checkpoint-{step}").mkdir(parents=True)
         (out / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"moments of the adapter")
-        seal(out / f"checkpoint-{step}")
+        seal(out / f"checkpoint-{step}", SETTINGS)
     spoil(out / "checkpoint-10" / "optimizer.pt")
     found = check("--resume_from_checkpoint", "true")
     assert found.checkpoint == str(out / "checkpoint-5")
@@ -103,3 +105,17 @@ def test_questions_need_a_document(check, tmp_path: Path) -> None:
     with pytest.raises(DlmError, match="questions are asked about a document, and no notes are set"):
         check(*task, "--questions", str(tmp_path / "missing.jsonl"))
     check(*task)
+
+
+def test_a_run_is_resumed_only_with_settings_that_fit_its_checkpoint(check, out: Path) -> None:
+    first = check()
+    (out / "checkpoint-5").mkdir(parents=True)
+    seal(out / "checkpoint-5", first.resume_settings)
+    resume = ("--resume_from_checkpoint", "true")
+    assert not [notice for notice in check(*resume).notices if "until checkpoint-5" in notice]
+    changed = check(*resume, "--seed", "7", "--num_train_epochs", "2").notices
+    assert "seed is 7; it was 42 until checkpoint-5." in changed
+    assert any(notice.startswith("num_train_epochs is 2.0; it was") for notice in changed)
+    for setting, value in (("lora_r", "2"), ("adapter", "dora"), ("target_modules", "q_proj")):
+        with pytest.raises(DlmError, match=f"checkpoint-5 can't be resumed with other settings.*: {setting} "):
+            check(*resume, f"--{setting}", value)
