@@ -36,7 +36,7 @@ from dlm_trl.train.measure import MeasureBefore, measure, measures, samples, tas
 from dlm_trl.train.prepare import prepare
 from dlm_trl.train.rehearsal import Rehearsal
 from dlm_trl.train.run import Run
-from dlm_trl.train.save import save
+from dlm_trl.train.save import describe, save
 from dlm_trl.train.task import attach_task
 
 SHORT_ROWS = 512  # tokens
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
         trainer.add_callback(before)
     if run.adapter.adapter == "adalora":
         trainer.add_callback(ShrinkRanks(run.adapter.adalora_warmup, run.adapter.adalora_final, run.checkpoint))
-    stop = install(trainer)
+    stop = install(trainer, run.resume_settings)
     with scored_where_labelled():
         trainer.train(resume_from_checkpoint=run.checkpoint)
     if stop.saved:
@@ -97,20 +97,24 @@ def main(argv: list[str]) -> None:
         accelerator.end_training()
         sys.exit(128 + stop.signal)
 
-    # 4. Measure again, save the adapter, write the report.
-    table = []
+    # 4. Save the adapter, measure again, write the report.
+    folder = save(trainer, run)
+    accelerator.print(f"adapter: {args.output_dir} and {folder}")
+    if stop.signal:
+        accelerator.print("stopped after the last step: the adapter is saved, but not measured")
+        accelerator.end_training()
+        sys.exit(128 + stop.signal)
     if run.notes.measure:
         after = measure(trainer, run.rows.questions)
         table = task_measures(trainer.state.log_history) + measures(before.numbers, after)
-    folder = save(trainer, run, table)
     if run.notes.measure and accelerator.is_main_process:
+        describe([Path(args.output_dir), folder], run, table)
         answers = samples(run.rows.questions, before.numbers, after)
         fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
         facts = run_facts(run, accelerator)
         report.write(args.output_dir, report.Report(facts, table, answers, trainer.state.log_history, fresh))
         print(report.measures_table(table))
         print(f"report: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
-    accelerator.print(f"adapter: {args.output_dir} and {folder}")
     accelerator.end_training()
 
     # 5. Export in a fresh process, because this one is set up for distributed training.
@@ -159,4 +163,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
         exit_worker()
     except DlmError as error:
-        sys.exit(str(error) if os.environ.get("RANK", "0") == "0" else 1)
+        rank = os.environ.get("RANK", "0")
+        sys.exit(str(error) if rank == "0" else f"[rank {rank}] {error}")

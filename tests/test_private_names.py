@@ -40,13 +40,6 @@ def losses_come_from_log_probs() -> None:
     assert "outputs.log_probs" in source, "SFTTrainer.compute_loss doesn't read outputs.log_probs"
 
 
-def incomplete_checkpoints_are_marked() -> None:
-    from dlm_trl.train.checkpoints import INCOMPLETE
-
-    source = inspect.getsource(import_module("transformers.trainer_jit_checkpoint"))
-    assert f'"{INCOMPLETE}"' in source, f"unfinished checkpoints have no {INCOMPLETE}"
-
-
 def packaged_modules_have_tables() -> None:
     from datasets import packaged_modules
 
@@ -78,7 +71,6 @@ TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
     ("transformers", "trainer_jit_checkpoint", "train/callbacks.py"): has(
         "transformers.trainer_jit_checkpoint", "CheckpointManager.execute_jit_checkpoint"
     ),
-    ("transformers", "checkpoint-is-incomplete.txt", "train/checkpoints.py"): incomplete_checkpoints_are_marked,
     ("transformers", "cache_utils.DynamicLayer", "models/prefix.py"): has(
         "transformers.cache_utils", "DynamicLayer.lazy_initialization", "key_states", "value_states"
     ),

@@ -92,6 +92,26 @@ def train(
     _recipe("sft").main(arguments)
 
 
+@app.command()
+def publish(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
+    ],
+    adapter: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, metavar="ADAPTER", help="The output_dir of a training run.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Which of the document's named adapters it is.")] = None,
+) -> None:
+    """Make a trained adapter the document's current one, as training does at its end."""
+    from dlm_trl.export.adapter import open_adapter
+    from dlm_trl.notes import read
+    from dlm_trl.notes.store import publish_adapter
+    from dlm_trl.train.save import adapter_files
+
+    open_adapter(adapter).check_finite()
+    typer.echo(str(publish_adapter(read(file).frontmatter.dlm_id, adapter_files(adapter), name)))
+
+
 def _recipe(name: str) -> ModuleType:
     """The recipe as a module: it is inside an installed package, and next to it in a clone."""
     inside, beside = (folder / "recipes" / f"{name}.py" for folder in Path(__file__).resolve().parents[1:3])

@@ -51,6 +51,8 @@ class TrainingFile(BaseModel):
     weights: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = {}
 
 
+_LAZY = {"": "", "**": ".*?", "**/": "(?:.*?/)??"}
+_GREEDY = {"": "", "**": ".*", "**/": "(?:.*/)?"}
 _KEYS = f"Its keys are {', '.join(TrainingFile.model_fields)}."
 
 
@@ -151,12 +153,27 @@ def _ignore_rule(folder: PurePosixPath, line: str) -> _Rule | None:
 
 
 def _regex(glob: str) -> str:
-    """The regular expression for a glob; `**/` also matches zero folders."""
-    parts = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
-        "(?:.*/)?" if token.endswith("**/") else parts.get(token) or re.escape(token)
-        for token in re.findall(r"(?:\A|(?<=/))\*\*/|\*\*|.", glob, re.DOTALL)
-    )
+    """The regular expression for a glob; `**/` also matches zero folders.
+
+    A plain translation takes exponential time on a glob such as `*a*a*a*a*b`. Here every wildcard but the last keeps
+    the first match of the text after it (an atomic group): a later match can't help what follows the next wildcard.
+    For `**` that text goes up to the next `**`, because a `*` in between stops at slashes.
+    """
+    chunks: list[tuple[str, list[str]]] = [("", [""])]  # the wildcard that begins it, and the texts between its `*`
+    for token in re.findall(r"(?:\A|(?<=/))\*\*/|\*\*|.", glob, re.DOTALL):
+        if token.startswith("**"):
+            chunks.append((token, [""]))
+        elif token == "*":
+            chunks[-1][1].append("")
+        else:
+            chunks[-1][1][-1] += "[^/]" if token == "?" else re.escape(token)
+    *before, (last, texts) = chunks
+    pattern = ""
+    for wildcard, parts in before:
+        chunk = parts[0] + "".join(f"(?>[^/]*?{part})" for part in parts[1:])
+        pattern += f"(?>{_LAZY[wildcard]}{chunk})"
+    pattern += _GREEDY[last] + texts[0] + "".join(f"(?>[^/]*?{part})" for part in texts[1:-1])
+    return pattern + (f"[^/]*{texts[-1]}" if len(texts) > 1 else "")
 
 
 def _training_file(text: str, path: Path) -> TrainingFile:

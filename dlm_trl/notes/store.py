@@ -4,19 +4,23 @@
     store/<dlm_id>/synth/pending.json, …               staged pairs and the ledger
     models/                                            base models converted on this machine
 
-Only `set_current_adapter` creates folders or writes, namely `current.txt`.
+Only `publish_adapter` and `set_current_adapter` write.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from dlm_trl.notes.document import Document
 from dlm_trl.notes.errors import AdapterError, StoreError
 from dlm_trl.notes.files import locked, replace_file
 
+_OTHER_HOME = "Set DLM_HOME to another folder."
 _VERSION = re.compile(r"v(\d{4,})")
 
 
@@ -62,7 +66,8 @@ def current_adapter(dlm_id: str, name: str | None = None) -> Path | None:
     if not pointer.exists():
         return None
     root = document_store(dlm_id).resolve()
-    adapter = (root / pointer.read_text(encoding="utf-8").strip()).resolve()
+    written = pointer.read_bytes().decode(errors="replace").strip().replace("\0", "")
+    adapter = (root / written).resolve()
     if not _is_folder_in(root, adapter):
         raise StoreError(
             f"It names {adapter}, which isn't a folder in {root}.",
@@ -94,6 +99,55 @@ def trained_adapter(document: Document, name: str | None, naming: str, otherwise
         hint=f"Train one: dlm-trl train {document.path or 'FILE'}{option}; or {otherwise}",
         path=document.path,
     )
+
+
+def publish_adapter(dlm_id: str, files: Iterable[Path], name: str | None = None) -> Path:
+    """Copy an adapter's files to a new version and make it the current one; returns the version's folder.
+
+    The version appears with all its files or not at all, also if two runs publish at once. Raises DlmError (StoreError)
+    if it can't be written.
+    """
+    versions = adapter_dir(dlm_id, name) / "versions"
+    try:
+        versions.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=versions, prefix=".new-") as scratch:
+            new = Path(scratch) / "adapter"
+            new.mkdir()
+            for file in files:
+                shutil.copy2(file, new)
+            while True:
+                folder = next_version(dlm_id, name)
+                try:
+                    os.rename(new, folder)
+                    break
+                except OSError:
+                    if not folder.exists():  # else another run took the number
+                        raise
+        set_current_adapter(dlm_id, folder, name)
+    except OSError as error:
+        raise StoreError(
+            f"The adapter can't be copied to the document's store: {error.strerror or error}.",
+            hint=_OTHER_HOME,
+            path=versions,
+        ) from error
+    return folder
+
+
+def check_writable(dlm_id: str, bytes_needed: int) -> None:
+    """Raises DlmError (StoreError) if the document's store can't take an adapter of this size."""
+    folder = document_store(dlm_id)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StoreError(
+            f"The document's store can't be written: {error.strerror}.", hint=_OTHER_HOME, path=folder
+        ) from error
+    if free < bytes_needed:
+        message = f"{free / 2**20:,.0f} MiB are free, and the adapter needs {bytes_needed / 2**20:,.0f}."
+        raise StoreError(message, hint=_OTHER_HOME, path=folder)
 
 
 def set_current_adapter(dlm_id: str, adapter: Path, name: str | None = None) -> None:

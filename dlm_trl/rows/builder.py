@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 ROWS_PER_TABLE = 1000
 Shard = tuple[str, Iterable[str]]  # a data file, and the paths to open in it
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
-UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, LZMAError)  # raised by unreadable files and archives
+# What unreadable files and archives raise; RuntimeError for an encrypted zip and one with an unknown compression.
+UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, LZMAError, RuntimeError)
 
 
 class BuildError(DlmError, DatasetGenerationError):

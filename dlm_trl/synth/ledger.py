@@ -137,7 +137,9 @@ class Ledger:
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Every finished request as written by `record`, oldest first, read from the disk."""
-        return (line for line in _records(self.path) if _reply(line))
+        for line in _records(self.path):
+            if _reply(line) and isinstance(line.get("facts"), dict) and isinstance(line.get("at"), str):
+                yield line
 
     def _append(self, records: Sequence[Mapping[str, Any]], sync: bool = False) -> None:
         make_folder(self.path.parent)
@@ -271,6 +273,6 @@ def _reply(line: dict[str, Any]) -> Reply | None:
 
 def _read_holder(holder: Path) -> str:
     try:
-        return holder.read_text(encoding="utf-8") or "Another process"
+        return holder.read_text(encoding="utf-8", errors="replace") or "Another process"
     except OSError:
         return "Another process"

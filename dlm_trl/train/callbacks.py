@@ -6,6 +6,7 @@ import ctypes
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers.trainer_jit_checkpoint import CheckpointManager, JITCheckpoint
 from trl import SFTTrainer
 
 from dlm_trl.online.hooks import evaluate_without_a_trace
+from dlm_trl.train.checkpoints import seal
 
 
 class StopWithCheckpoint(JITCheckpointCallback):
@@ -25,12 +27,13 @@ class StopWithCheckpoint(JITCheckpointCallback):
     hangs where saving or the next step needs all of them; here they agree after every step. Saving only between steps
     also keeps the random state whole, so a resumed run equals an uninterrupted one.
 
-    signal: the signal that stopped the run, saved: its checkpoint; both None if the run was not stopped.
+    signal: the signal that stopped the run, None if none did. saved: its checkpoint, None if training was over.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.trainer = trainer
+        self.settings = settings
         self.jit_manager = CheckpointManager(trainer)
         self.signal: int | None = None
         self.saved: str | None = None
@@ -55,14 +58,20 @@ class StopWithCheckpoint(JITCheckpointCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         accelerator = self.trainer.accelerator
         requested = torch.tensor([self.signal or 0], device=accelerator.device)
-        number = int(accelerator.gather(requested).max())
-        if number and state.global_step < state.max_steps:
-            self.signal = number
+        self.signal = int(accelerator.gather(requested).max()) or None
+        if self.signal and state.global_step < state.max_steps:
             self.jit_manager.execute_jit_checkpoint()
+            self.trainer.callback_handler.on_save(args, state, control)  # which it does not do by itself
             self.saved = f"{args.output_dir}/checkpoint-{state.global_step}"
             control.should_save = False
             control.should_evaluate = False
             control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Seals the checkpoint, once all processes have written their part."""
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir, f"checkpoint-{state.global_step}"), self.settings)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         for number, handler in self._handlers.items():
@@ -130,9 +139,12 @@ class TrimMemory(TrainerCallback):
             self._trim(0)
 
 
-def install(trainer: SFTTrainer) -> StopWithCheckpoint:
-    """Add them to a trainer; the callback returned tells after training whether the run was stopped."""
-    stop = StopWithCheckpoint(trainer)
+def install(trainer: SFTTrainer, settings: Mapping[str, Any]) -> StopWithCheckpoint:
+    """Add them to a trainer; the callback returned tells after training whether the run was stopped.
+
+    settings: what a run that is resumed is compared with.
+    """
+    stop = StopWithCheckpoint(trainer, settings)
     trainer.add_callback(stop)
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)

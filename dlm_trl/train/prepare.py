@@ -5,6 +5,8 @@ run = prepare(read_configuration(argv))        # or one PreflightError with a li
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -14,9 +16,10 @@ from dlm_trl.models.load import context_length, load_config, load_tokenizer
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.errors import MissingExtraError, PreflightError
 from dlm_trl.notes.extras import require_extra
+from dlm_trl.notes.store import check_writable
 from dlm_trl.online.rows_on_disk import load_rows
 from dlm_trl.train.adapter import adapter_parameters, peft_config
-from dlm_trl.train.checkpoints import bytes_needed, check_output_dir
+from dlm_trl.train.checkpoints import SPARE, bytes_needed, check_output_dir, compare_settings, find_checkpoint
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
 from dlm_trl.train.rehearsal import pieces
@@ -68,8 +71,16 @@ def prepare(configuration: Configuration) -> Run:
     problems.extend(_missing_extras(configuration))
     problems.extend(_contradictions(configuration))
     needed = bytes_needed(trainable, training, adapter.adapter == "adalora")
-    checkpoint, folder_problems = check_output_dir(training, configuration.notes.overwrite, needed)
-    problems.extend(folder_problems)
+    problems.extend(check_output_dir(training, needed))
+    if configuration.document:
+        with problems:
+            check_writable(configuration.document.frontmatter.dlm_id, trainable * 4 + SPARE)
+    checkpoint = None
+    with problems:
+        checkpoint, skipped = find_checkpoint(training, configuration.notes.overwrite)
+        notices += skipped
+        if checkpoint:
+            notices += compare_settings(Path(checkpoint), _resume_settings(configuration, rows))
     problems.raise_any()
     assert rows is not None and spec is not None  # or there was a problem
     return Run(
@@ -88,6 +99,7 @@ def prepare(configuration: Configuration) -> Run:
         rehearsal_texts=texts,
         eval_spec=spec,
         checkpoint=checkpoint,
+        resume_settings=_resume_settings(configuration, rows),
         notices=tuple(notices),
     )
 
@@ -116,6 +128,22 @@ class _Problems:
     def raise_any(self) -> None:
         if self.lines:
             raise PreflightError("\n".join(dict.fromkeys(self.lines)))
+
+
+def _resume_settings(configuration: Configuration, rows: Rows | None) -> dict[str, Any]:
+    """What decides how a run goes on from a checkpoint."""
+    adapter, training = configuration.adapter, configuration.training
+    names = ("adapter", "lora_r", "lora_alpha", "target_modules", "quantization", "adalora_init_r")
+    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return {
+        "base_model": configuration.base_model,
+        **{name: getattr(adapter, name) for name in names},
+        "rows": sum(len(part) for part in rows.parts()) if rows else 0,
+        "rows per step": per_step,
+        "task": configuration.task.task,
+        "rehearsal": configuration.notes.rehearsal,
+        **{name: getattr(training, name) for name in ("seed", "learning_rate", "max_length", "num_train_epochs")},
+    }
 
 
 def _sequence_problems(
@@ -181,6 +209,8 @@ def _contradictions(configuration: Configuration) -> list[str]:
         )
     if adapter.adapter == "adalora" and not 0 <= adapter.adalora_warmup < 1 - adapter.adalora_final <= 1:
         problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
+    if training.max_steps <= 0 and training.num_train_epochs <= 0:
+        problems.append(f"num_train_epochs is {training.num_train_epochs}: nothing would be trained.")
     if notes.rehearsal < 0:
         problems.append(f"rehearsal is {notes.rehearsal}; it is a weight, 0 for none.")
     if notes.rehearsal_text and not notes.rehearsal:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftConfig
@@ -21,7 +22,8 @@ class Run:
     The first four are the settings by group. base_model: its name as the user wrote it. document: parsed once, None for
     a run on a task alone. trainable: number of parameters of the adapter. tokens: the document's rows for the trainer.
     task_rows: rows that a task wrote before this run. rehearsal_texts: token ids of the texts to rehearse, None if the
-    base writes them. checkpoint: the one to resume from. notices: what `prepare` changed, one line each.
+    base writes them. checkpoint: the one to resume from. resume_settings: what a
+    resumed run must or should have in common with this one. notices: what `prepare` changed, one line each.
     """
 
     notes: NotesArguments
@@ -39,4 +41,5 @@ class Run:
     rehearsal_texts: Sequence[Sequence[int]] | None
     eval_spec: EvaluationSpec
     checkpoint: str | None
+    resume_settings: dict[str, Any]
     notices: tuple[str, ...]

@@ -1,13 +1,20 @@
-"""Save the adapter with everything needed to serve it, in output_dir and in the document's store."""
+"""Save the adapter with everything needed to serve it, in output_dir and in the document's store.
+
+folder = save(trainer, run)               # right after training: nothing that follows can lose the run
+describe([folder, …], run, measures)      # the numbers, once they are measured
+"""
 
 import json
-import shutil
+import math
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from safetensors import safe_open
 from transformers import GenerationConfig
 from trl import SFTTrainer
 
@@ -19,16 +26,19 @@ from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
+from dlm_trl.notes.errors import AdapterError, StoreError
+from dlm_trl.notes.files import replace_file
 from dlm_trl.tasks.load import read_stages
 from dlm_trl.train.run import Run
 
 
-def save(trainer: SFTTrainer, run: Run, measures: Sequence[Measure]) -> Path:
+def save(trainer: SFTTrainer, run: Run) -> Path:
     """Write adapter, tokenizer, chat template, generation_config, lineage and model card, and make the adapter the
     document's current one.
 
     All processes must call this (ZeRO-3 gathers the weights); the first one writes. Returns the adapter's folder in the
-    document's store, or output_dir without a document.
+    document's store, or output_dir without a document. Raises AdapterError, before anything is published, if the
+    adapter has weights that are not finite.
     """
     output_dir, document = Path(trainer.args.output_dir), run.document
     with warnings.catch_warnings():
@@ -36,20 +46,50 @@ def save(trainer: SFTTrainer, run: Run, measures: Sequence[Measure]) -> Path:
             warnings.filterwarnings("ignore", r"Adapter .* LoRA tensor\(s\) have invalid shape")
         trainer.save_model()
     if trainer.is_world_process_zero():
+        _check_finite(output_dir, trainer.state.log_history)
         generation_config(trainer).save_pretrained(output_dir)
-        lineage.write(output_dir, [training_step(run, measures)])
-        card = model_card(run, measures_table(measures) if measures else "")
-        (output_dir / "README.md").write_text(card, encoding="utf-8")
+        describe([output_dir], run)
     folder = output_dir
-    if document is not None:
-        folder = store.next_version(document.frontmatter.dlm_id, run.notes.adapter_name)
-        if trainer.is_world_process_zero():
-            folder.mkdir(parents=True)
-            for file in adapter_files(output_dir):
-                shutil.copy2(file, folder)
-            store.set_current_adapter(document.frontmatter.dlm_id, folder, run.notes.adapter_name)
+    if document is not None and trainer.is_world_process_zero():
+        try:
+            folder = store.publish_adapter(
+                document.frontmatter.dlm_id, adapter_files(output_dir), run.notes.adapter_name
+            )
+        except StoreError as error:  # the run is whole without it: its numbers are still to come
+            print(f"{error} The adapter is in {output_dir}. {_publish_later(run)}", file=sys.stderr)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def _publish_later(run: Run) -> str:
+    name = f" --name {run.notes.adapter_name}" if run.notes.adapter_name else ""
+    return f"Then: dlm-trl publish {run.notes.notes} {run.training.output_dir}{name}"
+
+
+def describe(folders: Sequence[Path], run: Run, measures: Sequence[Measure] = ()) -> None:
+    """Write lineage and model card into the adapter's folders; call it again once there are numbers."""
+    record, card = training_step(run, measures), model_card(run, measures_table(measures) if measures else "")
+    for folder in folders:
+        lineage.write(folder, [record])
+        replace_file(folder / "README.md", card.encode())
+
+
+def _check_finite(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Raises AdapterError for NaN or infinity in the saved adapter, and removes the file."""
+    file = output_dir / "adapter_model.safetensors"
+    with safe_open(file, framework="pt") as weights:
+        broken = next((name for name in weights.keys() if not weights.get_tensor(name).isfinite().all()), None)  # noqa: SIM118
+    if broken is None:
+        return
+    file.unlink()
+    logged = ((line["step"], line[name]) for line in history for name in ("loss", "grad_norm") if name in line)
+    step = next((step for step, value in logged if not math.isfinite(float(value))), None)
+    since = f" The loss is not finite from step {step} on." if step is not None else ""
+    raise AdapterError(
+        f"Training diverged: {broken} is not finite.{since} The adapter is not saved.",
+        "Lower learning_rate; with rehearsal, lower that too.",
+        path=output_dir,
+    )
 
 
 def adapter_files(output_dir: Path) -> list[Path]:

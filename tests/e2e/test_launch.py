@@ -51,6 +51,29 @@ def test_a_stopped_run_leaves_a_checkpoint_to_resume_from(
     assert max(losses(out)) == stopped + 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_killed_while_it_measures_keeps_its_adapter(
+    document: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    settings = ("--num_train_epochs", "1", "--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "true")
+    command = [sys.executable, str(RECIPE), "--notes", str(document), "--output_dir", str(out), *settings]
+    with subprocess.Popen(
+        command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("adapter: "):  # what follows is the measurement
+                process.send_signal(number)
+                break
+        process.stdout.read()
+    assert process.returncode != 0
+    home = tmp_path / "home"
+    (published,) = home.rglob("adapter_model.safetensors")
+    assert published.read_bytes() == (out / "adapter_model.safetensors").read_bytes()
+    assert (published.parent / "lineage.json").is_file() and (published.parent / "README.md").is_file()
+    assert not (out / "report.md").exists()
+
+
 SYNTHETIC = ("--task", "arithmetic", "--synthetic_fraction", "0.5", "--rehearsal", "2")
 
 

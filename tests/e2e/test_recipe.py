@@ -9,7 +9,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import GenerationConfig
+from typer.testing import CliRunner
 
+from dlm_trl.cli.main import app
 from dlm_trl.models.load import load_adapted, load_base
 from dlm_trl.notes import DlmError, store
 from tests.e2e.conftest import Recipe, losses
@@ -215,3 +217,34 @@ def test_several_problems_are_reported_together(recipe: Recipe, tmp_path: Path) 
     with pytest.raises(DlmError) as caught:
         recipe("--base_model", "nothing-here", "--output_dir", tmp_path / "file" / "below", "--world_size", 3)
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_diverged_run_publishes_nothing_and_says_since_when(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        DlmError, match=r"diverged: .* is not finite\. The loss is not finite from step \d+ on"
+    ) as caught:
+        recipe(*QUIET, "--learning_rate", "1e20", "--max_grad_norm", "0", "--num_train_epochs", "4")
+    assert caught.value.kind == "AdapterError"
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert not list((tmp_path / "home").rglob("adapter_model.safetensors"))
+    with pytest.raises(DlmError, match="num_train_epochs is 0"):
+        recipe(*QUIET, "--num_train_epochs", "0")
+
+
+def test_an_adapter_that_could_not_be_published_is_published_later(
+    recipe: Recipe, document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr("dlm_trl.notes.store.shutil.copy2", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        out = recipe(*QUIET, "--num_train_epochs", "1")
+    assert store.current_adapter(DLM_ID) is None
+    command = f"dlm-trl publish {document} {out}"
+    line = f"No space left. Set DLM_HOME to another folder. The adapter is in {out}. Then: {command}"
+    assert line in capfd.readouterr().err
+    done = CliRunner().invoke(app, command.split()[1:])
+    assert done.exit_code == 0, done.output
+    current = store.current_adapter(DLM_ID)
+    assert current is not None and done.output.strip() == str(current)
+    assert (current / "adapter_model.safetensors").read_bytes() == (out / "adapter_model.safetensors").read_bytes()

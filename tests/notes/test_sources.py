@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -303,3 +305,36 @@ def test_globs_match_their_definition(glob: str, path: str) -> None:
     plain = re.sub(r"(?<=[^/])\*\*(?=/)", "**", glob)
     if not re.search(r"[^/]\*\*/|\*\*\*", plain):
         assert bool(re.fullmatch(_regex(glob), path, re.DOTALL)) == glob_matches(glob, path)
+
+
+def _plain_regex(glob: str) -> str:
+    """The translation that is easy to check, and takes exponential time on some globs."""
+    parts = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+    tokens = re.findall(r"(?:\A|(?<=/))\*\*/|\*\*|.", glob, re.DOTALL)
+    return "".join("(?:.*/)?" if token.endswith("**/") else parts.get(token) or re.escape(token) for token in tokens)
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "/", "*", "**", "**/", "?"]), max_size=7).map("".join),
+    st.text("ab/", max_size=9),
+    st.sampled_from([("", ""), ("(?:.*/)?", "(?:/.*)?"), ("", "/.*")]),
+)
+def test_globs_match_what_the_plain_translation_matches(glob: str, path: str, around: tuple[str, str]) -> None:
+    before, after = around
+    found, plain = (
+        re.fullmatch(before + regex + after, path, re.DOTALL) for regex in (_regex(glob), _plain_regex(glob))
+    )
+    assert (found is None) == (plain is None)
+
+
+@pytest.mark.parametrize(
+    ("glob", "path"),
+    [("*a" * 40 + "*b", "a" * 2000), ("**/a/" * 12 + "b", "a/" * 500 + "c"), ("**a*a" * 12 + "b", "a" * 1000 + "c")],
+)
+def test_no_glob_hangs(glob: str, path: str) -> None:
+    """In a process of its own: the plain translation would not end before the universe does."""
+    program = (
+        f"import re; from dlm_trl.notes.filters import _regex; print(re.fullmatch(_regex({glob!r}), {path!r}, re.S))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "None\n"

@@ -1,6 +1,7 @@
 """Paths in the store, and the current adapter."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,47 @@ def test_a_pointer_to_a_missing_or_outside_folder_is_an_error(tmp_path: Path) ->
     pointer = store.adapter_dir(ID) / "current.txt"
     assert pointer.read_text() == "adapter/versions/v0001\n"
     shutil.rmtree(folder)
-    for text in ("adapter/versions/v0001\n", "../../..\n", "\n"):
-        pointer.write_text(text)
+    for text in (b"adapter/versions/v0001\n", b"../../..\n", b"\n", b"\xff\xfe\x00v0001"):
+        pointer.write_bytes(text)
         with pytest.raises(DlmError) as caught:
             store.current_adapter(ID)
         assert caught.value.kind == "StoreError"
     with pytest.raises(DlmError):
         store.set_current_adapter(ID, tmp_path)
+
+
+def test_versions_that_are_published_at_once_are_all_whole(tmp_path: Path) -> None:
+    files = []
+    for k in range(20):
+        files.append(tmp_path / f"file-{k}")
+        files[-1].write_bytes(bytes([k]) * 10_000)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: store.publish_adapter(ID, files), range(24)))
+    assert sorted(folder.name for folder in folders) == [f"v{k:04d}" for k in range(1, 25)]
+    for folder in folders:
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == {f.name: f.read_bytes() for f in files}
+    assert store.current_adapter(ID) in folders
+    assert sorted(file.name for file in folders[0].parent.iterdir()) == sorted(folder.name for folder in folders)
+
+
+def test_an_adapter_that_cannot_be_copied_leaves_the_last_one(tmp_path: Path) -> None:
+    whole = tmp_path / "adapter.bin"
+    whole.write_bytes(b"weights")
+    first = store.publish_adapter(ID, [whole])
+    with pytest.raises(DlmError, match="can't be copied to the document's store") as caught:
+        store.publish_adapter(ID, [whole, tmp_path / "missing"])
+    assert caught.value.kind == "StoreError"
+    assert store.current_adapter(ID) == first
+    assert [folder.name for folder in first.parent.iterdir()] == ["v0001"]
+
+
+def test_a_store_that_cannot_take_an_adapter_is_found_early(
+    dlm_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.check_writable(ID, 1)
+    with pytest.raises(DlmError, match="MiB are free, and the adapter needs"):
+        store.check_writable(ID, 2**70)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "file"))
+    with pytest.raises(DlmError, match="can't be written: Not a directory"):
+        store.check_writable(ID, 1)

@@ -137,6 +137,24 @@ def test_a_folder_of_packed_documents_loads(write: Write, pack: Callable[[Path],
         assert len(list(splits["train"])) == 3
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["cached", "streaming"])
+def test_an_encrypted_archive_is_an_error_of_one_line_and_can_be_skipped(write: Write, streaming: bool) -> None:
+    document = write("notes.dlm")
+    archive = zipped(document)
+    data = bytearray(archive.read_bytes())
+    for header, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flags in both headers of each member
+        at = data.find(header)
+        while at >= 0:
+            data[at + offset] |= 1
+            at = data.find(header, at + 1)
+    archive.write_bytes(data)
+    with pytest.raises(DlmError, match="encrypted"):
+        list(load_dlm(str(archive), "prose", split="train", streaming=streaming))
+    files = [str(archive), str(document)]
+    rows = load_dlm(files, "prose", split="train", streaming=streaming, on_error="skip")
+    assert [row["text"] for row in rows] == ["Prose one.", "Prose two."]
+
+
 def test_a_folder_loads_with_workers(write: Write) -> None:
     folder = write("notes/a.dlm").parent
     write("notes/b.dlm", "Deeper prose.")

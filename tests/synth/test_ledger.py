@@ -71,6 +71,10 @@ def test_opening_writes_nothing_and_replies_round_trip(notes: Document, dlm_home
     assert entry == json.loads(line)
     assert entry["messages"] == MESSAGES and entry["facts"] == {"section_id": "421905de9ab75735"}
     assert ledger.path.parent == store.synth_dir(ID)
+    for lost in ("facts", "at"):  # a damaged line keeps its reply, but can't be shown
+        damaged = {name: value for name, value in entry.items() if name != lost}
+        ledger.path.write_text(f"{header}\n{json.dumps(damaged)}\n", encoding="ascii")
+        assert Ledger(notes).get("key 1") == reply and list(Ledger(notes).entries()) == []
 
 
 @given(st.text(st.characters(exclude_categories=[])), st.floats(0, 9), st.integers(0))

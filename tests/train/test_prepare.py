@@ -6,10 +6,13 @@ import pytest
 from transformers import BloomConfig, PreTrainedTokenizerBase
 
 from dlm_trl.notes import DlmError
+from dlm_trl.train.checkpoints import SEAL, seal
 from dlm_trl.train.config import read_configuration
 from dlm_trl.train.prepare import prepare
 from dlm_trl.train.run import Run
 
+# What the checkpoints here were made with, as the runs that resume them are.
+SETTINGS = {"base_model": "tiny", "adapter": "lora", "lora_r": 32, "lora_alpha": 64}
 NOTES = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n---\nProse.\n"
 
 
@@ -35,9 +38,35 @@ def check(tmp_path: Path, out: Path):
 def test_resuming_starts_from_the_last_complete_checkpoint(check, out: Path, overwrite: str) -> None:
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-11"):
         (out / name).mkdir(parents=True)
-    (out / "checkpoint-11" / "checkpoint-is-incomplete.txt").touch()
-    run = check("--overwrite", overwrite, config="resume_from_checkpoint: true\n")
-    assert run.checkpoint == str(out / "checkpoint-10")
+        (out / name / "optimizer.pt").write_bytes(name.encode())
+    for name in ("checkpoint-9", "checkpoint-10"):
+        seal(out / name, SETTINGS)
+    found = check("--overwrite", overwrite, config="resume_from_checkpoint: true\n")
+    assert found.checkpoint == str(out / "checkpoint-10")
+    assert f"{out / 'checkpoint-11'} is skipped: it was not written to its end." in found.notices
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda file: file.unlink(), "optimizer.pt is missing"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "optimizer.pt is damaged"),
+        (lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:]), "is damaged"),
+        (lambda file: (file.parent / SEAL).write_text("{"), "not written to its end"),
+    ],
+    ids=["missing", "truncated", "a flipped bit", "half a seal"],
+)
+def test_a_damaged_checkpoint_is_skipped_with_the_reason(check, out: Path, spoil, why: str) -> None:
+    for step in (5, 10):
+        (out / f"checkpoint-{step}").mkdir(parents=True)
+        (out / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"moments of the adapter")
+        seal(out / f"checkpoint-{step}", SETTINGS)
+    spoil(out / "checkpoint-10" / "optimizer.pt")
+    found = check("--resume_from_checkpoint", "true")
+    assert found.checkpoint == str(out / "checkpoint-5")
+    assert any("checkpoint-10 is skipped" in notice and why in notice for notice in found.notices)
+    with pytest.raises(DlmError, match=f"checkpoint-10 can't be resumed: .*{why}"):
+        check("--resume_from_checkpoint", str(out / "checkpoint-10"))
 
 
 def test_only_numbered_folders_count_as_checkpoints(check, out: Path) -> None:
@@ -76,3 +105,17 @@ def test_questions_need_a_document(check, tmp_path: Path) -> None:
     with pytest.raises(DlmError, match="questions are asked about a document, and no notes are set"):
         check(*task, "--questions", str(tmp_path / "missing.jsonl"))
     check(*task)
+
+
+def test_a_run_is_resumed_only_with_settings_that_fit_its_checkpoint(check, out: Path) -> None:
+    first = check()
+    (out / "checkpoint-5").mkdir(parents=True)
+    seal(out / "checkpoint-5", first.resume_settings)
+    resume = ("--resume_from_checkpoint", "true")
+    assert not [notice for notice in check(*resume).notices if "until checkpoint-5" in notice]
+    changed = check(*resume, "--seed", "7", "--num_train_epochs", "2").notices
+    assert "seed is 7; it was 42 until checkpoint-5." in changed
+    assert any(notice.startswith("num_train_epochs is 2.0; it was") for notice in changed)
+    for setting, value in (("lora_r", "2"), ("adapter", "dora"), ("target_modules", "q_proj")):
+        with pytest.raises(DlmError, match=f"checkpoint-5 can't be resumed with other settings.*: {setting} "):
+            check(*resume, f"--{setting}", value)
