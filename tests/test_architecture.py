@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,21 @@ def test_imports_go_one_way(path: Path) -> None:
 )
 def test_every_form_of_import_is_read(source: str, rooms: list[str]) -> None:
     assert [room for room, _ in rooms_imported(source, "dlm_trl.notes.check")] == rooms
+
+
+def modules_imported(path: Path) -> set[Path]:
+    """The modules of the package that a module imports, also inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dlm_trl"):
+            base = PACKAGE.parent.joinpath(*node.module.split("."))
+            found |= {base / f"{alias.name}.py" for alias in node.names} | {base.with_suffix(".py")}
+    return {module for module in found if module.is_file()}
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    imports = {path: modules_imported(path) for path in MODULES}
+    TopologicalSorter(imports).prepare()  # raises CycleError, with the circle
 
 
 def defined_names(module: Path) -> set[str]:

@@ -17,9 +17,8 @@ from dlm_trl.export.checks import (
 from dlm_trl.export.limits import Limit
 from dlm_trl.export.model_outputs import ModelOutputs, compute_outputs
 from dlm_trl.export.protocol import Comparison, ExportStep
-from dlm_trl.export.serve_command import vllm_command
 from dlm_trl.export.sidecar_files import quantization_config
-from dlm_trl.models.lineage import Step
+from dlm_trl.export.step_info import AWQ_INFO
 from dlm_trl.notes.errors import UsageError
 
 DIVERGENCE = Limit(
@@ -71,37 +70,14 @@ def _run(before: Path, after: Path, calibration: Path | None) -> None:
     awq.quantize(before, after, calibration, progress=True)
 
 
-def _card_line(record: Step) -> str:
-    data = record["calibration"]
-    return (
-        f"Quantised by AWQ: {record['bits']} bits, groups of {record['group_size']}, calibrated on "
-        f"{data['tokens']:,} tokens of `{Path(data['file']).name}` and general text, seed {data['seed']}."
-    )
-
-
-def _serve_command(folder: Path, name: str) -> str:
-    # vLLM's AWQ kernels compute in float16 only.
-    return vllm_command(folder, name, "--quantization", "awq", "--dtype", "float16")
-
-
 AWQ = ExportStep(
-    name="awq",
+    **vars(AWQ_INFO),
     previous="merge",
     target="awq",
-    weights="4-bit AWQ",
-    tags=("awq", "4-bit"),
-    fields={
-        "calibration": {"file": str, "sha256": str, **dict.fromkeys(("samples", "seed", "length", "tokens"), int)},
-        "bytes": {"written": int, "predicted": int},
-        "shards": dict,
-        **dict.fromkeys(("bits", "group_size", "smoothed"), int),
-    },
     limits=(DIVERGENCE, SMOOTHED, WRITTEN, PREDICTED),
     lossy=True,
     holds=_holds,
     check_base=_check_base,
     run=_run,
     compare=_compare,
-    card_line=_card_line,
-    serve_command=_serve_command,
 )

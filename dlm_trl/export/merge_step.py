@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from dlm_trl.export.adapter import TENSORS, is_adapter
+from dlm_trl.export.adapter import is_adapter
 from dlm_trl.export.checks import (
     Check,
     answer_checks,
@@ -16,8 +16,8 @@ from dlm_trl.export.limits import Limit
 from dlm_trl.export.merge import merge
 from dlm_trl.export.model_outputs import ModelOutputs, compute_outputs
 from dlm_trl.export.protocol import Comparison, ExportStep
-from dlm_trl.export.serve_command import vllm_command
 from dlm_trl.export.sidecar_files import quantization_config
+from dlm_trl.export.step_info import MERGE_INFO
 from dlm_trl.models import lineage
 
 MEAN_32 = Limit(
@@ -82,29 +82,18 @@ def _holds(folder: Path) -> bool:
     return (folder / "config.json").is_file() and not is_adapter(folder) and quantization_config(folder) is None
 
 
-def _card_line(record: lineage.Step) -> str:
-    revision = f" at {record['base_revision']}" if record.get("base_revision") else ""
-    adapter = f"sha256 of the adapter: {record['adapter'][TENSORS][:16]}…"
-    return f"Merged into `{record['base']}`{revision}, in float32, stored as {record['dtype']}; {adapter}."
-
-
 def _run(before: Path, after: Path, calibration: Path | None) -> None:
     merge(before, after, progress=True)
 
 
 MERGE = ExportStep(
-    name="merge",
+    **vars(MERGE_INFO),
     previous="train",
     target="merged",
-    weights="16-bit safetensors",
-    tags=(),
-    fields={"base": str, "adapter": {TENSORS: str}, "dtype": str, "shards": dict},
     limits=(MEAN_32, LARGEST_32, MEAN_16, LARGEST_16, SAME_TOKEN, SAME_ANSWERS),
     lossy=False,
     holds=_holds,
     check_base=lambda folder: None,
     run=_run,
     compare=_compare,
-    card_line=_card_line,
-    serve_command=vllm_command,
 )

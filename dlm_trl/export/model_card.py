@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlm_trl.export.checks import Check, table
-from dlm_trl.export.steps import STEPS
+from dlm_trl.export.step_info import INFO
 from dlm_trl.models.card_header import card_header
 from dlm_trl.models.lineage import Step
 
@@ -14,7 +14,7 @@ def model_card(folder: Path, records: Sequence[Step], name: str) -> str:
 
     Model ids, counts and hashes come from the lineage. The card doesn't quote the notes.
     """
-    step = STEPS[records[-1]["step"]]
+    step = INFO[records[-1]["step"]]
     base = next((record["base"] for record in reversed(records) if record.get("base")), None)
     made_from = f"`{base}`" if base else "a base model"
     parts = [
@@ -34,7 +34,7 @@ def _line(record: Step) -> str:
     name = record["step"]
     if name == "train":
         return _training_line(record)
-    return STEPS[name].card_line(record) if name in STEPS else f"{name}."
+    return INFO[name].card_line(record) if name in INFO else f"{name}."
 
 
 def _training_line(record: Step) -> str:

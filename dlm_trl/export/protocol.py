@@ -1,6 +1,7 @@
 """A step of the export, as data: what makes it, what checks it, and how its result is described and served.
 
-To add a step (another quantiser, a conversion), write a module with an `ExportStep` and add it to `steps.STEPS`.
+To add a step (another quantiser, a conversion), write a module with an `ExportStep`, add it to `steps.STEPS`, and add
+its description to `step_info.INFO`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 from dlm_trl.export.checks import Check
 from dlm_trl.export.limits import Limit
 from dlm_trl.export.model_outputs import ModelInputs, ModelOutputs
-from dlm_trl.models.lineage import Fields, Step
+from dlm_trl.export.step_info import StepInfo
+from dlm_trl.models.lineage import Step
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,13 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class ExportStep:
+class ExportStep(StepInfo):
     """One step, from the folder that `previous` wrote to a new folder."""
 
-    name: str
-    """What lineage.json calls it."""
     previous: str
     """The step whose result it starts from; "train" for an adapter."""
     target: str
     """What `--export` calls its result; also the suffix of the result's folder."""
-    weights: str
-    """How the model card describes the weights."""
-    tags: tuple[str, ...]
-    """Tags of the model card."""
-    fields: Fields
-    """What its record in lineage.json must contain, as `models.lineage` checks it."""
     limits: tuple[Limit, ...]
     """The limits of its own checks, beside those that all steps share."""
     lossy: bool
@@ -57,7 +51,3 @@ class ExportStep:
     """Run it: from a folder, to a folder, with a document or rows to calibrate with."""
     compare: Callable[[Comparison], tuple[list[Check], ModelOutputs]]
     """Load and compare both models; returns the checks, and the outputs of the model after the step."""
-    card_line: Callable[[Step], str]
-    """Its line in the model card, from its record."""
-    serve_command: Callable[[Path, str], str]
-    """The command that serves the model in a folder under a path or name."""

@@ -1,11 +1,10 @@
-"""lineage.json and the model card of an exported model: read and written together.
-
-The steps write these files, and reading them takes all steps; so this module imports the steps inside its functions.
-"""
+"""lineage.json and the model card of an exported model: read and written together."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlm_trl.export.model_card import model_card
+from dlm_trl.export.step_info import INFO
 from dlm_trl.models import lineage
 from dlm_trl.notes.files import replace_file
 
@@ -15,14 +14,10 @@ def read_lineage(folder: Path) -> list[lineage.Step]:
 
     Raises DlmError (LineageError) if a record lacks a field that later steps read.
     """
-    from dlm_trl.export.steps import STEPS
-
-    return lineage.read(folder, lineage.FIELDS | {name: step.fields for name, step in STEPS.items()})
+    return lineage.read(folder, lineage.FIELDS | {name: info.fields for name, info in INFO.items()})
 
 
 def write_lineage(folder: Path, records: Sequence[lineage.Step], name: str) -> None:
     """Write lineage.json and README.md into a folder with a model; `name` is the path it will be served from."""
-    from dlm_trl.export.model_card import model_card
-
     lineage.write(folder, records)
     replace_file(folder / "README.md", model_card(folder, records, name).encode())

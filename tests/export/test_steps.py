@@ -8,6 +8,7 @@ import pytest
 from dlm_trl.export import ship as ship_module
 from dlm_trl.export.checks import Check
 from dlm_trl.export.record import read_lineage
+from dlm_trl.export.step_info import INFO
 from dlm_trl.export.steps import LIMITS, STEPS, chain
 from dlm_trl.export.verify import VerifyResult, step_between
 from dlm_trl.models import lineage
@@ -29,6 +30,10 @@ def test_names_are_unique_and_each_step_starts_from_a_known_one() -> None:
         assert step.name == name
         assert step.previous in {"train", *STEPS}
         assert {limit.step for limit in step.limits} == {name}
+
+
+def test_every_step_is_described() -> None:
+    assert [(name, info.name) for name, info in INFO.items()] == [(name, name) for name in STEPS]
 
 
 def test_a_new_step_is_one_more_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +61,7 @@ def test_a_new_step_is_one_more_entry(tmp_path: Path, monkeypatch: pytest.Monkey
         (after / "config.json").write_text("{}")
 
     monkeypatch.setitem(STEPS, "convert", convert)
+    monkeypatch.setitem(INFO, "convert", convert)
     monkeypatch.setitem(STEPS, "merge", replace(STEPS["merge"], run=merge))
     monkeypatch.setattr(ship_module, "verify", verified)
     adapter = tmp_path / "notes"
