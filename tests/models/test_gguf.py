@@ -93,11 +93,12 @@ def test_a_killed_conversion_leaves_no_model(file: Path, home: Path) -> None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    late = [folder for folder in home.iterdir() if not folder.name.startswith(".")]  # it was over before the signal
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate() for process in both]
     folders = {output.splitlines()[-1] for output, _ in outputs}
     assert len(folders) == 1
-    assert sum("converting" in errors for _, errors in outputs) == 1
+    assert sum("converting" in errors for _, errors in outputs) == (0 if late else 1)
     assert not list(home.glob(".*.part"))
     assert load_base(folders.pop()).dtype is torch.bfloat16
 
