@@ -89,7 +89,7 @@ class Section(_Fields):
     def names(self) -> tuple[str, ...]:
         """The ids by which a pair may refer to this section: as it is, and with no or one trailing newline.
 
-        So a pair still finds its prose after text was added or removed behind it.
+        So a pair still finds its prose after text is added or removed after it.
         """
         return self.section_id, self.bare_id, section_id(self.kind, f"{self.content.rstrip(chr(10))}\n")
 

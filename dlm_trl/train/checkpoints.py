@@ -1,6 +1,5 @@
 """The checkpoints in a run's output_dir: which one to resume from, and whether the folder can take more."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -11,6 +10,7 @@ from typing import Any
 
 from trl import SFTConfig
 
+from dlm_trl.models.lineage import file_hash
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.notes.files import replace_file
 
@@ -103,7 +103,7 @@ def seal(checkpoint: Path, settings: Mapping[str, Any]) -> None:
     This is written last, so a checkpoint that has it was written whole.
     """
     hashes = {
-        str(file.relative_to(checkpoint)): sha256(file)
+        str(file.relative_to(checkpoint)): file_hash(file)
         for file in sorted(checkpoint.rglob("*"))
         if file.is_file() and file.name != SEAL
     }
@@ -121,7 +121,7 @@ def damage(checkpoint: Path) -> str | None:
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
-        if sha256(file) != recorded:
+        if file_hash(file) != recorded:
             return f"{name} is damaged"
     return None
 
@@ -145,9 +145,3 @@ def compare_settings(checkpoint: Path, settings: Mapping[str, Any]) -> list[str]
 
 def _seal_of(checkpoint: Path) -> dict[str, Any]:
     return dict(json.loads((checkpoint / SEAL).read_text(encoding="utf-8")))
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -75,12 +75,12 @@ def prepare(configuration: Configuration) -> Run:
     if configuration.document:
         with problems:
             check_writable(configuration.document.frontmatter.dlm_id, trainable * 4 + SPARE)
-    checkpoint = None
+    checkpoint, resume_settings = None, _resume_settings(configuration, rows)
     with problems:
         checkpoint, skipped = find_checkpoint(training, configuration.notes.overwrite)
         notices += skipped
         if checkpoint:
-            notices += compare_settings(Path(checkpoint), _resume_settings(configuration, rows))
+            notices += compare_settings(Path(checkpoint), resume_settings)
     problems.raise_any()
     assert rows is not None and spec is not None  # or there was a problem
     return Run(
@@ -99,7 +99,7 @@ def prepare(configuration: Configuration) -> Run:
         rehearsal_texts=texts,
         eval_spec=spec,
         checkpoint=checkpoint,
-        resume_settings=_resume_settings(configuration, rows),
+        resume_settings=resume_settings,
         notices=tuple(notices),
     )
 
