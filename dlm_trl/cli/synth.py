@@ -97,6 +97,10 @@ def instructions(
         Literal["4bit", "8bit"] | None,
         typer.Option(help="Load a local teacher and judge in 4 or 8 bit; requires the extra bnb."),
     ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens that a prompt and its reply may have together, for a server that doesn't report it."),
+    ] = None,
     max_cost: Annotated[
         float | None, typer.Option(help="Stop before the total cost of all files exceeds this; requires --price.")
     ] = None,
@@ -139,7 +143,7 @@ def instructions(
         teacher=teacher, per_section=per_section, strategy=strategy, filter=filter, threshold=threshold,
         max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p, seed=seed, fresh=fresh,
         concurrency=concurrency, quantization=quantization, max_cost=max_cost, price=_prices(price),
-        budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding, prompt=prompt,
+        budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding, prompt=prompt, context=context,
     )  # fmt: skip
     paths = _documents(files)
     _silence_libraries()

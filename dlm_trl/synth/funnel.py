@@ -1,4 +1,4 @@
-"""From replies to accepted pairs: guard, leak check, deduplication, judge. `Funnel(document, …).take(parsed)`.
+"""From replies to accepted pairs: `Funnel(document, …).take(parsed)`. Guard, echo, leak check, deduplication, judge.
 
 `--filter` sets how far a pair has to get: `none` stops after the guard, `dedup-only` after deduplication, `sway` adds
 the judge. The pairs of a wave are judged before they are compared with each other, so a bad pair never displaces a
@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_trl.models.ranks import map_over_ranks
 from dlm_trl.notes import Document
 from dlm_trl.rows.split import VALIDATION_FRACTION
+from dlm_trl.synth import prompts
 from dlm_trl.synth.dedup import Index
+from dlm_trl.synth.echo import EchoCheck
 from dlm_trl.synth.guard import Refusal, make_safe
 from dlm_trl.synth.leak import LeakCheck, validation_questions
 from dlm_trl.synth.pairs import Candidate, QAPair
@@ -55,6 +58,8 @@ class Funnel:
             self._index.add(known.pair, f"staged {known.section_id[:8]}")
         seed = document.frontmatter.training.seed
         self._leaks = LeakCheck(validation_questions(document, VALIDATION_FRACTION, seed))
+        own = None if settings.prompt is None else prompts.read_prompt(Path(settings.prompt)).template
+        self._echoes = {strategy: EchoCheck(own or template) for strategy, template in prompts.TEMPLATES.items()}
 
     def take(self, parsed: Sequence[tuple[PlannedRequest, Sequence[QAPair]]]) -> list[Candidate]:
         """The pairs of these replies that pass, in order; of each reply at most as many as were requested."""
@@ -80,7 +85,7 @@ class Funnel:
             return [candidate for candidate in safe if self._is_within_request(candidate, remaining)]
         new: dict[tuple[str, QAPair], Candidate] = {}
         for candidate in safe:
-            if self._is_leak(candidate) or self._is_duplicate(candidate):
+            if self._is_echo(candidate) or self._is_leak(candidate) or self._is_duplicate(candidate):
                 continue
             if new.setdefault((candidate.request_key, candidate.pair), candidate) is not candidate:
                 self.lose("duplicate", candidate, "twice in one reply")
@@ -104,6 +109,12 @@ class Funnel:
             self.lose("guard", candidate, safe.reason)
             return None
         return replace(candidate, pair=safe)
+
+    def _is_echo(self, candidate: Candidate) -> bool:
+        repeated = self._echoes[candidate.strategy].echoes(candidate.pair, candidate.prose)
+        if repeated:
+            self.lose("echo", candidate, repeated)
+        return bool(repeated)
 
     def _is_leak(self, candidate: Candidate) -> bool:
         repeated = None if self._is_known_from_request(candidate) else self._leaks.leaks(candidate.pair.question)

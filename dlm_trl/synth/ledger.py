@@ -118,6 +118,7 @@ class Ledger:
             "prompt_tokens": reply.usage.prompt_tokens,
             "completion_tokens": reply.usage.completion_tokens,
             "text": reply.text,
+            "is_truncated": reply.is_truncated,
             "messages": [dict(message) for message in request.messages],
             "max_new_tokens": request.max_new_tokens,
             "temperature": request.temperature,
@@ -267,7 +268,8 @@ def _reply(line: dict[str, Any]) -> Reply | None:
             "prompt_tokens": int(prompt_tokens),
             "completion_tokens": int(completion_tokens),
         }:
-            return Reply(key, text, Usage(prompt_tokens, completion_tokens), seconds)
+            is_truncated = line.get("is_truncated") is True  # ledgers of earlier versions don't have it
+            return Reply(key, text, Usage(prompt_tokens, completion_tokens), seconds, is_truncated=is_truncated)
     return None
 
 

@@ -26,7 +26,8 @@ from dlm_trl.teachers.protocol import Request, TeacherInfo
 
 logger = logging.getLogger(__name__)
 
-_MAX_PROSE = 16_000  # characters per request if the teacher's context is unknown: about four thousand tokens
+_MAX_PROSE = 16_000  # bytes of UTF-8 per request if the teacher's context is unknown: four to six thousand tokens
+_MIN_SPLIT = 200  # bytes; shorter prose isn't what makes a prompt too long
 
 # The root is an object because some servers accept nothing else; the reply parser reads lists, too.
 SCHEMA: Mapping[str, Any] = {
@@ -79,8 +80,8 @@ def plan(document: Document, settings: SynthSettings, teacher: TeacherInfo) -> l
                 fits = partial(_fits, strategy=strategy, settings=settings, teacher=teacher, prompt=prompt)
                 if not fits(prose[0]):
                     raise UsageError(
-                        f"The teacher's context of {teacher.context} tokens is too short for the prompt and "
-                        f"{settings.max_new_tokens} new tokens.",
+                        f"The teacher's context of {settings.context or teacher.context} tokens is too short for the "
+                        f"prompt and {settings.max_new_tokens} new tokens.",
                         hint="Lower --max-new-tokens, or choose a teacher with a longer context.",
                         path=document.path,
                     )
@@ -118,6 +119,28 @@ def retry(
     return replace(planned, request=_request(messages, settings, teacher))
 
 
+def split(planned: PlannedRequest, settings: SynthSettings, teacher: TeacherInfo) -> list[PlannedRequest]:
+    """The request divided into several about parts of its prose, since it exceeded the teacher's context.
+
+    Empty if the prose is too short to be the reason. Without enough pairs for every part, some parts get none.
+    """
+    size = len(planned.prose.encode())
+    if size < _MIN_SPLIT:
+        return []
+    pieces = windows(planned.prose, lambda part: len(part.encode()) <= size // 2 + 1)
+    prompt = None if settings.prompt is None else prompts.read_prompt(Path(settings.prompt))
+    return [
+        replace(
+            planned,
+            request=_request(prompts.pair_messages(piece, n, planned.strategy, prompt), settings, teacher),
+            prose=piece,
+            n=n,
+        )
+        for piece, n in zip(pieces, split_budget(planned.n, [len(p) for p in pieces]), strict=True)
+        if n
+    ]
+
+
 def _request(messages: Sequence[Mapping[str, str]], settings: SynthSettings, teacher: TeacherInfo) -> Request:
     seed = settings.seed if settings.temperature else None  # greedy decoding ignores the seed
     sampling = settings.max_new_tokens, settings.temperature, settings.top_p, seed
@@ -133,10 +156,11 @@ def _pairs_per_strategy(settings: SynthSettings) -> list[tuple[Strategy, int]]:
 
 
 def _fits(prose: str, strategy: Strategy, settings: SynthSettings, teacher: TeacherInfo, prompt: Prompt | None) -> bool:
-    if teacher.context is None:
-        return len(prose) <= _MAX_PROSE
+    context = settings.context or teacher.context
+    if context is None:
+        return len(prose.encode()) <= _MAX_PROSE
     messages = prompts.pair_messages(prose, settings.per_section, strategy, prompt)
-    return max_prompt_tokens(messages, teacher) + settings.max_new_tokens <= teacher.context
+    return max_prompt_tokens(messages, teacher) + settings.max_new_tokens <= context
 
 
 def _spread(requests: list[PlannedRequest]) -> list[PlannedRequest]:

@@ -18,8 +18,16 @@ from typing import NamedTuple
 from dlm_trl.notes.code_blocks import markdown_blocks
 from dlm_trl.synth.pairs import QAPair
 
-_QUESTION_KEYS = ("question", "q", "prompt")
-_ANSWER_KEYS = ("answer", "a", "response")
+# Asked about German prose, a model may write German keys. The languages with the most prose on the web.
+_QUESTION_KEYS = (
+    "question", "q", "prompt", "frage", "pregunta", "pergunta", "domanda", "vraag", "pytanie", "вопрос", "питання",
+    "soru", "سؤال", "السؤال", "प्रश्न", "问题", "問題", "问", "問", "質問", "질문", "câu hỏi", "pertanyaan",
+)  # fmt: skip
+_ANSWER_KEYS = (
+    "answer", "a", "response", "antwort", "respuesta", "resposta", "risposta", "antwoord", "odpowiedź", "réponse",
+    "ответ", "відповідь", "cevap", "جواب", "الجواب", "الإجابة", "उत्तर", "答案", "回答", "答", "답변", "답", "trả lời",
+    "jawaban",
+)  # fmt: skip
 _FAMILIES = {"prompt": 1, "response": 1}  # others 0: if labels are `Q:` and `A:`, a line `Prompt:` is content
 
 # A reply may begin with reasoning, or in the middle of it if the chat template already opened the tag. gpt-oss ends
@@ -47,7 +55,7 @@ _PLACEHOLDER = re.compile(
     r"[\W_]*|<[^<>]*>|[\W_]*(?:string|q|(?:(?:your|the) )?question(?: text| here)?)[\W\d_]*", re.IGNORECASE
 )
 _CLOSING_QUOTES = {"“": "”", "‘": "’"}
-_LOOSE_KEY = re.compile(r"""([{,])\s*+["'“‘]?(\w++)["'”’]?\s*+:\s*+(["'“‘])""")
+_LOOSE_KEY = re.compile(r"""([{,])\s*+["'“‘]?(\w++(?: \w++)?)["'”’]?\s*+[:：]\s*+(["'“‘])""")
 _STRING_PART = re.compile(r'\\.|"', re.DOTALL)
 
 _NAMES = "|".join(_QUESTION_KEYS + _ANSWER_KEYS)
@@ -90,7 +98,11 @@ def parse_reply(text: str, is_truncated: bool = False) -> Parsed:
 
 
 def _json_pairs(text: str) -> Parsed:
-    pairs: list[QAPair] = []
+    """The pairs of the last whole list with any, else of all objects: earlier ones may be drafts."""
+    every: list[QAPair] = []
+    whole: list[QAPair] = []  # of the last list that was closed
+    current: list[QAPair] | None = None  # of the list that is being read
+    done = 0
     problem = None
     start = text.find("{")
     while start >= 0:
@@ -98,14 +110,23 @@ def _json_pairs(text: str) -> Parsed:
         if match := _OBJECT.match(text, start):
             result = _object_pairs(match[0])
             if not isinstance(result, str):
-                pairs += result
-                end = match.end()
+                _, closing, after = text[done:start].rpartition("]")
+                if closing:
+                    whole, current = current or whole, None
+                if "[" in after:
+                    current = []
+                every += result
+                if current is not None:
+                    current += result
+                end = done = match.end()
             elif "{" not in match[0][1:]:  # otherwise report the problems of the nested objects
                 problem = problem or result
         start = text.find("{", end)
     if problem is None:
         problem = "The JSON ends within its first object." if "{" in text else "There is no JSON object in the reply."
-    return Parsed(pairs, problem)
+    if "]" in text[done:]:
+        whole = current or whole
+    return Parsed(whole or every, problem)
 
 
 def _object_pairs(source: str) -> list[QAPair] | str:

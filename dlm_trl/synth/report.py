@@ -10,7 +10,7 @@ from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.staging import Staged
 from dlm_trl.teachers.protocol import Usage
 
-Stage = Literal["guard", "leak", "duplicate", "judge", "threshold", "grounding", "surplus"]
+Stage = Literal["guard", "echo", "leak", "duplicate", "judge", "threshold", "grounding", "surplus"]
 
 
 @dataclass(slots=True)
@@ -20,11 +20,13 @@ class Counts:
     sections: int = 0
     sent: int = 0  # requests to the teacher in this run
     from_ledger: int = 0  # requests answered by the ledger
+    divided: int = 0  # requests that exceeded the teacher's context and were replaced by shorter ones
     failed: int = 0  # requests without a reply
     retried: int = 0  # of `sent`: second requests after an unreadable reply
     unparsed: int = 0  # requests whose second reply was unreadable, too
     generated: int = 0  # pairs in the replies
     guard: int = 0  # pairs that can't be written into a document
+    echo: int = 0  # pairs that repeat the request
     leak: int = 0
     duplicate: int = 0
     judge: int = 0  # margin not above zero
@@ -35,12 +37,12 @@ class Counts:
 
     @property
     def replied(self) -> int:
-        return self.sent + self.from_ledger - self.failed
+        return self.sent + self.from_ledger - self.divided - self.failed
 
     @property
     def after_dedup(self) -> int:
-        """Pairs left after the guard, the leak check and deduplication."""
-        return self.generated - self.guard - self.leak - self.duplicate
+        """Pairs left after the guard, the echo and leak checks and deduplication."""
+        return self.generated - self.guard - self.echo - self.leak - self.duplicate
 
     @property
     def judge_passed(self) -> int:
@@ -98,6 +100,7 @@ _ADVICE: dict[str, str] = {
     "unparsed": "the replies contained no readable pairs. Try another teacher or a higher --max-new-tokens; "
     "`synth show FILE SECTION` prints the replies.",
     "guard": "the pairs can't be written into a document, see the reasons above. Try another teacher or --prompt.",
+    "echo": "the questions repeat the request: the teacher is too small for this prompt. Try another one, or --prompt.",
     "leak": "the questions repeat validation rows and would inflate the validation metrics. Write more prose.",
     "duplicate": "the pairs repeat others, see the table above. Lower --per-section, or sample other pairs with "
     "--temp 0.8 --seed 1.",

@@ -25,7 +25,7 @@ from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.ledger import Ledger, now, run_lock
 from dlm_trl.synth.pairs import Candidate, QAPair
-from dlm_trl.synth.plan import PlannedRequest, plan, retry
+from dlm_trl.synth.plan import PlannedRequest, plan, retry, split
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.settings import SynthSettings
@@ -221,19 +221,26 @@ class _Run:
     def _parsed(
         self, wave: Sequence[PlannedRequest], replies: Sequence[Reply]
     ) -> list[tuple[PlannedRequest, list[QAPair]]]:
-        """The pairs in the replies of a wave; an unreadable reply is retried once, in the next wave."""
+        """The pairs in the replies of a wave.
+
+        An unreadable reply is retried once, in the next wave, and a request that was too long is divided.
+        """
         parsed_replies, retries = [], []
         for planned, reply in zip(wave, replies, strict=True):
+            if reply.is_too_long and (parts := split(planned, self.settings, self.teacher)):
+                self.outcome.counts.divided += 1
+                retries += parts
+                continue
             if reply.error is not None:
                 self.outcome.counts.failed += 1
                 self.outcome.failures.append(Failure(planned.section_id, reply.error))
                 continue
-            is_truncated = reply.usage.completion_tokens >= planned.request.max_new_tokens
+            is_truncated = reply.is_truncated or reply.usage.completion_tokens >= planned.request.max_new_tokens
             pairs, problem = parse_reply(reply.text, is_truncated)
             if pairs:
                 parsed_replies.append((planned, pairs))
                 continue
-            problem = problem or ""
+            problem = f"{'The reply was cut off. ' if is_truncated else ''}{problem or ''}"
             is_first = planned.request.key not in self.retry_keys
             if is_first and (second := retry(planned, reply.text, problem, self.settings, self.teacher)):
                 self.retry_keys.add(second.request.key)

@@ -41,6 +41,7 @@ class SynthSettings:
     judge: str | None = None
     min_grounding: float | None = None
     prompt: str | os.PathLike[str] | None = None
+    context: int | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -61,6 +62,7 @@ class SynthSettings:
             "temperature": 0,
             "max_cost": 0,
             "budget_tokens": 1,
+            "context": 1,
         }
         for name, minimum in minimums.items():
             value = getattr(self, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -52,19 +53,23 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     lines = [
         f"{run.path}: teacher {run.teacher}" + (f", judge {run.judge}" if run.judge else ""),
         f"synth plan: sections {counts.sections}, requests {counts.sent} (retries {counts.retried}), "
-        f"from the ledger {counts.from_ledger}, replied {counts.replied}, failed {counts.failed}, "
+        f"from the ledger {counts.from_ledger}, {f'divided {counts.divided}, ' if counts.divided else ''}"
+        f"replied {counts.replied}, failed {counts.failed}, "
         f"unreadable {counts.unparsed}, pairs {counts.generated}",
         filter_report(counts, filter),
     ]
     parts: list[RenderableType] = [Text("\n".join(lines))]
     if run.failures:
-        shown = [f"- section {failure.section_id[:8]}: {failure.reason}" for failure in run.failures[:LOSSES_SHOWN]]
-        parts += [_escaped("\n".join(shown)), *_not_shown(run.failures)]
+        reasons = [f"- section {failure.section_id[:8]}: {failure.reason}" for failure in run.failures]
+        counted = list(Counter(reasons).items())
+        shown = [f"{reason}{_times(count)}" for reason, count in counted[:LOSSES_SHOWN]]
+        parts += [_escaped("\n".join(shown)), *_not_shown(counted)]
     if run.losses:
         table = Table("stage", "question", "reason", title="Rejected pairs", title_justify="left")
-        for loss in run.losses[:LOSSES_SHOWN]:
-            table.add_row(loss.stage, _escaped(loss.pair.question), _escaped(loss.reason))
-        parts += [table, *_not_shown(run.losses)]
+        lost = list(Counter((loss.stage, loss.pair.question, loss.reason) for loss in run.losses).items())
+        for (stage, question, reason), count in lost[:LOSSES_SHOWN]:
+            table.add_row(stage, _escaped(question), _escaped(f"{reason}{_times(count)}"))
+        parts += [table, *_not_shown(lost)]
     usage = f"{run.usage.prompt_tokens:,} prompt and {run.usage.completion_tokens:,} new tokens in {run.seconds:.1f} s"
     parts.append(f"{usage}{'' if run.cost is None else f', cost {run.cost:.4f}'}.")
     if run.stopped:
@@ -88,12 +93,16 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     return Group(*parts)
 
 
+def _times(count: int) -> str:
+    return f" (×{count})" if count > 1 else ""
+
+
 def filter_report(counts: Counts, filter: str) -> str:
     """A line in the wording of the reference implementation, and one with the counts it leaves out."""
     first = f"synth filter: generated {counts.generated}, dedup {counts.after_dedup}"
     if filter == "sway":
         first += f", judge passed {counts.judge_passed}, threshold {counts.above_threshold}"
-    losses = ("guard", "leak", "duplicate", "judge", "threshold", "grounding", "surplus")
+    losses = ("guard", "echo", "leak", "duplicate", "judge", "threshold", "grounding", "surplus")
     return f"{first}\nlost: {', '.join(f'{name} {getattr(counts, name)}' for name in losses)}; kept {counts.kept}"
 
 

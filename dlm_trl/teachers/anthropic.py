@@ -66,4 +66,5 @@ def _read(message: Message) -> Answer:
     except (AttributeError, LookupError, TypeError) as error:  # the SDK doesn't validate responses
         raise ValueError(f"the server's reply is not a message: {message!r}") from error
     problems = {"refusal": "The model refused to answer.", "max_tokens": NO_ROOM}
-    return Answer(text, usage, None if text else problems.get(str(message.stop_reason)))
+    problem = None if text else problems.get(str(message.stop_reason))
+    return Answer(text, usage, problem, is_truncated=message.stop_reason == "max_tokens")

@@ -15,7 +15,7 @@ from dlm_trl.teachers.remote import NO_ROOM, Answer, Ask, RemoteTeacher, object_
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-    from openai.types.chat import ChatCompletion
+    from openai.types.chat import ChatCompletion, ChatCompletionMessage
 
 # Optional parameters, and how an error refers to them. Newer models call max_tokens by its second name.
 OPTIONAL = {
@@ -57,6 +57,7 @@ class OpenAITeacher(ChatTeacher):
     """OpenAI, or the server at OPENAI_BASE_URL."""
 
     key_name = "OPENAI_API_KEY"
+    not_found = "Check the model's name, and the address in OPENAI_BASE_URL, which usually ends in /v1."
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Ask]:
@@ -80,9 +81,20 @@ def _read(completion: ChatCompletion) -> Answer:
         raise ValueError(f"the server's reply is not a chat completion: {completion!r}") from error
     if not isinstance(text, str):
         raise ValueError(f"the server's reply contains no text: {text!r}")
+    is_truncated = choice.finish_reason == "length"
+    if not text and not refusal and not is_truncated:
+        # A reasoning parser that takes the whole reply for reasoning leaves no content.
+        text = _reasoning(choice.message)
     if text:
-        return Answer(text, usage)
+        return Answer(text, usage, is_truncated=is_truncated)
     if refusal:
         return Answer("", usage, f"The model refused to answer: {refusal}")
     problems = {"length": NO_ROOM, "content_filter": "The server's content filter blocked the reply."}
     return Answer("", usage, problems.get(str(choice.finish_reason)))
+
+
+def _reasoning(message: ChatCompletionMessage) -> str:
+    """What the model thought, as servers with a reasoning parser send it; empty for others."""
+    extra = message.model_extra or {}
+    texts = (extra.get(name) for name in ("reasoning_content", "reasoning"))
+    return next((text for text in texts if isinstance(text, str)), "")

@@ -44,7 +44,8 @@ class Usage:
 class Reply:
     """The text, or an error in one line.
 
-    usage: also counted for a refusal. seconds: how long the reply took.
+    usage: also counted for a refusal. seconds: how long the reply took. is_truncated: the text ends at a limit on
+    tokens, not where the teacher ended it. is_too_long: the error is that the prompt exceeds the teacher's context.
     """
 
     key: str
@@ -52,6 +53,8 @@ class Reply:
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
     error: str | None = None
+    is_truncated: bool = False
+    is_too_long: bool = False
 
 
 class TeacherInfo(Protocol):

@@ -9,24 +9,28 @@ Retries, backoff and timeouts are the SDK's.
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import math
 import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
-from anyio import EndOfStream, create_memory_object_stream, create_task_group
+from anyio import EndOfStream, Lock, create_memory_object_stream, create_task_group
 from anyio.from_thread import start_blocking_portal
 
 from dlm_trl.notes.errors import DlmError, TeacherError
 from dlm_trl.notes.extras import require_extra
 from dlm_trl.teachers.protocol import Reply, Request, Usage
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +48,32 @@ UNSUPPORTED = re.compile(
     re.IGNORECASE,
 )
 
+# How servers say that a prompt exceeds the model's context.
+TOO_LONG = re.compile(
+    r"context.{0,20}(?:size|length|window|limit)|(?:prompt|input|request) is too (?:long|large)"
+    r"|too many (?:input )?tokens",
+    re.IGNORECASE,
+)
+
 NO_ROOM = "The model spent all new tokens on thinking and none on the reply: raise --max-new-tokens."
 
 
 class Answer(NamedTuple):
-    """What a server sent. problem: why there is no text; the usage is billed anyway."""
+    """What a server sent. problem: why there is no text; the usage is billed anyway. For the rest, see `Reply`."""
 
     text: str
     usage: Usage
     problem: str | None = None
+    is_truncated: bool = False
+    is_too_long: bool = False
 
 
 class RemoteTeacher(ABC):
     """A teacher that is reached through an SDK.
 
     Subclasses set `optional`, the parameters that may be dropped (name → regular expression that finds it in an error),
-    and `renames`, the names to send instead to servers that reject the first one.
+    and `renames`, the names to send instead to servers that reject the first one. A parameter is dropped for the rest
+    of the run if the server says that it doesn't support it, or if the first request succeeds only without it.
 
     base_url, api_key: override the environment. timeout: seconds per attempt. max_retries: the SDK's, which retries
     after 429 (honouring Retry-After), 5xx, timeouts and lost connections. Raises DlmError: MissingExtraError, and
@@ -69,6 +83,7 @@ class RemoteTeacher(ABC):
     context: int | None = None
     sdk_name: ClassVar[str]
     key_name: ClassVar[str]  # environment variable
+    not_found: ClassVar[str] = "Check the model's name and the server's address."  # the hint for a 404
     optional: ClassVar[Mapping[str, str]] = {}
     renames: ClassVar[Mapping[str, str]] = {}
 
@@ -95,6 +110,8 @@ class RemoteTeacher(ABC):
         self._concurrency = concurrency
         self._unsupported: set[str] = set()
         self._answered = False  # whether the server has ever responded
+        self._may_search = True  # whether a rejected request may be sent again without its optional parameters
+        self._searching = Lock()
 
     @abstractmethod
     def _session(self) -> AbstractAsyncContextManager[Ask]:
@@ -115,6 +132,8 @@ class RemoteTeacher(ABC):
     def _open(self, client: str, **overrides: Any) -> Any:
         """An instance of the SDK's client class of this name. Raises DlmError (TeacherError)."""
         try:
+            if client.startswith("Async"):
+                overrides["http_client"] = self._sdk.DefaultAsyncHttpxClient(event_hooks={"response": [_set_status]})
             opened = getattr(self._sdk, client)(**self._client_arguments | overrides)
             _ = urlsplit(str(opened.base_url)).port  # raises ValueError if out of range
         # The HTTP and TLS libraries raise all kinds of exceptions for a bad address, proxy or certificate file.
@@ -126,35 +145,66 @@ class RemoteTeacher(ABC):
     async def _call(self, create: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> Any:
         """`create(**arguments)`, without the optional parameters that turned out to be unsupported."""
         while True:
-            sent = dict(self._supported(arguments))
+            sent = self._supported(arguments)
             try:
                 answer = await create(**sent)
             except self._sdk.APIStatusError as error:
                 self._answered = True
-                name = self._unsupported_parameter(error, sent)
-                if name is None:
+                message = self._message_of(error)
+                if error.status_code not in (400, 422) or TOO_LONG.search(message):
                     raise
-                if name not in self._unsupported:  # else a concurrent request got there first
-                    self._unsupported.add(name)
-                    instead = f"; {self.renames[name]} is sent instead" if name in self.renames else ""
-                    logger.warning("%s doesn't support %s: continuing without it%s.", self.reference, name, instead)
+                if name := self._named_parameter(message, sent):
+                    self._drop(name)
+                elif not await self._search(create, arguments, sent):
+                    raise
             else:
                 self._answered = True
+                self._may_search = False
                 return answer
 
-    def _supported(self, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        for name, value in arguments.items():
-            if name not in self._unsupported:
-                yield name, value
-            elif name in self.renames:
-                yield self.renames[name], value
+    def _supported(self, arguments: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
+        dropped = self._unsupported.union(without)
+        names = {name: self.renames.get(name) if name in dropped else name for name in arguments}
+        return {new: arguments[name] for name, new in names.items() if new}
 
-    def _unsupported_parameter(self, error: Any, sent: Mapping[str, Any]) -> str | None:
-        """The optional parameter that an error says is unsupported."""
-        message = self._message_of(error)
-        if error.status_code not in (400, 422) or not UNSUPPORTED.search(message):
+    def _named_parameter(self, message: str, sent: Mapping[str, Any]) -> str | None:
+        """The optional parameter that an error's message says is unsupported."""
+        if not UNSUPPORTED.search(message):
             return None
         return next((n for n, pattern in self.optional.items() if n in sent and re.search(pattern, message)), None)
+
+    async def _search(
+        self, create: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any], sent: Mapping[str, Any]
+    ) -> bool:
+        """Drop the optional parameters without which the server accepts the request; whether it may be sent again.
+
+        For servers whose errors don't name the parameter. Done once per run, and only while the server has accepted
+        nothing: after that, a rejected request is itself at fault.
+        """
+        async with self._searching:
+            if self._supported(arguments) != sent:
+                return True  # a concurrent request found it
+            optional = [name for name in self.optional if name in sent]
+            if not self._may_search or not optional:
+                return False
+            self._may_search = False
+            for names in [*([name] for name in optional), optional]:
+                try:
+                    await create(**self._supported(arguments, without=names))
+                except self._sdk.APIStatusError as error:
+                    if error.status_code not in (400, 422):
+                        raise
+                else:
+                    for name in names:
+                        self._drop(name)
+                    return True
+            return False
+
+    def _drop(self, name: str) -> None:
+        if name not in self._unsupported:  # else a concurrent request got there first
+            self._unsupported.add(name)
+            instead = f"; {self.renames[name]} is sent instead" if name in self.renames else ""
+            logger.warning("%s doesn't support %s: continuing without it%s.", self.reference, name, instead)
 
     async def _reply(self, request: Request, exchange: Callable[[], Awaitable[Answer]]) -> Reply:
         """The timed reply of one exchange. An error of this request goes into it; a fatal one is raised."""
@@ -165,9 +215,18 @@ class RemoteTeacher(ABC):
         except (self._sdk.APIError, ValueError, RecursionError) as error:
             if self._is_fatal(error):
                 raise self._error(error) from error
-            answer = Answer("", Usage(), self._line(error))
-        problem = answer.problem and self._short(answer.problem)
-        return Reply(request.key, answer.text, answer.usage, time.perf_counter() - started, problem)
+            rejected = isinstance(error, self._sdk.APIStatusError) and error.status_code in (400, 413, 422)
+            is_too_long = rejected and bool(TOO_LONG.search(self._message_of(error)))
+            answer = Answer("", Usage(), self._line(error), is_too_long=is_too_long)
+        return Reply(
+            request.key,
+            answer.text,
+            answer.usage,
+            time.perf_counter() - started,
+            answer.problem and self._short(answer.problem),
+            answer.is_truncated,
+            answer.is_too_long,
+        )
 
     def _is_fatal(self, error: Exception) -> bool:
         if isinstance(error, self._sdk.APIStatusError):
@@ -180,7 +239,7 @@ class RemoteTeacher(ABC):
             401: f"Check the key in {self.key_name}.",
             402: "The account has no credit left.",
             403: f"Check the permissions of the key in {self.key_name}.",
-            404: "Check the model's name and the server's address.",
+            404: self.not_found,
             429: "The account's quota is used up.",
         }
         hint = hints.get(getattr(error, "status_code", 0), "Check the server's address and the network.")
@@ -247,6 +306,21 @@ def stream(session: Session, requests: Sequence[Request], concurrency: int) -> G
         sending.result()
     if failures:
         raise failures[0]
+
+
+async def _set_status(response: httpx.Response) -> None:
+    """Give a reply of status 200 whose body is an error the error's status, so that the SDK retries and reports it."""
+    if response.status_code != 200:
+        return
+    try:
+        body = json.loads(await response.aread())
+    except (ValueError, RecursionError):
+        return  # the SDK reports it
+    match body:
+        case {"error": {"code": int(status)}} if 400 <= status < 600:
+            response.status_code = status
+        case {"error": {} | str() as error} if error:
+            response.status_code = 500
 
 
 def load_sdk(name: str) -> ModuleType:

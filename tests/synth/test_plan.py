@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError, Document, parse, read
 from dlm_trl.synth import plan as plan_module
+from dlm_trl.synth.budget import max_prompt_tokens
 from dlm_trl.synth.plan import plan, retry
 from dlm_trl.synth.settings import SynthSettings
+from dlm_trl.teachers.load import UnloadedTeacher
 from dlm_trl.teachers.protocol import Reply, Request
 from tests.synth.writer import HEAD, TOPICS, prose
 
@@ -130,6 +132,20 @@ def test_long_prose_without_spaces_is_split_too() -> None:
     asks = plan(document(text), SHORT, Letters(400))
     assert len(asks) == 3 and all(ask.prose in text and ask.prose.endswith("。") for ask in asks)
     assert all(Letters().count_tokens(ask.request.messages) + 20 <= 400 for ask in asks)
+
+
+def test_a_given_context_bounds_the_windows_of_a_server() -> None:
+    notes = document("The pump is bled. " * 400)
+    teacher = UnloadedTeacher("openai:m", "m")
+    whole = plan(notes, SynthSettings(per_section=99), teacher)
+    parts = plan(notes, SynthSettings(per_section=99, context=2_000, max_new_tokens=100), teacher)
+    assert len(whole) == 1 and len(parts) > 2
+    assert all(max_prompt_tokens(p.request.messages, teacher) + 100 <= 2_000 for p in parts)
+
+
+def test_prose_in_other_scripts_counts_by_bytes() -> None:
+    notes = document("水泵每周一排气。" * 1000)
+    assert len(plan(notes, SynthSettings(per_section=99), UnloadedTeacher("openai:m", "m"))) == 2
 
 
 def test_a_too_short_context_is_one_error() -> None:

@@ -176,6 +176,48 @@ def test_the_last_answer_of_a_truncated_labelled_reply_is_dropped() -> None:
     assert parse_reply(LIST, is_truncated=True).pairs == [DEW, HAIL]
 
 
+def items(*numbers: int) -> list[dict[str, str]]:
+    return [{"question": f"What is item {n}?", "answer": f"Item {n}."} for n in numbers]
+
+
+def numbers(text: str) -> list[int]:
+    """The numbers of the items whose pairs are read."""
+    return [int(pair.answer[5:-1]) for pair in parse_reply(text).pairs]
+
+
+@pytest.mark.parametrize("draft", [json.dumps(items(9)[0]), json.dumps(items(9)), json.dumps({"pairs": items(8, 9)})])
+@pytest.mark.parametrize("final", [json.dumps(items(1, 2)), json.dumps({"pairs": items(1, 2)}, indent=1)])
+@pytest.mark.parametrize("between", [" No, that is vague.\n", "<channel|>", "\n```json\n", " [1] "])
+def test_the_last_whole_list_counts(draft: str, final: str, between: str) -> None:
+    assert numbers(f"First draft: {draft}{between}{final}") == [1, 2]
+
+
+def test_a_broken_item_does_not_divide_a_list() -> None:
+    first, broken, last = json.dumps(items(1)[0]), '{"question": "What?}', json.dumps(items(2)[0])
+    assert numbers(f"[{first}, {broken}, {last}]") == [1, 2]
+    assert numbers(f"{json.dumps(items(9))} or [{first}, {last}, {broken}]") == [1, 2]
+
+
+def test_without_a_whole_list_all_objects_count() -> None:
+    lines = "\n".join(map(json.dumps, items(1, 2, 3)))
+    assert numbers(lines) == numbers(f"[{lines}") == numbers(f"As in [4]: {lines}") == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [("问题", "答案"), ("问", "答"), ("Frage", "Antwort"), ("Pregunta", "Respuesta"), ("Question", "Réponse"),
+     ("Вопрос", "Ответ"), ("質問", "回答"), ("질문", "답변"), ("السؤال", "الجواب"), ("Câu hỏi", "Trả lời")],
+)  # fmt: skip
+def test_keys_and_labels_in_other_languages(question: str, answer: str) -> None:
+    expected = [QAPair("Wann?", "Um 9."), QAPair("Wo?", "Hier.")]
+    rows = [{question: q, answer: a} for q, a in expected]
+    assert parse_reply(json.dumps(rows, ensure_ascii=False)).pairs == expected
+    assert parse_reply(str(rows)).pairs == expected  # in single quotes
+    for colon in (": ", "："):
+        text = "\n\n".join(f"{question}{colon}{q}\n{answer}{colon}{a}" for q, a in expected)
+        assert parse_reply(text).pairs == expected
+
+
 def test_numbers_stay_as_written() -> None:
     assert parse_reply('[{"question": "How many?", "answer": 1.50}]').pairs == [QAPair("How many?", "1.50")]
 

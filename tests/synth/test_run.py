@@ -301,6 +301,38 @@ class TestMaxPairs:
         assert len(more.staged) == 2 and len(staged(read(path))) == len(first.staged) + 2
 
 
+class TestTooLong:
+    def test_the_prose_is_divided_until_it_fits(self, app: App, tmp_path: Path) -> None:
+        path = notes(tmp_path / "notes.dlm", "Elm", "dew")
+        path.write_text(path.read_text() + "\n" + " ".join(f"The pump of hall {i} is bled." for i in range(40)))
+        limit, seen = 600, []
+        refused = {"error": {"message": "request (990 tokens) exceeds the available context size (600 tokens)"}}
+        app.rule = lambda call: Answer(400, refused) if len(call.prompt) > limit else seen.append(call.prompt)
+        app.reply = lambda call: write_text(listed([(f"What is {len(call.prompt)}?", call.prompt[-20:])]))
+        done = synthesize(path, replace(PLAIN, per_section=40))
+        assert done.counts.divided and not done.counts.failed and not done.failures
+        halls = [word for word in " ".join(seen).replace(".", " ").split() if word.isdigit()]
+        assert {str(i) for i in range(40)} <= set(halls)  # each sentence is in a request that fits
+        assert done.counts.replied == len(seen) == done.counts.sent - done.counts.divided
+
+    def test_short_prose_is_not_divided(self, app: App, path: Path) -> None:
+        refused = {"error": {"message": "maximum context length is 4 tokens"}}
+        app.rule = lambda call: Answer(400, refused)
+        done = synthesize(path, PLAIN)
+        assert (done.counts.divided, done.counts.failed, len(app.calls)) == (0, 12, 12)
+
+
+def test_a_reply_cut_off_by_the_server_is_read_as_such_also_from_the_ledger(app: App, tmp_path: Path) -> None:
+    text = "Q: What is dew?\nA: Water.\n\nQ: What is hail?\nA: Ice that fa"
+    body = completion(text)
+    body["choices"][0]["finish_reason"] = "length"
+    app.rule = lambda call: Answer(body=body)
+    path = notes(tmp_path / "notes.dlm", "dew")
+    for sent in (1, 0):
+        done = synthesize(path, PLAIN)
+        assert (done.counts.sent, done.counts.generated) == (sent, 1)
+
+
 def test_fresh_sends_requests_again(app: App, path: Path) -> None:
     synthesize(path, PLAIN)
     assert synthesize(path, PLAIN).counts.from_ledger == 12 and len(app.calls) == 12

@@ -78,7 +78,7 @@ def test_transient_errors_are_retried_within_the_concurrency_limit() -> None:
         (Answer(400, {"type": "error", "error": {"message": f"too long, {KEY}"}}), "too long, …"),
         (Answer(body=b'{"content": [{"te'), "JSONDecodeError"),
         (Answer(body=b"[]"), "not a message"),
-        (Answer(body={"error": "overloaded"}), "not a message"),
+        (Answer(body={"error": "overloaded"}), "overloaded"),
     ],
 )
 def test_a_lasting_error_becomes_a_reply_with_an_error(fault: Answer, expected: str) -> None:

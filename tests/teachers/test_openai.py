@@ -226,6 +226,90 @@ def test_unsupported_parameters_of_other_servers(name: str, status: int, body: d
     assert app.calls[0].body.keys() - app.calls[1].body.keys() == {name}
 
 
+GEMINI = "Invalid JSON payload received. Unknown name \"additionalProperties\" at 'generation_config.response_schema'"
+
+
+@pytest.mark.parametrize("message", [GEMINI, "parse: error parsing grammar: unknown rule", "Bad Request"])
+@pytest.mark.parametrize("name", ["response_format", "top_p"])
+def test_a_parameter_that_the_error_does_not_name_is_found_by_leaving_it_out(name: str, message: str) -> None:
+    app = App(lambda call: Answer(400, [{"error": {"message": message}}]) if name in call.body else None)  # type: ignore[arg-type]
+    settings = {"top_p": 0.5, "seed": 1, "schema": {"type": "array"}}
+    replies = ask(app, *"abcdefgh", settings=settings)
+    assert {prompt: reply.text for prompt, reply in replies.items()} == {p: f"re: {p}" for p in "abcdefgh"}
+    accepted = [call for call in app.calls if name not in call.body]
+    assert all(call.body.keys() == app.calls[0].body.keys() - {name} for call in accepted)
+    # Each request is rejected at most once, and one of them is tried without each parameter in turn.
+    assert len(app.calls) <= 16 + 5
+
+
+def test_several_parameters_that_no_error_names_are_left_out_together() -> None:
+    names = {"response_format", "seed"}
+    app = App(lambda call: Answer(400, {"error": {"message": "Bad Request"}}) if names & call.body.keys() else None)
+    assert ask(app, "a", settings={"top_p": 0.5, "seed": 1, "schema": {"type": "array"}})["a"].text == "re: a"
+
+
+def test_a_request_that_is_itself_at_fault_is_searched_once() -> None:
+    app = App(lambda call: Answer(400, {"error": {"message": "Bad Request"}}))
+    replies = ask(app, *"abcdefgh", settings={"schema": {"type": "array"}})
+    assert all("Bad Request" in (reply.error or "") for reply in replies.values())
+    assert len(app.calls) == 8 + 4  # without temperature, response_format, max_tokens, and all three
+
+
+def test_a_request_is_at_fault_once_the_server_has_accepted_another() -> None:
+    app = App(lambda call: Answer(400, {"error": {"message": "Bad Request"}}) if call.prompt == "b" else None)
+    with serve(app) as url:
+        teacher = OpenAITeacher("m", base_url=f"{url}/v1", api_key=KEY)
+        asked = [reply.error for prompt in "ab" for reply in teacher.generate(requests(prompt))]
+    assert asked[0] is None and "Bad Request" in (asked[1] or "")
+    assert len(app.calls) == 2
+
+
+@pytest.mark.parametrize("error", [{"message": "slow down", "code": 429}, {"message": "Overloaded"}, "overloaded"])
+def test_an_error_with_status_200_is_retried(error: Any) -> None:
+    app = App(once(Answer(body={"error": error})))
+    assert ask(app, "a")["a"].text == "re: a"
+    assert len(app.calls) == 2
+
+
+def test_an_error_with_status_200_is_reported_with_its_message() -> None:
+    error = {"message": "Provider returned error", "code": 429, "metadata": {"raw": "rate-limited upstream"}}
+    reply = ask(App(lambda call: Answer(body={"error": error, "user_id": "u" * 300})), "a", max_retries=0)["a"]
+    assert reply.error and reply.error.startswith("RateLimitError") and "Provider returned error" in reply.error
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_a_reply_that_a_server_takes_for_reasoning_is_read(name: str) -> None:
+    reply = ask(App(lambda call: reply_with({"content": None, name: "one"})), "a")["a"]
+    assert (reply.text, reply.error) == ("one", None)
+
+
+@pytest.mark.parametrize(("finish_reason", "is_truncated"), [("length", True), ("stop", False)])
+def test_a_reply_that_ends_at_the_limit_is_marked(finish_reason: str, is_truncated: bool) -> None:
+    reply = ask(App(lambda call: reply_with({"content": "one"}, finish_reason)), "a")["a"]
+    assert (reply.text, reply.is_truncated) == ("one", is_truncated)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "request (4950 tokens) exceeds the available context size (4096 tokens), try increasing it",
+        "This model's maximum context length is 4096 tokens. However, your messages resulted in 4950 tokens.",
+        "prompt is too long: 4950 tokens > 4096 maximum",
+        "Trying to keep the first 4950 tokens when context the overflows: the model's context window is 4096",
+    ],
+)
+def test_a_prompt_that_exceeds_the_context_is_marked(message: str) -> None:
+    app = App(lambda call: Answer(400, {"error": {"message": message}}))
+    reply = ask(app, "a", settings={"schema": {"type": "array"}})["a"]
+    assert reply.is_too_long and len(app.calls) == 1
+
+
+def test_a_wrong_address_is_suspected_for_an_unknown_path() -> None:
+    with pytest.raises(DlmError) as caught:
+        ask(App(lambda call: Answer(404, {"detail": "Not Found"})), "a")
+    assert "OPENAI_BASE_URL" in (caught.value.hint or "") and "/v1" in (caught.value.hint or "")
+
+
 def test_a_value_out_of_range_is_not_unsupported() -> None:
     text = "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length is 4096."
     app = App(lambda call: Answer(400, {"error": {"message": text}}))
