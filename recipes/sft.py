@@ -10,9 +10,11 @@ frontmatter, and the frontmatter overrides the defaults. The run prints where ea
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
 
 from dlm_trl.train.distributed import exit_worker, prepare_deepspeed
 
@@ -38,6 +40,7 @@ from dlm_trl.train.rehearsal import Rehearsal
 from dlm_trl.train.run import Run
 from dlm_trl.train.save import describe, save
 from dlm_trl.train.task import attach_task
+from dlm_trl.train.trial import trainer_errors, try_optimizer
 
 SHORT_ROWS = 512  # tokens
 
@@ -68,14 +71,16 @@ def main(argv: list[str]) -> None:
         args.eval_strategy = "no"
     if not args.packing or not train_rows:  # a placeholder can't be packed
         args.dataset_kwargs = {"skip_prepare_dataset": True}  # the rows are tokenized and short enough
-    trainer = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=train_rows or placeholder(args),
-        eval_dataset=run.tokens.validation,
-        processing_class=run.tokenizer,
-        peft_config=run.peft_config,
-    )
+    with trainer_errors(configuration):
+        trainer = SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=train_rows or placeholder(args),
+            eval_dataset=run.tokens.validation,
+            processing_class=run.tokenizer,
+            peft_config=run.peft_config,
+        )
+        try_optimizer(trainer)
     accelerator = trainer.accelerator
     accelerator.print(f"world size: {accelerator.num_processes} ({accelerator.distributed_type.value}, {args.device})")
     accelerator.print(f"trainable parameters: {run.trainable:,}")

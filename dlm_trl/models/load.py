@@ -180,10 +180,13 @@ def adapter_quantization(folder: Path) -> Quantization | None:
 
 def _read_chat_template(path: str) -> str:
     file = Path(path)
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    if file.is_dir() and (template := AutoTokenizer.from_pretrained(file).chat_template):
-        return str(template)
+    try:
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        if file.is_dir() and (template := AutoTokenizer.from_pretrained(file).chat_template):
+            return str(template)
+    except (OSError, ValueError):  # the folder has no tokenizer, or the file is no text
+        pass
     raise ChatTemplateError(
         f"There is no chat template at {path!r}.",
         hint="Give a Jinja file, or a folder with a tokenizer that has a chat template.",

@@ -8,16 +8,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from dlm_trl.notes.errors import DlmError, SchemaValidationError
 from dlm_trl.notes.findings import REFUSED, Finding, finding_of
 from dlm_trl.notes.frontmatter import load_mapping
+from dlm_trl.notes.key_lines import Key, key_lines
 from dlm_trl.notes.schema import Frontmatter
 
 _FIRST_LINE = 2  # the YAML begins on the file's second line
-Key = tuple[str | int, ...]
 
 
 class Head(NamedTuple):
@@ -39,7 +38,7 @@ def check_head(text: str, path: Path) -> Head:
         data = load_mapping(text, path)
     except DlmError as error:
         return Head(None, None, [finding_of(error, path)], {})
-    lines, repeated = _key_lines(text)
+    lines, repeated = key_lines(text, _FIRST_LINE)
     findings = [
         Finding(
             path, line, 0, "repeated-key", f"The key `{_dotted(key)}` is repeated.", "The last one counts.", "Keep one."
@@ -64,32 +63,6 @@ def _adapters(data: dict[Any, Any]) -> frozenset[str] | None:
     training = data.get("training", {})
     adapters = training.get("adapters") or {} if isinstance(training, dict) else None
     return frozenset(map(str, adapters)) if isinstance(adapters, dict) else None
-
-
-def _key_lines(text: str) -> tuple[dict[Key, int], list[tuple[Key, int]]]:
-    """The file line of every key and list item, and the repeated keys with the line of the repetition."""
-    lines: dict[Key, int] = {}
-    repeated: list[tuple[Key, int]] = []
-    seen: set[int] = set()
-    pending: list[tuple[Key, yaml.Node | None]] = [((), yaml.compose(text, yaml.SafeLoader))]
-    while pending:
-        key, node = pending.pop()
-        if id(node) in seen:  # an alias, possibly to one of its parents
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            for name, value in node.value:
-                inner = (*key, str(name.value))
-                line = name.start_mark.line + _FIRST_LINE
-                if inner in lines and name.tag != "tag:yaml.org,2002:merge":
-                    repeated.append((inner, line))
-                lines[inner] = line
-                pending.append((inner, value))
-        elif isinstance(node, yaml.SequenceNode):
-            for i, value in enumerate(node.value):
-                lines[*key, i] = value.start_mark.line + _FIRST_LINE
-                pending.append(((*key, i), value))
-    return lines, repeated
 
 
 def _known_part(loc: Key, lines: dict[Key, int]) -> Key:

@@ -8,13 +8,13 @@ Reads the document and checks the names and types of all settings; loads no weig
 
 import argparse
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import torch
-import yaml
 from rapidfuzz import process
 from rapidfuzz.distance import JaroWinkler
 from rich.console import Console
@@ -26,30 +26,16 @@ from dlm_trl.models.precision import inference_dtype
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.errors import ConfigError, DlmError, UsageError
 from dlm_trl.train.arguments import AdapterArguments, NotesArguments, TaskArguments
+from dlm_trl.train.frontmatter import from_frontmatter
+from dlm_trl.train.ranges import range_problems
+from dlm_trl.train.recipe_yaml import read_yaml
+from dlm_trl.train.setting import Setting
 
 GLOBAL_BATCH = 16  # rows per optimizer step if both batch settings are "auto"
 MICRO_BATCH = 8
 
-# Frontmatter key → setting, if the value can be used as it is; _from_frontmatter handles the others.
-FLAT_KEYS = {
-    "sequence_len": "max_length",
-    "num_epochs": "num_train_epochs",
-    "optimizer": "optim",
-    "lr_scheduler": "lr_scheduler_type",
-    "warmup_ratio": "warmup_steps",  # a number below 1 is a share of all steps
-    "seed": "seed",
-}
 BATCHES = ("per_device_train_batch_size", "gradient_accumulation_steps")  # numbers, or "auto"
-ABOVE_0 = (*BATCHES, "per_device_eval_batch_size", "max_length", "max_questions", "condition_questions", "eval_steps")
-ADAPTER_KEYS = ("adapter", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "learning_rate")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A value and where it comes from."""
-
-    value: Any
-    source: str
+REQUIRED = (*BATCHES, "output_dir", "max_length", "eval_steps")  # that SFTConfig allows to be None
 
 
 @dataclass
@@ -96,8 +82,8 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     known = {action.dest: action for action in reversed(parser._actions) if action.dest in HINTS}
     config_path, argv = _split_config(argv)
     command_line = _explicit(argv, known)
-    from_yaml = _read_yaml(config_path, parser, known) if config_path else {}
-    said = from_yaml | command_line
+    from_yaml = _from_yaml(config_path, parser, known) if config_path else {}
+    said = {name: setting.value for name, setting in from_yaml.items()} | command_line
     if not (said.get("notes") or said.get("task") or said.get("task_rows")):
         raise UsageError(
             "No document and no task is set.",
@@ -111,19 +97,16 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
         )
 
     settings = {name: Setting(value, "default") for name, value in _defaults(document, said).items()}
-    layers = (
-        (Path(said["notes"]).name, _from_frontmatter(document, said.get("adapter_name"))) if document else ("", {}),
-        (str(config_path), from_yaml),
-        ("command line", command_line),
-    )
-    for source, values in layers:
-        settings |= {key: Setting(value, source) for key, value in values.items()}
+    if document:
+        settings |= from_frontmatter(document, said.get("adapter_name"))
+    settings |= from_yaml
+    settings |= {name: Setting(value, "command line") for name, value in command_line.items()}
     settings |= _by_base(settings)
-    _check_numbers(settings)
+    _check_values(settings)
     micro, steps = (settings[key].value for key in BATCHES)
     sizes = auto_batches(micro, steps, int(os.environ.get("WORLD_SIZE", "1")))
     settings |= {key: replace(settings[key], value=size) for key, size in zip(BATCHES, sizes, strict=True)}
-    notes, adapter, task, training = _build(parser, {key: setting.value for key, setting in settings.items()})
+    notes, adapter, task, training = _build(parser, settings)
     if adapter.adapter == "qlora" and adapter.quantization is None:
         adapter.quantization = "4bit"
         settings["quantization"] = Setting("4bit", settings["adapter"].source + " (qlora)")
@@ -196,42 +179,6 @@ def _defaults(document: Document | None, said: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _from_frontmatter(document: Document, adapter_name: str | None) -> dict[str, Any]:
-    """The settings that the document sets, by name."""
-    training = document.frontmatter.training
-    values: dict[str, Any] = {"base_model": document.frontmatter.base_model}
-    said = training.model_dump(include=training.model_fields_set)
-    values |= {setting: said[key] for key, setting in FLAT_KEYS.items() if key in said}
-    values |= {key: said[key] for key in ADAPTER_KEYS if key in said}
-    for key, setting in (
-        ("micro_batch_size", "per_device_train_batch_size"),
-        ("grad_accum", "gradient_accumulation_steps"),
-    ):
-        if key in said:
-            values[setting] = said[key]
-    if said.get("precision"):
-        values |= {"bf16": said["precision"] == "bf16", "fp16": said["precision"] == "fp16"}
-    values |= _named_adapter(document, adapter_name)
-    if values.get("target_modules") == "auto":
-        values["target_modules"] = None
-    return values
-
-
-def _named_adapter(document: Document, name: str | None) -> dict[str, Any]:
-    declared = document.frontmatter.training.adapters or {}
-    if name is None and not declared:
-        return {}
-    if name not in declared:
-        names = ", ".join(declared) or "none"
-        problem = f"The document declares no adapter {name!r}" if name else "The document declares named adapters"
-        raise UsageError(
-            f"{problem}; declared: {names}.",
-            hint="Choose one with adapter_name, one run each." if declared else "Leave adapter_name out.",
-            path=document.path,
-        )
-    return declared[name].model_dump(include=declared[name].model_fields_set)
-
-
 def auto_batches(micro: int | str, steps: int | str, world: int) -> tuple[int, int]:
     """Batch size and accumulation steps for each of `world` processes; "auto" makes 16 rows per optimizer step."""
     if micro == "auto":
@@ -259,7 +206,7 @@ def _explicit(argv: list[str], known: Mapping[str, argparse.Action]) -> dict[str
     if unknown:
         names = [word.split("=")[0].lstrip("-") for word in unknown if word.startswith("-")]
         raise (
-            _unknown(names, known, "command line")
+            _unknown(dict.fromkeys(names, "command line"), known)
             if names
             else UsageError(
                 f"{' '.join(unknown)!r} is not an option.",
@@ -269,39 +216,33 @@ def _explicit(argv: list[str], known: Mapping[str, argparse.Action]) -> dict[str
     return dict(vars(found))
 
 
-def _read_yaml(path: Path, parser: _Parser, known: Mapping[str, argparse.Action]) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"Can't read it: {error.strerror}.", path=path) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("Not UTF-8.", path=path) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(
-            f"Not YAML: {getattr(error, 'problem', error)}.",
-            path=path,
-            line=mark.line + 1 if mark else None,
-            column=mark.column + 1 if mark else None,
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError("It must be a mapping of settings to values.", path=path)
-    environment = content.pop("env", None) or {}
-    if not isinstance(environment, dict):
-        raise ConfigError("env must be a mapping of names to values.", path=path)
-    for name, value in environment.items():
-        os.environ[str(name)] = str(value)
-    if unknown := [str(key) for key in content if key not in known]:
-        raise _unknown(unknown, known, str(path))
+def _from_yaml(path: Path, parser: _Parser, known: Mapping[str, argparse.Action]) -> dict[str, Setting]:
+    content = read_yaml(path)
+    if "env" in content:
+        _set_environment(content.pop("env"))
+    if unknown := [name for name in content if name not in known]:
+        raise _unknown({name: content[name].source for name in unknown}, known)
     typed, problems = {}, []
-    for name, value in content.items():
+    for name, setting in content.items():
+        value = setting.value
         try:
-            typed[name] = value if name in BATCHES and value == "auto" else _typed(parser, known[name], value)
+            is_auto = name in BATCHES and value == "auto"
+            typed[name] = replace(setting, value=value if is_auto else _typed(parser, known[name], value))
         except argparse.ArgumentError as error:
-            problems.append(f"{path}: {name}: {error.message.rstrip('.')}.")
+            problems.append(f"{setting.source}: {name}: {error.message.rstrip('.')}.")
     if problems:
         raise ConfigError("\n".join(problems))
     return typed
+
+
+def _set_environment(setting: Setting) -> None:
+    if not isinstance(setting.value or {}, dict):
+        raise ConfigError(f"{setting.source}: env must be a mapping of names to values.")
+    for name, value in (setting.value or {}).items():
+        try:
+            os.environ[str(name)] = str(value)
+        except (ValueError, OSError):  # an empty name, one with "=", or a null character
+            raise ConfigError(f"{setting.source}: env can't set {str(name)!r} to {str(value)!r}.") from None
 
 
 def _typed(parser: _Parser, action: argparse.Action, value: Any) -> Any:
@@ -313,37 +254,53 @@ def _typed(parser: _Parser, action: argparse.Action, value: Any) -> Any:
         return [parser._get_value(action, str(word)) for word in value]
     if type(value) in {get_origin(kind) or kind for kind in get_args(HINTS[action.dest])}:
         return value
+    if value is None or isinstance(value, list | dict):
+        raise argparse.ArgumentError(None, f"it needs a single value, not {value}")
     word = parser._get_value(action, str(value))
     return [word] if action.nargs == "+" else word
 
 
-def _check_numbers(settings: Mapping[str, Setting]) -> None:
-    said = {name: settings[name] for name in ABOVE_0 if name in settings and settings[name].value != "auto"}
-    wrong = {name: setting for name, setting in said.items() if setting.value is None or not setting.value > 0}
-    lines = [f"{setting.source}: {name} is {setting.value}; it must be above 0." for name, setting in wrong.items()]
-    if lines:
-        raise UsageError("\n".join(lines))
+def _check_values(settings: Mapping[str, Setting]) -> None:
+    problems = range_problems(settings)
+    for name in REQUIRED:
+        if name in settings and settings[name].value in (None, ""):
+            problems.append(f"{settings[name].source}: {name} has no value.")
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
-def _unknown(names: list[str], known: Mapping[str, argparse.Action], where: str) -> ConfigError:
+def _unknown(sources: Mapping[str, str], known: Mapping[str, argparse.Action]) -> ConfigError:
+    """sources: where each unknown setting is."""
     lines = []
-    for name in names:
+    for name, source in sources.items():
         near = process.extractOne(name, known.keys(), scorer=JaroWinkler.similarity, score_cutoff=0.75)
-        lines.append(f"{where}: unknown setting {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        lines.append(f"{source}: unknown setting {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
     return ConfigError("\n".join(lines))
 
 
-def _build(parser: _Parser, values: dict[str, Any]) -> tuple[Any, ...]:
+def sources_of(settings: Mapping[str, Setting], message: str) -> str:
+    """Where the settings come from that an error's message names, or else all that somebody set."""
+    chosen = {name: setting.source for name, setting in settings.items() if not setting.is_default}
+    named = {name: source for name, source in chosen.items() if name in message}
+    return ", ".join(f"{name} ({source})" for name, source in (named or chosen).items())
+
+
+def _build(parser: _Parser, settings: Mapping[str, Setting]) -> tuple[Any, ...]:
+    values = {name: setting.value for name, setting in settings.items()}
     for action in parser._actions:
         value = values.get(action.dest)
         if action.choices and value is not None and str(value) not in map(str, action.choices):
             choices = ", ".join(map(str, action.choices))
-            raise UsageError(f"{action.dest} is {value!r}.", hint=f"It is one of: {choices}.")
+            source = settings[action.dest].source
+            raise UsageError(f"{source}: {action.dest} is {value!r}.", hint=f"It is one of: {choices}.")
     parser.set_defaults_with_config(**values)
     try:
-        return tuple(parser.parse_args_into_dataclasses(args=[]))
-    except (TypeError, ValueError, ImportError) as error:
+        with warnings.catch_warnings():
+            # TRL's own default uses transformers' previous name, gradient_checkpointing.
+            warnings.simplefilter("ignore", FutureWarning)
+            return tuple(parser.parse_args_into_dataclasses(args=[]))
+    except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:
+        message = " ".join(str(error).split())
         raise UsageError(
-            f"The training settings don't fit together: {' '.join(str(error).split())}",
-            hint="Check the values in the YAML, the frontmatter and the command line.",
+            f"SFTConfig refuses the settings: {message}", hint=f"You set: {sources_of(settings, message)}."
         ) from error

@@ -22,12 +22,21 @@ from dlm_trl.train.adapter import adapter_parameters, peft_config
 from dlm_trl.train.checkpoints import SPARE, bytes_needed, check_output_dir, compare_settings, find_checkpoint
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
+from dlm_trl.train.frontmatter import unused_keys
 from dlm_trl.train.rehearsal import pieces
 from dlm_trl.train.run import Run
 from dlm_trl.train.spec import evaluation_spec
 from dlm_trl.train.task import check_task
 
 LEAST_STEPS = 48  # optimizer steps; three epochs of a few dozen rows teach nothing
+# Settings of SFTConfig that this recipe would ignore, and why.
+IGNORED = {
+    "model_init_kwargs": "the recipe loads the base itself",
+    "completion_only_loss": "the recipe tokenizes the rows itself, with the loss on the answers",
+    "assistant_only_loss": "the recipe tokenizes the rows itself, with the loss on the answers",
+    "dataset_text_field": "the recipe tokenizes the rows itself",
+    "dataset_kwargs": "the recipe tokenizes the rows itself",
+}
 EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "bitsandbytes": "bnb"}
 
 
@@ -63,13 +72,15 @@ def prepare(configuration: Configuration) -> Run:
         with problems:
             task_rows = _task_rows(configuration, tokenizer)
         problems.extend(check_task(configuration, tokenizer, rows, spec))
-    if tokenizer and configuration.notes.rehearsal_text:
+    if tokenizer and configuration.notes.rehearsal_text and configuration.notes.rehearsal:
         try:
             texts = pieces(configuration.notes.rehearsal_text, tokenizer)
         except ValueError as error:
             problems.add(f"rehearsal_text: {error}.")
     problems.extend(_missing_extras(configuration))
     problems.extend(_contradictions(configuration))
+    if configuration.document and (unused := unused_keys(configuration.document)):
+        notices.append(f"Not used by this package: {', '.join(unused)}.")
     needed = bytes_needed(trainable, training, adapter.adapter == "adalora")
     problems.extend(check_output_dir(training, needed))
     if configuration.document:
@@ -203,6 +214,10 @@ def _contradictions(configuration: Configuration) -> list[str]:
     problems = []
     if adapter.adapter == "qlora" and adapter.quantization is None:
         problems.append("adapter qlora needs quantization 4bit or 8bit.")
+    if adapter.target_modules == []:
+        problems.append("target_modules is empty: nothing would be trained. Name some, or leave it out.")
+    if "lm_head" in (adapter.target_modules or ()):
+        problems.append("target_modules contains lm_head, which SFTTrainer can't train an adapter on. Leave it out.")
     if adapter.adapter == "adalora" and training.deepspeed_plugin is not None:
         problems.append(
             "adalora reads gradients, which DeepSpeed keeps to itself: use lora, or launch without DeepSpeed."
@@ -211,10 +226,13 @@ def _contradictions(configuration: Configuration) -> list[str]:
         problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
     if training.max_steps <= 0 and training.num_train_epochs <= 0:
         problems.append(f"num_train_epochs is {training.num_train_epochs}: nothing would be trained.")
-    if notes.rehearsal < 0:
-        problems.append(f"rehearsal is {notes.rehearsal}; it is a weight, 0 for none.")
-    if notes.rehearsal_text and not notes.rehearsal:
-        problems.append("rehearsal_text is set, and rehearsal, its weight, is 0: nothing would be rehearsed.")
+    if notes.rehearsal_text and configuration.settings["rehearsal"].is_default:
+        problems.append("rehearsal_text is set, and rehearsal, its weight, isn't: nothing would be rehearsed.")
+    for name, why in IGNORED.items():
+        if name in configuration.settings and not configuration.settings[name].is_default:
+            problems.append(f"{configuration.settings[name].source}: {name} has no effect: {why}. Leave it out.")
+    if training.dataloader_persistent_workers and not training.dataloader_num_workers:
+        problems.append("dataloader_persistent_workers needs dataloader_num_workers above 0.")
     if notes.questions and not notes.notes:
         problems.append("questions are asked about a document, and no notes are set.")
     if notes.world_size is not None and notes.world_size != training.world_size:

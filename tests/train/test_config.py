@@ -45,8 +45,8 @@ def test_precedence_is_command_line_yaml_document_default(read) -> None:
     ) == (3, 3e-3, 8)
     assert configuration.training.seed == 7
     sources = {name: setting.source for name, setting in configuration.settings.items()}
-    assert sources["lora_r"] == sources["seed"] == "notes.dlm"
-    assert sources["learning_rate"].endswith("run.yaml")
+    assert (sources["lora_r"], sources["seed"]) == ("notes.dlm:6", "notes.dlm:9")
+    assert sources["learning_rate"].endswith("run.yaml:3")
     assert sources["num_train_epochs"] == "command line"
     assert sources["lora_alpha"] == sources["warmup_steps"] == "default"
 
@@ -144,14 +144,14 @@ def test_a_named_adapter_has_its_own_settings(read) -> None:
         ("adapter: lara\n", [], ["adapter is 'lara'", "dora"]),
         ("lora_r: many\n", [], ["run.yaml", "lora_r", "many"]),
         ("lora_r: 8.5\n", [], ["lora_r", "'8.5'"]),
-        ("lora_r: [8]\n", [], ["lora_r", "'[8]'"]),
+        ("lora_r: [8]\n", [], ["lora_r", "[8]"]),
         ("prose: 7.5\n", [], ["prose", "7.5"]),
         ("per_device_train_batch_size: four\n", [], ["per_device_train_batch_size", "four"]),
-        ("per_device_train_batch_size: 0\n", [], ["run.yaml", "per_device_train_batch_size is 0", "above 0"]),
+        ("per_device_train_batch_size: 0\n", [], ["run.yaml:3", "per_device_train_batch_size is 0", "at least 1"]),
         ("", ["--gradient_accumulation_steps", "0"], ["command line", "gradient_accumulation_steps is 0"]),
         ("", ["--max_questions", "0"], ["max_questions is 0"]),
         ("", ["--eval_steps", "0"], ["eval_steps is 0"]),
-        ("max_length: null\n", [], ["max_length is None"]),
+        ("max_length: null\n", [], ["max_length has no value"]),
         ("env: [A]\n", [], ["env must be a mapping", "run.yaml"]),
         ("task: sch\xf6n\n", [], ["Not UTF-8", "run.yaml"]),
         ("lora_r: [\n", [], ["Not YAML", "run.yaml:"]),
