@@ -152,3 +152,29 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     program = "import sys, dlm_trl; print(sorted({'torch', 'transformers', 'trl', 'peft'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_texts_are_tokenised_in_one_place() -> None:
+    """A tokenizer that is called directly turns text that spells a control token into that token.
+
+    The room `tasks` may not import `models`; it tokenises its own words, to see how many tokens they have.
+    """
+
+    def called(node: ast.Call) -> str:
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        return (
+            name if name == "tokenizer" or name in ("apply_chat_template", "encode_plus", "batch_encode_plus") else ""
+        )
+
+    found = {
+        (path.relative_to(PACKAGE).as_posix(), called(node))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and called(node)
+    }
+    assert found == {
+        ("models/control_tokens.py", "tokenizer"),
+        ("models/chat.py", "apply_chat_template"),
+        ("export/sidecar_files.py", "apply_chat_template"),  # to find syntax errors
+        ("tasks/mcsb.py", "tokenizer"),
+    }

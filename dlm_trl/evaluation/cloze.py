@@ -18,6 +18,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.mcsb import McsbQuestion, wilson
+from dlm_trl.models.control_tokens import encode_texts
 from dlm_trl.models.score import log_probs
 
 LEAD = "Word:"  # comes before an option, with and without a description
@@ -92,7 +93,7 @@ def cloze_scores(
 def _tokens_after_lead(tokenizer: PreTrainedTokenizerBase, option: str) -> list[int]:
     """The option's tokens after the lead; some tokenizers give another first token at the start of a text."""
     texts = (LEAD, f"{LEAD} {option}")
-    lead, whole = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    lead, whole = encode_texts(tokenizer, texts)
     if whole[: len(lead)] != lead or len(whole) == len(lead):
         raise ValueError(f"the tokenizer merges {LEAD!r} with the option {option!r}")
     return whole[len(lead) :]

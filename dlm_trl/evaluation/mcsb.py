@@ -24,6 +24,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.batching import evaluating, run_in_batches
+from dlm_trl.models.control_tokens import encode_texts
 from dlm_trl.models.frozen import frozen
 from dlm_trl.models.generate import generate, row_seed
 from dlm_trl.tasks import prompts
@@ -165,7 +166,7 @@ def choose(
     token_budget: int = TOKEN_BUDGET,
 ) -> list[int]:
     """For each prompt, the index of the candidate (a token id) that is the likeliest next token; one pass a prompt."""
-    tokens = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    tokens = encode_texts(tokenizer, prompts, add_special_tokens=True)
 
     def run(batch: list[int]) -> list[int]:
         width = max(len(tokens[i]) for i in batch)

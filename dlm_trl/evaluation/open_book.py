@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.answers import tokens
 from dlm_trl.evaluation.recall import Recall, RecallQuestion, answer_tokens, messages, recall_after
-from dlm_trl.models.chat import encode
+from dlm_trl.models.chat import encode_questions
+from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.load import context_length
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 
@@ -86,20 +87,18 @@ class Paragraphs:
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, notes: str, question: RecallQuestion) -> list[int]:
-    text, _, system = question
-    return encode(
-        tokenizer,
-        messages(f"Notes:{SEPARATOR}{notes}{SEPARATOR}Answer with the words of the notes.{SEPARATOR}{text}", system),
-    )
+    text, answer, system = question
+    asked = f"Notes:{SEPARATOR}{notes}{SEPARATOR}Answer with the words of the notes.{SEPARATOR}{text}"
+    return encode_questions(tokenizer, [messages(asked, system)], [answer])[0]
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, paragraph: str, room: int) -> list[str]:
     """The paragraph, or its parts if it's longer than the room."""
-    ids = tokenizer(paragraph, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = encode_text(tokenizer, paragraph)
     if len(ids) < room:
         return [paragraph]
     return [tokenizer.decode(ids[start : start + room - 1]) for start in range(0, len(ids), room - 1)]
 
 
 def _length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return len(encode_text(tokenizer, text))

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.batching import evaluating
+from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.load import context_length
 
 WINDOW = 512  # tokens
@@ -49,7 +50,7 @@ def perplexity(
     context = context_length(model.config) or window
     if not 2 <= window <= context:
         raise ValueError(f"window is {window}, but must be between 2 and {context} tokens for this model")
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # can be longer than the context
+    ids = encode_text(tokenizer, text)
     if tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id, *ids]
     if len(ids) < 2:

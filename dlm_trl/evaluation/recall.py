@@ -3,7 +3,8 @@
     recall = answer_recall(model, tokenizer, [("What is kneading?", "Pressing and folding a dough.", None)])
     recall.exact_match, recall.f1, recall.fuzzy, recall.answers
 
-Answers are generated greedily, in batches, through the tokenizer's chat template.
+Answers are generated greedily, in batches, through the tokenizer's chat template. A prompt is everything that training
+puts before the answer, such as Qwen3's empty think block.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from rapidfuzz import fuzz
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.answers import answer_scores, chance_f1
-from dlm_trl.models.chat import encode
+from dlm_trl.models.chat import encode_questions
+from dlm_trl.models.control_tokens import encode_texts
 from dlm_trl.models.generate import generate_batches
 from dlm_trl.models.prefix import PrefixCache
 
@@ -59,7 +61,8 @@ def answer_recall(
     with its number of answers. Raises ValueError for no questions, and DlmError (ChatTemplateError) without a chat
     template.
     """
-    prompts = [encode(tokenizer, messages(question, system)) for question, _, system in questions]
+    conversations = [messages(question, system) for question, _, system in questions]
+    prompts = encode_questions(tokenizer, conversations, [answer for _, answer, _ in questions])
     return recall_after(model, tokenizer, prompts, questions, advance=advance)
 
 
@@ -92,8 +95,7 @@ def recall_after(
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, questions: Sequence[RecallQuestion]) -> int:
     """The maximum number of tokens of an answer."""
-    longest = max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for _, answer, _ in questions)
-    return longest + SPARE_TOKENS
+    return max(map(len, encode_texts(tokenizer, [answer for _, answer, _ in questions]))) + SPARE_TOKENS
 
 
 def messages(question: str, system: str | None) -> list[dict[str, str]]:

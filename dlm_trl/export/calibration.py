@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.perplexity import general_text
 from dlm_trl.models.chat import encode, require_template
+from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.tokenize import windows
 from dlm_trl.notes import read
 from dlm_trl.notes.errors import CalibrationError, ChatTemplateError, UsageError
@@ -207,8 +208,7 @@ def _encode(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Like prose in training: after the BOS token, if the tokenizer has one."""
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return begin + ids
+    return begin + encode_text(tokenizer, text)
 
 
 def _take(rows: Iterable[Sequence[int]], tokens: int) -> tuple[list[int], int]:

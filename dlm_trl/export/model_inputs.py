@@ -16,6 +16,7 @@ from dlm_trl.evaluation.spec import EvaluationSpec, sample_evenly
 from dlm_trl.export.calibration import read_calibration
 from dlm_trl.export.model_outputs import Chat, ModelInputs
 from dlm_trl.models.chat import encode, has_template
+from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.lineage import FILE, Step, file_hash, last, lineage_error
 from dlm_trl.models.load import load_for_inference
 from dlm_trl.models.registry import ModelRef
@@ -111,12 +112,12 @@ def _chats(
 def _texts(chats: Sequence[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of the prompts with their answers and of general text, the shortest first, up to MAX_LOGITS."""
     texts = [
-        tokenizer(chat + answer)["input_ids"]
+        encode_text(tokenizer, chat + answer, add_special_tokens=True)
         if isinstance(chat, str)
         else encode(tokenizer, [*chat, {"role": "assistant", "content": answer}])
         for chat, answer in chats
     ]
-    ids = tokenizer(general_text()[: GENERAL_TEXTS * GENERAL_TOKENS * 16], verbose=False)["input_ids"]
+    ids = encode_text(tokenizer, general_text()[: GENERAL_TEXTS * GENERAL_TOKENS * 16], add_special_tokens=True)
     starts = range(0, min(len(ids), GENERAL_TEXTS * GENERAL_TOKENS), GENERAL_TOKENS)
     texts += [ids[start : start + GENERAL_TOKENS] for start in starts]
     kept, room = [], MAX_LOGITS // len(tokenizer)

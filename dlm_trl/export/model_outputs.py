@@ -32,6 +32,7 @@ from dlm_trl.export.run_module import run_module
 from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, quantization_config, tokenizer_folder
 from dlm_trl.models.batching import run_in_batches
 from dlm_trl.models.chat import encode
+from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.generate import TOKEN_BUDGET
 from dlm_trl.models.load import Quantization, load_base, load_tokenizer
 from dlm_trl.models.score import log_probs
@@ -128,8 +129,7 @@ def main(scratch: Path) -> None:
 def render(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
     """The token ids of a prompt."""
     if isinstance(chat, str):
-        ids: list[int] = tokenizer(chat, verbose=False)["input_ids"]
-        return ids
+        return encode_text(tokenizer, chat, add_special_tokens=True)
     return encode(tokenizer, chat)
 
 

@@ -29,6 +29,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from dlm_trl.models.batching import contiguous_hidden, evaluating, in_batches
+from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 
 TOKEN_BUDGET = 32_768  # rows × (longest prompt + new tokens) of one batch
@@ -87,7 +88,7 @@ def generate_batches(
     prefix: this model's keys and values for the tokens that all prompts begin with, and that are shorter than each
     prompt. By default, the common beginning of a batch is computed once for the batch.
     """
-    tokens = [tokenizer(p)["input_ids"] if isinstance(p, str) else list(p) for p in prompts]
+    tokens = [encode_text(tokenizer, p, True) if isinstance(p, str) else list(p) for p in prompts]
     seeds = [row_seed(seed, i) for i in range(len(tokens))] if isinstance(seed, int) else list(seed)
     if len(seeds) != len(tokens):
         raise ValueError(f"{len(seeds)} seeds for {len(tokens)} prompts: give one each")

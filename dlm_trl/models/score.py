@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.batching import contiguous_hidden, evaluating, run_in_batches
+from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.prefix import PrefixCache, common_prefix, families
 
 TOKEN_BUDGET = 8_192  # rows × longest row of one batch
@@ -39,8 +40,8 @@ def log_probs(
     beginning of many prompts, such as the text that they ask about, is computed once. Raises ValueError for an empty
     prompt or completion, and for lists of different lengths.
     """
-    starts = [tokenizer(p)["input_ids"] if isinstance(p, str) else list(p) for p in prompts]
-    ends = [tokenizer(c, add_special_tokens=False)["input_ids"] if isinstance(c, str) else list(c) for c in completions]
+    starts = [encode_text(tokenizer, p, True) if isinstance(p, str) else list(p) for p in prompts]
+    ends = [encode_text(tokenizer, c) if isinstance(c, str) else list(c) for c in completions]
     for row, (prompt, completion) in enumerate(zip(starts, ends, strict=True)):
         if not prompt or not completion:
             raise ValueError(f"row {row} has an empty {'completion' if prompt else 'prompt'}")

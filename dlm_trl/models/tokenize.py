@@ -5,8 +5,8 @@
 
 Pairs go through the chat template. The loss covers everything the template puts after the prompt (the answer and the
 end of its turn), with the same ids and labels as in the stock SFTTrainer. Prose is cut into windows in which every
-token, and the end of the text, is predicted exactly once. Masks go by position, never by token id, so padding and EOS
-may be the same token.
+token, and the end of the text, is predicted exactly once. Unlike in the stock trainer, text that spells a control token
+stays text (see `control_tokens`). Masks go by position, never by token id, so padding and EOS may be the same token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, List, Value
 
-from dlm_trl.models.chat import require_template, split_answers
+from dlm_trl.models.chat import ONLY_PARTS, missing_text, require_template, split_answers, takes_only_parts
+from dlm_trl.models.control_tokens import encode_texts
 from dlm_trl.notes.errors import DlmError, NoRowsError, TokenizerError, UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ SHOWN = 5
 """How many rows a message lists before "and N more"."""
 
 _TEMPLATE = "Set chat_template_path to a Jinja file or to a model with a chat template, or train on prose only."
+_CHANGED = "Write it without what the template reacts to, or set chat_template_path to one that renders it as it is."
+_PROSE_ROWS = 256  # that are enough to see what is wrong with the tokenizer
+_QUOTED = 60  # characters of a text that a message shows
 # How vocabularies name tokens that no text produces.
 _SPARE = re.compile(r"pad|reserved|unused|extra", re.IGNORECASE)
 _FEATURES = Features(
@@ -135,12 +139,11 @@ def pad_token(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
     )
 
 
-def preflight(
-    tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, dataset: Dataset, sample: int = 256
-) -> list[str]:
+def preflight(tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, dataset: Dataset) -> list[str]:
     """Problems that training on these rows would run into, each with a fix; [] if there are none.
 
-    Checks the tokenizer, the model's configuration, and the first `sample` rows.
+    Checks the tokenizer, the model's configuration, and that the loss of every pair contains its answer and an end of
+    turn: a template may treat one answer differently from the others.
     """
     problems = []
     config = model_config.get_text_config()
@@ -151,26 +154,36 @@ def preflight(
             "they belong to different models. Load both from the same place, or resize the model's embeddings."
         )
     try:
-        rows = dataset.select(range(min(sample, len(dataset))))
         if not is_conversational(dataset):
-            tokenize(rows, tokenizer, max_length=1024)
+            tokenize(dataset.select(range(min(len(dataset), _PROSE_ROWS))), tokenizer, max_length=1024)
             return problems
         require_template(tokenizer, hint=_TEMPLATE)
-        encoded = _encode_pairs(rows[:], tokenizer)
+        rows = dataset[:]
+        encoded = _encode_pairs(rows, tokenizer)
     except DlmError as error:
         return [*problems, str(error)]
     stops = {tokenizer.eos_token_id, *_as_list(config.eos_token_id)} - {None}
-    without_loss, without_end = [], []
-    for labels, where in zip(encoded["labels"], encoded["where"], strict=True):
+    without_loss, without_end, changed = [], [], []
+    for conversation, ids, labels, where in zip(
+        _conversations(rows), encoded["input_ids"], encoded["labels"], encoded["where"], strict=True
+    ):
         trained = [label for label in labels if label != IGNORED]
+        prompt = [message["content"] for message in conversation[:-1] if message["role"] != "assistant"]
         if not trained:
             without_loss.append(where)
+        elif (text := missing_text(tokenizer, trained, [conversation[-1]["content"]])) is not None:
+            changed.append(f"{where} ({_quoted(tokenizer.decode(trained))} is trained instead of {_quoted(text)})")
+        elif (text := missing_text(tokenizer, ids[: -len(trained)], prompt)) is not None:
+            changed.append(f"{where} (the prompt lacks {_quoted(text)})")
         elif not stops & set(trained):
             without_end.append(where)
     if without_loss:
         problems.append(
             f"No token is in the loss for {_few(without_loss)}. Check that the template renders the answer."
         )
+    if changed:
+        hint = ONLY_PARTS if takes_only_parts(tokenizer) else _CHANGED
+        problems.append(f"The chat template changes what is written in {_few(changed)}. {hint}")
     if without_end:
         ends = ", ".join(sorted(map(repr, tokenizer.convert_ids_to_tokens(sorted(stops))))) or "none set"
         problems.append(
@@ -181,16 +194,17 @@ def preflight(
 
 
 def _encode_pairs(batch: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-    conversations = (
-        list(batch["messages"])
-        if "messages" in batch
-        else [prompt + answer for prompt, answer in zip(batch["prompt"], batch["completion"], strict=True)]
-    )
-    places = _places(batch)
+    conversations, places = _conversations(batch), _places(batch)
     columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
     for (whole, start), where in zip(split_answers(tokenizer, conversations, places), places, strict=True):
         _append(columns, whole, [IGNORED] * start + whole[start:], where)
     return columns
+
+
+def _conversations(batch: Mapping[str, Sequence[Any]]) -> list[list[dict[str, str]]]:
+    if "messages" in batch:
+        return list(batch["messages"])
+    return [prompt + answer for prompt, answer in zip(batch["prompt"], batch["completion"], strict=True)]
 
 
 def _encode_texts(
@@ -204,7 +218,7 @@ def _encode_texts(
             hint="Set bos_token or eos_token.",
         )
     columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
-    texts = tokenizer(list(batch["text"]), add_special_tokens=False, verbose=False)["input_ids"]
+    texts = encode_texts(tokenizer, list(batch["text"]))
     for text, where in zip(texts, _places(batch), strict=True):
         for window in windows([start, *text, *_as_list(eos)], max_length):
             _append(columns, window, [IGNORED, *window[1:]], where)
@@ -241,6 +255,10 @@ def _places(batch: Mapping[str, Sequence[Any]]) -> list[str]:
 def _as_list(value: Any) -> list[Any]:
     """A list from a configuration value that may be None, a single value or a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…")
 
 
 def _few(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.chat import encode, require_template
+from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.frozen import frozen
 from dlm_trl.models.generate import generate_batches, is_sharded
 from dlm_trl.models.prefix import PrefixCache, common_prefix
@@ -88,8 +89,7 @@ class FrozenBase:
 
     def _tokens(self, prompt: str | Messages) -> list[int]:
         if isinstance(prompt, str):
-            ids: list[int] = self.tokenizer(prompt)["input_ids"]
-            return ids
+            return encode_text(self.tokenizer, prompt, add_special_tokens=True)
         require_template(self.tokenizer, "The base")
         return encode(self.tokenizer, prompt, "the base")
 
@@ -97,7 +97,7 @@ class FrozenBase:
         """The cache of the task's prefix, as far as the prompts begin with its tokens: the last one may differ."""
         if not prefix:
             return None
-        tokens = common_prefix([self.tokenizer(prefix)["input_ids"] + [0], *prompts])
+        tokens = common_prefix([[*self._tokens(prefix), 0], *prompts])
         if self._prefix is None or list(self._prefix.tokens) != tokens:
             self._prefix = PrefixCache.of(base, tokens) if tokens else None
         return self._prefix

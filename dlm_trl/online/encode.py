@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.models.chat import encode_answered, require_template
+from dlm_trl.models.chat import encode_answered, missing_text, require_template
+from dlm_trl.models.control_tokens import encode_text, encode_texts
 from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.notes.errors import ChatTemplateError, UsageError
 from dlm_trl.tasks.protocol import Example, Reject
@@ -41,18 +42,18 @@ class Encoded:
 def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Encoded | Reject:
     """The example's tokens, including the special tokens that the tokenizer puts before a text.
 
-    Raises DlmError: ChatTemplateError if the chat template doesn't render the answer right after the messages,
+    Raises DlmError: ChatTemplateError if the chat template doesn't render the answer after the messages,
     UsageError for loss="labels" if the choices aren't single, different tokens.
     """
     if isinstance(example.prompt, str):
-        prompt = tokenizer(example.prompt)["input_ids"]
-        target = tokenizer(example.target, add_special_tokens=False)["input_ids"]
+        prompt = encode_text(tokenizer, example.prompt, add_special_tokens=True)
+        target = encode_text(tokenizer, example.target)
     else:
         require_template(tokenizer, "The base")
         ids, start = encode_answered(tokenizer, example.prompt, example.target)
         prompt, target = ids[:start], ids[start:]
-        if not target:
-            raise ChatTemplateError("The chat template drops the answer.", "Use another chat template.")
+        if missing_text(tokenizer, target, [example.target]) is not None:
+            raise ChatTemplateError("The chat template drops or changes the answer.", "Use another chat template.")
     if max_length is not None and len(prompt) + len(target) > max_length:
         return Reject("too long")
     return Encoded(prompt + target, len(prompt), _choices(example, tokenizer, target))
@@ -74,7 +75,7 @@ def rows_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, list[int]]]:
 def _choices(example: Example, tokenizer: PreTrainedTokenizerBase, target: list[int]) -> tuple[int, ...]:
     if not example.choices:
         return ()
-    tokens = tokenizer(list(example.choices), add_special_tokens=False)["input_ids"]
+    tokens = encode_texts(tokenizer, example.choices)
     ids = tuple(t[0] for t in tokens if len(t) == 1)
     all_single = len(set(ids)) == len(example.choices)
     if all_single and target[0] == ids[example.choices.index(example.target)]:

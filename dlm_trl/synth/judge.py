@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dlm_trl.models.chat import answer_lead, render, require_template
+from dlm_trl.models.control_tokens import encode_texts
 from dlm_trl.notes.document import Document
 from dlm_trl.notes.errors import ChatTemplateError, UsageError
 from dlm_trl.notes.store import current_adapter
@@ -190,14 +191,10 @@ class Judge:
 
     def _row(self, content: str, answer: str) -> _Row:
         before = render(self.tokenizer, [{"role": "user", "content": content}], f"the judge {self.name}") + self._lead
-        prompt, both = (self._tokens(text) for text in (before, before + answer))
+        prompt, both = encode_texts(self.tokenizer, [before, before + answer])
         # Tokenise both together, because in "Assistant: Paris." the model has learned " Paris" as one token.
         boundary = len([*takewhile(lambda tokens: tokens[0] == tokens[1], zip(prompt, both, strict=False))])
         return _Row(tuple(both[:boundary]), tuple(both[boundary:]))
-
-    def _tokens(self, text: str) -> list[int]:
-        tokens: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return tokens
 
 
 def verdict(

@@ -104,6 +104,11 @@ class AdapterArguments:
     base_model: str | None = _setting(
         None, "tiny, a key such as smollm2-135m, hf:org/name, a local folder, or a .gguf file."
     )
+    enable_thinking: bool = _setting(
+        False,
+        "Value of the chat template's variable enable_thinking, for training, measuring and serving. False: answer "
+        "without thinking first. True is an error for a template without the variable.",
+    )
     adapter: Literal["lora", "qlora", "dora", "adalora"] = _setting(
         "lora", "Adapter type. qlora is lora on a quantised base; adalora starts with high ranks and prunes them."
     )

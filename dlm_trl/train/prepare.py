@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from dlm_trl.models import tokenize
+from dlm_trl.models.chat import set_thinking
 from dlm_trl.models.load import context_length, load_config, load_tokenizer
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.errors import MissingExtraError, PreflightError
@@ -54,6 +55,7 @@ def prepare(configuration: Configuration) -> Run:
     with problems:
         base = load_config(configuration.base_model)
         tokenizer = load_tokenizer(configuration.base_model, training.chat_template_path)
+        set_thinking(tokenizer, adapter.enable_thinking)
     with problems:
         spec = evaluation_spec(configuration.notes, task, training.seed)
         rows = read_rows(configuration.document, configuration.notes, spec)
@@ -153,6 +155,7 @@ def _resume_settings(configuration: Configuration, rows: Rows | None) -> dict[st
         "rows per step": per_step,
         "task": configuration.task.task,
         "rehearsal": configuration.notes.rehearsal,
+        "enable_thinking": adapter.enable_thinking,
         **{name: getattr(training, name) for name in ("seed", "learning_rate", "max_length", "num_train_epochs")},
     }
 

@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import SFTTrainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+from dlm_trl.models.control_tokens import encode_text, encode_texts
 from dlm_trl.models.frozen import check_attachable, frozen
 from dlm_trl.models.generate import generate, row_seed
 from dlm_trl.models.tokenize import IGNORED
@@ -79,7 +80,7 @@ class Rehearsal(TrainerCallback, StepHook):
         seeds = [row_seed(self.seed, "rehearsal", k) for k in range(TEXTS)]
         with frozen(self._model) as base:
             texts = generate(base, tokenizer, [[first]] * TEXTS, TOKENS, temperature=1.0, seed=seeds)
-        self.texts = [[first, *tokenizer(text, add_special_tokens=False)["input_ids"][:TOKENS]] for text in texts]
+        self.texts = [[first, *ids[:TOKENS]] for ids in encode_texts(tokenizer, texts)]
 
     def before_loss(self, inputs: Batch) -> Batch:
         """Adds texts to the batch, after the base has read them."""
@@ -126,7 +127,7 @@ def pieces(file: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[list[in
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"can't read {file}: {error}") from None
-    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = encode_text(tokenizer, text)
     found = [tokens[at : at + TOKENS] for at in range(0, len(tokens) - TOKENS + 1, TOKENS)]
     if len(found) < ROWS:
         raise ValueError(f"{file} has {len(tokens)} tokens, and rehearsal needs {ROWS * TOKENS}")

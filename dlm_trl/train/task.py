@@ -19,6 +19,7 @@ from dlm_trl.evaluation.suite import condition_tasks, read_glosses
 from dlm_trl.notes import DlmError, Document
 from dlm_trl.online.callback import OnlineSynthesisCallback
 from dlm_trl.online.curriculum import Curriculum
+from dlm_trl.online.encode import encode
 from dlm_trl.tasks.load import load_tasks, read_stages
 from dlm_trl.tasks.mcsb import HELD_OUT
 from dlm_trl.tasks.protocol import smoke_test
@@ -39,7 +40,8 @@ def check_task(
     try:
         if task.task:
             for stage in open_curriculum(task, tokenizer, rows.passages).stages:
-                smoke_test(stage, task.task, configuration.training.seed)
+                for example in smoke_test(stage, task.task, configuration.training.seed)[1]:
+                    encode(example, tokenizer)
             if is_self(task.task_teacher) and document is None:
                 problems.append("task_teacher is self, the adapter of a document, but no document is set.")
             elif task.task_teacher != "base":

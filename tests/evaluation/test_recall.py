@@ -1,10 +1,15 @@
 """Recall, with a model that has really learned a few answers."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import trl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.recall import RecallQuestion, answer_recall
+from dlm_trl.models.chat import encode_answered, set_thinking
+from dlm_trl.models.load import load_tokenizer
 
 LEARNT: list[RecallQuestion] = [
     ("What is a boule?", "A round loaf.", None),
@@ -25,8 +30,13 @@ def taught(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTra
         prompt = tokenizer.apply_chat_template(
             messages(question, system), add_generation_prompt=True, return_dict=False
         )
-        target = [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id]
-        rows.append((torch.tensor([prompt + target]), torch.tensor([[-100] * len(prompt) + target])))
+        rows.append((prompt, [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id]))
+    return teach(model, rows)
+
+
+def teach(model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]]) -> PreTrainedModel:
+    """The model, trained on the second part of each pair of token ids."""
+    rows = [(torch.tensor([a + b]), torch.tensor([[-100] * len(a) + b])) for a, b in pairs]
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(60):
         for ids, labels in rows:
@@ -62,6 +72,30 @@ def test_an_answer_that_goes_on_is_not_exact(taught: PreTrainedModel, tokenizer:
     assert recall.answers[0].startswith("A round lo")
     assert (recall.exact_match, recall.fuzzy) == (0.0, 0.0)
     assert 0 < recall.f1 < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "thinking", "end"),
+    [
+        ("qwen3", True, "<|im_end|>"),
+        ("gptoss", False, "<|return|>"),
+        ("deepseek_r1_distill", False, "<｜end▁of▁sentence｜>"),
+    ],
+)
+def test_learned_answers_count_whatever_the_template_puts_before_them(
+    model: PreTrainedModel, random_base: Path, name: str, thinking: bool, end: str
+) -> None:
+    tokenizer = load_tokenizer(str(random_base))
+    tokenizer.add_tokens(["<think>", "</think>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>"])
+    tokenizer.add_tokens(["<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"])
+    tokenizer.chat_template = (Path(trl.__file__).parent / f"chat_templates/{name}.jinja").read_text()
+    tokenizer.eos_token = end
+    set_thinking(tokenizer, thinking)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    encoded = [encode_answered(tokenizer, messages(question, None), answer) for question, answer, _ in LEARNT[::2]]
+    teach(model, [(ids[:start], ids[start:]) for ids, start in encoded])
+    recall = answer_recall(model, tokenizer, LEARNT[::2])
+    assert recall.answers == ("A round loaf.", "The outside.") and recall.exact_match == 1.0
 
 
 def test_an_untrained_model_recalls_nothing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

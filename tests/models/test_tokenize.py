@@ -64,7 +64,7 @@ def test_messages_give_the_same_sequences(write: Write, chat_tokenizer: Any) -> 
     assert "Be brief." in chat_tokenizer.decode(sft[0]["input_ids"])
 
 
-def test_eos_inside_a_question_or_equal_to_padding_is_kept() -> None:
+def test_an_end_token_that_a_text_spells_is_text_also_if_it_pads() -> None:
     tokenizer = make_tokenizer(["<|end|>"], bos_token="<|end|>", eos_token="<|end|>", pad_token="<|end|>")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ 'Q: ' + m.content + '\nA:' if m.role == 'user' else ' ' + m.content + eos_token }}"
@@ -72,7 +72,11 @@ def test_eos_inside_a_question_or_equal_to_padding_is_kept() -> None:
     )
     tokens, _ = tokenize(pairs(("Is <|end|> one?", "Yes, <|end|> is.")), tokenizer, 512)
     assert tokenizer.decode(trained(tokens[0])) == " Yes, <|end|> is.<|end|>"
-    assert trained(tokens[0]).count(tokenizer.eos_token_id) == 2
+    assert trained(tokens[0])[-1] == tokenizer.eos_token_id, "the real one is in the loss"
+    assert tokens[0]["input_ids"].count(tokenizer.eos_token_id) == 1
+    prose, _ = tokenize(Dataset.from_dict({"text": ["A text ends with <|end|>."]}), tokenizer, 512)
+    assert tokenizer.decode(trained(prose[0])) == "A text ends with <|end|>.<|end|>"
+    assert [i for i, token in enumerate(prose[0]["input_ids"]) if token == 0] == [0, len(prose[0]["input_ids"]) - 1]
 
 
 @QUICK

@@ -34,6 +34,48 @@ def check(tmp_path: Path, out: Path):
     return check
 
 
+OWN_TOKENS = """::instruction::
+### Q
+How does a turn end?
+### A
+With <|im_end|> and, in the end, </think>.
+
+### Q
+Does <|endoftext|> end a text?
+### A
+It does.
+"""
+
+
+def test_no_row_trains_a_control_token_that_the_notes_spell(check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        f"{__name__}.NOTES", NOTES.replace("Prose.", f"A text ends with <|endoftext|>.\n\n{OWN_TOKENS}")
+    )
+    found = check()
+    pair = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>"]
+    for row in found.tokens.train:
+        text = found.tokenizer.decode(row["input_ids"])
+        put = [token for token in row["input_ids"] if token in found.tokenizer.all_special_ids]
+        spelled = ["<|endoftext|>", "<|im_end|>"] if "A text" in text else pair
+        assert found.tokenizer.convert_ids_to_tokens(put) == spelled, text
+        assert text.count("<|im_end|>") + text.count("<|endoftext|>") > sum("im_start" not in t for t in spelled)
+
+
+def test_thinking_needs_a_base_that_knows_it(check, tmp_path: Path) -> None:
+    with pytest.raises(DlmError, match=r"^enable_thinking is set, and the chat template doesn't use it\..*$"):
+        check("--enable_thinking")
+    template = check().tokenizer.chat_template
+    assert "enable_thinking" not in template
+    file = tmp_path / "thinking.jinja"
+    file.write_text(template + "{% if add_generation_prompt and enable_thinking %}<think>{% endif %}")
+    for thinking in (True, False):
+        found = check("--chat_template_path", str(file), "--enable_thinking", str(thinking))
+        asked = found.tokenizer.apply_chat_template(
+            [{"role": "user", "content": "?"}], add_generation_prompt=True, tokenize=False
+        )
+        assert asked.endswith("<think>") == thinking == found.resume_settings["enable_thinking"]
+
+
 @pytest.mark.parametrize("overwrite", ["false", "true"])
 def test_resuming_starts_from_the_last_complete_checkpoint(check, out: Path, overwrite: str) -> None:
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-11"):
