@@ -17,6 +17,7 @@ import typer
 
 from dlm_trl.cli import evaluate, export, synth
 from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.terminal import logging_to_stderr, say
 
 app = typer.Typer(
     help="Train small language models on .dlm notes, check every step, and serve them.",
@@ -62,10 +63,10 @@ def check(
     found = [finding for file in files for finding in check_file(file)]
     render = {Format.text: findings.as_text, Format.json: findings.as_json, Format.github: findings.as_github}[format]
     if text := render(found):
-        typer.echo(text)
+        say(text)
     if format is Format.text:
         counted = f"{len(found)} finding{'s' * (len(found) != 1)} in {len(files)} file{'s' * (len(files) != 1)}."
-        typer.echo(counted, err=True)
+        say(counted, err=True)
     raise typer.Exit(1 if found else 0)
 
 
@@ -109,7 +110,7 @@ def publish(
     from dlm_trl.train.save import adapter_files
 
     open_adapter(adapter).check_finite()
-    typer.echo(str(publish_adapter(read(file).frontmatter.dlm_id, adapter_files(adapter), name)))
+    say(publish_adapter(read(file).frontmatter.dlm_id, adapter_files(adapter), name))
 
 
 def _recipe(name: str) -> ModuleType:
@@ -135,7 +136,8 @@ app.command("serve-check")(export.serve_check)
 def main() -> None:
     """Entry point."""
     try:
-        app()
+        with logging_to_stderr():
+            app()
     except DlmError as error:
-        typer.echo(str(error), err=True)
+        say(error, err=True)
         sys.exit(1)

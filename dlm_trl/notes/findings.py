@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.escape import printable_json
 
 REFUSED = "The parser rejects the file."
 
@@ -44,7 +44,7 @@ def as_text(findings: Iterable[Finding]) -> str:
 
 def as_json(findings: Iterable[Finding]) -> str:
     """A JSON list with one object per finding, keyed by the fields of `Finding`."""
-    return json.dumps([asdict(f) | {"path": str(f.path)} for f in findings], indent=2, ensure_ascii=False)
+    return printable_json([asdict(f) | {"path": str(f.path)} for f in findings], indent=2)
 
 
 def as_github(findings: Iterable[Finding]) -> str:

@@ -17,7 +17,6 @@ import torch
 import yaml
 from rapidfuzz import process
 from rapidfuzz.distance import JaroWinkler
-from rich.console import Console
 from rich.table import Table
 from trl import SFTConfig, TrlParser
 
@@ -25,6 +24,8 @@ from dlm_trl.models.load import load_config
 from dlm_trl.models.precision import inference_dtype
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.errors import ConfigError, DlmError, UsageError
+from dlm_trl.notes.escape import redact
+from dlm_trl.notes.terminal import console
 from dlm_trl.train.arguments import AdapterArguments, NotesArguments, TaskArguments
 
 GLOBAL_BATCH = 16  # rows per optimizer step if both batch settings are "auto"
@@ -160,9 +161,9 @@ def print_settings(configuration: Configuration) -> None:
     """Print each setting with its value and source; defaults of SFTConfig are left out."""
     table = Table("setting", "value", "source", title="Settings", title_justify="left")
     for name, setting in sorted(configuration.settings.items()):
-        table.add_row(name, "(not shown)" if name == SECRET else str(setting.value), setting.source)
+        table.add_row(name, "(not shown)" if name == SECRET else redact(str(setting.value)), setting.source)
     # Full width even if the output goes to a file.
-    Console(width=160, soft_wrap=True).print(table)
+    console(width=160, soft_wrap=True).print(table)
 
 
 def _defaults(document: Document | None, said: Mapping[str, Any]) -> dict[str, Any]:
