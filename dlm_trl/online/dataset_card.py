@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from dlm_trl.notes.escape import code, markdown, printable_json, redact
+from dlm_trl.notes.escape import code, markdown, printable, printable_json, redact
 from dlm_trl.online.rows_folder import Progress, TaskRowsSettings
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -125,7 +125,9 @@ def _cell(text: str) -> str:
 
 def _command(base_model: str) -> str:
     # Indented, on one line: a base's name may contain backticks.
-    return " ".join(f"python recipes/sft.py --task_rows FOLDER --base_model {shlex.quote(base_model)}".split())
+    return printable(
+        " ".join(f"python recipes/sft.py --task_rows FOLDER --base_model {shlex.quote(base_model)}".split())
+    )
 
 
 def _are_messages(row: Mapping[str, Any]) -> bool:
