@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from dlm_trl.notes.code_blocks import markdown_blocks, parser_blocks, toggles, unclosed
+from dlm_trl.notes.code_blocks import Odd, markdown_blocks, odd_one, parser_blocks, toggles
 from dlm_trl.notes.document import Kind
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.findings import REFUSED, Finding, finding_of
@@ -55,17 +55,11 @@ def check_lines(lines: list[str], first: int, path: Path) -> CheckedLines:
     findings: list[Finding] = []
     repaired = list(lines)
     fences = [_fence(line) for line in lines]
-    markdown, delimiters = markdown_blocks(lines)
-    unmatched = unclosed(lines, delimiters, [isinstance(fence, Fence) for fence in fences])
-    if unmatched is not None:
-        message, why = (
-            "These backticks open or close a code block, and there are no matching ones.",
-            f"{REFUSED} {_ONLY_BACKTICKS}",
-        )
-        fix = "Close the block with three backticks at column 0, or don't start the line with them."
-        findings.append(Finding(path, first + unmatched, 1, "FenceError", message, why, fix))
-        repaired[unmatched] = ""
-        markdown, _ = markdown_blocks(repaired)
+    odd = odd_one(lines, [isinstance(fence, Fence) for fence in fences])
+    if odd is not None:
+        findings.append(_odd_backticks(odd, first, path))
+        repaired[odd.toggle] = ""
+    markdown, _ = markdown_blocks(repaired)
     for_parser = parser_blocks(repaired)
 
     after_markers = 0  # index of the first line after the markers of the last fence
@@ -90,6 +84,21 @@ def check_lines(lines: list[str], first: int, path: Path) -> CheckedLines:
             findings += _near_miss(line, number, path)
     in_code = [p is not None or m is not None for p, m in zip(for_parser, markdown, strict=True)]
     return CheckedLines(findings, repaired, in_code)
+
+
+def _odd_backticks(odd: Odd, first: int, path: Path) -> Finding:
+    """A finding for the backticks that leave a code block open."""
+    message = "These backticks open or close a code block, and there are no matching ones."
+    fix = "Close the block with three backticks at column 0, or don't start the line with them."
+    if odd.why == "indented":
+        assert odd.end is not None
+        message = (
+            f"These backticks are indented, but those at the other end of the block, line {first + odd.end}, aren't."
+        )
+        fix = "Move these to column 0."
+    elif odd.end is not None:
+        fix = f"Close the block before line {first + odd.end} with three backticks at column 0, or remove this line."
+    return Finding(path, first + odd.line, 1, "FenceError", message, f"{REFUSED} {_ONLY_BACKTICKS}", fix)
 
 
 def _fence(line: str) -> Fence | DlmError | None:

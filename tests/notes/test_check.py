@@ -421,3 +421,59 @@ def test_check_and_parser_agree_on_what_is_rejected(tmp_path: Path, head: str, l
 @given(st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda tail: HEAD.encode() + tail)))
 def test_no_bytes_crash_check(tmp_path: Path, raw: bytes) -> None:
     findings(tmp_path, raw)
+
+
+CODE = st.sampled_from(["x = 1", "x = 1\ny = 2", "x = 1\n\ny = 2"])
+
+
+@st.composite
+def damaged_documents(draw: st.DrawFn) -> tuple[list[str], set[int]]:
+    """The lines of a body in which one end of one code block is damaged, and the lines that may be blamed for it."""
+    language = draw(st.sampled_from(["", "py"]))
+    lines: list[str] = []
+    blocks = []
+    for i in range(draw(st.integers(1, 5))):
+        part = draw(st.sampled_from(["code", "code in an answer", "prose"])) if i else "code"
+        if part == "prose":
+            lines += ["Some text.", ""]
+            continue
+        if part == "code in an answer":
+            lines += ["::instruction::", "### Q", f"Why {i}?", "### A"]
+        block = [f"```{language}", *draw(CODE).split("\n"), "```"]
+        blocks.append((len(lines), len(lines) + len(block) - 1))
+        lines += [*block, "", *(["::prose::"] if part == "code in an answer" else [])]
+    opener, closer = draw(st.sampled_from(blocks))
+    at = draw(st.sampled_from([opener, closer]))
+    damage = draw(st.sampled_from(["indent", "delete", "duplicate", "shorten"]))
+    if damage == "delete":
+        del lines[at]
+        return lines, {opener if at == closer else closer - 1}
+    if damage == "duplicate":
+        lines.insert(at, lines[at])
+        return lines, {at, at + 1}
+    lines[at] = f" {lines[at]}" if damage == "indent" else lines[at].replace("```", "``")
+    return lines, {at} if damage == "indent" else {opener, closer}
+
+
+@settings(max_examples=200)
+@given(damaged_documents())
+def test_the_damaged_end_of_a_code_block_is_blamed(tmp_path: Path, damaged: tuple[list[str], set[int]]) -> None:
+    lines, blamed = damaged
+    (line,) = [f.line for f in findings(tmp_path, HEAD + "\n".join(lines)) if f.rule == "FenceError"]
+    assert line - BODY in blamed
+
+
+def test_an_indented_end_of_a_block_is_named_with_the_other_end(tmp_path: Path) -> None:
+    text = f"{HEAD}One:\n\n ```powershell\nGet-Pump\n```\n\n```yaml\na: b\n```\n\n```yaml\nc: d\n```\n"
+    (finding,) = findings(tmp_path, text)
+    assert (finding.line, finding.rule) == (BODY + 2, "FenceError") and f"line {BODY + 4}" in finding.message
+    assert "column 0" in finding.fix
+    assert found(tmp_path, text.replace(" ```powershell", "```powershell")) == []
+    assert found(tmp_path, text.replace(" ```powershell", "```powershell").replace("d\n```", "d\n  ```")) == [
+        (BODY + 12, "FenceError")
+    ]
+
+
+def test_a_file_of_backticks_is_checked_in_linear_time(tmp_path: Path) -> None:
+    lines = ["`" * (3 + i % 200) + "x" * (i % 2) for i in range(20_001)]
+    assert "FenceError" in {rule for _, rule in found(tmp_path, HEAD + "\n".join(lines))}
