@@ -55,19 +55,20 @@ def check(
     """List what the reader would refuse or silently misread.
 
     Each finding says where it is, what is wrong, why it matters and what to do. No file is changed.
-    Exit 0: no findings, 1: findings, 2: wrong usage.
+    Exit 0: no findings but hints, 1: findings, 2: wrong usage.
     """
     from dlm_trl.notes import findings
     from dlm_trl.notes.check import check as check_file
 
     found = [finding for file in files for finding in check_file(file)]
+    hints = sum(finding.is_hint for finding in found)
     render = {Format.text: findings.as_text, Format.json: findings.as_json, Format.github: findings.as_github}[format]
     if text := render(found):
         say(text)
     if format is Format.text:
-        counted = f"{len(found)} finding{'s' * (len(found) != 1)} in {len(files)} file{'s' * (len(files) != 1)}."
-        say(counted, err=True)
-    raise typer.Exit(1 if found else 0)
+        hinted = f" and {_count(hints, 'hint')}" if hints else ""
+        say(f"{_count(len(found) - hints, 'finding')}{hinted} in {_count(len(files), 'file')}.", err=True)
+    raise typer.Exit(1 if len(found) > hints else 0)
 
 
 @app.command()
@@ -111,6 +112,10 @@ def publish(
 
     open_adapter(adapter).check_finite()
     say(publish_adapter(read(file).frontmatter.dlm_id, adapter_files(adapter), name))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _recipe(name: str) -> ModuleType:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dlm_trl.notes.check_head import Head, check_head
 from dlm_trl.notes.check_lines import check_lines, invisible_characters
+from dlm_trl.notes.check_prose import check_prose
 from dlm_trl.notes.check_sections import check_sections
 from dlm_trl.notes.document import Section
 from dlm_trl.notes.errors import DlmError
@@ -57,6 +58,7 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
     else:
         in_code = {body_start + 1 + i: code for i, code in enumerate(body.in_code)}
         findings += check_sections(sections, head.adapters, in_code, path)
+        findings += check_prose(sections, in_code, path)
     findings += _sources(head, path)
     return sorted(set(findings))
 

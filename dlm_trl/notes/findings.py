@@ -10,6 +10,7 @@ from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.escape import printable_json
 
 REFUSED = "The parser rejects the file."
+HINTS = frozenset({"other-dialect", "pair-in-prose", "sources-not-notes"})  # rules that may well be meant
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,6 +28,11 @@ class Finding:
     message: str
     why: str
     fix: str
+
+    @property
+    def is_hint(self) -> bool:
+        """Whether the file is fine, and may still not be what was meant."""
+        return self.rule in HINTS
 
 
 def finding_of(error: DlmError, path: Path, why: str = REFUSED) -> Finding:
@@ -49,11 +55,11 @@ def as_json(findings: Iterable[Finding]) -> str:
 
 def as_github(findings: Iterable[Finding]) -> str:
     """Workflow commands, which GitHub Actions shows as annotations."""
-    return "\n".join(
-        f"::error file={_property(str(f.path))},line={f.line},col={max(f.column, 1)},title={_property(f.rule)}"
-        f"::{_data(f'{f.message} {f.why} {f.fix}')}"
-        for f in findings
-    )
+    lines = []
+    for f in findings:
+        place = f"file={_property(str(f.path))},line={f.line},col={max(f.column, 1)},title={_property(f.rule)}"
+        lines.append(f"::{'notice' if f.is_hint else 'error'} {place}::{_data(f'{f.message} {f.why} {f.fix}')}")
+    return "\n".join(lines)
 
 
 def _data(text: str) -> str:

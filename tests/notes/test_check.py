@@ -477,3 +477,99 @@ def test_an_indented_end_of_a_block_is_named_with_the_other_end(tmp_path: Path) 
 def test_a_file_of_backticks_is_checked_in_linear_time(tmp_path: Path) -> None:
     lines = ["`" * (3 + i % 200) + "x" * (i % 2) for i in range(20_001)]
     assert "FenceError" in {rule for _, rule in found(tmp_path, HEAD + "\n".join(lines))}
+
+
+def hints(folder: Path, body: str) -> list[int]:
+    """The lines of the body with a hint of pairs or cards; there may be no other finding."""
+    shown = findings(folder, HEAD + body)
+    assert all(finding.is_hint and finding.rule == "pair-in-prose" for finding in shown), shown
+    return [finding.line - BODY for finding in shown]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "Q: When?\nA: On Monday.",
+        "**Q:** When?\n**A:** On Monday.",
+        "**Q**: When?\n\n**A**: On Monday.",
+        "Question: When?\nAnswer: On Monday.",
+        "Q1. When?\nA1. On Monday.",
+        "1. Q: When?\n   A: On Monday.",
+        "- Q: When? A: On Monday.",
+        "Frage 1: Wann?\nAntwort 1: Am Montag.",
+        "问：何时？\n答：星期一。",
+        "问题: 何时？\n答案: 星期一。",
+        "Front: When\nBack: Monday",
+        "### Q\nWhen?\n### A\nOn Monday.",
+        "## Question 3\nWhen?\n## Answer 3\nOn Monday.",
+        "When is it? :: On Monday.",
+        "Dew :: water\nRime :: ice",
+        "When is it?\n?\nOn Monday.",
+        "The roof closes at ==22== degrees. #flashcard",
+        "The roof closes at {{c1::22}} degrees.",
+    ],
+)
+def test_pairs_and_flashcards_in_prose_get_a_hint(pair: str, tmp_path: Path) -> None:
+    assert hints(tmp_path, f"Text.\n\n{pair}\n\nText.\n") == [2]
+    assert hints(tmp_path, f"```\n{pair}\n```\n") == []
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "Note: the pump is loud.\nAnswer: it depends.",
+        "A: the first\nB: the second",
+        "Q: is asked.\n\nNothing else.",
+        "Is it so?\nA. no\nB. yes",
+        "bleed :: Pump -> IO ()\nstop :: Pump -> IO ()",
+        "std :: vector is a container.",
+        "Classifier: License :: OSI Approved\nClassifier: Topic :: Text\nTopic :: Text :: Markup\nA :: B :: C",
+        "tags:: pump\nid:: 3",
+        "Why?\n\n?\n\nQ&A: see below. FAQ: A to Z.",
+        "Quality: good\nAmount: 3",
+        "It is 10:30. Answer by 12:00. The #flashcards2 tag.",
+        "Frage nicht: antworte.",
+        "| a :: b | c |\n| d :: e | f |",
+    ],
+)
+def test_colons_in_prose_give_no_hint(prose: str, tmp_path: Path) -> None:
+    assert hints(tmp_path, f"{prose}\n") == []
+
+
+def test_labels_in_an_instruction_section_get_the_right_words(tmp_path: Path) -> None:
+    (finding,) = findings(tmp_path, f"{HEAD}::instruction::\nQ: When?\nA: On Monday.\n")
+    assert finding.rule == "InstructionParseError" and "`### Q` alone" in finding.fix
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        ":::note\nText.\n:::",
+        "::: details The pump\nText.\n:::",
+        "::: {.prose}\nText.\n:::",
+        ":::{image} a.png\n:::",
+        "::: prose\nText.\n:::",
+        "::::: instruction\n::: note\nText.\n:::\n:::::",
+        '::card{title="Pump"}\nText.\n::',
+        '::image{src="a.png"}\nText.\n::',
+        "!!! note\n    Text.",
+        "> [!NOTE]\n> Text.",
+        ':::row:::\n:::column span="2":::\nText.\n:::column-end:::\n:::row-end:::',
+        "tags:: pump, water\n\nstd::vector, ::1 and ::ffff:1.",
+    ],
+)
+def test_containers_of_other_dialects_are_prose(block: str, tmp_path: Path) -> None:
+    assert found(tmp_path, f"{HEAD}Text.\n\n{block}\n\nText.\n") == []
+
+
+def test_a_directive_of_microsoft_learn_is_named(tmp_path: Path) -> None:
+    text = ':::image type="content" source="media/pump.png" alt-text="The west pump.":::'
+    (finding,) = findings(tmp_path, f"{HEAD}{text}\n\n::: note\nText.\n:::\n")
+    assert (finding.line, finding.rule, finding.is_hint) == (BODY, "other-dialect", True)
+    assert "Microsoft Learn" in finding.message and "::image path" not in finding.fix
+    assert found(tmp_path, f'{HEAD}:::image path="a.png":::\n') == [(BODY, "near-fence")]
+
+
+@pytest.mark.parametrize("piece", ["Q ", "Q: A:", " :: ", "1. ", "{{c1", "::: ", "问", "#card", "::image ", "*"])
+def test_long_lines_are_checked_in_linear_time(piece: str, tmp_path: Path) -> None:
+    findings(tmp_path, HEAD + piece * 100_000 + f"\n{piece}" * 5_000)
