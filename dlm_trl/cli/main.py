@@ -66,6 +66,9 @@ def check(
     if text := render(found):
         say(text)
     if format is Format.text:
+        for file in files:
+            if table := _sources(file):
+                say(f"{file}: {table}", err=True)
         hinted = f" and {_count(hints, 'hint')}" if hints else ""
         say(f"{_count(len(found) - hints, 'finding')}{hinted} in {_count(len(files), 'file')}.", err=True)
     raise typer.Exit(1 if len(found) > hints else 0)
@@ -112,6 +115,18 @@ def publish(
 
     open_adapter(adapter).check_finite()
     say(publish_adapter(read(file).frontmatter.dlm_id, adapter_files(adapter), name))
+
+
+def _sources(file: Path) -> str:
+    """What the document's sources contribute; "" without sources, or if they can't be read, which is a finding."""
+    from dlm_trl.notes import read
+    from dlm_trl.notes.source_report import parts_table, source_parts
+
+    try:
+        parts = source_parts(read(file))
+    except DlmError:
+        return ""
+    return parts_table(parts) if parts else ""
 
 
 def _count(number: int, what: str) -> str:

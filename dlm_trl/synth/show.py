@@ -68,7 +68,7 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     if run.stopped:
         parts.append(run.stopped)
     if not counts.kept:
-        parts.append(f"No pair was accepted. {advice(counts)}")
+        parts.append(f"No pair was accepted. {advice(counts, run.has_sources)}")
     elif run.applied:
         known = "" if run.applied == counts.kept else " The others were already there."
         parts.append(f"Applied {run.applied} of {counts.kept} accepted pairs to {run.path}.{known}")
