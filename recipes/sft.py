@@ -28,6 +28,7 @@ from dlm_trl.export import ship
 from dlm_trl.export.run_module import run_module
 from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
+from dlm_trl.notes.terminal import logging_to_stderr, say
 from dlm_trl.online.callback import placeholder
 from dlm_trl.train.adapter import ShrinkRanks
 from dlm_trl.train.callbacks import install
@@ -56,9 +57,9 @@ def main(argv: list[str]) -> None:
             ship.check(run.base_model, Path(args.output_dir), run.notes.export)
     if args.process_index == 0:
         print_settings(configuration)
-        print(*run.notices, sep="\n")
+        say("\n".join(run.notices))
         for kind, token_report in run.tokens.reports.items():
-            print(f"{kind}: {token_report} ({run.tokens.shares()[kind]:.1%} of the loss)")
+            say(f"{kind}: {token_report} ({run.tokens.shares()[kind]:.1%} of the loss)")
         if run.notes.overwrite and not run.checkpoint:
             remove_checkpoints(args.output_dir)
 
@@ -118,8 +119,8 @@ def main(argv: list[str]) -> None:
         fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
         facts = run_facts(run, accelerator)
         report.write(args.output_dir, report.Report(facts, table, answers, trainer.state.log_history, fresh))
-        print(report.measures_table(table))
-        print(f"report: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
+        say(report.measures_table(table))
+        say(f"report: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
     accelerator.end_training()
 
     # 5. Export in a fresh process, because this one is set up for distributed training.
@@ -165,7 +166,8 @@ def run_facts(run: Run, accelerator) -> dict[str, object]:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        with logging_to_stderr():
+            main(sys.argv[1:])
         exit_worker()
     except DlmError as error:
         rank = os.environ.get("RANK", "0")

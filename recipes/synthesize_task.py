@@ -23,7 +23,6 @@ from typing import Any, Literal, NoReturn
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from accelerate import PartialState
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
@@ -33,6 +32,7 @@ from dlm_trl.models.ranks import is_main, map_over_ranks
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.errors import DlmError, UsageError
+from dlm_trl.notes.terminal import console, logging_to_stderr, say
 from dlm_trl.online import rows_on_disk
 from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
 from dlm_trl.online.dataset_card import counts
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
         rows_on_disk.check_task(task, settings, tokenizer)
     (settings,) = map_over_ranks([settings], lambda new: [claim(folder, one) for one in new])  # one process does it
     if is_main():
-        print(f"{settings.n:,} rows of {settings.task} for {settings.base_model}, written by {settings.teacher}")
+        say(f"{settings.n:,} rows of {settings.task} for {settings.base_model}, written by {settings.teacher}")
 
     # 2. Each process writes its shards. A resumed run keeps the number of shards, however many processes it has.
     def write(shards: Sequence[int]) -> list[None]:
@@ -121,8 +121,8 @@ def main(argv: list[str]) -> None:
     if is_main():
         rows_on_disk.finish(folder, settings)
         done = progress(folder, settings)
-        print(f"{folder}: {done.rows:,} rows of {settings.n:,}, {done.tokens:,} tokens, {done.bytes / 2**20:.1f} MiB")
-        print(f"rejected drafts: {counts(done.rejected)}")
+        say(f"{folder}: {done.rows:,} rows of {settings.n:,}, {done.tokens:,} tokens, {done.bytes / 2**20:.1f} MiB")
+        say(f"rejected drafts: {counts(done.rejected)}")
 
 
 def read_arguments(argv: list[str]) -> Arguments:
@@ -199,9 +199,9 @@ def first(documents: Sequence[Document]) -> Document | None:
 @contextmanager
 def watched(done: int, steps: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Show the first process's progress on stderr: a bar in a terminal, else a line every ten seconds."""
-    console = Console(stderr=True, quiet=not is_main())
+    out = console(stderr=True, quiet=not is_main())
     columns = TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[rate]}")
-    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    bar = Progress(*columns, TimeRemainingColumn(), console=out, disable=not out.is_terminal)
     shown = bar.add_task("writing", total=steps, completed=done, rate="")
     started = last = time.monotonic()
     rows = 0
@@ -211,9 +211,9 @@ def watched(done: int, steps: int) -> Iterator[Callable[[Mapping[str, Any]], Non
         done, rows, now = done + 1, rows + line["rows"], time.monotonic()
         rate = f"{rows / (now - started):.1f} rows/s"
         bar.update(shown, completed=done, rate=rate)
-        if not console.is_terminal and now - last > SECONDS:
+        if not out.is_terminal and now - last > SECONDS:
             last = now
-            console.print(f"writing: {done} of {steps} steps, {rate}")
+            out.print(f"writing: {done} of {steps} steps, {rate}")
 
     with bar:
         yield on_step
@@ -221,7 +221,8 @@ def watched(done: int, steps: int) -> Iterator[Callable[[Mapping[str, Any]], Non
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        with logging_to_stderr():
+            main(sys.argv[1:])
     except DlmError as error:
         sys.exit(str(error) if is_main() else 1)
     except KeyboardInterrupt:

@@ -140,6 +140,25 @@ def test_the_map_has_no_cycles() -> None:
         seen.add(room)
 
 
+def test_all_output_goes_through_the_module_that_escapes_it() -> None:
+    recipes = [path for path in OUTSIDE if path.parent.name == "recipes"]
+    # A worker talks to its parent by stdout.
+    excluded = {PACKAGE / "notes" / "terminal.py", PACKAGE / "export" / "awq_worker.py"}
+    printed = []
+    for path in [*MODULES, *recipes]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "print",
+                "typer.echo",
+                "Console",
+                "console.print",
+            ):
+                printed.append((path, f"{path.name}:{node.lineno}: {ast.unparse(node)[:60]}"))
+    assert not [where for path, where in printed if path not in excluded], (
+        "use say or console of dlm_trl.notes.terminal"
+    )
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_every_module_has_a_docstring(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

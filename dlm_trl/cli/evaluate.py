@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dlm_trl.cli.synth import misuse_exits_with_2
+from dlm_trl.notes.escape import printable_json
+from dlm_trl.notes.terminal import console, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,16 +87,14 @@ def evaluate(
     sets = suite.question_sets(loaded, tokenizer, conditions, questions, seed, split, held_out, descriptions)
     result = suite.measure(loaded, tokenizer, sets)
     if json_:
-        typer.echo(json.dumps({"model": model, "split": split, "seed": seed, **asdict(result)}, ensure_ascii=False))
+        say(printable_json({"model": model, "split": split, "seed": seed, **asdict(result)}))
         return
-    from rich.console import Console
-
     # Files and pipes have no width, and rich would squeeze the table to 80 columns.
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(_table(model, split, result))
+    console(width=None if sys.stdout.isatty() else 160).print(_table(model, split, result))
     assert result.cloze is not None
     passes = result.cloze.passes_per_question
-    typer.echo(f"Forward passes per question: 1 for an answer by label, {passes:.1f} for the cloze baseline.")
-    typer.echo(f"Perplexity of the general text: {result.perplexity:.2f} per token.")
+    say(f"Forward passes per question: 1 for an answer by label, {passes:.1f} for the cloze baseline.")
+    say(f"Perplexity of the general text: {result.perplexity:.2f} per token.")
 
 
 def _model_or_adapter(model: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import asdict
@@ -12,6 +11,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dlm_trl.cli.synth import misuse_exits_with_2
+from dlm_trl.notes.escape import printable_json
+from dlm_trl.notes.terminal import say
 
 FOLDER: dict[str, Any] = {"exists": True, "file_okay": False, "readable": True}
 
@@ -57,9 +58,9 @@ def merge(
     if push_to_hub:
         hub.check_hub(push_to_hub)
     merge_adapter(adapter_dir, out_dir, base, shard_size, dtype, progress=True)
-    typer.echo(f"merged: {out_dir}")
+    say(f"merged: {out_dir}")
     if push_to_hub:
-        typer.echo(hub.push_to_hub(out_dir, push_to_hub))
+        say(hub.push_to_hub(out_dir, push_to_hub))
 
 
 @misuse_exits_with_2
@@ -94,7 +95,7 @@ def quantize(
     from dlm_trl.export import awq
 
     awq.quantize(model_dir, out_dir, calibration, group_size, samples, seed, progress=True)
-    typer.echo(f"quantised: {out_dir}")
+    say(f"quantised: {out_dir}")
 
 
 @misuse_exits_with_2
@@ -124,11 +125,11 @@ def verify(
 
     result = verify_step(before, after, notes, prompts)
     if json_:
-        typer.echo(json.dumps(asdict(result) | {"passed": result.passed}, ensure_ascii=False))
+        say(printable_json(asdict(result) | {"passed": result.passed}))
     else:
-        typer.echo(str(result))
+        say(result)
     for check in result.failed:
-        typer.echo(f"{result.step} failed its check: {check.name}: {check.failing}.", err=True)
+        say(f"{result.step} failed its check: {check.name}: {check.failing}.", err=True)
     if not result.passed:
         raise typer.Exit(1)
 
@@ -158,11 +159,11 @@ def serve_check(
 
     result = check_server(url, folder, model)
     if json_:
-        typer.echo(json.dumps(asdict(result) | {"passed": result.passed}, ensure_ascii=False))
+        say(printable_json(asdict(result) | {"passed": result.passed}))
     else:
-        typer.echo(table(result.checks))
+        say(table(result.checks))
         for question, expected, served in result.differing:
-            typer.echo(f"\n{question}\n  expected: {expected}\n  served:   {served}")
+            say(f"\n{question}\n  expected: {expected}\n  served:   {served}")
     if not result.passed:
         raise typer.Exit(1)
 

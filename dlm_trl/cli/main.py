@@ -17,6 +17,7 @@ import typer
 
 from dlm_trl.cli import evaluate, export, synth
 from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.terminal import logging_to_stderr, say
 
 app = typer.Typer(
     help="Train small language models on .dlm notes, check every step, and serve them.",
@@ -54,19 +55,23 @@ def check(
     """List what the reader would refuse or silently misread.
 
     Each finding says where it is, what is wrong, why it matters and what to do. No file is changed.
-    Exit 0: no findings, 1: findings, 2: wrong usage.
+    Exit 0: no findings but hints, 1: findings, 2: wrong usage.
     """
     from dlm_trl.notes import findings
     from dlm_trl.notes.check import check as check_file
 
     found = [finding for file in files for finding in check_file(file)]
+    hints = sum(finding.is_hint for finding in found)
     render = {Format.text: findings.as_text, Format.json: findings.as_json, Format.github: findings.as_github}[format]
     if text := render(found):
-        typer.echo(text)
+        say(text)
     if format is Format.text:
-        counted = f"{len(found)} finding{'s' * (len(found) != 1)} in {len(files)} file{'s' * (len(files) != 1)}."
-        typer.echo(counted, err=True)
-    raise typer.Exit(1 if found else 0)
+        for file in files:
+            if table := _sources(file):
+                say(f"{file}: {table}", err=True)
+        hinted = f" and {_count(hints, 'hint')}" if hints else ""
+        say(f"{_count(len(found) - hints, 'finding')}{hinted} in {_count(len(files), 'file')}.", err=True)
+    raise typer.Exit(1 if len(found) > hints else 0)
 
 
 @app.command()
@@ -109,7 +114,23 @@ def publish(
     from dlm_trl.train.save import adapter_files
 
     open_adapter(adapter).check_finite()
-    typer.echo(str(publish_adapter(read(file).frontmatter.dlm_id, adapter_files(adapter), name)))
+    say(publish_adapter(read(file).frontmatter.dlm_id, adapter_files(adapter), name))
+
+
+def _sources(file: Path) -> str:
+    """What the document's sources contribute; "" without sources, or if they can't be read, which is a finding."""
+    from dlm_trl.notes import read
+    from dlm_trl.notes.source_report import parts_table, source_parts
+
+    try:
+        parts = source_parts(read(file))
+    except DlmError:
+        return ""
+    return parts_table(parts) if parts else ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _recipe(name: str) -> ModuleType:
@@ -135,7 +156,8 @@ app.command("serve-check")(export.serve_check)
 def main() -> None:
     """Entry point."""
     try:
-        app()
+        with logging_to_stderr():
+            app()
     except DlmError as error:
-        typer.echo(str(error), err=True)
+        say(error, err=True)
         sys.exit(1)

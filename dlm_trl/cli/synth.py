@@ -18,6 +18,7 @@ import typer
 
 from dlm_trl.models.ranks import is_main
 from dlm_trl.notes.errors import UsageError
+from dlm_trl.notes.terminal import console, say
 
 app = typer.Typer(help="Synthesise question/answer pairs from a document's prose; review, apply or revert them.")
 
@@ -35,7 +36,7 @@ def misuse_exits_with_2(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except UsageError as error:
-            typer.echo(str(error), err=True)
+            say(error, err=True)
             raise typer.Exit(2) from None
 
     return run
@@ -167,7 +168,7 @@ def instructions(
                     with watch.hidden():
                         _print(show.outcome(outcome, filter))
     except KeyboardInterrupt:
-        typer.echo("Stopped. Finished requests are kept: rerun the same command to resume.", err=True)
+        say("Stopped. Finished requests are kept: rerun the same command to resume.", err=True)
         raise
     finally:  # after an error, too, print the documents that were finished
         if json_:
@@ -290,21 +291,19 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 
 
 def _print(shown: Any) -> None:
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.table import Table
 
     from dlm_trl.synth.show import as_lines
 
     if not is_main():
         return
-    # Lone surrogates in a reply or a file name can't be encoded; their escapes are valid JSON.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if isinstance(shown, str):
-        typer.echo(shown)
+        say(shown)
         return
-    console = Console(highlight=False, markup=False, emoji=False)
+    out = console()
     for part in shown.renderables if isinstance(shown, Group) else [shown]:
-        if isinstance(part, Table) and not (console.is_terminal and console.width >= _MIN_COLUMNS):
-            typer.echo(as_lines(part))
+        if isinstance(part, Table) and not (out.is_terminal and out.width >= _MIN_COLUMNS):
+            say(as_lines(part))
         else:
-            console.print(part, soft_wrap=not isinstance(part, Table))  # unwrapped, so that commands can be copied
+            out.print(part, soft_wrap=not isinstance(part, Table))  # unwrapped, so that commands can be copied

@@ -24,6 +24,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from dlm_trl.notes.escape import markdown as escaped
+
 BARS = {"before": "#9aa5b1", "open_book": "#d29922", "after": "#1f6feb"}
 NOT_DRAWN = ("fuzzy match",)  # only in the table: a third bar for the same answers would add little
 OPEN_BOOK = (
@@ -92,7 +94,7 @@ def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
 
 def markdown(report: Report) -> str:
     """The report as Markdown: facts, numbers before and after, the picture, sample answers."""
-    facts = "\n".join(f"- {name}: {_cell(value)}" for name, value in report.run.items())
+    facts = "\n".join(f"- {escaped(name)}: {escaped(value)}" for name, value in report.run.items())
     parts = ["# Training report", facts, measures_table(report.measures), "![loss, learning rate, recall](report.png)"]
     if report.samples:
         parts += ["## Sample answers", _samples_table(report.samples)]
@@ -211,14 +213,9 @@ def _number(value: float | None, unit: str) -> str:
     return f"{value:.1%}" if unit == "share" else f"{value:,.3f}"
 
 
-def _cell(value: object) -> str:
-    """One line of Markdown with escaped pipes, since a pipe ends the cell and a line break the row."""
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:
-    """A Markdown table with padded columns; numbers_from: the first column to align to the right."""
-    cells = [[_cell(value) for value in row] for row in (head, *rows)]
+    """A Markdown table of these texts, with padded columns; numbers_from: the first column to align to the right."""
+    cells = [[escaped(value) for value in row] for row in (head, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
     right = [numbers_from is not None and column >= numbers_from for column in range(len(head))]
     lines = [

@@ -23,7 +23,6 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoConfig
 
@@ -40,6 +39,7 @@ from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.weights import Weights, find_weights
 from dlm_trl.notes.errors import ExportError, QuantizationError, UsageError
 from dlm_trl.notes.extras import require_extra
+from dlm_trl.notes.terminal import console
 
 ARCHITECTURES = {
     "llama": "LlamaDecoderLayer",
@@ -227,7 +227,7 @@ def _run_worker(scratch: Path, progress: bool) -> None:
     """Run the worker; it exits at its next layer if this process is killed. Raises DlmError (ExportError)."""
     command = [sys.executable, "-m", WORKER, str(scratch)]
     columns = TextColumn("quantising"), BarColumn(), MofNCompleteColumn(), TextColumn("layers"), TimeRemainingColumn()
-    bar = Progress(*columns, console=Console(stderr=True), disable=not progress)
+    bar = Progress(*columns, console=console(stderr=True), disable=not progress)
     with (
         (scratch / "stderr").open("w+b") as stderr,
         bar,

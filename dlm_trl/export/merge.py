@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
-from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -39,6 +38,7 @@ from dlm_trl.models.load import adapter_base
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import INDEX, Shape, Weights, find_weights
 from dlm_trl.notes.errors import AdapterError, BaseModelError, MergeError, UsageError
+from dlm_trl.notes.terminal import console
 
 SIZE = re.compile(r"(?=.*[1-9])\d+(\.\d+)? ?[KMGT]B", re.IGNORECASE)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -232,9 +232,12 @@ def _write_weights(prepared: Merge, folder: Path, progress: bool) -> dict[str, s
     # Memory and disk are the bottleneck, not the CPU. On a busy CPU, many small parallel sums wait for each other, and
     # take ten times as long.
     torch.set_num_threads(1)
-    console = Console(stderr=True)
     bar = Progress(
-        TextColumn("merging"), DownloadColumn(), TimeRemainingColumn(), console=console, disable=not progress
+        TextColumn("merging"),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        disable=not progress,
     )
     try:
         with bar:

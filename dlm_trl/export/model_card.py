@@ -1,5 +1,6 @@
 """The model card (README.md) of an exported model: where it comes from, what was checked, and how to serve it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from dlm_trl.export.checks import Check, table
 from dlm_trl.export.step_info import INFO
 from dlm_trl.models.card_header import card_header
 from dlm_trl.models.lineage import Step
+from dlm_trl.notes.escape import code, markdown, printable, redact
 
 
 def model_card(folder: Path, records: Sequence[Step], name: str) -> str:
@@ -16,16 +18,16 @@ def model_card(folder: Path, records: Sequence[Step], name: str) -> str:
     """
     step = INFO[records[-1]["step"]]
     base = next((record["base"] for record in reversed(records) if record.get("base")), None)
-    made_from = f"`{base}`" if base else "a base model"
+    made_from = code(base) if base else "a base model"
     parts = [
         card_header(base, "transformers", ["dlm", "trl", "sft", *step.tags]),
-        f"# {Path(name).resolve().name}",
+        f"# {markdown(Path(name).resolve().name)}",
         f"{step.weights}, made from {made_from} by the steps below. `lineage.json` has the details.",
         "## Lineage",
         "\n".join(f"{number}. {_line(record)}" for number, record in enumerate(records, start=1)),
         *_checks(records[-1]),
         "## Serve it",
-        f"```\n{step.serve_command(folder, name)}\n```",
+        _block(step.serve_command(folder, name)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -34,18 +36,20 @@ def _line(record: Step) -> str:
     name = record["step"]
     if name == "train":
         return _training_line(record)
-    return INFO[name].card_line(record) if name in INFO else f"{name}."
+    return INFO[name].card_line(record) if name in INFO else f"{markdown(name)}."
 
 
 def _training_line(record: Step) -> str:
-    rows = ", ".join(f"{count} by {author}" for author, count in record["rows"].items())
-    data = [f"document `{record['document']}`"] if record["document"] else []
+    rows = ", ".join(f"{markdown(count)} by {markdown(redact(author))}" for author, count in record["rows"].items())
+    data = [f"document {code(record['document'])}"] if record["document"] else []
     data += [f"rows: {rows}"] if rows else []
-    data += [f"task `{Path(record['task']).name}`"] if record["task"] else []
+    data += [f"task {code(Path(record['task']).name)}"] if record["task"] else []
     adapter = record["adapter"]
-    base = f" on the base in {record['quantization']}" if record["quantization"] else ""
-    base += f" on a base {source}" if (source := record.get("base_source")) else ""
-    return f"Trained: {adapter['type']}, rank {adapter['rank']}{base}, seed {record['seed']}; {'; '.join(data)}."
+    base = f" on the base in {markdown(record['quantization'])}" if record["quantization"] else ""
+    base += f" on a base {markdown(source)}" if (source := record.get("base_source")) else ""
+    return (
+        f"Trained: {markdown(adapter['type'])}, rank {adapter['rank']}{base}, seed {record['seed']}; {'; '.join(data)}."
+    )
 
 
 def _checks(record: Step) -> list[str]:
@@ -53,3 +57,9 @@ def _checks(record: Step) -> list[str]:
     if not checks:
         return []
     return ["## Checked against the step before", table([Check(**check) for check in checks])]
+
+
+def _block(command: str) -> str:
+    """A block of code; a folder's name may contain backticks."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    return f"{fence}\n{printable(command)}\n{fence}"

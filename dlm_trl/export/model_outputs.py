@@ -21,7 +21,6 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from peft import PeftModel
-from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.mcsb import McsbQuestion, measure_binding
@@ -37,6 +36,7 @@ from dlm_trl.models.generate import TOKEN_BUDGET
 from dlm_trl.models.load import Quantization, load_base, load_tokenizer
 from dlm_trl.models.score import log_probs
 from dlm_trl.notes import DlmError
+from dlm_trl.notes.terminal import console
 
 Model: TypeAlias = "PreTrainedModel | PeftModel"
 Chat: TypeAlias = list[dict[str, str]] | str  # messages, or the beginning of a text
@@ -103,7 +103,7 @@ def compute_outputs(
     scratch.mkdir(parents=True)
     job = {"model": model, "base": base, "quantization": quantization, "round_to": round_to}
     (scratch / "job.pickle").write_bytes(pickle.dumps((inputs, job)))
-    with Console(stderr=True).status(f"running {model} …"):
+    with console(stderr=True).status(f"running {model} …"):
         run_module("dlm_trl.export.model_outputs", str(scratch))
     outputs = json.loads((scratch / "outputs.json").read_text(encoding="utf-8"))
     answers = [Answer(**answer) for answer in outputs.pop("answers")]

@@ -19,6 +19,7 @@ from dlm_trl.export.checks import Check, check
 from dlm_trl.export.limits import SERVED_ANSWERS, SERVED_STOPS
 from dlm_trl.export.verify import EXPECTED_ANSWERS
 from dlm_trl.notes.errors import ServerError, UsageError, VerifyError
+from dlm_trl.notes.escape import mask_keys
 from dlm_trl.notes.extras import require_extra
 
 if TYPE_CHECKING:
@@ -131,10 +132,10 @@ def _first_model(client: "OpenAI", url: str) -> str:
 def _ask(client: "OpenAI", model: str, chat: list[dict[str, str]] | str, new_tokens: int) -> tuple[str, str]:
     if isinstance(chat, str):
         completion = client.completions.create(model=model, prompt=chat, max_tokens=new_tokens, temperature=0)
-        return completion.choices[0].text.strip(), completion.choices[0].finish_reason
+        return mask_keys(completion.choices[0].text).strip(), completion.choices[0].finish_reason
     messages = cast("list[ChatCompletionMessageParam]", chat)
     reply = client.chat.completions.create(model=model, messages=messages, max_tokens=new_tokens, temperature=0)
-    return (reply.choices[0].message.content or "").strip(), reply.choices[0].finish_reason
+    return mask_keys(reply.choices[0].message.content or "").strip(), reply.choices[0].finish_reason
 
 
 def _one_line(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from dlm_trl.export.steps import chain
 from dlm_trl.export.verify import verify
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes.errors import DlmError, ExportError
+from dlm_trl.notes.terminal import logging_to_stderr, say
 
 
 def ship(
@@ -25,7 +26,7 @@ def ship(
     name: Path,
     to: str = "merged",
     calibration: Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> Path:
     """Run all steps from an adapter to the target `to`, and check each one; returns the folder of the last model.
 
@@ -70,11 +71,12 @@ def _verify(before: Path, after: Path, say: Callable[[str], None]) -> None:
 def _main(
     adapter_dir: Path, name: Path, to: Annotated[str, typer.Option()] = "merged", calibration: Path | None = None
 ) -> None:
-    ship(adapter_dir, name, to, calibration, typer.echo)
+    ship(adapter_dir, name, to, calibration)
 
 
 if __name__ == "__main__":
     try:
-        typer.run(_main)
+        with logging_to_stderr():
+            typer.run(_main)
     except DlmError as error:
         sys.exit(str(error))

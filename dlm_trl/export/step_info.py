@@ -10,6 +10,7 @@ from pathlib import Path
 from dlm_trl.export.adapter import TENSORS
 from dlm_trl.export.serve_command import vllm_command
 from dlm_trl.models.lineage import Fields, Step
+from dlm_trl.notes.escape import code, markdown
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,18 @@ class StepInfo:
 
 
 def _merge_line(record: Step) -> str:
-    revision = f" at {record['base_revision']}" if record.get("base_revision") else ""
-    adapter = f"sha256 of the adapter: {record['adapter'][TENSORS][:16]}…"
-    return f"Merged into `{record['base']}`{revision}, in float32, stored as {record['dtype']}; {adapter}."
+    revision = f" at {markdown(record['base_revision'])}" if record.get("base_revision") else ""
+    adapter = f"sha256 of the adapter: {markdown(record['adapter'][TENSORS][:16])}…"
+    return (
+        f"Merged into {code(record['base'])}{revision}, in float32, stored as {markdown(record['dtype'])}; {adapter}."
+    )
 
 
 def _awq_line(record: Step) -> str:
     data = record["calibration"]
     return (
         f"Quantised by AWQ: {record['bits']} bits, groups of {record['group_size']}, calibrated on "
-        f"{data['tokens']:,} tokens of `{Path(data['file']).name}` and general text, seed {data['seed']}."
+        f"{data['tokens']:,} tokens of {code(Path(data['file']).name)} and general text, seed {data['seed']}."
     )
 
 

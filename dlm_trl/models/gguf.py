@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_trl.notes import store
 from dlm_trl.notes.errors import BaseModelError
 from dlm_trl.notes.files import locked
+from dlm_trl.notes.terminal import say
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -97,7 +97,7 @@ def _convert(file: Path, sha256: str, folder: Path) -> None:
     kind = _check(file)
     scratch = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(scratch, ignore_errors=True)  # from a killed process
-    print(f"converting {file.name} to {folder} (only this once)", file=sys.stderr)
+    say(f"converting {file.name} to {folder} (only this once)", err=True)
     try:
         scratch.mkdir()
         _save(file, kind, scratch)

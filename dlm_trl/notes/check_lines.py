@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from dlm_trl.notes.code_blocks import markdown_blocks, parser_blocks, toggles, unclosed
+from dlm_trl.notes.code_blocks import Odd, markdown_blocks, odd_one, parser_blocks, toggles
 from dlm_trl.notes.document import Kind
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.findings import REFUSED, Finding, finding_of
@@ -23,6 +23,10 @@ _NEAR_BARE = re.compile(rf"\\?(?:::+\s*({_ANY_KIND})\s*(?:#\s*[\w-]*)?\s*:*|:({_
 _NEAR_ATTRIBUTES = re.compile(rf"\\?::+\s*({_ANY_KIND})\b(?=.*=|.*::$).+", re.IGNORECASE)
 _NEAR_NAME = re.compile(r"\\?::+\s*([A-Za-z_-]+)\s*(?:#\s*[\w-]*\s*)?::+")
 _NEAR_MARKER = re.compile(r"\s*<!--\s*dlm-auto-", re.IGNORECASE)
+# Other dialects have containers, such as `:::note`, `::: {.x}` and `::card{a="b"}`, which end with a line of colons.
+# Microsoft Learn has `:::image source="…":::`.
+_ATTRIBUTE_NAME = re.compile(r"([\w-]+)\s*=")
+_OUR_ATTRIBUTES = {"path", "alt", "transcript"}
 _MAX_FENCE = 400  # characters; a longer line isn't a mistyped fence, and would be slow to match
 _MARKER_START = "<!-- dlm-auto-"
 _HARMLESS_FENCE, _HARMLESS_MARKER = "::prose::", '<!-- dlm-auto-harvest: source="" -->'
@@ -55,19 +59,15 @@ def check_lines(lines: list[str], first: int, path: Path) -> CheckedLines:
     findings: list[Finding] = []
     repaired = list(lines)
     fences = [_fence(line) for line in lines]
-    markdown, delimiters = markdown_blocks(lines)
-    unmatched = unclosed(lines, delimiters, [isinstance(fence, Fence) for fence in fences])
-    if unmatched is not None:
-        message, why = (
-            "These backticks open or close a code block, and there are no matching ones.",
-            f"{REFUSED} {_ONLY_BACKTICKS}",
-        )
-        fix = "Close the block with three backticks at column 0, or don't start the line with them."
-        findings.append(Finding(path, first + unmatched, 1, "FenceError", message, why, fix))
-        repaired[unmatched] = ""
-        markdown, _ = markdown_blocks(repaired)
+    odd = odd_one(lines, [isinstance(fence, Fence) for fence in fences])
+    if odd is not None:
+        findings.append(_odd_backticks(odd, first, path))
+        repaired[odd.toggle] = ""
+    markdown, _ = markdown_blocks(repaired)
     for_parser = parser_blocks(repaired)
 
+    colons = [(i, len(line.strip())) for i, line in enumerate(lines) if set(line.strip()) == {":"}]
+    last_end = {least: max((i for i, length in colons if length >= least), default=-1) for least in (2, 3)}
     after_markers = 0  # index of the first line after the markers of the last fence
     for i, (line, fence) in enumerate(zip(lines, fences, strict=True)):
         number = first + i
@@ -87,9 +87,24 @@ def check_lines(lines: list[str], first: int, path: Path) -> CheckedLines:
                 repaired[finding.line - first] = _HARMLESS_MARKER
             findings += malformed
         elif i >= after_markers and markdown_opener is None:
-            findings += _near_miss(line, number, path)
+            findings += _near_miss(line, number, path, {least for least, end in last_end.items() if end > i})
     in_code = [p is not None or m is not None for p, m in zip(for_parser, markdown, strict=True)]
     return CheckedLines(findings, repaired, in_code)
+
+
+def _odd_backticks(odd: Odd, first: int, path: Path) -> Finding:
+    """A finding for the backticks that leave a code block open."""
+    message = "These backticks open or close a code block, and there are no matching ones."
+    fix = "Close the block with three backticks at column 0, or don't start the line with them."
+    if odd.why == "indented":
+        assert odd.end is not None
+        message = (
+            f"These backticks are indented, but those at the other end of the block, line {first + odd.end}, aren't."
+        )
+        fix = "Move these to column 0."
+    elif odd.end is not None:
+        fix = f"Close the block before line {first + odd.end} with three backticks at column 0, or remove this line."
+    return Finding(path, first + odd.line, 1, "FenceError", message, f"{REFUSED} {_ONLY_BACKTICKS}", fix)
 
 
 def _fence(line: str) -> Fence | DlmError | None:
@@ -132,7 +147,11 @@ def _fence_in_code(at: int, opener: int, path: Path) -> Finding:
     return Finding(path, at, 1, "fence-in-code", message, why, "Use three backticks at column 0 for the block.")
 
 
-def _near_miss(line: str, at: int, path: Path) -> Iterator[Finding]:
+def _near_miss(line: str, at: int, path: Path, ends: set[int]) -> Iterator[Finding]:
+    """A finding for a line that looks like a marker or a fence.
+
+    ends: for which numbers of colons a line of at least so many follows.
+    """
     if _NEAR_MARKER.match(line):
         message = "This provenance marker isn't recognised."
         why = "It is trained as text, and the section loses its provenance."
@@ -142,12 +161,26 @@ def _near_miss(line: str, at: int, path: Path) -> Iterator[Finding]:
     if len(line) > _MAX_FENCE or ":" not in (plain := unicodedata.normalize("NFKC", line)):
         return
     visible = "".join(c for c in plain if unicodedata.category(c) != "Cf").strip()
-    if kind := _meant_kind(visible):
+    kind = _meant_kind(visible)
+    foreign = visible.startswith(":::") and not set(_ATTRIBUTE_NAME.findall(visible)) <= _OUR_ATTRIBUTES
+    if _is_container(visible, ends) and not (foreign and visible.endswith(":::")):
+        return
+    if kind is not None and foreign:
+        message = f"`:::{kind} …:::` is a directive of Microsoft Learn, which isn't a section here."
+        why = "It is trained as text, with its attributes."
+        fix = f"Describe the {kind} in words. A section is written like `::prose::`, alone on a line."
+        yield Finding(path, at, 1, "other-dialect", message, why, fix)
+    elif kind is not None:
         message = f"This line looks like `::{kind}::` but isn't a fence: {_difference(line, visible, kind)}."
         why = "It is read as text, so no section starts here."
         example = f'::{kind} path="…"::' if kind in ("image", "audio") else f"::{kind}::"
         fix = f"Write exactly `{example}` on the line. If it is an example, put it in a block of three backticks."
         yield Finding(path, at, len(line) - len(line.lstrip()) + 1, "near-fence", message, why, fix)
+
+
+def _is_container(visible: str, ends: set[int]) -> bool:
+    """Whether this line opens a container of another dialect, which ends with a line of colons."""
+    return 3 in ends if visible.startswith(":::") else "{" in visible and 2 in ends
 
 
 def _meant_kind(visible: str) -> str | None:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from dlm_trl.notes.check_prose import looks_like_pair
 from dlm_trl.notes.document import Section
 from dlm_trl.notes.findings import Finding
 
@@ -89,6 +90,8 @@ def _grammar(section: Section, blocks: list[_Block], path: Path) -> Iterator[Fin
     if before.text:
         line = next(line for line, text in _lines(section) if text.strip())
         message, fix = f"There is text before the first `### {labels[0]}`.", f"Put it under a header: {order}."
+        if section.kind == "instruction" and looks_like_pair(before.text):
+            fix = "A label such as `Q:` isn't a header: write `### Q` alone on a line, and the question below it."
         yield Finding(path, line, 1, rule, message, _NO_ROWS, fix)
     elif not rest:
         message, fix = "The section is empty.", f"Write {order}, or remove the section."

@@ -1,7 +1,8 @@
 """Errors that users see: `DlmError` and its subclasses. Each says what is wrong, where, and what to do next.
 
 `str(error)` reads like a compiler message: `notes.dlm:12:1: what is wrong. What to do.` The command line prints it
-without a traceback. Catch a subclass (`except UsageError`) or all of them (`except DlmError`).
+without a traceback. It has no control characters, and no error contains a key or a password. Catch a subclass
+(`except UsageError`) or all of them (`except DlmError`).
 
 The subclasses of `DocumentError` carry the names that the format gives to its failures.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from dlm_trl.notes.escape import printable, redact
 
 
 class DlmError(Exception):
@@ -30,9 +33,9 @@ class DlmError(Exception):
         column: int | None = None,
         section_line: int | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = redact(message)
+        self.hint = redact(hint) if hint else hint
+        super().__init__(self.message)
         self.path = path
         self.line = line
         self.column = column
@@ -50,7 +53,7 @@ class DlmError(Exception):
             if self.column:
                 place.append(str(self.column))
         text = f"{':'.join(place)}: {self.message}" if place else self.message
-        return f"{text} {self.hint}" if self.hint else text
+        return printable(redact(f"{text} {self.hint}" if self.hint else text))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions with keyword-only arguments don't pickle by default, and worker processes send theirs back.

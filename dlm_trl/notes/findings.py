@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.escape import printable_json
 
 REFUSED = "The parser rejects the file."
+HINTS = frozenset({"other-dialect", "pair-in-prose", "sources-not-notes"})  # rules that may well be meant
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,6 +29,11 @@ class Finding:
     why: str
     fix: str
 
+    @property
+    def is_hint(self) -> bool:
+        """Whether the file is fine, and may still not be what was meant."""
+        return self.rule in HINTS
+
 
 def finding_of(error: DlmError, path: Path, why: str = REFUSED) -> Finding:
     """The finding for an error, at line 1 if the error has no line."""
@@ -44,16 +50,16 @@ def as_text(findings: Iterable[Finding]) -> str:
 
 def as_json(findings: Iterable[Finding]) -> str:
     """A JSON list with one object per finding, keyed by the fields of `Finding`."""
-    return json.dumps([asdict(f) | {"path": str(f.path)} for f in findings], indent=2, ensure_ascii=False)
+    return printable_json([asdict(f) | {"path": str(f.path)} for f in findings], indent=2)
 
 
 def as_github(findings: Iterable[Finding]) -> str:
     """Workflow commands, which GitHub Actions shows as annotations."""
-    return "\n".join(
-        f"::error file={_property(str(f.path))},line={f.line},col={max(f.column, 1)},title={_property(f.rule)}"
-        f"::{_data(f'{f.message} {f.why} {f.fix}')}"
-        for f in findings
-    )
+    lines = []
+    for f in findings:
+        place = f"file={_property(str(f.path))},line={f.line},col={max(f.column, 1)},title={_property(f.rule)}"
+        lines.append(f"::{'notice' if f.is_hint else 'error'} {place}::{_data(f'{f.message} {f.why} {f.fix}')}")
+    return "\n".join(lines)
 
 
 def _data(text: str) -> str:

@@ -6,6 +6,7 @@ The licence is left to the publisher of the rows.
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import Any
 
 from datasets import Features, List, Value
 
+from dlm_trl.notes.escape import code, markdown, printable, printable_json, redact
 from dlm_trl.online.rows_folder import Progress, TaskRowsSettings
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -42,16 +44,18 @@ def card(settings: TaskRowsSettings, progress: Progress, first: Mapping[str, Any
     """The card as Markdown. first: any of the rows, or None; shows whether prompts are texts or messages."""
     has_messages = first is not None and _are_messages(first)
     size = next((name for limit, name in _SIZES if progress.rows < limit), "10M<n<100M")
-    base = f"`{settings.base_model}`" + (f" ({settings.base_revision})" if settings.base_revision else "")
+    base = _cell(settings.base_model) + (f" ({markdown(settings.base_revision)})" if settings.base_revision else "")
     teacher = "the base itself, without an adapter"
     if settings.teacher != "base":
-        teacher = f"`{settings.teacher}`" + (f" ({settings.teacher_revision})" if settings.teacher_revision else "")
+        teacher = _cell(redact(settings.teacher)) + (
+            f" ({markdown(settings.teacher_revision)})" if settings.teacher_revision else ""
+        )
     packages = ", ".join(f"{name} {version(name)}" for name in ("dlm-trl", "torch", "transformers"))
     columns = "\n".join(f"| {name} | {meaning} |" for name, (_, meaning) in _COLUMNS.items())
-    stages = "\n".join(f"{i + 1}. `{json.dumps(options)}`" for i, options in enumerate(settings.stages))
+    stages = "\n".join(f"{i + 1}. {code(json.dumps(options))}" for i, options in enumerate(settings.stages))
     return f"""---
 # license: choose one; the terms of the base and the teacher apply to the text they generated
-pretty_name: Rows of {settings.task}
+pretty_name: {printable_json(f"Rows of {settings.task}")}
 size_categories: ["{size}"]
 task_categories: [text-generation]
 tags: [dlm, trl, synthetic]
@@ -62,7 +66,7 @@ dataset_info:
   features:
 {"".join(_feature(name, kind, has_messages) for name, (kind, _) in _COLUMNS.items())}---
 
-# Rows of {settings.task}
+# Rows of {markdown(settings.task)}
 
 {progress.rows:,} rows, {progress.tokens:,} tokens. For each row, the answer was drawn first and the teacher wrote the
 question, so the target is correct by construction. Stages, with {settings.steps} steps divided evenly among them:
@@ -71,15 +75,15 @@ question, so the target is correct by construction. Stages, with {settings.steps
 
 | | |
 |---|---|
-| task | `{settings.task}` |
+| task | {_cell(settings.task)} |
 | base | {base}, {settings.dtype}, quantisation {settings.quantization or "none"} |
 | teacher | {teacher}; it wrote {progress.new_tokens:,} tokens |
 | seed | {settings.seed} |
 | rows requested | {settings.n:,}, {settings.rows_per_step:,} per step |
 | missing rows | {settings.n - progress.rows:,}, because all {settings.attempts} attempts were rejected |
-| rejected drafts | {counts(progress.rejected)} |
+| rejected drafts | {markdown(counts(progress.rejected))} |
 | maximum row length | {settings.max_length:,} tokens |
-| other inputs | {", ".join(settings.files) or "none"} |
+| other inputs | {markdown(", ".join(settings.files) or "none")} |
 | written with | {packages} |
 
 An online run with the same settings trains on the same rows in the same steps.
@@ -92,9 +96,7 @@ An online run with the same settings trains on the same rows in the same steps.
 
 ## Use
 
-```
-python recipes/sft.py --task_rows FOLDER --base_model {settings.base_model}
-```
+    {_command(settings.base_model)}
 
 or, with any TRL trainer, `load_dataset("FOLDER", split="train").select_columns(["input_ids", "labels"])`.
 """
@@ -113,6 +115,18 @@ def features(row: Mapping[str, Any]) -> Features:
     return Features(
         {name: List(Value(kind[1:-1])) if kind.startswith("[") else Value(kind) for name, kind in kinds.items()}
         | {"prompt": prompt}
+    )
+
+
+def _cell(text: str) -> str:
+    """The text as inline code in a table, where a pipe ends the cell."""
+    return code(text).replace("|", "\\|")
+
+
+def _command(base_model: str) -> str:
+    # Indented, on one line: a base's name may contain backticks.
+    return printable(
+        " ".join(f"python recipes/sft.py --task_rows FOLDER --base_model {shlex.quote(base_model)}".split())
     )
 
 

@@ -12,6 +12,7 @@ from dlm_trl.notes import read
 from dlm_trl.synth.budget import cost_of, max_usage
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.plan import plan
+from dlm_trl.synth.report import SOURCES_NOT_ASKED
 from dlm_trl.synth.run import check
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.load import inspect_teacher, is_self
@@ -53,6 +54,8 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
         hint = "Name the model to see which requests the ledger answers: vllm-server:URL#MODEL."
         logger.warning("The server's model is unknown until it is asked. %s", hint)
     requests = plan(document, settings, teacher)
+    if not requests and document.frontmatter.training.sources:
+        logger.warning("%s: no prose to ask about: %s", path, SOURCES_NOT_ASKED)
     ledger = Ledger(document)
     new = [planned for planned in requests if settings.fresh or ledger.get(planned.request.key) is None]
     usage = sum((max_usage(planned.request, teacher) for planned in new), Usage())

@@ -78,7 +78,9 @@ class Failure:
 
 @dataclass(slots=True)
 class Synthesis:
-    """The outcome of a run for one document. cost: None without prices. stopped: why the run ended early, or None."""
+    """The outcome of a run for one document. cost: None without prices. has_sources: whether the
+    document has `training.sources`. stopped: why the run ended early, or None.
+    """
 
     path: Path
     teacher: str
@@ -91,8 +93,14 @@ class Synthesis:
     usage: Usage = field(default_factory=Usage)
     cost: float | None = None
     seconds: float = 0.0
+    has_sources: bool = False
     stopped: str | None = None
 
+
+SOURCES_NOT_ASKED = (
+    "the files of its training.sources are trained, but never asked about. Copy their text into the document, or make "
+    "documents of them."
+)
 
 # For each way to lose pairs, what to change.
 _ADVICE: dict[str, str] = {
@@ -111,9 +119,11 @@ _ADVICE: dict[str, str] = {
 }
 
 
-def advice(counts: Counts) -> str:
-    """Why no pair was kept, and what to do about it."""
+def advice(counts: Counts, has_sources: bool = False) -> str:
+    """Why no pair was kept, and what to do about it. has_sources: whether the document has `training.sources`."""
     if not counts.sections:
+        if has_sources:
+            return f"The document has no prose to ask about: {SOURCES_NOT_ASKED}"
         return "The document has no prose to ask about. Write some, or add a ::prose:: section."
     if not counts.sent + counts.from_ledger:
         return "No request was sent: the first one could exceed the limit on cost or tokens."

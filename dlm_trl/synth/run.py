@@ -69,6 +69,7 @@ def synthesize(
         ledger = Ledger(document)
         map_over_ranks([None], lambda items: items)  # a barrier: every process has read both before one writes
         requests = plan(document, settings, teacher)
+        outcome.has_sources = bool(document.frontmatter.training.sources)
         outcome.counts.sections = len({planned.section_id for planned in requests})
         run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, on_reply)
         kept = run.all_waves(requests, Funnel(document, staged(document), settings, judge, outcome))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dlm_trl.notes import Document
+from dlm_trl.notes.escape import printable, printable_json, redact
 from dlm_trl.synth.apply import resolve_source
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.report import Counts, Synthesis, advice
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 LOSSES_SHOWN = 30
 _RETRIES = " Retries after unreadable replies aren't included."
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def estimates(items: Sequence[Estimate]) -> RenderableType:
@@ -34,7 +32,7 @@ def estimates(items: Sequence[Estimate]) -> RenderableType:
     table = Table("document", "sections", "requests", "in the ledger", "prompt tokens", "new tokens", "cost", "time")
     for item in items:
         table.add_row(
-            str(item.path),
+            _escaped(str(item.path)),
             str(item.sections),
             str(item.requests),
             str(item.from_ledger),
@@ -58,7 +56,7 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
         f"unreadable {counts.unparsed}, pairs {counts.generated}",
         filter_report(counts, filter),
     ]
-    parts: list[RenderableType] = [Text("\n".join(lines))]
+    parts: list[RenderableType] = [_escaped("\n".join(lines))]
     if run.failures:
         reasons = [f"- section {failure.section_id[:8]}: {failure.reason}" for failure in run.failures]
         counted = list(Counter(reasons).items())
@@ -75,7 +73,7 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     if run.stopped:
         parts.append(run.stopped)
     if not counts.kept:
-        parts.append(f"No pair was accepted. {advice(counts)}")
+        parts.append(f"No pair was accepted. {advice(counts, run.has_sources)}")
     elif run.applied:
         known = "" if run.applied == counts.kept else " The others were already there."
         parts.append(f"Applied {run.applied} of {counts.kept} accepted pairs to {run.path}.{known}")
@@ -115,7 +113,12 @@ def pairs(staged: Sequence[Staged], applied: Sequence[Staged]) -> RenderableType
             scores = [item.scores.margin, item.scores.grounding] if item.scores else []
             shown = [f"{score:.2f}" for score in scores] or ["", ""]
             table.add_row(
-                item.section_id[:8], state, Text(item.teacher), item.strategy, *shown, _escaped(item.pair.question)
+                item.section_id[:8],
+                state,
+                _escaped(redact(item.teacher)),
+                _escaped(item.strategy),
+                *shown,
+                _escaped(item.pair.question),
             )
     return table
 
@@ -124,7 +127,7 @@ def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
     """One pair with its origin, scores, prose and the teacher's full reply."""
     lines = [
         f"{item.section_id} ({state})",
-        f"teacher {item.teacher}, {item.strategy}, {item.synth_at}",
+        f"teacher {redact(item.teacher)}, {item.strategy}, {item.synth_at}",
         f"\nQ: {item.pair.question}\nA: {item.pair.answer}\n",
     ]
     if item.scores:
@@ -150,13 +153,15 @@ def replies(document: Document, section_id: str) -> RenderableType:
         facts = entry["facts"]
         source = resolve_source(document, facts.get("section_id", ""))
         if source and source.section_id == section_id:
-            lines.append(f"{entry['at']} {facts.get('teacher')}, {facts.get('strategy')}:\n{entry['text']}\n")
+            lines.append(
+                f"{entry['at']} {redact(str(facts.get('teacher')))}, {facts.get('strategy')}:\n{entry['text']}\n"
+            )
     return _escaped("\n".join(lines) or "No requests were made about this section.")
 
 
 def _escaped(text: str) -> Text:
-    """Someone else's text with control characters escaped, because a terminal would interpret them."""
-    return Text(_CONTROL.sub(lambda character: ascii(character[0])[1:-1], text))
+    """Someone else's text, escaped before the table is laid out, because escapes are wider."""
+    return Text(printable(text))
 
 
 def _not_shown(items: Sequence[object]) -> list[str]:
@@ -173,7 +178,7 @@ def as_lines(table: Table) -> str:
 
 def as_json(value: Any) -> str:
     """Dataclasses, and lists of them, as JSON: paths as strings, NaN and infinities as null."""
-    return json.dumps(_plain(value), ensure_ascii=False, indent=1)
+    return printable_json(_plain(value), indent=1)
 
 
 def _plain(value: Any) -> Any:

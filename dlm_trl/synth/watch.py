@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dlm_trl.notes.terminal import console
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.teachers.protocol import Reply
 
@@ -26,7 +26,7 @@ class Watch:
     """An `on_reply` callback for `synthesize` that shows requests, pairs per second and tokens."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = console(stderr=True)
         self._started = self._last = time.monotonic()
         self._done = self._pairs = self._tokens = 0
         self._seconds = 0.0

@@ -26,6 +26,7 @@ from anyio import EndOfStream, Lock, create_memory_object_stream, create_task_gr
 from anyio.from_thread import start_blocking_portal
 
 from dlm_trl.notes.errors import DlmError, TeacherError
+from dlm_trl.notes.escape import mask, printable, redact
 from dlm_trl.notes.extras import require_extra
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 
@@ -40,7 +41,6 @@ Session = Callable[[], AbstractAsyncContextManager[Ask]]
 CONNECT_TIMEOUT = 10.0  # seconds
 # Statuses that every further request would get too: no key, no credit, no permission, no such model.
 FATAL_STATUSES = {401, 402, 403, 404}
-MIN_SECRET = 8  # characters; a shorter key is a placeholder for a server that checks none, and may occur in any text
 # How servers say that they don't support a parameter, as opposed to rejecting its value.
 UNSUPPORTED = re.compile(
     r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|deprecated|not permitted|not allowed|invalid schema"
@@ -220,7 +220,8 @@ class RemoteTeacher(ABC):
             answer = Answer("", Usage(), self._line(error), is_too_long=is_too_long)
         return Reply(
             request.key,
-            answer.text,
+            # A server may repeat the request's headers; what it sends is kept in the ledger.
+            mask(answer.text, self._key),
             answer.usage,
             time.perf_counter() - started,
             answer.problem and self._short(answer.problem),
@@ -262,11 +263,9 @@ class RemoteTeacher(ABC):
         return self._short(f"{type(error).__name__}: {self._message_of(error)}")
 
     def _short(self, text: str) -> str:
-        """One line of at most 300 characters, with the key masked."""
-        line = " ".join(text.split())
-        if len(self._key) >= MIN_SECRET:
-            line = line.replace(self._key, "…")
-        return line[:300]
+        """One line of at most 300 characters, without keys and control characters."""
+        line = printable(" ".join(text.split()))
+        return redact(mask(line, self._key))[:300]
 
 
 def stream(session: Session, requests: Sequence[Request], concurrency: int) -> Generator[Reply]:

@@ -218,7 +218,7 @@ def server_url(url: str) -> str:
         valid = False
     if not valid:
         raise UsageError(
-            f"Malformed server URL: {url.rpartition('@')[2]!r}.",
+            f"Malformed server URL: {url!r}.",
             hint="Write http://host:port, and put a key into VLLM_API_KEY.",
         )
     return url.rstrip("/").removesuffix("/v1").rstrip("/")

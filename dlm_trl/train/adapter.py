@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from dlm_trl.models.registry import ModelRef
+from dlm_trl.notes.terminal import say
 from dlm_trl.train.arguments import AdapterArguments
 
 RANKS = "adalora_ranks.pt"  # in a checkpoint
@@ -101,4 +102,4 @@ class ShrinkRanks(TrainerCallback):
         model.peft_config["default"].rank_pattern = self.kept
         if state.is_world_process_zero and self.kept:
             ranks = {name: sum(kept) for name, kept in self.kept.items()}
-            print(f"AdaLoRA ranks: {sum(ranks.values()) / len(ranks):.1f} on average; {ranks}")
+            say(f"AdaLoRA ranks: {sum(ranks.values()) / len(ranks):.1f} on average; {ranks}")

@@ -17,7 +17,6 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 import torch
 from rapidfuzz import process
 from rapidfuzz.distance import JaroWinkler
-from rich.console import Console
 from rich.table import Table
 from trl import SFTConfig, TrlParser
 
@@ -25,6 +24,8 @@ from dlm_trl.models.load import load_config
 from dlm_trl.models.precision import inference_dtype
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.errors import ConfigError, DlmError, UsageError
+from dlm_trl.notes.escape import redact
+from dlm_trl.notes.terminal import console
 from dlm_trl.train.arguments import AdapterArguments, NotesArguments, TaskArguments
 from dlm_trl.train.frontmatter import from_frontmatter
 from dlm_trl.train.ranges import range_problems
@@ -143,9 +144,9 @@ def print_settings(configuration: Configuration) -> None:
     """Print each setting with its value and source; defaults of SFTConfig are left out."""
     table = Table("setting", "value", "source", title="Settings", title_justify="left")
     for name, setting in sorted(configuration.settings.items()):
-        table.add_row(name, "(not shown)" if name == SECRET else str(setting.value), setting.source)
+        table.add_row(name, "(not shown)" if name == SECRET else redact(str(setting.value)), setting.source)
     # Full width even if the output goes to a file.
-    Console(width=160, soft_wrap=True).print(table)
+    console(width=160, soft_wrap=True).print(table)
 
 
 def _defaults(document: Document | None, said: Mapping[str, Any]) -> dict[str, Any]:

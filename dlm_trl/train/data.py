@@ -11,6 +11,7 @@ from dlm_trl.evaluation.spec import EvaluationSpec
 from dlm_trl.models.tokenize import TokenReport, tokenize
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import NoRowsError
+from dlm_trl.notes.escape import redact
 from dlm_trl.rows.parsed import parsed_rows
 from dlm_trl.rows.split import split
 from dlm_trl.train.arguments import NotesArguments
@@ -41,7 +42,7 @@ class Rows:
         """Rows to train on by author: "human" or the teacher of a synthesised pair; prose is counted separately."""
         counts: Counter[str] = Counter()
         if self.pairs is not None:
-            counts.update(teacher or "human" for teacher in self.pairs["teacher"])
+            counts.update(redact(teacher) if teacher else "human" for teacher in self.pairs["teacher"])
         if self.prose is not None:
             counts["prose"] = len(self.prose)
         return dict(counts)

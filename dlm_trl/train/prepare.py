@@ -14,9 +14,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from dlm_trl.models import tokenize
 from dlm_trl.models.chat import set_thinking
 from dlm_trl.models.load import context_length, load_config, load_tokenizer
-from dlm_trl.notes import DlmError
+from dlm_trl.notes import DlmError, Document
 from dlm_trl.notes.errors import MissingExtraError, PreflightError
 from dlm_trl.notes.extras import require_extra
+from dlm_trl.notes.source_report import not_notes, parts_table, source_parts
 from dlm_trl.notes.store import check_writable
 from dlm_trl.online.rows_on_disk import load_rows
 from dlm_trl.train.adapter import adapter_parameters, peft_config
@@ -68,6 +69,8 @@ def prepare(configuration: Configuration) -> Run:
         except ValueError as error:
             problems.add(f"The adapter does not fit the base: {' '.join(str(error).split())}")
         problems.extend(_sequence_problems(configuration, base, tokenizer, rows))
+    if rows and configuration.document and configuration.notes.expand_sources:
+        notices += _source_notices(configuration.document)
     if rows:
         notices += _raise_epochs(configuration, sum(len(part) for part in rows.parts()))
     if tokenizer and spec and rows:
@@ -183,6 +186,12 @@ def _fit_to_base(configuration: Configuration, base: PretrainedConfig, tokenizer
     # The tokenizer has its template now; the trainer must not load it again (and resize the model for it).
     configuration.training.chat_template_path = None
     return [*notices, *([notice] if notice else [])]
+
+
+def _source_notices(document: Document) -> list[str]:
+    """What the document's sources contribute, and a warning if most of it isn't notes."""
+    parts = source_parts(document)
+    return [*([parts_table(parts)] if parts else []), *(f"Warning: {text}" for text in not_notes(parts) or ())]
 
 
 def _raise_epochs(configuration: Configuration, rows: int) -> list[str]:

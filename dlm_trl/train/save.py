@@ -6,7 +6,6 @@ describe([folder, …], run, measures)      # the numbers, once they are measure
 
 import json
 import math
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -27,7 +26,9 @@ from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
 from dlm_trl.notes.errors import AdapterError, StoreError
+from dlm_trl.notes.escape import code, markdown, redact
 from dlm_trl.notes.files import replace_file
+from dlm_trl.notes.terminal import say
 from dlm_trl.tasks.load import read_stages
 from dlm_trl.train.run import Run
 
@@ -56,7 +57,7 @@ def save(trainer: SFTTrainer, run: Run) -> Path:
                 document.frontmatter.dlm_id, adapter_files(output_dir), run.notes.adapter_name
             )
         except StoreError as error:  # the run is whole without it: its numbers are still to come
-            print(f"{error} The adapter is in {output_dir}. {_publish_later(run)}", file=sys.stderr)
+            say(f"{error} The adapter is in {output_dir}. {_publish_later(run)}", err=True)
     trainer.accelerator.wait_for_everyone()
     return folder
 
@@ -148,7 +149,7 @@ def model_card(run: Run, table: str) -> str:
     header = card_header(ModelRef(run.base_model).record, "peft", ["dlm", "trl", "sft", adapter.adapter])
     return f"""{header}
 
-# An adapter for {run.base_model}
+# An adapter for {markdown(run.base_model)}
 
 Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers){_on(run.base_model)}.
 
@@ -171,20 +172,20 @@ seed {training.seed}, at most {training.max_length} tokens a row.
 def _on(base_model: str) -> str:
     """A note if the base's weights differ from the published ones."""
     base = ModelRef(base_model)
-    return f", on weights of `{base.record}` {base.conversion}" if base.conversion else ""
+    return f", on weights of {code(base.record)} {base.conversion}" if base.conversion else ""
 
 
 def document_data(run: Run) -> str:
     """The card's paragraph about the document, "" without one."""
     if run.document is None:
         return ""
-    written = "\n".join(f"- {who}: {count} rows" for who, count in run.rows.provenance().items())
+    written = "\n".join(f"- {markdown(who)}: {count} rows" for who, count in run.rows.provenance().items())
     learned = f"""Training rows by author ("human" is the document's own text, other names are teachers):
 
 {written}
 
 Held out, only used to measure: {held_out_share(run)}."""
-    return f"""The document `{run.document.frontmatter.dlm_id}`. \
+    return f"""The document {code(run.document.frontmatter.dlm_id)}. \
 {learned if run.rows.parts() else "No row was trained on as it is written in the document."}"""
 
 
@@ -192,12 +193,13 @@ def task_data(run: Run) -> str:
     """The card's paragraph about the task, "" without one."""
     task, training = run.task, run.training
     if task.task_rows:
-        return f"Synthetic rows, written before the run, from the folder `{Path(task.task_rows).name}`."
+        return f"Synthetic rows, written before the run, from the folder {code(Path(task.task_rows).name)}."
     if not task.task:
         return ""
-    who = "the frozen base itself" if task.task_teacher == "base" else f"`{task.task_teacher}`"
-    return f"""Rows of the task `{task.task}`, written during the run by {who}: {task.synthetic_fraction:.0%} of all. \
-Its options, stage by stage: `{json.dumps(read_stages(task.stages))}`; seed {training.seed}."""
+    who = "the frozen base itself" if task.task_teacher == "base" else code(redact(task.task_teacher))
+    stages = code(json.dumps(read_stages(task.stages)))
+    return f"""Rows of the task {code(task.task)}, written during the run by {who}: {task.synthetic_fraction:.0%} of \
+all. Its options, stage by stage: {stages}; seed {training.seed}."""
 
 
 def held_out_share(run: Run) -> str:

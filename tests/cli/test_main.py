@@ -107,3 +107,24 @@ def test_nothing_heavy_is_loaded_to_check_a_file(notes: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_check_shows_what_the_sources_contribute(notes: Path) -> None:
+    (notes / "vault").mkdir()
+    (notes / "vault" / "a.md").write_text("A note.", encoding="utf-8")
+    text = GOOD.replace("base_model: tiny", "base_model: tiny\ntraining: {sources: [{path: vault}]}")
+    (notes / "sourced.dlm").write_text(text, encoding="utf-8")
+    done = run("check", "sourced.dlm", cwd=notes)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "7 characters become rows" in done.stderr and "1 files  *.md" in done.stderr
+
+
+def test_hints_are_counted_apart_and_are_exit_0(notes: Path) -> None:
+    (notes / "cards.dlm").write_text(f"{HEAD}\nQ: What is dew?\nA: Water.\n", encoding="utf-8")
+    done = run("check", "cards.dlm", cwd=notes)
+    assert (done.exit_code, done.stderr) == (0, "0 findings and 1 hint in 1 file.\n")
+    assert "[pair-in-prose]" in done.stdout and "`::instruction::`" in done.stdout
+    assert run("check", "cards.dlm", "--format", "github", cwd=notes).stdout.startswith(
+        "::notice file=cards.dlm,line=7"
+    )
+    assert run("check", "cards.dlm", "bad, so.dlm", cwd=notes).exit_code == 1

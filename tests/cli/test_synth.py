@@ -353,6 +353,18 @@ def test_a_document_without_prose(app: App, synth: Synth) -> None:
     assert synth("list", "empty.dlm").out == "empty.dlm: 0 applied, 0 staged.\n"
 
 
+def test_sources_are_never_asked_about(app: App, synth: Synth) -> None:
+    Path("vault").mkdir()
+    Path("vault/a.md").write_text("The pump is bled on Mondays.", encoding="utf-8")
+    notes(Path("own.dlm"))
+    text = Path("own.dlm").read_text(encoding="utf-8")
+    training = "base_model: tiny\ntraining: {sources: [{path: vault}]}"
+    Path("own.dlm").write_text(text.replace("base_model: tiny", training), encoding="utf-8")
+    done = synth("instructions", "own.dlm", *PLAIN)
+    assert done.code == 0 and "never asked about" in done.out and not app.calls
+    assert "never asked about" in synth("instructions", "own.dlm", *PLAIN, "--dry-run").err
+
+
 def test_an_interrupt_ends_it_without_a_traceback(app: App, folder: Path) -> None:
     app.rule = lambda call: Answer(wait=60.0)
     command = [sys.executable, "-m", "dlm_trl", "synth", "instructions", "notes.dlm", *PLAIN]

@@ -421,3 +421,155 @@ def test_check_and_parser_agree_on_what_is_rejected(tmp_path: Path, head: str, l
 @given(st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda tail: HEAD.encode() + tail)))
 def test_no_bytes_crash_check(tmp_path: Path, raw: bytes) -> None:
     findings(tmp_path, raw)
+
+
+CODE = st.sampled_from(["x = 1", "x = 1\ny = 2", "x = 1\n\ny = 2"])
+
+
+@st.composite
+def damaged_documents(draw: st.DrawFn) -> tuple[list[str], set[int]]:
+    """The lines of a body in which one end of one code block is damaged, and the lines that may be blamed for it."""
+    language = draw(st.sampled_from(["", "py"]))
+    lines: list[str] = []
+    blocks = []
+    for i in range(draw(st.integers(1, 5))):
+        part = draw(st.sampled_from(["code", "code in an answer", "prose"])) if i else "code"
+        if part == "prose":
+            lines += ["Some text.", ""]
+            continue
+        if part == "code in an answer":
+            lines += ["::instruction::", "### Q", f"Why {i}?", "### A"]
+        block = [f"```{language}", *draw(CODE).split("\n"), "```"]
+        blocks.append((len(lines), len(lines) + len(block) - 1))
+        lines += [*block, "", *(["::prose::"] if part == "code in an answer" else [])]
+    opener, closer = draw(st.sampled_from(blocks))
+    at = draw(st.sampled_from([opener, closer]))
+    damage = draw(st.sampled_from(["indent", "delete", "duplicate", "shorten"]))
+    if damage == "delete":
+        del lines[at]
+        return lines, {opener if at == closer else closer - 1}
+    if damage == "duplicate":
+        lines.insert(at, lines[at])
+        return lines, {at, at + 1}
+    lines[at] = f" {lines[at]}" if damage == "indent" else lines[at].replace("```", "``")
+    return lines, {at} if damage == "indent" else {opener, closer}
+
+
+@settings(max_examples=200)
+@given(damaged_documents())
+def test_the_damaged_end_of_a_code_block_is_blamed(tmp_path: Path, damaged: tuple[list[str], set[int]]) -> None:
+    lines, blamed = damaged
+    (line,) = [f.line for f in findings(tmp_path, HEAD + "\n".join(lines)) if f.rule == "FenceError"]
+    assert line - BODY in blamed
+
+
+def test_an_indented_end_of_a_block_is_named_with_the_other_end(tmp_path: Path) -> None:
+    text = f"{HEAD}One:\n\n ```powershell\nGet-Pump\n```\n\n```yaml\na: b\n```\n\n```yaml\nc: d\n```\n"
+    (finding,) = findings(tmp_path, text)
+    assert (finding.line, finding.rule) == (BODY + 2, "FenceError") and f"line {BODY + 4}" in finding.message
+    assert "column 0" in finding.fix
+    assert found(tmp_path, text.replace(" ```powershell", "```powershell")) == []
+    assert found(tmp_path, text.replace(" ```powershell", "```powershell").replace("d\n```", "d\n  ```")) == [
+        (BODY + 12, "FenceError")
+    ]
+
+
+def test_a_file_of_backticks_is_checked_in_linear_time(tmp_path: Path) -> None:
+    lines = ["`" * (3 + i % 200) + "x" * (i % 2) for i in range(20_001)]
+    assert "FenceError" in {rule for _, rule in found(tmp_path, HEAD + "\n".join(lines))}
+
+
+def hints(folder: Path, body: str) -> list[int]:
+    """The lines of the body with a hint of pairs or cards; there may be no other finding."""
+    shown = findings(folder, HEAD + body)
+    assert all(finding.is_hint and finding.rule == "pair-in-prose" for finding in shown), shown
+    return [finding.line - BODY for finding in shown]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "Q: When?\nA: On Monday.",
+        "**Q:** When?\n**A:** On Monday.",
+        "**Q**: When?\n\n**A**: On Monday.",
+        "Question: When?\nAnswer: On Monday.",
+        "Q1. When?\nA1. On Monday.",
+        "1. Q: When?\n   A: On Monday.",
+        "- Q: When? A: On Monday.",
+        "Frage 1: Wann?\nAntwort 1: Am Montag.",
+        "问：何时？\n答：星期一。",
+        "问题: 何时？\n答案: 星期一。",
+        "Front: When\nBack: Monday",
+        "### Q\nWhen?\n### A\nOn Monday.",
+        "## Question 3\nWhen?\n## Answer 3\nOn Monday.",
+        "When is it? :: On Monday.",
+        "Dew :: water\nRime :: ice",
+        "When is it?\n?\nOn Monday.",
+        "The roof closes at ==22== degrees. #flashcard",
+        "The roof closes at {{c1::22}} degrees.",
+    ],
+)
+def test_pairs_and_flashcards_in_prose_get_a_hint(pair: str, tmp_path: Path) -> None:
+    assert hints(tmp_path, f"Text.\n\n{pair}\n\nText.\n") == [2]
+    assert hints(tmp_path, f"```\n{pair}\n```\n") == []
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "Note: the pump is loud.\nAnswer: it depends.",
+        "A: the first\nB: the second",
+        "Q: is asked.\n\nNothing else.",
+        "Is it so?\nA. no\nB. yes",
+        "bleed :: Pump -> IO ()\nstop :: Pump -> IO ()",
+        "std :: vector is a container.",
+        "Classifier: License :: OSI Approved\nClassifier: Topic :: Text\nTopic :: Text :: Markup\nA :: B :: C",
+        "tags:: pump\nid:: 3",
+        "Why?\n\n?\n\nQ&A: see below. FAQ: A to Z.",
+        "Quality: good\nAmount: 3",
+        "It is 10:30. Answer by 12:00. The #flashcards2 tag.",
+        "Frage nicht: antworte.",
+        "| a :: b | c |\n| d :: e | f |",
+    ],
+)
+def test_colons_in_prose_give_no_hint(prose: str, tmp_path: Path) -> None:
+    assert hints(tmp_path, f"{prose}\n") == []
+
+
+def test_labels_in_an_instruction_section_get_the_right_words(tmp_path: Path) -> None:
+    (finding,) = findings(tmp_path, f"{HEAD}::instruction::\nQ: When?\nA: On Monday.\n")
+    assert finding.rule == "InstructionParseError" and "`### Q` alone" in finding.fix
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        ":::note\nText.\n:::",
+        "::: details The pump\nText.\n:::",
+        "::: {.prose}\nText.\n:::",
+        ":::{image} a.png\n:::",
+        "::: prose\nText.\n:::",
+        "::::: instruction\n::: note\nText.\n:::\n:::::",
+        '::card{title="Pump"}\nText.\n::',
+        '::image{src="a.png"}\nText.\n::',
+        "!!! note\n    Text.",
+        "> [!NOTE]\n> Text.",
+        ':::row:::\n:::column span="2":::\nText.\n:::column-end:::\n:::row-end:::',
+        "tags:: pump, water\n\nstd::vector, ::1 and ::ffff:1.",
+    ],
+)
+def test_containers_of_other_dialects_are_prose(block: str, tmp_path: Path) -> None:
+    assert found(tmp_path, f"{HEAD}Text.\n\n{block}\n\nText.\n") == []
+
+
+def test_a_directive_of_microsoft_learn_is_named(tmp_path: Path) -> None:
+    text = ':::image type="content" source="media/pump.png" alt-text="The west pump.":::'
+    (finding,) = findings(tmp_path, f"{HEAD}{text}\n\n::: note\nText.\n:::\n")
+    assert (finding.line, finding.rule, finding.is_hint) == (BODY, "other-dialect", True)
+    assert "Microsoft Learn" in finding.message and "::image path" not in finding.fix
+    assert found(tmp_path, f'{HEAD}:::image path="a.png":::\n') == [(BODY, "near-fence")]
+
+
+@pytest.mark.parametrize("piece", ["Q ", "Q: A:", " :: ", "1. ", "{{c1", "::: ", "问", "#card", "::image ", "*"])
+def test_long_lines_are_checked_in_linear_time(piece: str, tmp_path: Path) -> None:
+    findings(tmp_path, HEAD + piece * 100_000 + f"\n{piece}" * 5_000)

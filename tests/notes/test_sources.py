@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError, Document, read, sources
+from dlm_trl.notes.check import check
 from dlm_trl.notes.filters import _regex
+from dlm_trl.notes.source_report import parts_table, source_parts
 
 YAML = "src/.dlm/training.yaml"
 IGNORE = "src/.dlm/ignore"
@@ -338,3 +340,53 @@ def test_no_glob_hangs(glob: str, path: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "None\n"
+
+
+VAULT = {
+    "src/garden.md": "The west pump is bled on Mondays.\n",
+    "src/sub/roof.txt": "The roof opens at 27 degrees.\n",
+    "src/README": "About the garden.\n",
+    "src/.obsidian/plugins/x/main.js": "var a=1;" * 2_000,
+    "src/.trash/old.md": "A note that was deleted.\n" * 20,
+    "src/map.canvas": "{}" * 100,
+    "src/sub/plan.SVG": "<svg/>" * 300,
+}
+
+
+def test_what_becomes_rows_is_counted_by_folder_and_kind(tmp_path: Path) -> None:
+    fill(tmp_path, dict(VAULT))
+    parts = source_parts(notes(tmp_path))
+    assert [(part.folder, part.suffix, part.files) for part in parts[:3]] == [
+        (".obsidian", ".js", 1),
+        ("sub", ".SVG", 1),
+        (".trash", ".md", 1),
+    ]
+    read_files = sources.source_files(notes(tmp_path))
+    assert sum(part.characters for part in parts) == sum(len(file.text) for file in read_files)
+    table = parts_table(parts).splitlines()
+    assert "18," in table[0] and ".obsidian/**/*.js" in table[1] and "16,000" in table[1]
+
+
+def test_a_vault_gets_a_hint_and_its_remedy_leaves_the_notes(tmp_path: Path) -> None:
+    fill(tmp_path, dict(VAULT))
+    notes(tmp_path)
+    (hint,) = check(tmp_path / "notes.dlm")
+    assert (hint.line, hint.rule, hint.is_hint) == (7, "sources-not-notes", True)
+    assert " 82 are notes" in hint.message and ".obsidian/**/*.js (16,000)" in hint.message
+    exclude = re.search(r"exclude: \[.*?\]", hint.fix)
+    assert exclude
+    cleaned = notes(tmp_path, entry=exclude[0])
+    assert names(cleaned) == ["README", "garden.md", "sub/roof.txt"]
+    assert check(tmp_path / "notes.dlm") == []
+
+
+def test_notes_with_a_few_other_files_get_no_hint(tmp_path: Path) -> None:
+    fill(tmp_path, {"src/a.md": "A note. " * 20, "src/b.csv": "1,2,3\n"})
+    notes(tmp_path)
+    assert check(tmp_path / "notes.dlm") == []
+
+
+def test_check_reports_a_folder_whose_filters_are_broken(tmp_path: Path) -> None:
+    fill(tmp_path, {"src/a.md": "A.", "src/sub/.dlm/training.yaml": "dlm_training_version: 2\n"})
+    notes(tmp_path)
+    assert [finding.rule for finding in check(tmp_path / "notes.dlm")] == ["SourceError"]
