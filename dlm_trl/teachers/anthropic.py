@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from dlm_trl.teachers.protocol import Reply, Request
-from dlm_trl.teachers.remote import NO_ROOM, Answer, Ask, RemoteTeacher, object_schema, usage_of
+from dlm_trl.teachers.remote import NO_ROOM, Answer, RemoteTeacher, object_schema, usage_of
+from dlm_trl.teachers.stream import Ask
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic

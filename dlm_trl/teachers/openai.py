@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from dlm_trl.teachers.protocol import Reply, Request, Usage
-from dlm_trl.teachers.remote import NO_ROOM, Answer, Ask, RemoteTeacher, object_schema, usage_of
+from dlm_trl.teachers.remote import NO_ROOM, Answer, RemoteTeacher, object_schema, usage_of
+from dlm_trl.teachers.stream import Ask
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -17,26 +17,23 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
-from anyio import EndOfStream, Lock, create_memory_object_stream, create_task_group
-from anyio.from_thread import start_blocking_portal
+from anyio import Lock
 
-from dlm_trl.notes.errors import DlmError, TeacherError
+from dlm_trl.notes.errors import TeacherError
 from dlm_trl.notes.escape import mask, printable, redact
 from dlm_trl.notes.extras import require_extra
 from dlm_trl.teachers.protocol import Reply, Request, Usage
+from dlm_trl.teachers.stream import Ask, stream
 
 if TYPE_CHECKING:
     import httpx
 
 logger = logging.getLogger(__name__)
-
-Ask = Callable[[Request], Awaitable[Reply]]
-Session = Callable[[], AbstractAsyncContextManager[Ask]]
 
 CONNECT_TIMEOUT = 10.0  # seconds
 # Statuses that every further request would get too: no key, no credit, no permission, no such model.
@@ -266,45 +263,6 @@ class RemoteTeacher(ABC):
         """One line of at most 300 characters, without keys and control characters."""
         line = printable(" ".join(text.split()))
         return redact(mask(line, self._key))[:300]
-
-
-def stream(session: Session, requests: Sequence[Request], concurrency: int) -> Generator[Reply]:
-    """Yields replies as they complete; the requests are sent from an event loop in another thread.
-
-    At most `concurrency` requests are in flight, counting those whose reply hasn't been consumed, so a consumer that
-    stops also stops the sending. Close the iterator to stop early. After a DlmError no further request is sent, the
-    replies to those in flight are still yielded, and then it is raised.
-    """
-    if not requests:
-        return
-    failures: list[DlmError] = []
-    pending = iter(requests)
-    send, receive = create_memory_object_stream[Reply](0)
-
-    async def worker(ask: Ask) -> None:
-        for request in pending:
-            try:
-                reply = await ask(request)
-            except DlmError as error:
-                failures.append(error)
-            else:
-                await send.send(reply)
-            if failures:
-                return
-
-    async def send_all() -> None:
-        async with send, session() as ask, create_task_group() as group:
-            for _ in range(min(concurrency, len(requests))):
-                group.start_soon(worker, ask)
-
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(receive):
-        sending = portal.start_task_soon(send_all)
-        with suppress(EndOfStream):
-            while True:
-                yield portal.call(receive.receive)
-        sending.result()
-    if failures:
-        raise failures[0]
 
 
 async def _set_status(response: httpx.Response) -> None:

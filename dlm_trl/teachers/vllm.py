@@ -22,7 +22,8 @@ from anyio import Condition, create_task_group, fail_after, sleep
 from dlm_trl.notes.errors import TeacherError, UsageError
 from dlm_trl.teachers.openai import ChatTeacher
 from dlm_trl.teachers.protocol import Reply, Request
-from dlm_trl.teachers.remote import CONNECT_TIMEOUT, FATAL_STATUSES, Answer, Ask
+from dlm_trl.teachers.remote import CONNECT_TIMEOUT, FATAL_STATUSES, Answer
+from dlm_trl.teachers.stream import Ask
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
