@@ -303,5 +303,5 @@ def _build(parser: _Parser, settings: Mapping[str, Setting]) -> tuple[Any, ...]:
     except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise UsageError(
-            f"SFTConfig refuses the settings: {message}", hint=f"You set: {sources_of(settings, message)}."
+            f"SFTConfig refuses the settings: {message.rstrip('.')}.", hint=f"You set: {sources_of(settings, message)}."
         ) from error

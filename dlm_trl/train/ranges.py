@@ -27,8 +27,8 @@ class Range:
         )
 
     def __str__(self) -> str:
-        low = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-        return low if self.high == math.inf else f"{low} and {'below' if self.below else 'at most'} {self.high:g}"
+        low = f"{'above' if self.above else 'at least'} {self.low:.10g}"
+        return low if self.high == math.inf else f"{low} and {'below' if self.below else 'at most'} {self.high:.10g}"
 
 
 _POSITIVE = Range(0, above=True)

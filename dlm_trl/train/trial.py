@@ -25,7 +25,7 @@ def trainer_errors(configuration: Configuration) -> Iterator[None]:
     except Exception as error:  # the trainer, the optimizer and the loggers raise anything
         message = " ".join(str(error).split())
         raise UsageError(
-            f"The trainer can't work with these settings: {type(error).__name__}: {message}",
+            f"The trainer can't work with these settings: {type(error).__name__}: {message.rstrip('.')}.",
             hint=f"You set: {sources_of(configuration.settings, message)}.",
         ) from error
 
