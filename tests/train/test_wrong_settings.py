@@ -28,7 +28,7 @@ POSITIVE = [
 SHARES = ["lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor", "validation_fraction", "adalora_warmup"]
 AT_LEAST_0 = ["seed", "weight_decay", "max_grad_norm", "rehearsal", "warmup_steps", "dataloader_num_workers"]
 NUMBERS = [*COUNTS, *POSITIVE, *SHARES, *AT_LEAST_0]
-NOT_NUMBERS = ["many", "[1]", "{a: 1}", "2024-13-45", "''"]
+NOT_NUMBERS = ["many", "[1]", "2024-13-45"]
 OUT_OF_RANGE = [
     *((name, value) for name in COUNTS for value in ("0", "-1")),
     *((name, value) for name in POSITIVE for value in ("0", "-1", ".nan", ".inf")),
@@ -39,7 +39,6 @@ OUT_OF_RANGE = [
     ("stage_accuracy", "1.5"),
 ]
 YAML = [
-    *(f"{name}: {value}" for name, value in OUT_OF_RANGE),
     *(f"{name}: {value}" for name in NUMBERS for value in NOT_NUMBERS),
     "adapter: nope", "quantization: 3bit", "rows: nope", "split_method: nope", "optim: nope", "lr_scheduler_type: nope",
     "save_strategy: sometimes", "packing_strategy: nope", "prose: maybe", "bf16: 7.5", "output_dir:", "output_dir: [1]",
