@@ -45,7 +45,7 @@ YAML = [
     "base_model: nope", "base_model: [tiny]", "target_modules: []", "target_modules: [lm_head]",
     "target_modules: [nope]", "questions: nope.jsonl", "rehearsal_text: nope.txt", "rehearsal_text: nope\nrehearsal: 1",
     "task: nope", "task: nope.py:X", "stages: [3]", "conditions: [5]", "glosses: nope.json", "notes: nope.dlm",
-    "chat_template_path: nope", "chat_template_path: /", "resume_from_checkpoint: nope", "deepspeed: nope.json",
+    "chat_template_path: nope", "chat_template_path: /", "resume_from_checkpoint: nope",
     "fsdp: nope", "accelerator_config: nope", "accelerator_config: {nope: 1}", "load_best_model_at_end: true\n"
     "eval_strategy: 'no'", "bf16: true\nfp16: true", "dataloader_persistent_workers: true", "model_init_kwargs: {}",
     "completion_only_loss: false", "assistant_only_loss: true", "dataset_text_field: prose", "warmup_ratio: 0.1",
@@ -63,7 +63,7 @@ DOCUMENT = [
 ]  # fmt: skip
 COMMAND_LINE = [
     "--seed -1", "--seed x", "--learning_rate nan", "--learning_rate 0", "--lora_r 0", "--lora_dropout 1", "--nope 1",
-    "--seed", "--target_modules", "--stages {", "--prose maybe", "--report_to", "stray", "--deepspeed nope.json",
+    "--seed", "--target_modules", "--stages {", "--prose maybe", "--report_to", "stray",
 ]  # fmt: skip
 
 
