@@ -56,7 +56,7 @@ NO_ROOM = "The model spent all new tokens on thinking and none on the reply: rai
 
 
 class Answer(NamedTuple):
-    """What a server sent. problem: why there is no text; the usage is billed anyway. For the rest, see `Reply`."""
+    """What a server sent. problem: why the text is missing; its tokens are billed anyway. The rest is as in `Reply`."""
 
     text: str
     usage: Usage
@@ -152,7 +152,10 @@ class RemoteTeacher(ABC):
                     raise
                 if name := self._named_parameter(message, sent):
                     self._drop(name)
-                elif not await self._search(create, arguments, sent):
+                    continue
+                if (answer := await self._search(create, arguments, sent)) is not None:
+                    return answer
+                if self._supported(arguments) == sent:
                     raise
             else:
                 self._answered = True
@@ -172,30 +175,29 @@ class RemoteTeacher(ABC):
 
     async def _search(
         self, create: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any], sent: Mapping[str, Any]
-    ) -> bool:
-        """Drop the optional parameters without which the server accepts the request; whether it may be sent again.
+    ) -> Any:
+        """Drop the optional parameters without which the server accepts the request, and return its answer, else None.
 
         For servers whose errors don't name the parameter. Done once per run, and only while the server has accepted
         nothing: after that, a rejected request is itself at fault.
         """
         async with self._searching:
-            if self._supported(arguments) != sent:
-                return True  # a concurrent request found it
             optional = [name for name in self.optional if name in sent]
-            if not self._may_search or not optional:
-                return False
+            # If the parameters have changed, a concurrent request found the one to drop.
+            if not self._may_search or not optional or self._supported(arguments) != sent:
+                return None
             self._may_search = False
             for names in [*([name] for name in optional), optional]:
                 try:
-                    await create(**self._supported(arguments, without=names))
+                    answer = await create(**self._supported(arguments, without=names))
                 except self._sdk.APIStatusError as error:
                     if error.status_code not in (400, 422):
                         raise
                 else:
                     for name in names:
                         self._drop(name)
-                    return True
-            return False
+                    return answer
+            return None
 
     def _drop(self, name: str) -> None:
         if name not in self._unsupported:  # else a concurrent request got there first

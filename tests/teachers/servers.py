@@ -49,7 +49,7 @@ class Answer:
     """A response, sent after `wait` seconds. body: None repeats the prompt. cut: abort half way."""
 
     status: int = 200
-    body: bytes | dict[str, Any] | None = None
+    body: bytes | dict[str, Any] | list[Any] | None = None
     headers: dict[str, str] = field(default_factory=dict)
     wait: float = 0.0
     cut: bool = False
