@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_trl.models.ranks import map_over_ranks
@@ -58,8 +57,9 @@ class Funnel:
             self._index.add(known.pair, f"staged {known.section_id[:8]}")
         seed = document.frontmatter.training.seed
         self._leaks = LeakCheck(validation_questions(document, VALIDATION_FRACTION, seed))
-        own = None if settings.prompt is None else prompts.read_prompt(Path(settings.prompt)).template
-        self._echoes = {strategy: EchoCheck(own or template) for strategy, template in prompts.TEMPLATES.items()}
+        own = prompts.own_prompt(settings.prompt)
+        templates = {strategy: own.template if own else template for strategy, template in prompts.TEMPLATES.items()}
+        self._echoes = {strategy: EchoCheck(template) for strategy, template in templates.items()}
 
     def take(self, parsed: Sequence[tuple[PlannedRequest, Sequence[QAPair]]]) -> list[Candidate]:
         """The pairs of these replies that pass, in order; of each reply at most as many as were requested."""

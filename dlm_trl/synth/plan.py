@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from dlm_trl.notes import Document
@@ -71,7 +70,8 @@ def plan(document: Document, settings: SynthSettings, teacher: TeacherInfo) -> l
     end early. Raises DlmError: PromptError for a prompt file that can't be used, UsageError if the teacher's context is
     too short.
     """
-    prompt = None if settings.prompt is None else prompts.read_prompt(Path(settings.prompt))
+    prompt = prompts.own_prompt(settings.prompt)
+    context = _context(settings, teacher)
     unique: dict[str, PlannedRequest] = {}  # by key, so that repeated prose is requested once
     for section in document.sections:
         prose = section.content.strip()
@@ -80,8 +80,8 @@ def plan(document: Document, settings: SynthSettings, teacher: TeacherInfo) -> l
                 fits = partial(_fits, strategy=strategy, settings=settings, teacher=teacher, prompt=prompt)
                 if not fits(prose[0]):
                     raise UsageError(
-                        f"The teacher's context of {settings.context or teacher.context} tokens is too short for the "
-                        f"prompt and {settings.max_new_tokens} new tokens.",
+                        f"The teacher's context of {context} tokens is too short for the prompt and "
+                        f"{settings.max_new_tokens} new tokens.",
                         hint="Lower --max-new-tokens, or choose a teacher with a longer context.",
                         path=document.path,
                     )
@@ -92,11 +92,10 @@ def plan(document: Document, settings: SynthSettings, teacher: TeacherInfo) -> l
                         "--per-section, or divide the prose with `::prose::` lines, to cover all of it.",
                         document.path, section.content_line, len(pieces), n_pairs, n_pairs, strategy,
                     )  # fmt: skip
-                for piece, n in zip(pieces, split_budget(n_pairs, [len(p) for p in pieces]), strict=True):
-                    if n:
-                        request = _request(prompts.pair_messages(piece, n, strategy, prompt), settings, teacher)
-                        planned = PlannedRequest(request, section.section_id, strategy, piece, n, section.adapter)
-                        unique.setdefault(request.key, planned)
+                for piece, n in _shared(n_pairs, pieces):
+                    request = _request(prompts.pair_messages(piece, n, strategy, prompt), settings, teacher)
+                    planned = PlannedRequest(request, section.section_id, strategy, piece, n, section.adapter)
+                    unique.setdefault(request.key, planned)
     requests = list(unique.values())
     return requests if settings.max_pairs is None else _spread(requests)
 
@@ -114,7 +113,8 @@ def retry(
         {"role": "assistant", "content": reply.strip() or "[]"},  # servers reject an empty turn
         {"role": "user", "content": prompts.CORRECTION.format(problem=problem)},
     ]
-    if teacher.context is not None and max_prompt_tokens(messages, teacher) + settings.max_new_tokens > teacher.context:
+    context = _context(settings, teacher)
+    if context is not None and max_prompt_tokens(messages, teacher) + settings.max_new_tokens > context:
         return None
     return replace(planned, request=_request(messages, settings, teacher))
 
@@ -128,17 +128,22 @@ def split(planned: PlannedRequest, settings: SynthSettings, teacher: TeacherInfo
     if size < _MIN_SPLIT:
         return []
     pieces = windows(planned.prose, lambda part: len(part.encode()) <= size // 2 + 1)
-    prompt = None if settings.prompt is None else prompts.read_prompt(Path(settings.prompt))
-    return [
-        replace(
-            planned,
-            request=_request(prompts.pair_messages(piece, n, planned.strategy, prompt), settings, teacher),
-            prose=piece,
-            n=n,
-        )
-        for piece, n in zip(pieces, split_budget(planned.n, [len(p) for p in pieces]), strict=True)
-        if n
-    ]
+    prompt = prompts.own_prompt(settings.prompt)
+    parts = []
+    for piece, n in _shared(planned.n, pieces):
+        request = _request(prompts.pair_messages(piece, n, planned.strategy, prompt), settings, teacher)
+        parts.append(replace(planned, request=request, prose=piece, n=n))
+    return parts
+
+
+def _shared(n_pairs: int, pieces: Sequence[str]) -> list[tuple[str, int]]:
+    """The pieces that get any of the pairs, each with its number of them."""
+    budgets = split_budget(n_pairs, [len(piece) for piece in pieces])
+    return [(piece, n) for piece, n in zip(pieces, budgets, strict=True) if n]
+
+
+def _context(settings: SynthSettings, teacher: TeacherInfo) -> int | None:
+    return settings.context or teacher.context
 
 
 def _request(messages: Sequence[Mapping[str, str]], settings: SynthSettings, teacher: TeacherInfo) -> Request:
@@ -156,7 +161,7 @@ def _pairs_per_strategy(settings: SynthSettings) -> list[tuple[Strategy, int]]:
 
 
 def _fits(prose: str, strategy: Strategy, settings: SynthSettings, teacher: TeacherInfo, prompt: Prompt | None) -> bool:
-    context = settings.context or teacher.context
+    context = _context(settings, teacher)
     if context is None:
         return len(prose.encode()) <= _MAX_PROSE
     messages = prompts.pair_messages(prose, settings.per_section, strategy, prompt)

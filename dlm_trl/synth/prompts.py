@@ -6,6 +6,7 @@ The wording is part of every request's key in the ledger: raise `PROMPT_VERSION`
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from traceback import extract_tb
@@ -72,6 +73,11 @@ def pair_messages(
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == "<template>"]
         raise _prompt_error(f"The prompt doesn't render: {error}", prompt, next(iter(lines), None)) from None
     return [{"role": "user", "content": content}]
+
+
+def own_prompt(path: str | os.PathLike[str] | None) -> Prompt | None:
+    """`read_prompt` for the setting `prompt`; None if it isn't set."""
+    return None if path is None else read_prompt(Path(path))
 
 
 def read_prompt(path: Path) -> Prompt:

@@ -115,8 +115,7 @@ def check(document: Document, settings: SynthSettings) -> None:
     """
     Ledger(document)
     staged(document)
-    if settings.prompt is not None:
-        prompts.read_prompt(Path(settings.prompt))
+    prompts.own_prompt(settings.prompt)
     if settings.filter != "none":  # new pairs are compared with the document's
         for section in document.sections:
             section.pairs()

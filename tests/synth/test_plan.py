@@ -143,6 +143,14 @@ def test_a_given_context_bounds_the_windows_of_a_server() -> None:
     assert all(max_prompt_tokens(p.request.messages, teacher) + 100 <= 2_000 for p in parts)
 
 
+def test_a_retry_keeps_to_the_given_context() -> None:
+    settings = SynthSettings(context=900, max_new_tokens=100)
+    teacher = UnloadedTeacher("openai:m", "m")
+    (planned,) = plan(document("The pump is bled."), settings, teacher)
+    assert retry(planned, "No.", "There is no JSON.", settings, teacher) is not None
+    assert retry(planned, "No. " * 100, "There is no JSON.", settings, teacher) is None
+
+
 def test_prose_in_other_scripts_counts_by_bytes() -> None:
     notes = document("水泵每周一排气。" * 1000)
     assert len(plan(notes, SynthSettings(per_section=99), UnloadedTeacher("openai:m", "m"))) == 2
