@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
+warnings.filterwarnings("ignore", category=FutureWarning)  # TRL and PEFT use names that transformers deprecates
 
 from dlm_trl.train.distributed import exit_worker, prepare_deepspeed
 

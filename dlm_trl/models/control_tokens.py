@@ -188,6 +188,6 @@ def _fold(text: str) -> str:
 
 
 def _alternatives(names: Any) -> re.Pattern[str]:
-    """A pattern for any of the names, the longest first; it never matches if there are none."""
+    """A pattern that matches any of the names, longest first. Without names, it matches nothing."""
     longest_first = sorted({*names}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -8,6 +8,7 @@ A base has a name that `registry.ModelRef` takes. The configuration is fetched b
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakValueDictionary
@@ -180,13 +181,11 @@ def adapter_quantization(folder: Path) -> Quantization | None:
 
 def _read_chat_template(path: str) -> str:
     file = Path(path)
-    try:
+    with suppress(OSError, ValueError):  # a file that isn't UTF-8, a folder without a tokenizer
         if file.is_file():
             return file.read_text(encoding="utf-8")
         if file.is_dir() and (template := AutoTokenizer.from_pretrained(file).chat_template):
             return str(template)
-    except (OSError, ValueError):  # the folder has no tokenizer, or the file is no text
-        pass
     raise ChatTemplateError(
         f"There is no chat template at {path!r}.",
         hint="Give a Jinja file, or a folder with a tokenizer that has a chat template.",

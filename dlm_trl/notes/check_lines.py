@@ -94,7 +94,7 @@ def check_lines(lines: list[str], first: int, path: Path) -> CheckedLines:
 
 def _odd_backticks(odd: Odd, first: int, path: Path) -> Finding:
     """A finding for the backticks that leave a code block open."""
-    message = "These backticks open or close a code block, and there are no matching ones."
+    message = "These backticks open or close a code block that has no other end."
     fix = "Close the block with three backticks at column 0, or don't start the line with them."
     if odd.why == "indented":
         assert odd.end is not None

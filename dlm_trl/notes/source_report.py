@@ -12,35 +12,18 @@ from typing import NamedTuple
 from dlm_trl.notes.document import Document
 from dlm_trl.notes.sources import source_files
 
-NOTES = frozenset(
-    [
-        ".md",
-        ".markdown",
-        ".mdx",
-        ".mdown",
-        ".qmd",
-        ".rmd",
-        ".txt",
-        ".text",
-        ".rst",
-        ".org",
-        ".adoc",
-        ".asciidoc",
-        ".tex",
-        ".typ",
-        ".textile",
-        ".wiki",
-        ".dlm",
-    ]
-)
+NOTES = frozenset({
+    ".md", ".markdown", ".mdx", ".mdown", ".qmd", ".rmd", ".txt", ".text", ".rst", ".org", ".adoc", ".asciidoc", ".tex",
+    ".typ", ".textile", ".wiki", ".dlm",
+})  # fmt: skip
 _SHOWN = 10
 
 
 class Part(NamedTuple):
     """The files of one kind in one folder at the top of a source.
 
-    folder: "" for the top itself. suffix: "" for files without one. Files in hidden folders aren't
-    notes, whatever their suffix; files without a suffix, such as README, are.
+    folder: "" for the top itself. suffix: "" for files without one. Files in hidden folders aren't notes, whatever
+    their suffix; files without a suffix, such as README, are.
     """
 
     folder: str

@@ -78,8 +78,10 @@ class Failure:
 
 @dataclass(slots=True)
 class Synthesis:
-    """The outcome of a run for one document. cost: None without prices. has_sources: whether the
-    document has `training.sources`. stopped: why the run ended early, or None.
+    """The outcome of a run for one document.
+
+    cost: None without prices. has_sources: whether the document has `training.sources`. stopped: why the run ended
+    early, or None.
     """
 
     path: Path

@@ -8,7 +8,6 @@ Reads the document and checks the names and types of all settings; loads no weig
 
 import argparse
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,7 +127,7 @@ def _by_base(settings: Mapping[str, Setting]) -> dict[str, Setting]:
     if not (torch.cuda.is_available() or settings["fp16"].value):
         half = inference_dtype(base) is torch.bfloat16
         found["bf16"] = Setting(half, "default for this base and processor")
-    return {name: setting for name, setting in found.items() if settings[name].source == "default"}
+    return {name: setting for name, setting in found.items() if settings[name].is_default}
 
 
 def learning_rate(width: int) -> float:
@@ -296,10 +295,7 @@ def _build(parser: _Parser, settings: Mapping[str, Setting]) -> tuple[Any, ...]:
             raise UsageError(f"{source}: {action.dest} is {value!r}.", hint=f"It is one of: {choices}.")
     parser.set_defaults_with_config(**values)
     try:
-        with warnings.catch_warnings():
-            # TRL's own default uses transformers' previous name, gradient_checkpointing.
-            warnings.simplefilter("ignore", FutureWarning)
-            return tuple(parser.parse_args_into_dataclasses(args=[]))
+        return tuple(parser.parse_args_into_dataclasses(args=[]))
     except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise UsageError(

@@ -197,7 +197,7 @@ def _source_notices(document: Document) -> list[str]:
 def _raise_epochs(configuration: Configuration, rows: int) -> list[str]:
     """Unless the number of epochs is set, as many as `LEAST_STEPS` take; returns what was changed."""
     training = configuration.training
-    if configuration.settings["num_train_epochs"].source != "default" or training.max_steps > 0 or not rows:
+    if not configuration.settings["num_train_epochs"].is_default or training.max_steps > 0 or not rows:
         return []
     rows_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     epochs = math.ceil(LEAST_STEPS / math.ceil(rows / rows_per_step))
@@ -236,8 +236,6 @@ def _contradictions(configuration: Configuration) -> list[str]:
         )
     if adapter.adapter == "adalora" and not 0 <= adapter.adalora_warmup < 1 - adapter.adalora_final <= 1:
         problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
-    if training.max_steps <= 0 and training.num_train_epochs <= 0:
-        problems.append(f"num_train_epochs is {training.num_train_epochs}: nothing would be trained.")
     if notes.rehearsal_text and configuration.settings["rehearsal"].is_default:
         problems.append("rehearsal_text is set, and rehearsal, its weight, isn't: nothing would be rehearsed.")
     for name, why in IGNORED.items():
