@@ -188,15 +188,18 @@ class RemoteTeacher(ABC):
                 return None
             self._may_search = False
             for names in [*([name] for name in optional), optional]:
+                answer = None
                 try:
                     answer = await create(**self._supported(arguments, without=names))
                 except self._sdk.APIStatusError as error:
                     if error.status_code not in (400, 422):
                         raise
-                else:
-                    for name in names:
-                        self._drop(name)
-                    return answer
+                    if not TOO_LONG.search(self._message_of(error)):
+                        continue
+                # Accepted, or only too long now: these were what the server rejected.
+                for name in names:
+                    self._drop(name)
+                return answer
             return None
 
     def _drop(self, name: str) -> None:

@@ -243,6 +243,16 @@ def test_a_parameter_that_the_error_does_not_name_is_found_by_leaving_it_out(nam
     assert len(accepted) == 8  # no answer is thrown away
 
 
+def test_a_parameter_is_found_with_a_request_that_is_also_too_long() -> None:
+    def rule(call: Call) -> Answer | None:
+        if "response_format" in call.body:
+            return Answer(400, {"error": {"message": "Bad grammar"}})
+        return Answer(400, {"error": {"message": "prompt is too long"}}) if call.prompt == "long" else None
+
+    replies = ask(App(rule), "long", "a", settings={"schema": {"type": "array"}}, concurrency=1)
+    assert replies["long"].is_too_long and replies["a"].text == "re: a"
+
+
 def test_several_parameters_that_no_error_names_are_left_out_together() -> None:
     names = {"response_format", "seed"}
     app = App(lambda call: Answer(400, {"error": {"message": "Bad Request"}}) if names & call.body.keys() else None)
