@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -20,6 +21,7 @@ from dlm_trl.notes.errors import DlmEncodingError, DlmReadError, FenceError, Fro
 from dlm_trl.notes.frontmatter import parse_frontmatter
 from dlm_trl.notes.markers import PLAIN_FENCES, read_fence, read_marker
 
+MAX_BYTES = 256 * 2**20  # of a document
 _BOM = "\ufeff"
 _CLOSING = re.compile(r"\n---(?=\n|\Z)")
 _FENCE_START = "\n::"
@@ -36,12 +38,26 @@ def read(path: str | os.PathLike[str]) -> Document:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes. Raises DlmError (DlmReadError) if it can't be opened."""
+    """The file's bytes. Raises DlmError (DlmReadError) if it can't be opened, is a pipe or device, or too large."""
     try:
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # a pipe or a device may never end
+            raise DlmReadError("This is a pipe or a device.", hint="Write the document to a file first.", path=path)
+        if found.st_size > MAX_BYTES:
+            raise too_large(path)
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DlmReadError(f"The file cannot be read: {reason}.", hint="Check the path.", path=path) from None
+
+
+def too_large(path: Path) -> DlmReadError:
+    """The error for a document of more than `MAX_BYTES`."""
+    return DlmReadError(
+        f"The document has more than {MAX_BYTES // 2**20} MiB.",
+        hint="Divide it, or name its files in `training.sources`.",
+        path=path,
+    )
 
 
 def parse(text: str | bytes, path: Path | None = None) -> Document:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
-from lzma import LZMAError
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +22,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from dlm_trl.notes import Document, parse
 from dlm_trl.notes.errors import DlmError, DlmReadError, NoDocumentsError, NoRowsError, UsageError
+from dlm_trl.notes.parser import MAX_BYTES, too_large
 from dlm_trl.notes.sources import expand, source_weights
 from dlm_trl.rows.convert import KINDS, convert, features
 from dlm_trl.rows.register import EXTENSION, NAME, revision
@@ -33,8 +32,6 @@ logger = logging.getLogger(__name__)
 ROWS_PER_TABLE = 1000
 Shard = tuple[str, Iterable[str]]  # a data file, and the paths to open in it
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
-# What unreadable files and archives raise; RuntimeError for an encrypted zip and one with an unknown compression.
-UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, LZMAError, RuntimeError)
 
 
 class BuildError(DlmError, DatasetGenerationError):
@@ -228,9 +225,11 @@ class Dlm(datasets.ArrowBasedBuilder):
 def _read(path: str, source_file: str, expand_sources: bool) -> Document:
     try:
         with open(path, "rb") as file:
-            raw = file.read()
-    except UNREADABLE as error:
+            raw = file.read(MAX_BYTES + 1)  # decompressed: a small file may hold gigabytes
+    except Exception as error:  # each compression and each protocol raises errors of its own
         raise _unreadable(source_file, error) from None
+    if len(raw) > MAX_BYTES:
+        raise too_large(Path(source_file))
     document = parse(raw, Path(source_file))
     if not expand_sources:
         return document
@@ -244,19 +243,22 @@ def _read(path: str, source_file: str, expand_sources: bool) -> Document:
 
 def _documents(origin: str, paths: Iterable[str]) -> list[tuple[str, str]]:
     """The path to open and the `source_file` of each document in a shard. Raises DlmError for a broken archive."""
-    if not _is_archive(origin):
-        return [(str(path), origin) for path in paths]
     try:
-        members = [str(path) for path in paths if _is_document(path)]
-    except UNREADABLE as error:
+        listed = [str(path) for path in paths]
+    except Exception as error:  # as in _read
         raise _unreadable(origin, error) from None
+    if not _is_archive(origin):
+        return [(path, origin) for path in listed]
+    members = filter(_is_document, listed)
     return [(path, f"zip://{path.split('::')[0].removeprefix('zip://')}::{origin}") for path in members]
 
 
 def _unreadable(name: str, error: Exception) -> DlmReadError:
+    package = {".zst": "zstandard", ".lz4": "lz4"}.get(Path(name).suffix)
+    missing = package is not None and find_spec(package) is None
     return DlmReadError(
         f"The file cannot be read: {error}.",
-        hint="Check that it is complete, and its permissions.",
+        hint=f"Install {package}." if missing else "Check that it is complete, and its permissions.",
         path=Path(name),
     )
 

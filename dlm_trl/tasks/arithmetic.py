@@ -32,7 +32,8 @@ _OPERATORS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
     "/": operator.truediv,
 }
 _SIGNS = {"plus": "+", "minus": "-", "times": "*", "divided by": "/", "×": "*", "÷": "/", "−": "-", "–": "-"}
-_EXPRESSION = re.compile(r"-?\d+(?:\s*[-+*/]\s*\d+)+")
+LONGEST = 200  # characters of an expression; a model that repeats itself writes longer ones
+_EXPRESSION = re.compile(r"-?(?<!\d)\d+(?:\s*[-+*/]\s*\d+)+")
 # Words allowed around the expression; any other might change the question: "the square of 3 + 4".
 _PLAIN_WORDS = frozenset({
     "what", "is", "how", "much", "calculate", "compute", "evaluate", "find", "solve", "the", "value", "result", "of",
@@ -114,7 +115,7 @@ def calculate(text: str) -> Fraction | None:
         text = re.sub(rf"(?<!\w){name}(?!\w)" if name.isascii() else name, sign, text)
     expression = _EXPRESSION.search(text)
     around = re.sub(r"[.?!:\s]+", " ", _EXPRESSION.sub(" ", text, 1)).lower().split()
-    if expression is None or set(around) - _PLAIN_WORDS:
+    if expression is None or len(expression[0]) > LONGEST or set(around) - _PLAIN_WORDS:
         return None
     try:
         return _evaluate(_TOKEN.findall(expression[0]))

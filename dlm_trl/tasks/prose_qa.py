@@ -126,7 +126,7 @@ def passages(prose: str, longest: int = PASSAGE) -> list[str]:
     A paragraph of more than `longest` words is split between sentences; a longer sentence stays whole.
     """
     text = re.sub(r"^(```|~~~).*?(^\1\s*$|\Z)", "", prose, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"^\s*(?:#|\|).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^[^\S\n]*[#|].*$", "", text, flags=re.MULTILINE)
     pieces: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text):
         piece: list[str] = []

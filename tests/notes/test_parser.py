@@ -1,5 +1,6 @@
 """Any bytes are a document that accounts for every one of them, or a DlmError."""
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from dlm_trl.notes import DlmError, Document, Section, parse, read
 from dlm_trl.notes.document import section_id
+from dlm_trl.notes.errors import DlmReadError
+from dlm_trl.notes.parser import MAX_BYTES
 
 HEAD = "---\ndlm_id: 01JTRX0000000000000000000A\ndlm_version: 15\nbase_model: tiny\n---\n"
 SYNTH = (
@@ -167,3 +170,19 @@ def test_a_section_knows_its_file_and_its_origin(tmp_path: Path) -> None:
     assert (section.path, section.adapter, section.auto_synth, section.auto_mined) == (file, "tone", True, False)
     assert section.provenance["source_section_id"] == "b6b7d8a2f4b3f9c0"
     assert [(pair.line, pair.answer_line) for pair in section.pairs()] == [(8, 10)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+def test_a_pipe_and_a_device_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.dlm")
+    for path in (tmp_path / "pipe.dlm", Path("/dev/zero")):
+        with pytest.raises(DlmReadError, match="pipe or a device"):
+            read(path)
+
+
+def test_a_document_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.dlm"
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(DlmReadError, match="256 MiB"):
+        read(path)

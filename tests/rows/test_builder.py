@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from datasets import load_dataset
 
 from dlm_trl.notes import DlmError, read
+from dlm_trl.notes.parser import MAX_BYTES
 from dlm_trl.rows.convert import KINDS, features
 from dlm_trl.rows.load import load_dlm
 from tests.rows.conftest import NOTES, PROSE_ID, SYNTH, Write, convert
@@ -152,6 +156,34 @@ def test_an_encrypted_archive_is_an_error_of_one_line_and_can_be_skipped(write: 
         list(load_dlm(str(archive), "prose", split="train", streaming=streaming))
     files = [str(archive), str(document)]
     rows = load_dlm(files, "prose", split="train", streaming=streaming, on_error="skip")
+    assert [row["text"] for row in rows] == ["Prose one.", "Prose two."]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["cached", "streaming"])
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [
+        (".gz", lambda raw: gzip.compress(raw)[:-40]),
+        (".bz2", lambda raw: bz2.compress(raw)[:-40]),
+        (".xz", lambda raw: lzma.compress(raw)[:-40]),
+        (".gz", lambda raw: raw),
+        (".xz", lambda raw: raw),
+        (".bz2", lambda raw: raw),
+        (".zst", lambda raw: raw),
+        (".lz4", lambda raw: raw),
+        (".gz", lambda raw: gzip.compress(raw + b"\n" * MAX_BYTES, compresslevel=1)),
+    ],
+    ids=["cut .gz", "cut .bz2", "cut .xz", "no .gz", "no .xz", "no .bz2", "no .zst", "no .lz4", "bomb"],
+)
+def test_a_damaged_packed_document_is_an_error_of_one_line(
+    write: Write, ending: str, pack: Callable[[bytes], bytes], streaming: bool
+) -> None:
+    document = write("notes.dlm")
+    packed = document.with_name(f"packed.dlm{ending}")
+    packed.write_bytes(pack(document.read_bytes()))
+    with pytest.raises(DlmError, match=re.escape(packed.name)):
+        list(load_dlm(str(packed), "prose", split="train", streaming=streaming))
+    rows = load_dlm([str(packed), str(document)], "prose", split="train", streaming=streaming, on_error="skip")
     assert [row["text"] for row in rows] == ["Prose one.", "Prose two."]
 
 

@@ -114,3 +114,8 @@ def test_accuracy_compares_whole_answers():
 def test_invalid_options_are_refused(options: dict):
     with pytest.raises(DlmError):
         Arithmetic(**options)
+
+
+@pytest.mark.parametrize("text", ["1" * 200_000, "1+" * 5000 + "1", "1" * 6000 + "+1"], ids=["digits", "sum", "number"])
+def test_what_a_model_writes_that_repeats_itself_has_no_value(text: str):
+    assert calculate(text) is None

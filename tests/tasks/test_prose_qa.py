@@ -159,3 +159,7 @@ def test_both_rounds_with_the_embedded_base():
     assert len(rows) == len(items)
     replies = texts_of(task.check_prompts(items, texts))
     assert len(replies) == len(items)
+
+
+def test_blank_lines_take_linear_time():
+    assert passages("One." + "\n" * 300_000 + "Two.") == ["One.", "Two."]
