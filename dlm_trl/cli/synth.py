@@ -61,13 +61,23 @@ def instructions(
             "#<model>, the first model they list)."
         ),
     ] = "self",
-    per_section: Annotated[int, typer.Option(help="Pairs to request per prose section.")] = 3,
+    per_section: Annotated[
+        int | None,
+        typer.Option(help="Pairs to request per prose section; default: 3, or one per sentence with --ask sentences."),
+    ] = None,
     strategy: Annotated[
         Literal["extraction", "expansion", "both"],
         typer.Option(
             help="extraction: questions the prose answers; expansion: questions beyond it; both: half of each."
         ),
     ] = "extraction",
+    ask: Annotated[
+        Literal["list", "sentences"] | None,
+        typer.Option(
+            help="list: ask for a JSON list of pairs about each section; sentences: ask for a question about each "
+            "sentence, which is the answer. Default: sentences for local teachers of less than about 1 B parameters."
+        ),
+    ] = None,
     filter: Annotated[
         Literal["sway", "none", "dedup-only"],
         typer.Option(
@@ -141,7 +151,7 @@ def instructions(
     if apply and dry_run:
         raise typer.BadParameter("--apply and --dry-run can't be combined.")
     settings = SynthSettings(
-        teacher=teacher, per_section=per_section, strategy=strategy, filter=filter, threshold=threshold,
+        teacher=teacher, per_section=per_section, strategy=strategy, ask=ask, filter=filter, threshold=threshold,
         max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p, seed=seed, fresh=fresh,
         concurrency=concurrency, quantization=quantization, max_cost=max_cost, price=_prices(price),
         budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding, prompt=prompt, context=context,

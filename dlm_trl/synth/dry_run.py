@@ -15,7 +15,7 @@ from dlm_trl.synth.plan import plan
 from dlm_trl.synth.report import SOURCES_NOT_ASKED
 from dlm_trl.synth.run import check
 from dlm_trl.synth.settings import SynthSettings
-from dlm_trl.teachers.load import inspect_teacher, is_self
+from dlm_trl.teachers.load import inspect_teacher, is_local
 from dlm_trl.teachers.protocol import Usage
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,7 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
     new = [planned for planned in requests if settings.fresh or ledger.get(planned.request.key) is None]
     usage = sum((max_usage(planned.request, teacher) for planned in new), Usage())
     timings = [entry["seconds"] for entry in ledger.entries() if entry["facts"].get("teacher") == settings.teacher]
-    is_local = is_self(settings.teacher) or settings.teacher.startswith("hf:")
-    in_flight = 1 if is_local else settings.concurrency
+    in_flight = 1 if is_local(settings.teacher) else settings.concurrency
     return Estimate(
         path=Path(path),
         teacher=settings.teacher,

@@ -1,4 +1,6 @@
-"""From replies to accepted pairs: `Funnel(document, …).take(parsed)`. Guard, echo, leak check, deduplication, judge.
+"""From replies to accepted pairs: `Funnel(document, …).take(parsed)`.
+
+Guard, question, echo and leak checks, deduplication, judge.
 
 `--filter` sets how far a pair has to get: `none` stops after the guard, `dedup-only` after deduplication, `sway` adds
 the judge. The pairs of a wave are judged before they are compared with each other, so a bad pair never displaces a
@@ -22,6 +24,7 @@ from dlm_trl.synth.guard import Refusal, make_safe
 from dlm_trl.synth.leak import LeakCheck, validation_questions
 from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.plan import PlannedRequest
+from dlm_trl.synth.questions import certainty, problem
 from dlm_trl.synth.report import Loss, Stage, Synthesis
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.staging import Staged, applied
@@ -74,6 +77,8 @@ class Funnel:
                 i,
                 teacher,
                 planned.adapter,
+                fact=planned.fact,
+                certainty=certainty(pair.question, planned.opening),
             )
             for planned, pairs in parsed
             for i, pair in enumerate(pairs)
@@ -85,7 +90,12 @@ class Funnel:
             return [candidate for candidate in safe if self._is_within_request(candidate, remaining)]
         new: dict[tuple[str, QAPair], Candidate] = {}
         for candidate in safe:
-            if self._is_echo(candidate) or self._is_leak(candidate) or self._is_duplicate(candidate):
+            if (
+                self._has_problem(candidate)
+                or self._is_echo(candidate)
+                or self._is_leak(candidate)
+                or self._is_duplicate(candidate)
+            ):
                 continue
             if new.setdefault((candidate.request_key, candidate.pair), candidate) is not candidate:
                 self.lose("duplicate", candidate, "twice in one reply")
@@ -109,6 +119,12 @@ class Funnel:
             self.lose("guard", candidate, safe.reason)
             return None
         return replace(candidate, pair=safe)
+
+    def _has_problem(self, candidate: Candidate) -> bool:
+        wrong = problem(candidate.pair.question, candidate.fact) if candidate.fact else None
+        if wrong:
+            self.lose("question", candidate, wrong)
+        return wrong is not None
 
     def _is_echo(self, candidate: Candidate) -> bool:
         repeated = self._echoes[candidate.strategy].echoes(candidate.pair, candidate.prose)
@@ -142,15 +158,20 @@ class Funnel:
         """The candidates that pass the judge, with their scores."""
         if self._judge is None:
             return candidates
-        from dlm_trl.synth.judge import MIN_GROUNDING, verdict
+        from dlm_trl.synth.judge import MIN_GROUNDING, verdict, verdict_on_lead
 
         threshold = self._settings.threshold
         min_grounding = MIN_GROUNDING if self._settings.min_grounding is None else self._settings.min_grounding
         kept = []
         for candidate, scores in zip(candidates, map_over_ranks(candidates, self._judge.score), strict=True):
-            reason = verdict(scores, candidate.strategy, threshold, min_grounding)
+            if candidate.fact:
+                reason = verdict_on_lead(scores, candidate.certainty)
+            else:
+                reason = verdict(scores, candidate.strategy, threshold, min_grounding)
             if reason is None:
                 kept.append(replace(candidate, scores=scores))
+            elif scores.lead is not None:
+                self.lose(reason, candidate, f"lead {scores.lead:.2f}: a sentence nearby answers it as well")
             elif reason == "grounding":
                 self.lose(reason, candidate, f"grounding {scores.grounding:.2f}, below {min_grounding:.2f}")
             elif reason == "threshold":

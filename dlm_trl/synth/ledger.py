@@ -49,6 +49,8 @@ def request_key(
     top_p: float | None,
     seed: int | None,
     schema: Mapping[str, Any] | None,
+    opening: str = "",
+    stop: tuple[str, ...] = (),
 ) -> str:
     """The request's key in the ledger: 32 hex digits of a SHA-256 over everything that decides its reply.
 
@@ -59,7 +61,9 @@ def request_key(
     reference = kind if kind == "vllm-server" else teacher.reference
     conversation = [dict(message) for message in messages]
     sampling = [max_new_tokens, float(temperature), top_p, seed]
-    inputs = [reference, teacher.revision, prompt_version, conversation, sampling, schema]
+    inputs: list[Any] = [reference, teacher.revision, prompt_version, conversation, sampling, schema]
+    if opening or stop:
+        inputs += [opening, list(stop)]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 

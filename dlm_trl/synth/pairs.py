@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dlm_trl.synth.facts import Fact
 from dlm_trl.synth.prompts import Strategy
 
 
@@ -21,12 +22,15 @@ class Scores:
 
     margin: mean log-probability of the answer minus that of an empty answer, in nats per token. grounding: mean
     log-probability of the answer with the prose in the prompt minus without it, in nats per token. overlap: fraction
-    of the answer's content words that occur in the prose, 0 to 1.
+    of the answer's content words that occur in the prose, 0 to 1. lead: of a question about one sentence, how much more
+    it favours that sentence as its answer than the best of those nearby, with the prose in the prompt, in nats per
+    token; None for other pairs.
     """
 
     margin: float
     grounding: float
     overlap: float
+    lead: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Candidate:
     """A pair and where it came from.
 
     prose: the window of the section that the teacher read. request_key: of its request in the ledger. index: its
-    position in the reply. adapter: the one its prose section trains, or None.
+    position in the reply. adapter: the one its prose section trains, or None. fact: the sentence it was asked about, or
+    None. certainty: see `questions.certainty`; of pairs with a fact.
     """
 
     pair: QAPair
@@ -46,3 +51,5 @@ class Candidate:
     teacher: str
     adapter: str | None = None
     scores: Scores | None = None
+    fact: Fact | None = None
+    certainty: int = 0

@@ -1,32 +1,38 @@
 """The requests of a run: `plan(document, settings, teacher)` lists all of them before the first one is sent.
 
 The prose of a section becomes one request per strategy, or several if it is too long for the teacher; the section's
-number of pairs is then split among its windows.
+number of pairs is then split among its windows. A small local teacher can't write lists of pairs: it is asked about one
+sentence at a time, with several ways to begin the question.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from dlm_trl.notes import Document
+from dlm_trl.notes import Document, Section
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.synth import prompts
 from dlm_trl.synth.budget import max_prompt_tokens
+from dlm_trl.synth.facts import Fact, facts
 from dlm_trl.synth.ledger import request_key
+from dlm_trl.synth.openings import is_english, openings
 from dlm_trl.synth.prompts import Prompt, Strategy
-from dlm_trl.synth.settings import SynthSettings
+from dlm_trl.synth.settings import PER_SECTION, SynthSettings
 from dlm_trl.synth.windows import split_budget, windows
+from dlm_trl.teachers.load import is_local, writes_lists
 from dlm_trl.teachers.protocol import Request, TeacherInfo
 
 logger = logging.getLogger(__name__)
 
 _MAX_PROSE = 16_000  # bytes of UTF-8 per request if the teacher's context is unknown: four to six thousand tokens
 _MIN_SPLIT = 200  # bytes; shorter prose isn't what makes a prompt too long
+_QUESTION_TOKENS = 32
+_QUESTION_ENDS = ("?", "\n")
 
 # The root is an object because some servers accept nothing else; the reply parser reads lists, too.
 SCHEMA: Mapping[str, Any] = {
@@ -52,7 +58,8 @@ class PlannedRequest:
     """A request for n pairs, and where they belong.
 
     section_id: of the prose section. prose: the window of it in this request. adapter: the one the section trains, or
-    None.
+    None. fact: the sentence that the request asks a question about, or None for a request for a list of pairs.
+    opening: how that question begins.
     """
 
     request: Request
@@ -61,6 +68,13 @@ class PlannedRequest:
     prose: str
     n: int
     adapter: str | None = None
+    fact: Fact | None = None
+    opening: str = ""
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """What requests have in common of which only one reply counts: a section's sentence, or the request itself."""
+        return self.section_id, self.fact.sentence if self.fact else self.request.key
 
 
 def plan(document: Document, settings: SynthSettings, teacher: TeacherInfo) -> list[PlannedRequest]:
@@ -72,11 +86,16 @@ def plan(document: Document, settings: SynthSettings, teacher: TeacherInfo) -> l
     """
     prompt = prompts.own_prompt(settings.prompt)
     context = _context(settings, teacher)
+    by_sentence = not (writes_lists(teacher.reference, document) if settings.ask is None else settings.ask == "list")
     unique: dict[str, PlannedRequest] = {}  # by key, so that repeated prose is requested once
     for section in document.sections:
         prose = section.content.strip()
         if section.kind == "prose" and prose:
             for strategy, n_pairs in _pairs_per_strategy(settings):
+                if by_sentence and strategy == "extraction" and prompt is None:
+                    for planned in _about_sentences(section, settings, teacher):
+                        unique.setdefault(planned.request.key, planned)
+                    continue
                 fits = partial(_fits, strategy=strategy, settings=settings, teacher=teacher, prompt=prompt)
                 if not fits(prose[0]):
                     raise UsageError(
@@ -136,6 +155,27 @@ def split(planned: PlannedRequest, settings: SynthSettings, teacher: TeacherInfo
     return parts
 
 
+def _about_sentences(section: Section, settings: SynthSettings, teacher: TeacherInfo) -> Iterator[PlannedRequest]:
+    """One request per sentence and opening; with `per_section`, about that many sentences, spread over the section."""
+    continues, in_english = is_local(teacher.reference), is_english(section.content)
+    found = facts(section.content)
+    n = len(found) if settings.per_section is None else min(settings.per_section, len(found))
+    for fact in (found[i * len(found) // n] for i in range(n)):
+        for opening in openings(fact.sentence, fact.names) if continues and in_english else [""]:
+            if continues:
+                messages, begin = prompts.continued_questions(fact.context, opening)
+            else:
+                messages, begin = prompts.question_messages(fact.context, in_english), ""
+            seed = settings.seed if settings.temperature else None
+            sampling = min(settings.max_new_tokens, _QUESTION_TOKENS), settings.temperature, settings.top_p, seed
+            end = begin, _QUESTION_ENDS
+            key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling, None, *end)
+            request = Request(key, messages, *sampling, None, *end)
+            yield PlannedRequest(
+                request, section.section_id, "extraction", section.content.strip(), 1, section.adapter, fact, opening
+            )
+
+
 def _shared(n_pairs: int, pieces: Sequence[str]) -> list[tuple[str, int]]:
     """The pieces that get any of the pairs, each with its number of them."""
     budgets = split_budget(n_pairs, [len(piece) for piece in pieces])
@@ -154,7 +194,7 @@ def _request(messages: Sequence[Mapping[str, str]], settings: SynthSettings, tea
 
 
 def _pairs_per_strategy(settings: SynthSettings) -> list[tuple[Strategy, int]]:
-    n = settings.per_section
+    n = PER_SECTION if settings.per_section is None else settings.per_section
     if settings.strategy == "both":
         return [("extraction", math.ceil(n / 2)), ("expansion", n // 2)]
     return [(settings.strategy, n)]
@@ -164,7 +204,8 @@ def _fits(prose: str, strategy: Strategy, settings: SynthSettings, teacher: Teac
     context = _context(settings, teacher)
     if context is None:
         return len(prose.encode()) <= _MAX_PROSE
-    messages = prompts.pair_messages(prose, settings.per_section, strategy, prompt)
+    n = PER_SECTION if settings.per_section is None else settings.per_section
+    messages = prompts.pair_messages(prose, n, strategy, prompt)
     return max_prompt_tokens(messages, teacher) + settings.max_new_tokens <= context
 
 
@@ -173,9 +214,9 @@ def _spread(requests: list[PlannedRequest]) -> list[PlannedRequest]:
     sections = list(dict.fromkeys(planned.section_id for planned in requests))
     # Multiples of the golden ratio modulo one are evenly spread, however many you take (Kronecker sequence).
     position = {section: (i * 0.6180339887498949) % 1 for i, section in enumerate(sections)}
-    rounds: dict[str, int] = {}
+    subjects: dict[str, dict[tuple[str, str], int]] = {section: {} for section in sections}
     order = []
     for planned in requests:
-        round_ = rounds[planned.section_id] = rounds.get(planned.section_id, -1) + 1
-        order.append((round_, position[planned.section_id]))
+        rounds = subjects[planned.section_id]
+        order.append((rounds.setdefault(planned.subject, len(rounds)), position[planned.section_id]))
     return [requests[i] for i in sorted(range(len(requests)), key=lambda i: order[i])]

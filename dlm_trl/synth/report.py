@@ -10,7 +10,7 @@ from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.staging import Staged
 from dlm_trl.teachers.protocol import Usage
 
-Stage = Literal["guard", "echo", "leak", "duplicate", "judge", "threshold", "grounding", "surplus"]
+Stage = Literal["guard", "question", "echo", "leak", "duplicate", "judge", "threshold", "grounding", "surplus"]
 
 
 @dataclass(slots=True)
@@ -26,6 +26,7 @@ class Counts:
     unparsed: int = 0  # requests whose second reply was unreadable, too
     generated: int = 0  # pairs in the replies
     guard: int = 0  # pairs that can't be written into a document
+    question: int = 0  # questions about a sentence that can't be asked
     echo: int = 0  # pairs that repeat the request
     leak: int = 0
     duplicate: int = 0
@@ -41,8 +42,8 @@ class Counts:
 
     @property
     def after_dedup(self) -> int:
-        """Pairs left after the guard, the echo and leak checks and deduplication."""
-        return self.generated - self.guard - self.echo - self.leak - self.duplicate
+        """Pairs left after the guard, the question, echo and leak checks and deduplication."""
+        return self.generated - self.guard - self.question - self.echo - self.leak - self.duplicate
 
     @property
     def judge_passed(self) -> int:
@@ -110,6 +111,7 @@ _ADVICE: dict[str, str] = {
     "unparsed": "the replies contained no readable pairs. Try another teacher or a higher --max-new-tokens; "
     "`synth show FILE SECTION` prints the replies.",
     "guard": "the pairs can't be written into a document, see the reasons above. Try another teacher or --prompt.",
+    "question": "the questions can't be asked without the text. Try a larger teacher, or --ask list.",
     "echo": "the questions repeat the request: the teacher is too small for this prompt. Try another one, or --prompt.",
     "leak": "the questions repeat validation rows and would inflate the validation metrics. Write more prose.",
     "duplicate": "the pairs repeat others, see the table above. Lower --per-section, or sample other pairs with "

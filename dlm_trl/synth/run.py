@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from pathlib import Path
 
 from dlm_trl.models.ranks import map_over_ranks
@@ -26,6 +27,7 @@ from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.ledger import Ledger, now, run_lock
 from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.plan import PlannedRequest, plan, retry, split
+from dlm_trl.synth.questions import best
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.settings import SynthSettings
@@ -180,7 +182,9 @@ class _Run:
         """As many requests as may be needed, and as the budget allows."""
         wave = self.waiting
         if self.settings.max_pairs is not None:
-            wave = wave[: self.settings.max_pairs - len(kept)]
+            subjects = dict.fromkeys(planned.subject for planned in wave)
+            wanted = set(islice(subjects, self.settings.max_pairs - len(kept)))
+            wave = list(takewhile(lambda planned: planned.subject in wanted, wave))
         new = [planned for planned in wave if self._from_ledger(planned) is None]
         affordable = self.budget.affordable([max_usage(planned.request, self.teacher) for planned in new])
         return wave if affordable == len(new) else wave[: wave.index(new[affordable])]
@@ -226,6 +230,7 @@ class _Run:
         An unreadable reply is retried once, in the next wave, and a request that was too long is divided.
         """
         parsed_replies, retries = [], []
+        about: dict[tuple[str, str], list[tuple[PlannedRequest, str]]] = {}
         for planned, reply in zip(wave, replies, strict=True):
             if reply.is_too_long and (parts := split(planned, self.settings, self.teacher)):
                 self.outcome.counts.divided += 1
@@ -234,6 +239,9 @@ class _Run:
             if reply.error is not None:
                 self.outcome.counts.failed += 1
                 self.outcome.failures.append(Failure(planned.section_id, reply.error))
+                continue
+            if planned.fact:
+                about.setdefault(planned.subject, []).append((planned, planned.opening + reply.text))
                 continue
             is_truncated = reply.is_truncated or reply.usage.completion_tokens >= planned.request.max_new_tokens
             pairs, problem = parse_reply(reply.text, is_truncated)
@@ -249,7 +257,7 @@ class _Run:
                 self.outcome.counts.unparsed += 1
                 self.outcome.failures.append(Failure(planned.section_id, problem))
         self.waiting = retries + self.waiting
-        return parsed_replies
+        return parsed_replies + [_best_question(requests) for requests in about.values()]
 
     def _limited(self, accepted: Sequence[Candidate], kept: Sequence[Candidate], funnel: Funnel) -> list[Candidate]:
         """The accepted pairs up to `max_pairs`, taking the first pair of every section before any second one."""
@@ -263,6 +271,15 @@ class _Run:
         for _, candidate in ranked[room:]:
             funnel.lose("surplus", candidate, "more than --max-pairs")
         return [candidate for _, candidate in ranked[:room]]
+
+
+def _best_question(asked: Sequence[tuple[PlannedRequest, str]]) -> tuple[PlannedRequest, list[QAPair]]:
+    """The request with the best question about a sentence, and the question with the sentence as its answer."""
+    fact = asked[0][0].fact
+    assert fact is not None
+    replies = [(planned.opening, reply) for planned, reply in asked]
+    at, question = best(replies, fact)
+    return asked[at][0], [QAPair(question, fact.sentence)]
 
 
 def _written(document: Document, kept: Sequence[Candidate], apply_now: bool) -> tuple[list[Staged], int]:

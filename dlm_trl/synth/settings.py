@@ -11,8 +11,12 @@ from dlm_trl.notes.errors import UsageError
 from dlm_trl.synth.judge import check_reference
 
 Strategies = Literal["extraction", "expansion", "both"]
+Ask = Literal["list", "sentences"]
 Filter = Literal["none", "dedup-only", "sway"]
 Quantization = Literal["4bit", "8bit"]
+
+
+PER_SECTION = 3  # pairs in a list, by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +27,9 @@ class SynthSettings:
     """
 
     teacher: str = "self"
-    per_section: int = 3
+    per_section: int | None = None
     strategy: Strategies = "extraction"
+    ask: Ask | None = None
     filter: Filter = "sway"
     threshold: float = 0.1
     max_pairs: int | None = None
@@ -46,6 +51,7 @@ class SynthSettings:
     def __post_init__(self) -> None:
         choices = {
             "strategy": get_args(Strategies),
+            "ask": (*get_args(Ask), None),
             "filter": get_args(Filter),
             "quantization": (*get_args(Quantization), None),
         }

@@ -100,7 +100,7 @@ def filter_report(counts: Counts, filter: str) -> str:
     first = f"synth filter: generated {counts.generated}, dedup {counts.after_dedup}"
     if filter == "sway":
         first += f", judge passed {counts.judge_passed}, threshold {counts.above_threshold}"
-    losses = ("guard", "echo", "leak", "duplicate", "judge", "threshold", "grounding", "surplus")
+    losses = ("guard", "question", "echo", "leak", "duplicate", "judge", "threshold", "grounding", "surplus")
     return f"{first}\nlost: {', '.join(f'{name} {getattr(counts, name)}' for name in losses)}; kept {counts.kept}"
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import NoRowsError
+from dlm_trl.notes.sentences import paragraphs, sentences
 from dlm_trl.tasks import prompts
 from dlm_trl.tasks.protocol import Example, Messages, Reject, accuracy
 
@@ -116,7 +117,7 @@ def spans(passage: str) -> list[str]:
 
     Each occurs verbatim in the passage and has at most `MAX_SPAN` words. No duplicates, in the order of sentences.
     """
-    all_spans = [span for sentence in _sentences(passage) for span in _spans(sentence)]
+    all_spans = [span for sentence in sentences(passage) for span in _spans(sentence)]
     return list(dict.fromkeys(span for span in all_spans if len(span.split()) <= MAX_SPAN))
 
 
@@ -125,18 +126,16 @@ def passages(prose: str, longest: int = PASSAGE) -> list[str]:
 
     A paragraph of more than `longest` words is split between sentences; a longer sentence stays whole.
     """
-    text = re.sub(r"^(```|~~~).*?(^\1\s*$|\Z)", "", prose, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"^[^\S\n]*[#|].*$", "", text, flags=re.MULTILINE)
     pieces: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", text):
+    for paragraph in paragraphs(prose):
         piece: list[str] = []
-        for sentence in _sentences(" ".join(paragraph.split())):
+        for sentence in paragraph:
             if piece and len(" ".join([*piece, sentence]).split()) > longest:
                 pieces.append(" ".join(piece))
                 piece = []
             piece.append(sentence)
         pieces.append(" ".join(piece))
-    return [piece for piece in pieces if piece]
+    return pieces
 
 
 def _spans(sentence: str) -> Iterator[str]:
@@ -148,10 +147,6 @@ def _spans(sentence: str) -> Iterator[str]:
         if m.start() not in complements and not _OPENS_CLAUSE.search(sentence[: m.start()]):
             yield m[0]
     yield from (m[0] for m in _NAME.finditer(sentence))
-
-
-def _sentences(text: str) -> list[str]:
-    return [s for s in re.split(r"(?<=[.!?])\s+(?=[^\Wa-z])", text.strip()) if s]
 
 
 def _row(item: ProseItem, question: str) -> Example | Reject:

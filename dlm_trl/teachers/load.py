@@ -27,6 +27,8 @@ FORMS = (
     "self (the document's trained adapter; self#NAME for one of several), hf:<id or folder>, hf:tiny (the embedded "
     "model), openai:<model>, anthropic:<model>, vllm-server:<url>[,<url>…][#<model>]"
 )
+# SmolLM2-135M (576) can't write lists of pairs, Qwen2.5-1.5B (1536) can: benchmarks/RESULTS.md.
+MIN_WIDTH = 1024
 _NO_ADAPTER_HINT = "take another teacher: --teacher hf:…."
 
 # The files of a local model that decide its replies.
@@ -133,6 +135,27 @@ def content_hash(folder: Path) -> str:
 def is_self(reference: str) -> bool:
     """Whether the reference is `self` or `self#NAME`: an adapter of the document."""
     return reference == "self" or reference.startswith("self#")
+
+
+def is_local(reference: str) -> bool:
+    """Whether the teacher's weights are loaded in this process."""
+    return is_self(reference) or reference.startswith("hf:")
+
+
+def writes_lists(reference: str, document: Document) -> bool:
+    """Whether a teacher can be asked for a list of pairs.
+
+    Servers can, and the embedded model was trained to. Of other local models those with a hidden size of `MIN_WIDTH`.
+    """
+    if not is_local(reference):
+        return True
+    name = document.frontmatter.base_model if is_self(reference) else reference.removeprefix("hf:")
+    if name == "tiny":
+        return True
+    from dlm_trl.models.load import load_config
+    from dlm_trl.models.registry import ModelRef
+
+    return int(load_config(ModelRef.from_record(name).name).get_text_config().hidden_size) >= MIN_WIDTH
 
 
 def self_adapter(reference: str, document: Document | None, alternative: str) -> Path:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.models.chat import encode, require_template
+from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.generate import TOKEN_BUDGET, generate_batches, row_seed
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.teachers.protocol import Reply, Request, Usage
@@ -51,10 +52,11 @@ class LocalTeacher:
 
         A reply has an error if the chat template refuses its messages, or its prompt exceeds the context or the memory.
         """
-        groups: dict[tuple[int, float, float], list[tuple[Request, list[int]]]] = defaultdict(list)
+        groups: dict[tuple[int, float, float, tuple[str, ...]], list[tuple[Request, list[int]]]] = defaultdict(list)
         for request in requests:
             try:
                 prompt = encode(self.tokenizer, request.messages, self.reference)
+                prompt += encode_text(self.tokenizer, request.opening)
             except DlmError as error:
                 yield Reply(request.key, error=str(error))
                 continue
@@ -65,7 +67,7 @@ class LocalTeacher:
                 )
                 continue
             top_p = 1.0 if request.top_p is None else request.top_p
-            groups[request.max_new_tokens, request.temperature, top_p].append((request, prompt))
+            groups[request.max_new_tokens, request.temperature, top_p, request.stop].append((request, prompt))
         for sampling, rows in groups.items():
             yield from self._replies(rows, *sampling)
 
@@ -74,7 +76,12 @@ class LocalTeacher:
         return len(encode(self.tokenizer, messages, self.reference))
 
     def _replies(
-        self, rows: list[tuple[Request, list[int]]], max_new_tokens: int, temperature: float, top_p: float
+        self,
+        rows: list[tuple[Request, list[int]]],
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        stop: tuple[str, ...],
     ) -> Iterator[Reply]:
         rows = sorted(rows, key=lambda row: -len(row[1]))
         while rows:
@@ -85,6 +92,7 @@ class LocalTeacher:
                 max_new_tokens,
                 temperature,
                 top_p,
+                stop,
                 seed=[row_seed(request.key, request.seed) for request, _ in rows],
                 token_budget=self.token_budget,
             )

@@ -17,7 +17,9 @@ class Request:
     """A conversation for the teacher to continue.
 
     key: identifies the request and seeds its sampling; a local teacher gives the same reply to the same key, whatever
-    else is in the batch. schema: a JSON schema for the reply, used by servers with structured output.
+    else is in the batch. schema: a JSON schema for the reply, used by servers with structured output. opening: how the
+    assistant's turn begins; a local teacher's reply continues it, servers aren't told. stop: strings at which a local
+    teacher's reply ends.
     """
 
     key: str
@@ -27,6 +29,8 @@ class Request:
     top_p: float | None = None
     seed: int | None = None
     schema: Mapping[str, Any] | None = None
+    opening: str = ""
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

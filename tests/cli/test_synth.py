@@ -168,7 +168,10 @@ def test_losses_are_shown_with_their_duplicates(app: App, synth: Synth) -> None:
     done = synth("instructions", "notes.dlm", *PLAIN)
     assert "\tWhat is the colour of Alder?\tthe same as 'What is the colour of Alder?' of this run (×2)\n" in done.out
     assert "guard" in done.out and "U+0000" in done.out
-    assert "lost: guard 3, echo 0, leak 0, duplicate 2, judge 0, threshold 0, grounding 0, surplus 0;" in done.out
+    assert (
+        "lost: guard 3, question 0, echo 0, leak 0, duplicate 2, judge 0, threshold 0, grounding 0, surplus 0;"
+        in done.out
+    )
     assert "; kept 1\n" in done.out
 
 

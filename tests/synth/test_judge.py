@@ -19,7 +19,8 @@ from dlm_trl import tiny
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, Document, parse
 from dlm_trl.notes.store import next_version, set_current_adapter
-from dlm_trl.synth.judge import Judge, open_judge, verdict
+from dlm_trl.synth.facts import facts
+from dlm_trl.synth.judge import Judge, open_judge, verdict, verdict_on_lead
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.words import content_words, overlap
@@ -286,3 +287,25 @@ def test_overlap_is_a_fraction_of_the_answer() -> None:
     assert overlap("gluten and gas and air", "Gluten holds the gas.") == pytest.approx(2 / 3)
     assert overlap("stone", "Gluten is a net.") == 0.0
     assert overlap("It is.", "Gluten is a net.") == 1.0
+
+
+def test_the_lead_compares_a_sentence_with_those_nearby(tiny_judge: Judge) -> None:
+    starter, needs = facts(PROSE)
+    right, wrong = (
+        replace(candidate(QAPair("What is a starter?", fact.sentence)), fact=fact) for fact in (starter, needs)
+    )
+    plain = candidate(QAPair("What is a starter?", starter.sentence))
+    leads = [scores.lead for scores in tiny_judge.score([right, plain, wrong])]
+    assert leads[1] is None and leads[0] is not None and leads[2] is not None
+    assert leads[0] == pytest.approx(-leads[2], abs=1e-5)  # two sentences: what leads the one trails the other
+    alone = replace(right, fact=starter._replace(nearby=(starter.sentence,)))
+    assert tiny_judge.score([alone])[0].lead is not None
+
+
+@pytest.mark.parametrize(
+    ("lead", "certainty", "reason"),
+    [(0.0, 0, None), (-0.01, 0, "judge"), (-0.05, 1, None), (-0.2, 1, "judge"), (-0.5, 2, None), (-0.7, 2, "judge"),
+     (math.nan, 2, "judge"), (None, 2, "judge")],
+)  # fmt: skip
+def test_less_certain_questions_need_a_higher_lead(lead: float | None, certainty: int, reason: str | None) -> None:
+    assert verdict_on_lead(Scores(0.0, 0.0, 1.0, lead), certainty) == reason

@@ -499,7 +499,11 @@ class Choosing:
 
 
 SOME_PAIRS = [pair("Elm", "colour"), pair("Elm", "height"), pair("Fir", "pest"), ("A\x00?", "B."), ("Who?", "We.")]
-REPLIES = st.none() | st.just("No \ud83d.") | st.lists(st.sampled_from(SOME_PAIRS), max_size=4).map(listed)
+REPLIES = (
+    st.none()
+    | st.sampled_from(["No \ud83d.", "What is Alder?", "Where does a plant grow?"])
+    | st.lists(st.sampled_from(SOME_PAIRS), max_size=4).map(listed)
+)
 
 
 @given(
@@ -508,6 +512,7 @@ REPLIES = st.none() | st.just("No \ud83d.") | st.lists(st.sampled_from(SOME_PAIR
         partial(replace, PLAIN, max_new_tokens=20),
         filter=st.sampled_from(["none", "dedup-only"]),
         strategy=st.sampled_from(["extraction", "both"]),
+        ask=st.sampled_from([None, "sentences"]),
         max_pairs=st.none() | st.integers(1, 6),
     ),
     st.integers(0, 6),
@@ -621,3 +626,28 @@ class TestTinyModel:
         assert (again.counts.sent, again.counts.kept, again.applied) == (0, done.counts.kept, done.counts.kept)
         strict = synthesize(path, replace(self.SETTINGS, threshold=50.0))
         assert strict.counts.kept == 0 and strict.counts.threshold + strict.counts.judge > 0
+
+    def test_asked_about_sentences_it_answers_with_them_and_a_repeated_run_asks_nothing(self, tmp_path: Path) -> None:
+        more = "\n::prose::\nA cedar is a tall tree. Its wood keeps moths away from the clothes.\n"
+        path = notes(tmp_path / "notes.dlm", "Alder", more=more)
+        settings_ = SynthSettings(teacher="hf:tiny", ask="sentences", filter="dedup-only")
+        done = synthesize(path, settings_)
+        sentences = {prose("Alder"), "A cedar is a tall tree.", "Its wood keeps moths away from the clothes."}
+        assert done.counts.generated == 3 and done.counts.sent > 3 and not done.failures
+        assert "What is a cedar?" in {item.pair.question for item in done.staged}
+        assert {item.pair.answer for item in done.staged} | {loss.pair.answer for loss in done.losses} == sentences
+        again = synthesize(path, settings_)
+        assert (again.counts.sent, again.counts.kept) == (0, done.counts.kept)
+        assert synthesize(path, replace(settings_, per_section=1)).counts.generated == 2
+
+
+def test_a_server_gets_one_request_per_sentence_without_an_opening(app: App, tmp_path: Path) -> None:
+    async def ask(call: Call) -> str:
+        fact = call.body["messages"][0]["content"].rpartition("Fact: ")[2].partition("\n")[0]
+        return f"Question: What is {fact.split()[0]}? It is this: {fact}"
+
+    app.reply = ask
+    path = notes(tmp_path / "notes.dlm", "Alder", "Birch")
+    done = synthesize(path, replace(PLAIN, ask="sentences"))
+    assert pairs(done.staged) == [(f"What is {topic}?", prose(topic)) for topic in ("Alder", "Birch")]
+    assert len(app.calls) == 2

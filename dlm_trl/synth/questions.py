@@ -1,0 +1,159 @@
+"""Questions whose answer is known: the best of several (`best`), and what is wrong with one, by its words (`problem`).
+
+A question has to be understood without the text, to be about its fact, and to leave something to answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from dlm_trl.synth.facts import Fact
+from dlm_trl.synth.openings import BARE
+from dlm_trl.synth.words import STOP_WORDS, content_words, words
+
+MAX_WORDS = 24
+# Shares of the question's words that occur in the fact with its context, and in the sentence itself.
+_MIN_OWN = 0.75
+_MIN_ITSELF = 0.34
+# Words that a question may add. The others have to be the text's.
+_OF_QUESTIONS = STOP_WORDS | frozenset({
+    "after", "amount", "before", "called", "can", "contain", "do", "during", "get", "good", "happen", "happens", "how",
+    "if", "kind", "like", "long", "look", "made", "make", "many", "mean", "much", "name", "need", "often", "once",
+    "percentage", "should", "take", "temperature", "there", "time", "use", "used", "want", "was", "were", "when",
+    "where", "why", "will", "you", "your",
+})  # fmt: skip
+_NEEDS_TEXT = re.compile(
+    r"\b(?:(?<!does )it(?! takes?\b)|they|them|these|those|he|she|him|her)\b"
+    r"|\bthe (?:text|passage|paragraph|author|following)\b"
+    r"|\b(?:this|that) (?!\w+s\b)\w+\?$|^\W*\w+ (?:is|are|does|do) (?:this|that|it)\b(?! take)",
+    re.IGNORECASE,
+)
+_LINKS = frozenset({"about", "at", "by", "for", "from", "in", "into", "like", "of", "on", "to", "with"})
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_DURATION = re.compile(r"\b(?:second|minute|hour|day|night|week|month|year)s?\b", re.IGNORECASE)
+_TAKES = re.compile(r"\b(?:take|takes|took|last|lasts|need|needs|require|requires)\b", re.IGNORECASE)
+_DUTY = re.compile(r"\b(?:must|should|have to|has to|needs? to)\b", re.IGNORECASE)
+_MEANING = re.compile(r"\b(?:is|are|means?)\b", re.IGNORECASE)
+_MANNER = re.compile(r"\b(?:by|with|at|in|using|until|into|on)\b", re.IGNORECASE)
+_REASON = re.compile(
+    r"^(?P<before>.*?)(?P<word>\bbecause\b|\bsince\b|, so that\b|, so\b|\bso that\b)(?P<after>.*)$", re.IGNORECASE
+)
+
+
+def finished(reply: str) -> str:
+    """The question that a teacher wrote: the first line, without a label, up to its question mark."""
+    first = reply.strip().partition("\n")[0].removeprefix("Question:").strip()
+    end = re.search(r"[?？]", first)
+    return first[: end.end()] if end else f"{first}?"
+
+
+def best(replies: Sequence[tuple[str, str]], fact: Fact) -> tuple[int, str]:
+    """The index and the text of the best question about a fact. replies: each with its opening, in order.
+
+    The first without a problem of the highest certainty; the first of all if each has one.
+    """
+    written = [(i, finished(reply), opening) for i, (opening, reply) in enumerate(replies)]
+    good = [(i, question, opening) for i, question, opening in written if not problem(question, fact)]
+    i, question, _ = max(good or written[:1], key=lambda item: certainty(item[1], item[2]))
+    return i, question
+
+
+def certainty(question: str, opening: str) -> int:
+    """How much of the question was written by rule, which is more often right than what a small model adds.
+
+    2: all of it. 1: its beginning, with the subject or the kind of answer. 0: at most its first words.
+    """
+    if question == f"{opening}?":
+        return 2
+    return 0 if opening in ("", *BARE) else 1
+
+
+def problem(question: str, fact: Fact) -> str | None:
+    """Why the question can't be asked about the fact, or None."""
+    if not question.endswith(("?", "？")):
+        return "not a question"
+    if len(question.split()) > MAX_WORDS:
+        return "too long"
+    if _NEEDS_TEXT.search(question):
+        return "not understood without the text"
+    asked = content_words(question) - _OF_QUESTIONS
+    if not asked:
+        return "about nothing"
+    known = {word for sentence in fact.nearby for word in content_words(sentence)}
+    if unknown := {word for word in asked if not _has(known, word)}:
+        return f"not in the text: {', '.join(sorted(unknown))}"
+    own = content_words(fact.context)
+    itself = content_words(fact.sentence)
+    if _share(asked, own) < _MIN_OWN or _share(asked, itself) < _MIN_ITSELF:
+        return "about another sentence"
+    if question.startswith("What ") and not _names_subject(question, fact.context):
+        return "about another thing"
+    if _share(itself - _OF_QUESTIONS, asked) == 1.0 or _contains_object(question, fact.sentence):
+        return "contains the answer"
+    return _wrong_kind(question.lower(), fact.sentence)
+
+
+def _wrong_kind(question: str, sentence: str) -> str | None:
+    """Whether the sentence can't answer this kind of question, by its words."""
+    if question.startswith(("how many", "how much", "what percentage")):
+        numbers = len(_NUMBER.findall(question))
+        if _NUMBER.search(sentence) and len(_NUMBER.findall(sentence)) <= numbers:
+            return "contains the answer"
+    if question.startswith("what does it take") or (question.endswith(" to do?") and not _DUTY.search(sentence)):
+        return "asks for something else"
+    if question.endswith(" mean?") and not _MEANING.search(sentence):
+        return "asks for a meaning"
+    if question.startswith("how long"):
+        if "does it take" in question and not _TAKES.search(sentence):
+            return "asks for another time"
+        if not _DURATION.search(sentence):
+            return "asks for a time"
+        if _DURATION.search(question):
+            return "contains the answer"
+    if question.startswith("why"):
+        reason = _REASON.match(sentence)
+        if not reason:
+            return "asks for a reason"
+        effect = reason["before" if reason["word"].lower() in ("because", "since") else "after"]
+        asked = content_words(question) - _OF_QUESTIONS
+        if _share(asked, content_words(effect)) < 1.0:
+            return "asks for another reason"
+    if question.startswith(("how do ", "how does ", "how is ", "how are ", "how can ")) and not _MANNER.search(
+        sentence
+    ):
+        return "asks for a manner"
+    return None
+
+
+def _names_subject(question: str, text: str) -> bool:
+    """Whether the first thing that the question names is one of the first two of the text."""
+    named, things = (
+        [word for word in words(part.replace("`", " ")) if word in content_words(part) - _OF_QUESTIONS]
+        for part in (question, text)
+    )
+    return _has(set(things[:2]), named[0])
+
+
+def _contains_object(question: str, sentence: str) -> bool:
+    """Whether a question "What does …?" ends with two words of the sentence: "What does steam keep the skin soft?"."""
+    *_, before, last = re.findall(r"[\w'’-]+", question)
+    following = pairwise(re.findall(r"[\w'’-]+", sentence))
+    return (
+        question.startswith("What does ")
+        and last not in _LINKS
+        and any(second == last and _has({first}, before) for first, second in following)
+    )
+
+
+def _share(words: set[str], among: set[str]) -> float:
+    return sum(_has(among, word) for word in words) / len(words) if words else 1.0
+
+
+def _has(words: set[str], word: str) -> bool:
+    """Whether a word is among these in any form: `keeps` and `keep`, `shaping` and `shape`."""
+    if word in words:
+        return True
+    stem = re.sub(r"(?:ing|ed|es|s|e|ly|er)$", "", word) if len(word) > 3 else word
+    return any(other.startswith(stem) and len(other) - len(stem) <= 4 for other in words)

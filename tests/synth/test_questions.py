@@ -1,0 +1,140 @@
+"""Questions about single sentences: what is asked about, how the question may begin, and which ones are rejected."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_trl.synth.facts import Fact, facts
+from dlm_trl.synth.openings import MAX_OPENINGS, is_english, openings
+from dlm_trl.synth.questions import best, certainty, finished, problem
+
+BREAD = (
+    "A starter is a mix of flour and water. It lasts for years. Salt slows the yeast down, so the dough rises later. "
+    "Bake the loaf for 20 minutes with the lid."
+)
+
+
+def fact(sentence: str, before: str = "") -> Fact:
+    return facts(f"{before} {sentence}")[-1]
+
+
+def test_a_fact_has_the_sentences_that_it_refers_to() -> None:
+    found = facts(f"{BREAD}\n\nWhy so? Too short.")
+    assert [item.sentence for item in found] == [
+        "A starter is a mix of flour and water.",
+        "It lasts for years.",
+        "Salt slows the yeast down, so the dough rises later.",
+        "Bake the loaf for 20 minutes with the lid.",
+    ]
+    assert found[1].context == "A starter is a mix of flour and water. It lasts for years."
+    assert found[2].context == found[2].sentence and found[0].nearby == tuple(item.sentence for item in found)
+
+
+def test_only_the_sentences_nearby_are_compared() -> None:
+    prose = " ".join(f"Sentence number {i} says something." for i in range(30))
+    assert [len(item.nearby) for item in facts(prose)] == [5, 6, 7, 8, *[9] * 22, 8, 7, 6, 5]
+    assert all(item.sentence in item.nearby for item in facts(prose))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "first"),
+    [
+        ("A ridgepole is the beam at the top of a tent.", "What is a ridgepole"),
+        ("Neap tides are the weakest tides of the month.", "What are neap tides"),
+        ("The part that is taken away is called the discard.", "What is the part that is taken away called"),
+        ("A dent that comes back slowly means that the loaf is ready.", "What does a dent that comes back slowly mean"),
+        ("If the alarm sounds, turn off the engine.", "What should you do if the alarm sounds"),
+        ("When flour meets water, gluten forms.", "What happens when flour meets water"),
+        ("A cleat hitch holds a line on a cleat.", "What does a cleat hitch hold"),
+        ("The loaf lies in a banneton.", "What does the loaf lie in"),
+        ("The alert fires when more than 4000 jobs wait.", "How many jobs"),
+        ("A clove hitch slips when the load changes.", "When does a clove hitch slip"),
+        ("Logs of the service are deleted after a while.", "What happens to logs of the service"),
+        ("It lasts about 20 minutes in the harbour.", "How long"),
+        ("The filter should be replaced once a year.", "How often"),
+        ("Store the spare part in the red box.", "Where should you store"),
+        ("Hold the blade gently.", "How should you hold"),
+        ("Jo carries a boat that pushes the waves.", "What does Jo carry"),
+        ("NASA watches the sky.", "What does NASA watch"),
+    ],
+)  # fmt: skip
+def test_the_first_opening(sentence: str, first: str) -> None:
+    assert openings(sentence, frozenset({"Jo"}))[0] == first
+
+
+@pytest.mark.parametrize(
+    ("prose", "expected"),
+    [
+        (BREAD, True),
+        ("Der Teig geht in der Nacht. An der Luft wird er trocken, und im Ofen geht er auf.", False),
+        ("La pâte lève on ne sait pourquoi, et elle a besoin de sel.", False),
+        ("La masa se pone a fermentar en la nevera.", False),
+        ("酵母产生气体。", False),
+        ("", False),
+    ],
+)
+def test_the_rules_are_for_english(prose: str, expected: bool) -> None:
+    assert is_english(prose) is expected
+
+
+@given(st.text("Aa .,;:?!'is theof\n-", min_size=1) | st.text(min_size=1))
+def test_every_text_has_openings(text: str) -> None:
+    begun = openings(text)
+    assert 1 <= len(begun) <= MAX_OPENINGS and len(set(begun)) == len(begun)
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence", "wrong"),
+    [
+        ("What is a starter?", "A starter is a mix of flour and water.", None),
+        ("How long does the tide take to turn?", "The tide takes 20 minutes to turn.", None),
+        ("Why does the dough rise later?", "Salt slows the yeast down, so the dough rises later.", None),
+        ("Why does salt slow the yeast down?", "Salt slows the yeast down, so the dough rises.", "another reason"),
+        ("Why does the dough rise?", "The dough rises in the night.", "a reason"),
+        ("How long is the dough?", "The dough rises in the bowl.", "a time"),
+        ("What does it do?", "The dough rises in the bowl.", "without the text"),
+        ("What is the text about?", "The dough rises in the bowl.", "without the text"),
+        ("What does a can of beans make?", "Discard makes good pancakes.", "not in the text: beans"),
+        ("Where should you drop a spoon into a glass?", "Drop a spoon into a glass.", "the answer"),
+        ("What does steam keep the skin soft?", "Steam keeps the skin soft, so the loaf can grow.", "the answer"),
+        ("How many grams are 10 grams of salt?", "Take 10 grams of salt.", "the answer"),
+        ("What does the harbour have?", "The time is about 20 minutes in the harbour.", "another thing"),
+        ("What should you do?", "Take 10 grams of salt.", "about nothing"),
+        ("A starter", "A starter is a mix of flour and water.", "not a question"),
+        (f"What is {'a starter ' * 20}?", "A starter is a mix of flour and water.", "too long"),
+    ],
+)  # fmt: skip
+def test_problems(question: str, sentence: str, wrong: str | None) -> None:
+    found = problem(question, fact(sentence))
+    assert found is None if wrong is None else found is not None and wrong in found
+
+
+def test_a_question_about_the_sentence_before_is_rejected() -> None:
+    lasts = facts(BREAD)[1]
+    assert problem("What is a starter?", lasts) == "about another sentence"
+    assert problem("How long does a starter last?", lasts) is None
+
+
+@given(st.text(), st.text())
+def test_any_question_about_any_sentence_has_a_verdict(question: str, sentence: str) -> None:
+    assert isinstance(problem(question, Fact(sentence, sentence, (sentence,))), str | None)
+
+
+def test_a_reply_is_read_up_to_its_question_mark() -> None:
+    assert finished(" Question: What is a starter? A mix.\nFact: …") == "What is a starter?"
+    assert finished("What is a starter\n\nFact: More") == "What is a starter?"
+    assert finished("什么是酵母？它产生气体。") == "什么是酵母？"
+
+
+def test_the_best_question_is_the_first_of_the_highest_certainty() -> None:
+    starter = facts(BREAD)[0]
+    replies = [
+        ("What", "What is the flour?"),  # a bare opening
+        ("What does a starter", "What does a starter make of beans?"),  # has a problem
+        ("What is a starter", "What is a starter made of?"),
+        ("What is a starter", "What is a starter?"),
+    ]
+    assert best(replies, starter) == (3, "What is a starter?")
+    assert best(replies[:2], starter) == (0, "What is the flour?")
+    assert best(replies[1:2], starter) == (0, "What does a starter make of beans?")
+    assert [certainty(question, opening) for opening, question in replies] == [0, 1, 1, 2]
