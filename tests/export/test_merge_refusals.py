@@ -63,7 +63,6 @@ def change_tensors(adapter: Path, change: Callable[[dict[str, torch.Tensor]], ob
         ("init_lora_weights", "mica"),
         ("trainable_token_indices", [1, 2]),
         ("megatron_config", {"a": 1}),
-        ("target_parameters", ["feed_forward.experts.gate_up_proj"]),
         ("alora_invocation_tokens", [5]),
         ("layer_replication", [[0, 2]]),
         ("use_qalora", True),
