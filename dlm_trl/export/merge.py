@@ -232,7 +232,7 @@ def _check_stored(
     if problems:
         raise BaseModelError(
             f"The base's files don't fit its config.json: {'; '.join(problems[:3])}.",
-            hint="Download the base again, or give another one with --base.",
+            hint="Download the base again, or train without these modules (target_modules).",
             path=folder,
         )
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from dlm_trl.export.merge import merge
 from dlm_trl.models import lineage
 from dlm_trl.models.load import load_config
 from dlm_trl.models.weights import find_weights
+from dlm_trl.notes import DlmError
 from dlm_trl.train.adapter import adapt, merge_problems, peft_config
 from dlm_trl.train.arguments import AdapterArguments
 
@@ -55,6 +57,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt_oss": TEXT | EXPERTS,
     "bloom": GPT | {"hidden_size": 32},
 }
+# Its attention is stored as one matrix, which transformers divides into four.
+FUSED = {"hrm_text": TEXT | {"num_layers_per_stack": 2, "H_cycles": 1, "L_cycles": 1, "L_bp_cycles": [1]}}
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def make_base(random_base: Path, tmp_path: Path) -> Callable[[str], Path]:
         tokenizer = AutoTokenizer.from_pretrained(random_base)
         vocabulary = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": tokenizer.eos_token_id}
         vocabulary["pad_token_id"] = tokenizer.pad_token_id
-        settings = ARCHITECTURES[kind]
+        settings = (ARCHITECTURES | FUSED)[kind]
         if "text_config" in settings:
             settings = settings | {"text_config": settings["text_config"] | vocabulary}
         else:
@@ -147,3 +151,58 @@ def test_the_base_is_stored_under_other_names_than_the_model_has(
     merged = lineage.read(merge(tmp_path / "adapter", tmp_path / "merged"))[-1]["merged"]
     assert stored in merged
     assert changed in (None, len(merged))
+
+
+def test_a_base_whose_matrices_are_stored_in_another_form_is_refused_with_the_setting_that_helps(
+    make_base: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = make_base("hrm_text")
+    (line,) = problems(base)
+    assert line.startswith("The trained adapter couldn't be merged into the base, because of ")
+    assert "is stored in another form (Chunk)" in line
+    assert line.endswith("Set target_modules to others, such as down_proj, o_proj.")
+    train(base, tmp_path / "adapter")
+    with pytest.raises(DlmError, match=r"q_proj.weight is in no file.*target_modules"):
+        merge(tmp_path / "adapter", tmp_path / "merged")
+    assert problems(base, target_modules=["down_proj", "o_proj"]) == []
+    train(base, tmp_path / "other", target_modules=["down_proj", "o_proj"])
+    merge(tmp_path / "other", tmp_path / "merged")
+
+
+@pytest.mark.parametrize("settings", [{"adapter": "dora"}, {"lora_dropout": 0.1}], ids=str)
+def test_adapters_that_experts_cant_have_are_refused_with_the_setting_that_helps(
+    settings: dict[str, Any], make_base: Callable[[str], Path]
+) -> None:
+    base = make_base("mixtral")
+    with pytest.raises(ValueError, match=r"experts\. Set target_modules to .*: k_proj, o_proj, q_proj, v_proj$"):
+        problems(base, **settings)
+    assert problems(base, **settings, target_modules=["q_proj", "v_proj"]) == []
+
+
+def test_a_missing_expert_is_noticed(make_base: Callable[[str], Path], tmp_path: Path) -> None:
+    base = make_base("mixtral")
+    train(base, tmp_path / "adapter")
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.layers.0.block_sparse_moe.experts.1.w2.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DlmError, match=r"layers\.0\.mlp\.experts\.down_proj lacks experts"):
+        merge(tmp_path / "adapter", tmp_path / "merged")
+
+
+def test_experts_stored_together_are_merged_together(make_base: Callable[[str], Path], tmp_path: Path) -> None:
+    """As the model has them, also with the two dimensions of each expert's matrix the other way round (gpt_oss)."""
+    base = make_base("gpt_oss")
+    config = LoraConfig(r=3, target_modules=["q_proj"], target_parameters=["experts.gate_up_proj", "experts.down_proj"])
+    config.base_model_name_or_path = str(base)
+    trained = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    torch.manual_seed(1)
+    for name, parameter in trained.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.1 * torch.randn_like(parameter)
+    trained.save_pretrained(tmp_path / "adapter")
+    merged = load_file(merge(tmp_path / "adapter", tmp_path / "merged") / "model.safetensors")
+    before, expected = load_file(base / "model.safetensors"), trained.merge_and_unload().state_dict()
+    changed = {name for name, tensor in merged.items() if not torch.equal(tensor, before[name])}
+    assert {name.rpartition("experts.")[2] for name in changed if "experts" in name} == {"gate_up_proj", "down_proj"}
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
