@@ -53,6 +53,7 @@ def deepspeed_lists_compatible_operators() -> None:
 
 
 FETCH = ("epoch_iterator", "num_batches", "device")
+RENAME = ("source_key", "weight_renamings", "weight_converters", "base_model_prefix", "meta_state_dict")
 LOSS = ("model", "inputs", "return_outputs", "num_items_in_batch")
 TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
     ("trl", "SFTTrainer.compute_loss", "online/hooks.py"): has("trl", "SFTTrainer.compute_loss", *LOSS),
@@ -77,6 +78,13 @@ TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
     ("transformers", "integrations.fsdp.is_fsdp_managed_module", "models/generate.py"): has(
         "transformers.integrations.fsdp", "is_fsdp_managed_module"
     ),
+    ("transformers", "core_model_loading.rename_source_key", "models/layout.py"): has(
+        "transformers.core_model_loading", "rename_source_key", *RENAME
+    ),
+    ("transformers", "conversion_mapping.get_model_conversion_mapping", "models/layout.py"): has(
+        "transformers.conversion_mapping", "get_model_conversion_mapping", "model"
+    ),
+    ("peft", "tuners.lora.ParamWrapper", "models/layout.py"): has("peft.tuners.lora", "ParamWrapper.get_param"),
     ("peft", "RankAllocator", "train/adapter.py"): adalora_keeps_running_means,
     ("accelerate", "utils.memory.should_reduce_batch_size", "models/batching.py"): has(
         "accelerate.utils.memory", "should_reduce_batch_size", "exception"

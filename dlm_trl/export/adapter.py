@@ -15,10 +15,10 @@ import torch
 from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError, safe_open
 
+from dlm_trl.models.load import TENSORS, no_tensors
 from dlm_trl.notes.errors import AdapterError
 
 CONFIG = "adapter_config.json"
-TENSORS = "adapter_model.safetensors"
 TYPES = ("LORA", "ADALORA")
 # Settings that merging handles, and settings that only matter in training. All others, including those of future PEFT
 # versions, are rejected unless they are off.
@@ -37,6 +37,7 @@ MERGED = {
     "fan_in_fan_out",
     "bias",
     "target_modules",
+    "target_parameters",
     "exclude_modules",
     "layers_to_transform",
     "layers_pattern",
@@ -115,11 +116,7 @@ def open_adapter(folder: Path) -> Adapter:
         raise AdapterError(f"PEFT rejects these settings: {error}", path=folder / CONFIG) from error
     file = folder / TENSORS
     if not file.is_file():
-        raise AdapterError(
-            f"{TENSORS} is missing.",
-            hint="An adapter_model.bin isn't supported; save the adapter again as safetensors.",
-            path=folder,
-        )
+        raise no_tensors(folder)
     try:
         with safe_open(file, framework="pt") as opened:
             shapes = {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118

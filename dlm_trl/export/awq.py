@@ -28,13 +28,13 @@ from transformers import AutoConfig
 
 from dlm_trl.export.adapter import is_adapter
 from dlm_trl.export.calibration import LENGTH, Calibration, read_calibration
-from dlm_trl.export.deltas import empty_model
 from dlm_trl.export.output_folder import check_out_dir, new_folder
 from dlm_trl.export.packing import BITS, is_layer_matrix, stored_bytes
 from dlm_trl.export.record import read_lineage, write_lineage
 from dlm_trl.export.run_module import LAST_LINES, single_process_env
 from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, write_json
 from dlm_trl.models import lineage
+from dlm_trl.models.layout import empty_model
 from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.weights import Weights, find_weights
 from dlm_trl.notes.errors import ExportError, QuantizationError, UsageError

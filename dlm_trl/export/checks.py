@@ -7,7 +7,7 @@ import numpy
 from numpy.typing import NDArray
 
 from dlm_trl.evaluation.report import markdown_table
-from dlm_trl.export.limits import ANSWERS_END, METRIC_KEPT, Limit
+from dlm_trl.export.limits import ANSWERS_END, METRIC_KEPT, TIED, Limit
 from dlm_trl.export.model_outputs import Answer, ModelOutputs
 
 RESAMPLES = 10_000  # of the bootstrap
@@ -72,7 +72,8 @@ def logit_deviation(outputs: ModelOutputs) -> float:
 def logit_differences(before: ModelOutputs, after: ModelOutputs) -> tuple[float, float, float]:
     """Mean and largest difference of the logits, and the share of positions with the same most likely token.
 
-    If the vocabularies were padded to different sizes, the common part is compared. NaN if a logit is NaN.
+    A token tied with the most likely one counts as the same. If the vocabularies were padded to different sizes,
+    the common part is compared. NaN if a logit is NaN.
     """
     total = largest = same = count = positions = 0.0
     for one, other in zip(before.logits(), after.logits(), strict=True):
@@ -80,7 +81,8 @@ def logit_differences(before: ModelOutputs, after: ModelOutputs) -> tuple[float,
         difference = numpy.abs(one[:, :width] - other[:, :width])
         total, count = total + difference.sum(dtype=numpy.float64), count + difference.size
         largest = numpy.maximum(largest, difference.max())
-        same += (one[:, :width].argmax(1) == other[:, :width].argmax(1)).sum()
+        likeliest = other[:, :width].argmax(1)[:, None]
+        same += (numpy.take_along_axis(one, likeliest, 1)[:, 0] >= one[:, :width].max(1) - TIED).sum()
         positions += len(one)
     return float(total / count), float(largest), float(same / positions)
 

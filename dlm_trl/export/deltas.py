@@ -1,8 +1,8 @@
-"""What an adapter changes in each tensor of its base: it adds a low-rank product (with DoRA's magnitude or AdaLoRA's
-singular values), or replaces the tensor.
+"""What an adapter changes in each parameter of its base: it adds a low-rank product (with DoRA's magnitude or AdaLoRA's
+singular values) to it or to each of its experts, or replaces it.
 
     deltas = plan(adapter, model)                       # {"model.layers.0.mlp.up_proj.weight": LowRank(…), …}
-    merged = deltas[name].merged(weight, adapter.read, torch.bfloat16)
+    merged = deltas[name].merged(weight, adapter.read, torch.bfloat16, part)
 
 PEFT decides which module gets which rank and scale: the adapter is applied to a model without weights. The sums are
 computed here, in float32 and a few rows at a time, so merging a tensor only needs memory for its result.
@@ -17,16 +17,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate import init_empty_weights
 from peft import get_peft_model
 from peft.tuners.adalora import SVDLinear
-from peft.tuners.lora import Embedding, Linear, LoraLayer
+from peft.tuners.lora import Embedding, LoraLayer, ParamWrapper
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from transformers import PreTrainedModel
 
-from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter
+from dlm_trl.export.adapter import CONFIG, Adapter
+from dlm_trl.models.layout import Part, adapted_parameter, is_mergeable
+from dlm_trl.models.load import TENSORS
 from dlm_trl.notes.errors import AdapterError
 
 PREFIX = "base_model.model."  # of all names in an adapter's file
@@ -52,8 +52,8 @@ class LowRank:
     magnitude: str | None = None
     base: str | None = None
 
-    def merged(self, weight: Tensor, read: Read, dtype: torch.dtype) -> Tensor:
-        """A new tensor of this dtype; weight can have any dtype and isn't changed."""
+    def merged(self, weight: Tensor, read: Read, dtype: torch.dtype, part: Part) -> Tensor:
+        """A new tensor of this dtype; weight, the whole parameter, can have any dtype and isn't changed."""
         up, down = read(self.up).float(), read(self.down).float()
         if self.base:
             weight = read(self.base)
@@ -64,20 +64,46 @@ class LowRank:
         if (
             magnitude is not None and self.transposed
         ):  # rows of the sum are spread over all blocks, so take their norms first
-            squares = sum(block.square().sum(0, dtype=torch.float64) for _, block in self._sums(weight, left, right))
+            blocks = _sums(weight, left, right, self.scale)
+            squares = sum(block.square().sum(0, dtype=torch.float64) for _, block in blocks)
             magnitude = magnitude / squares.sqrt().float()
         result = torch.empty(weight.shape, dtype=dtype)
-        for rows, block in self._sums(weight, left, right):
+        for rows, block in _sums(weight, left, right, self.scale):
             if magnitude is not None:
                 block *= magnitude if self.transposed else (magnitude[rows] / block.norm(dim=1))[:, None]
             result[rows] = block
         return result
 
-    def _sums(self, weight: Tensor, left: Tensor, right: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        step = max(1, BLOCK // weight.shape[1])
-        for start in range(0, len(weight), step):
-            rows = slice(start, start + step)
-            yield rows, torch.addmm(weight[rows].float(), left[rows], right, alpha=self.scale)
+
+@dataclass(frozen=True)
+class ExpertsLowRank:
+    """weight[e] + scale · up[e] @ down[e] for each expert e of a parameter (experts, out, in).
+
+    In the adapter's file, up is (out, rank · experts) with all experts of a rank side by side, and down is
+    (experts · rank, in). transposed: the parameter is (experts, in, out).
+    """
+
+    up: str
+    down: str
+    scale: float
+    transposed: bool
+    experts: int
+
+    def merged(self, weight: Tensor, read: Read, dtype: torch.dtype, part: Part) -> Tensor:
+        """A new tensor of this dtype. weight: all experts (experts, rows, columns), or the part's rows of one."""
+        up, down = read(self.up), read(self.down)
+        up = up.view(len(up), -1, self.experts)
+        down = down.view(self.experts, -1, down.shape[-1])
+        result = torch.empty(weight.shape, dtype=dtype)
+        for expert in range(self.experts) if part.expert is None else [part.expert]:
+            left, right = up[:, :, expert].float(), down[expert].float()
+            if self.transposed:
+                left, right = right.T, left.T
+            left = left.chunk(part.pieces)[part.piece]
+            one, out = (weight[expert], result[expert]) if part.expert is None else (weight, result)
+            for rows, block in _sums(one, left, right, self.scale):
+                out[rows] = block
+        return result
 
 
 @dataclass(frozen=True)
@@ -86,22 +112,29 @@ class Replaced:
 
     name: str
 
-    def merged(self, weight: Tensor, read: Read, dtype: torch.dtype) -> Tensor:
+    def merged(self, weight: Tensor, read: Read, dtype: torch.dtype, part: Part) -> Tensor:
         """A new tensor of this dtype; weight is ignored."""
-        return read(self.name).to(dtype)
+        tensor = read(self.name)
+        if part.expert is not None:
+            tensor = tensor[part.expert].chunk(part.pieces)[part.piece]
+        return tensor.to(dtype)
 
 
-Deltas = dict[str, LowRank | Replaced]
+Delta = LowRank | ExpertsLowRank | Replaced
+Deltas = dict[str, Delta]
 
 
-def empty_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The causal language model for this configuration, without weights. Raises KeyError if transformers has none."""
-    with init_empty_weights():
-        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+def _sums(weight: Tensor, left: Tensor, right: Tensor, scale: float) -> Iterator[tuple[slice, Tensor]]:
+    """weight + scale · left @ right, in float32 and a few rows at a time."""
+    step = max(1, BLOCK // weight.shape[1])
+    for start in range(0, len(weight), step):
+        rows = slice(start, start + step)
+        yield rows, torch.addmm(weight[rows].float(), left[rows], right, alpha=scale)
 
 
 def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
-    """What the adapter changes, by parameter name. model comes from `empty_model`, and isn't usable afterwards.
+    """What the adapter changes, by parameter name. model comes from `layout.empty_model`, and isn't usable
+    afterwards.
 
     Raises DlmError (AdapterError) for an adapter that doesn't fit the model: target modules or tensors that the model
     lacks, missing tensors or other sizes, and kinds of modules that merging doesn't support.
@@ -124,7 +157,7 @@ def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
     expected: dict[str, torch.Size] = {}
     for name, module in adapted.named_modules():
         if isinstance(module, LoraLayer):
-            deltas[f"{name}.weight"], shapes = _low_rank(adapter, name, module)
+            deltas[adapted_parameter(name, module)], shapes = _low_rank(adapter, name, module)
             expected |= shapes
         elif isinstance(module, ModulesToSaveWrapper):
             for part in module.original_module.state_dict():
@@ -133,7 +166,7 @@ def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
     for key in adapter.shapes.keys() - expected.keys():  # biases, and embeddings that PEFT saves too
         name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
         delta = deltas.get(name)
-        if name not in parameters or isinstance(delta, Replaced):
+        if name not in parameters or isinstance(delta, Replaced | ExpertsLowRank):
             continue
         deltas[name] = replace(delta, base=key) if delta else Replaced(key)
         expected[key] = parameters[name]
@@ -141,17 +174,17 @@ def plan(adapter: Adapter, model: PreTrainedModel) -> Deltas:
     return deltas
 
 
-def _low_rank(adapter: Adapter, name: str, module: LoraLayer) -> tuple[LowRank, dict[str, torch.Size]]:
-    """What the adapter changes in one module, and the shapes its tensors must have."""
+def _low_rank(adapter: Adapter, name: str, module: LoraLayer) -> tuple[LowRank | ExpertsLowRank, dict[str, torch.Size]]:
+    """What the adapter changes in one parameter, and the shapes its tensors must have."""
     key, base = PREFIX + name, module.get_base_layer()
-    # PEFT's classes themselves: a subclass may compute something else.
-    if type(module) not in (Linear, SVDLinear, Embedding) or not isinstance(base, nn.Linear | Conv1D | nn.Embedding):
+    if not is_mergeable(module):
         raise AdapterError(
             f"Merging doesn't support adapters on {type(base).__name__} ({name}).",
-            hint="It supports Linear, Conv1D and Embedding.",
+            hint="It supports Linear, Conv1D, Embedding and the parameters of experts.",
             path=adapter.folder / CONFIG,
         )
     rank, scale = module.r[NAME], module.scaling[NAME]
+    delta: LowRank | ExpertsLowRank
     if type(module) is Embedding:
         up, down = f"{key}.lora_embedding_B", f"{key}.lora_embedding_A"
         inputs, outputs = base.weight.shape
@@ -159,6 +192,10 @@ def _low_rank(adapter: Adapter, name: str, module: LoraLayer) -> tuple[LowRank, 
         end = "" if type(module) is SVDLinear else ".weight"
         up, down = f"{key}.lora_B{end}", f"{key}.lora_A{end}"
         inputs, outputs = module.in_features, module.out_features
+    if type(module) is ParamWrapper and module.get_param().ndim == 3:
+        experts = len(module.get_param())
+        delta = ExpertsLowRank(up, down, scale, getattr(base, "is_transposed", False), experts)  # as PEFT finds out
+        return delta, {up: torch.Size((outputs, rank * experts)), down: torch.Size((rank * experts, inputs))}
     singular = magnitude = None
     if type(module) is SVDLinear:
         singular = f"{key}.lora_E"
@@ -168,7 +205,8 @@ def _low_rank(adapter: Adapter, name: str, module: LoraLayer) -> tuple[LowRank, 
     if NAME in module.lora_magnitude_vector:
         magnitude = f"{key}.lora_magnitude_vector"
     shapes = {up: (outputs, rank), down: (rank, inputs), singular: (rank, 1), magnitude: (outputs,)}
-    delta = LowRank(up, down, scale, not isinstance(base, nn.Linear), singular, magnitude)
+    transposed = not isinstance(base, nn.Linear) and type(module) is not ParamWrapper
+    delta = LowRank(up, down, scale, transposed, singular, magnitude)
     return delta, {name: torch.Size(size) for name, size in shapes.items() if name is not None}
 
 

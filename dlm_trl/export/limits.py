@@ -5,6 +5,8 @@ A step's own limits are in its module, and `steps.LIMITS` has all of them. The d
 
 from dataclasses import dataclass
 
+TIED = 1e-3  # tokens whose logits differ by less are equally likely: rounding alone decides which one is ahead
+
 
 @dataclass(frozen=True)
 class Limit:

@@ -9,6 +9,7 @@ weights are too coarse for what the adapter adds.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.export.adapter import CONFIG, TENSORS, Adapter, is_finite, open_adapter
-from dlm_trl.export.deltas import LowRank, Replaced, empty_model, plan
+from dlm_trl.export.adapter import CONFIG, Adapter, is_finite, open_adapter
+from dlm_trl.export.deltas import Delta, Deltas, plan
 from dlm_trl.export.output_folder import check_out_dir, new_folder
 from dlm_trl.export.record import read_lineage, write_lineage
 from dlm_trl.export.sidecar_files import (
@@ -30,11 +31,12 @@ from dlm_trl.export.sidecar_files import (
     generation_config,
     load_tokenizer,
     model_config,
-    read_json,
+    quantization_config,
     write_json,
 )
 from dlm_trl.models import lineage
-from dlm_trl.models.load import adapter_base
+from dlm_trl.models.layout import Part, empty_model, storage_problems, stored_parts
+from dlm_trl.models.load import TENSORS, adapter_base
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import INDEX, Shape, Weights, find_weights
 from dlm_trl.notes.errors import AdapterError, BaseModelError, MergeError, UsageError
@@ -46,10 +48,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Job:
-    """One tensor to write: its name in the base, what the adapter changes, and its final shape and dtype."""
+    """One tensor to write: its name in the base, what the adapter changes, and its final shape and dtype.
+
+    part: which part of the changed parameter it is; None without a delta.
+    """
 
     source: str
-    delta: LowRank | Replaced | None
+    delta: Delta | None
+    part: Part | None
     shape: Shape
 
 
@@ -109,12 +115,7 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
     name = base or adapter_base(adapter_dir)
     trained = lineage.last(steps, "train") or {}
     weights = find_weights(name, None if base else trained.get("base_revision") or adapter.config.revision)
-    if read_json(weights.config).get("quantization_config"):
-        raise BaseModelError(
-            "This base is stored quantised, and merging needs 16-bit weights.",
-            hint="Give the model it was quantised from with --base.",
-            path=weights.config,
-        )
+    check_stored_16bit(weights.folder)
     _check_base(name, weights, trained.get("base_fingerprint"))
     try:
         config = AutoConfig.from_pretrained(weights.folder)
@@ -155,6 +156,16 @@ def prepare(adapter_dir: Path, base: str | None = None, shard_size: str = "4GB",
     )
 
 
+def check_stored_16bit(base: Path) -> None:
+    """Raises DlmError (BaseModelError) if the base in this folder is stored quantised."""
+    if quantization_config(base):
+        raise BaseModelError(
+            "This base is stored quantised, and merging needs 16-bit weights.",
+            hint="Give the model it was quantised from with --base.",
+            path=base / "config.json",
+        )
+
+
 def _check_base(base: str, weights: Weights, recorded: dict[str, Any] | None) -> None:
     """Compare the base with the fingerprint that training recorded, if it did."""
     if recorded is None:
@@ -176,43 +187,54 @@ def _jobs(
 ) -> tuple[dict[str, Job], bool]:
     """The tensors to write by name, in the order of the base's files, and whether tied embeddings become separate.
 
-    A base may be stored without the prefix of its causal language model (gpt2 is), and with one of two tied tensors.
+    A base may be stored under other names than the model's, expert by expert, and with one of two tied tensors.
     """
-    prefix, tied = f"{model.base_model_prefix}.", dict(model.all_tied_weights_keys)
-    sizes = {name: parameter.shape for name, parameter in model.state_dict().items()}
-    deltas = plan(adapter, model)
+    sizes, tied = {name: tensor.shape for name, tensor in model.state_dict().items()}, dict(model.all_tied_weights_keys)
     stored = weights.shapes()
-    stored_names = {}  # parameter of the model → its name in the files
-    for name in sizes:
-        for candidate in (name, name.removeprefix(prefix)):
-            if candidate in stored:
-                stored_names[name] = candidate
-                break
-    untie = any(name in deltas for pair in tied.items() for name in pair)
+    parts = stored_parts(model, stored)
+    deltas = plan(adapter, model)
     sources = {name: name for name in stored}  # name to write → name in the base's files
-    for target, source in tied.items() if untie else ():
-        for name, other in ((target, source), (source, target)):
-            if name not in stored_names and other in stored_names:
-                stored_names[name] = name
-                sources[name] = stored_names[other]
-    problems = [f"{name} is in no file" for name in deltas if name not in stored_names]
-    for name in deltas:
-        size = stored[sources[stored_names[name]]].size if name in stored_names else sizes[name]
-        if size != sizes[name]:
-            problems.append(f"{stored_names[name]} is {tuple(size)}, not {tuple(sizes[name])}")
-    if problems:
-        raise BaseModelError(
-            f"The base's files don't fit its config.json: {'; '.join(problems[:3])}.",
-            hint="If transformers converts this model while loading, load it and save_pretrained it once.",
-            path=weights.folder,
-        )
-    stored_deltas = {stored_names[name]: delta for name, delta in deltas.items()}
+    untie = any(name in deltas for pair in tied.items() for name in pair)
+    if untie:
+        found = {part.parameter: name for name, part in parts.items()}
+        for name, other in [*tied.items(), *((source, target) for target, source in tied.items())]:
+            if name not in found and other in found:
+                parts[name], sources[name] = Part(name), found[other]
+    _check_stored(deltas, parts, {name: stored[source].size for name, source in sources.items()}, sizes, weights.folder)
     jobs = {}
     for name, source in sources.items():
         size, own = stored[source]
         shape = Shape(size, dtype if dtype and own.is_floating_point else own)
-        jobs[name] = Job(source, stored_deltas.get(name), shape)
+        part = parts.get(name)
+        jobs[name] = Job(source, deltas.get(part.parameter) if part else None, part, shape)
     return jobs, untie
+
+
+def _check_stored(
+    deltas: Deltas,
+    parts: Mapping[str, Part],
+    stored: Mapping[str, torch.Size],
+    sizes: Mapping[str, torch.Size],
+    folder: Path,
+) -> None:
+    """Whether every parameter that the adapter changes can be written back to the files of the base.
+
+    parts and stored: the tensors in the files. sizes: the model's parameters.
+    """
+    problems = [f"{name} {reason}" for name, reason in storage_problems(deltas, parts, sizes).items()]
+    for name, part in parts.items():
+        if part.parameter in deltas and not problems:
+            size = sizes[part.parameter]
+            if part.expert is not None:
+                size = torch.Size((size[1] // part.pieces, *size[2:]))
+            if stored[name] != size:
+                problems.append(f"{name} is {tuple(stored[name])}, not {tuple(size)}")
+    if problems:
+        raise BaseModelError(
+            f"The base's files don't fit its config.json: {'; '.join(problems[:3])}.",
+            hint="Download the base again, or train without these modules (target_modules).",
+            path=folder,
+        )
 
 
 def _split(shapes: dict[str, Shape], shard_size: str) -> StateDictSplit:
@@ -266,11 +288,11 @@ def _write_shard(prepared: Merge, file: Path, names: list[str], bar: Progress, t
 
 def _merged(name: str, job: Job, prepared: Merge) -> torch.Tensor:
     weight = prepared.weights.read(job.source)
-    if job.delta is None:
+    if job.delta is None or job.part is None:
         result = weight.to(job.shape.dtype)
         valid = weight.dtype == result.dtype or is_finite(result) or not is_finite(weight)
     else:
-        result = job.delta.merged(weight, prepared.adapter.read, job.shape.dtype)
+        result = job.delta.merged(weight, prepared.adapter.read, job.shape.dtype, job.part)
         valid = is_finite(result)
     if not valid:
         half = job.shape.dtype == torch.float16

@@ -13,7 +13,7 @@ from dlm_trl.export.checks import (
     metric_checks,
 )
 from dlm_trl.export.limits import Limit
-from dlm_trl.export.merge import merge
+from dlm_trl.export.merge import check_stored_16bit, merge
 from dlm_trl.export.model_outputs import ModelOutputs, compute_outputs
 from dlm_trl.export.protocol import Comparison, ExportStep
 from dlm_trl.export.sidecar_files import quantization_config
@@ -93,7 +93,7 @@ MERGE = ExportStep(
     limits=(MEAN_32, LARGEST_32, MEAN_16, LARGEST_16, SAME_TOKEN, SAME_ANSWERS),
     lossy=False,
     holds=_holds,
-    check_base=lambda folder: None,
+    check_base=check_stored_16bit,
     run=_run,
     compare=_compare,
 )

@@ -21,11 +21,20 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from dlm_trl.evaluation.mcsb import McsbQuestion, measure_binding
 from dlm_trl.evaluation.recall import RecallQuestion, answer_recall
 from dlm_trl.export.adapter import is_adapter
+from dlm_trl.export.limits import TIED
 from dlm_trl.export.rtn import round_to_nearest
 from dlm_trl.export.run_module import run_module
 from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, quantization_config, tokenizer_folder
@@ -161,7 +170,11 @@ def _answers(
     inputs: ModelInputs,
     folder: Path,
 ) -> list[dict[str, str | bool]]:
-    """Greedy answers from generate(), in batches. peft doesn't load an adapter's generation_config, so this does."""
+    """Greedy answers from generate(), in batches. peft doesn't load an adapter's generation_config, so this does.
+
+    Of tied tokens, the one with the lowest id is taken: otherwise two models whose logits differ by rounding errors
+    would give different answers.
+    """
     from_adapter = is_adapter(folder) and (folder / GENERATION).is_file()
     config = GenerationConfig.from_pretrained(folder) if from_adapter else model.generation_config
     config = GenerationConfig.from_dict(config.to_dict() | {"max_new_tokens": inputs.new_tokens, "do_sample": False})
@@ -172,7 +185,12 @@ def _answers(
         width = max(len(prompts[i]) for i in batch)
         ids = torch.tensor([[0] * (width - len(prompts[i])) + prompts[i] for i in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in batch]).to(ids.device)
-        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([_lowest_of_tied]),
+        )[:, width:].tolist()
         answers: list[dict[str, str | bool]] = []
         for row in written:  # after an end token there may be padding
             end = next((k for k, token in enumerate(row) if token in ends), None)
@@ -181,6 +199,13 @@ def _answers(
         return answers
 
     return run_in_batches(run, [len(prompt) + inputs.new_tokens for prompt in prompts], TOKEN_BUDGET)
+
+
+def _lowest_of_tied(ids: Tensor, scores: Tensor) -> Tensor:
+    """Raise the first of the tied best tokens above the others; scores (batch, vocabulary)."""
+    best = scores.amax(1, keepdim=True)
+    first = (scores >= best - TIED).int().argmax(1, keepdim=True)  # argmax takes the first
+    return scores.scatter(1, first, best + 1)
 
 
 def _nll(model: Model, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[int]]) -> list[tuple[float, int]]:

@@ -13,6 +13,7 @@ def vllm_command(folder: Path, name: str, *options: str) -> str:
     chat template and the stop tokens come from the folder.
     """
     words = ["vllm", "serve", name, "--served-model-name", Path(name).resolve().name, *options]
-    if context := read_json(folder / "config.json").get("max_position_embeddings"):
+    config = read_json(folder / "config.json")
+    if context := config.get("text_config", config).get("max_position_embeddings"):
         words += ["--max-model-len", str(context)]
     return shlex.join(words)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlm_trl.export.adapter import TENSORS
 from dlm_trl.export.serve_command import vllm_command
 from dlm_trl.models.lineage import Fields, Step
+from dlm_trl.models.load import TENSORS
 from dlm_trl.notes.escape import code, markdown
 
 

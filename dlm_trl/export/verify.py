@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.perplexity import general_text
-from dlm_trl.export.adapter import TENSORS, is_adapter, open_adapter
+from dlm_trl.export.adapter import is_adapter, open_adapter
 from dlm_trl.export.checks import Check, check, table
 from dlm_trl.export.grid import describe_grid
 from dlm_trl.export.limits import SAME_PROMPTS, STOP_TOKENS
@@ -30,6 +30,7 @@ from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, 
 from dlm_trl.export.steps import STEPS
 from dlm_trl.models import lineage
 from dlm_trl.models.chat import has_template
+from dlm_trl.models.load import TENSORS
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes.errors import VerifyError

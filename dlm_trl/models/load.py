@@ -30,11 +30,13 @@ from transformers import (
 from dlm_trl.models import lineage
 from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.registry import ModelRef
+from dlm_trl.models.weights import PICKLED, no_safetensors
 from dlm_trl.notes.errors import AdapterError, BaseModelError, ChatTemplateError
 from dlm_trl.notes.extras import require_extra
 
 Quantization = Literal["4bit", "8bit"]
 _loaded: WeakValueDictionary[tuple[str, Quantization | None], torch.nn.Module] = WeakValueDictionary()
+TENSORS = "adapter_model.safetensors"
 # The files that a tokenizer is saved as, beside the weights.
 TOKENIZER_FILES = (
     "chat_template.jinja",
@@ -94,7 +96,9 @@ def load_base(
     """
     location = ModelRef(base_model).resolve()
     dtype = inference_dtype(load_config(base_model)) if dtype == "inference" else dtype
-    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    if (folder := Path(location)).is_dir() and not any(folder.glob("*.safetensors")):
+        raise no_safetensors(folder)
+    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, "use_safetensors": True}
     if quantization is not None:
         arguments |= {"quantization_config": _quantization_config(quantization), "device_map": {"": _device()}}
     try:
@@ -114,8 +118,8 @@ def load_adapted(
     """
     folder = Path(adapter)
     name = adapter_base(folder)
-    if not any(folder.glob("adapter_model.*")):  # PEFT would look for it on the Hub
-        raise _adapter_error(folder, FileNotFoundError("adapter_model.safetensors is missing"))
+    if not (folder / TENSORS).is_file():  # PEFT would load a pickle, or look for it on the Hub
+        raise no_tensors(folder)
     model, tokenizer = load_base(name, dtype, quantization), adapter_tokenizer(folder)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
@@ -158,6 +162,11 @@ def adapter_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise _adapter_error(folder, error) from error
+
+
+def no_tensors(folder: Path) -> AdapterError:
+    """The error for an adapter without weights, or with pickled ones."""
+    return AdapterError(f"{TENSORS} is missing.", hint=f"Adapters in .bin files {PICKLED.format('peft')}", path=folder)
 
 
 def adapter_base(folder: Path) -> str:

@@ -22,6 +22,10 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # Repositories often contain the weights a second time (original/, consolidated.safetensors, .bin), not downloaded here.
 HUB_FILES = ["*.json", "*.jinja", "tokenizer*", "vocab.*", "merges.txt", SINGLE, "model-*.safetensors"]
+PICKLED = (  # after what is pickled; with the library that loads it
+    "are not supported, because they are pickles, which can run code. If you trust the file, convert it: load it with "
+    "{} and call save_pretrained, which writes safetensors."
+)
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -138,11 +142,7 @@ def _files(folder: Path) -> dict[str, Path]:
         except (OSError, SafetensorError) as error:
             raise _damaged(folder / SINGLE, error) from error
     if not (folder / INDEX).is_file():
-        raise BaseModelError(
-            f"No weights in this folder: neither {SINGLE} nor {INDEX}.",
-            hint="Weights in .bin files are not supported: load the model with transformers and call save_pretrained.",
-            path=folder,
-        )
+        raise no_safetensors(folder)
     try:
         places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         files = {name: folder / place for name, place in sorted(places.items(), key=lambda item: item[1])}
@@ -153,6 +153,15 @@ def _files(folder: Path) -> dict[str, Path]:
             f"Shards are missing: {', '.join(missing)}.", hint="Download the model again.", path=folder
         )
     return files
+
+
+def no_safetensors(folder: Path) -> BaseModelError:
+    """The error for a model's folder without weights, or with pickled ones."""
+    return BaseModelError(
+        f"No weights in this folder: neither {SINGLE} nor {INDEX}.",
+        hint=f"Weights in .bin files {PICKLED.format('transformers')}",
+        path=folder,
+    )
 
 
 def _damaged(file: Path, error: Exception) -> BaseModelError:

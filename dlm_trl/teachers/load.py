@@ -33,8 +33,7 @@ _NO_ADAPTER_HINT = "take another teacher: --teacher hf:…."
 
 # The files of a local model that decide its replies.
 _MODEL_FILES = (
-    "*.safetensors", "*model*.bin", "*config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt",
-    "chat_template*",
+    "*.safetensors", "*config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "chat_template*",
 )  # fmt: skip
 
 

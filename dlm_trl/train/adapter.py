@@ -1,11 +1,15 @@
-"""The adapter as a PEFT configuration (LoRA, DoRA, AdaLoRA), its size, and AdaLoRA's pruning during training."""
+"""The adapter as a PEFT configuration (LoRA, DoRA, AdaLoRA), whether it fits the base and can be merged, and AdaLoRA's
+pruning during training.
+"""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from peft import AdaLoraConfig, LoraConfig, PeftConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     PretrainedConfig,
@@ -15,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from dlm_trl.models.layout import adapted_parameter, empty_model, is_mergeable, storage_problems, stored_parts
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.terminal import say
 from dlm_trl.train.arguments import AdapterArguments
@@ -39,18 +44,59 @@ def peft_config(base_model: str, arguments: AdapterArguments) -> PeftConfig:
     return LoraConfig(r=arguments.lora_r, use_dora=arguments.adapter == "dora", **common)
 
 
-def adapter_parameters(base: PretrainedConfig, adapter: PeftConfig) -> int:
-    """The number of trainable parameters, counted on a model without weights.
+def adapt(base: PretrainedConfig, adapter: PeftConfig) -> PeftModel:
+    """The base with the adapter, without weights.
 
-    Raises ValueError, like PEFT, for target modules that the base doesn't have, and for a base that is not a causal
-    language model.
+    Raises ValueError, like PEFT, for target modules that the base doesn't have, for kinds of adapters that its experts
+    can't have, and for a base that is not a causal language model.
     """
     if type(base) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{base.model_type!r} is not a causal language model")
-    with init_empty_weights():
-        # Not from_config: with ZeRO-3, that partitions the weights, and there are none.
-        model = get_peft_model(MODEL_FOR_CAUSAL_LM_MAPPING[type(base)](base), adapter)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model = empty_model(base)
+    try:
+        with init_empty_weights():
+            return get_peft_model(model, adapter)
+    except ValueError as error:
+        if not getattr(adapter, "target_parameters", None):  # PEFT adds a mixture's experts to "all-linear"
+            raise
+        raise ValueError(
+            f"{str(error).rstrip('.')}, and target_modules includes this base's experts. Set target_modules to modules "
+            f"of the attention: {', '.join(sorted(adapter.target_modules))}"
+        ) from error
+
+
+def merge_problems(base: PretrainedConfig, adapted: PeftModel, stored: Iterable[str]) -> list[str]:
+    """Why `dlm-trl merge` couldn't merge this adapter, in one line with the setting that helps; [] if it can.
+
+    adapted: from `adapt`. stored: the names of the tensors in the base's files.
+    """
+    layers = {
+        adapted_parameter(name, layer): layer
+        for name, layer in adapted.base_model.model.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    model = empty_model(base)
+    sizes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    problems = storage_problems(layers, stored_parts(model, stored), sizes)
+    problems |= {
+        name: f"is of a {type(layer.get_base_layer()).__name__}"
+        for name, layer in layers.items()
+        if not is_mergeable(layer)
+    }
+    if not problems:
+        return []
+    modules = {_module(name): f"{name} {reason}" for name, reason in reversed(problems.items())}
+    good = {_module(name) for name, layer in layers.items() if type(layer) is not ParamWrapper} - modules.keys()
+    remedy = f"Set target_modules to others, such as {', '.join(sorted(good))}" if good else "Choose another base_model"
+    return [
+        f"The trained adapter couldn't be merged into the base, because of {', '.join(modules)}: "
+        f"{'; '.join(list(modules.values())[:3])}. {remedy}."
+    ]
+
+
+def _module(parameter: str) -> str:
+    """The last name of a parameter's module, as target_modules has it."""
+    return parameter.removesuffix(".weight").rpartition(".")[2]
 
 
 class ShrinkRanks(TrainerCallback):

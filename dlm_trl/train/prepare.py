@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from dlm_trl.models import tokenize
 from dlm_trl.models.chat import set_thinking
 from dlm_trl.models.load import context_length, load_config, load_tokenizer
+from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, Document
 from dlm_trl.notes.errors import MissingExtraError, PreflightError
 from dlm_trl.notes.extras import require_extra
 from dlm_trl.notes.source_report import not_notes, parts_table, source_parts
 from dlm_trl.notes.store import check_writable
 from dlm_trl.online.rows_on_disk import load_rows
-from dlm_trl.train.adapter import adapter_parameters, peft_config
+from dlm_trl.train.adapter import adapt, merge_problems, peft_config
 from dlm_trl.train.checkpoints import SPARE, bytes_needed, check_output_dir, compare_settings, find_checkpoint
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
@@ -43,7 +45,7 @@ EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "bitsandbytes": "bnb
 
 
 def prepare(configuration: Configuration) -> Run:
-    """Check the settings, the document, the base's configuration and tokenizer, and the output folder.
+    """Check the settings, the document, the base's configuration, tokenizer and files, and the output folder.
 
     Lowers max_length to what the base can read, raises the epochs of very few rows, and gives the tokenizer a pad
     token. Raises PreflightError, and NoRowsError if no row fits max_length.
@@ -52,7 +54,7 @@ def prepare(configuration: Configuration) -> Run:
     adapter, training, task = configuration.adapter, configuration.training, configuration.task
     notices: list[str] = []
     base = tokenizer = rows = spec = task_rows = texts = None
-    trainable = 0
+    trainable, adapted = 0, None
     with problems:
         base = load_config(configuration.base_model)
         tokenizer = load_tokenizer(configuration.base_model, training.chat_template_path)
@@ -65,7 +67,8 @@ def prepare(configuration: Configuration) -> Run:
     if base and tokenizer:
         notices += _fit_to_base(configuration, base, tokenizer)
         try:
-            trainable = adapter_parameters(base, peft_config(configuration.base_model, adapter))
+            adapted = adapt(base, peft_config(configuration.base_model, adapter))
+            trainable = adapted.num_parameters(only_trainable=True)
         except ValueError as error:
             problems.add(f"The adapter does not fit the base: {' '.join(str(error).split())}")
         problems.extend(_sequence_problems(configuration, base, tokenizer, rows))
@@ -97,6 +100,9 @@ def prepare(configuration: Configuration) -> Run:
         notices += skipped
         if checkpoint:
             notices += compare_settings(Path(checkpoint), resume_settings)
+    if base and adapted and not problems.lines:  # last, because it may download the weights
+        with problems:
+            problems.extend(_merge_problems(configuration.base_model, base, adapted))
     problems.raise_any()
     assert rows is not None and spec is not None  # or there was a problem
     return Run(
@@ -186,6 +192,13 @@ def _fit_to_base(configuration: Configuration, base: PretrainedConfig, tokenizer
     # The tokenizer has its template now; the trainer must not load it again (and resize the model for it).
     configuration.training.chat_template_path = None
     return [*notices, *([notice] if notice else [])]
+
+
+def _merge_problems(base_model: str, base: PretrainedConfig, adapted: PeftModel) -> list[str]:
+    """Why the adapter couldn't be merged. If the base is stored quantised, its original is what to merge into."""
+    if getattr(base, "quantization_config", None):
+        return []
+    return merge_problems(base, adapted, find_weights(base_model).files)
 
 
 def _source_notices(document: Document) -> list[str]:

@@ -54,6 +54,22 @@ def test_logit_differences_cover_all_texts_and_see_one_changed_number(tmp_path: 
     assert logit_differences(one, observation(tmp_path / "padded", padded)) == (0, 0, 1)
 
 
+def test_tied_tokens_count_as_the_same(tmp_path: Path) -> None:
+    logits = RANDOM.normal(size=(40, 50))
+    logits[:, 7] = logits[:, 3] = 9
+    one, other = (
+        observation(tmp_path / name, [logits + 3e-6 * RANDOM.normal(size=logits.shape)]) for name in ("one", "other")
+    )
+    likeliest = [outputs.logits()[0].argmax(1) for outputs in (one, other)]
+    assert (likeliest[0] == likeliest[1]).mean() < 0.8
+    assert logit_differences(one, other)[2] == 1
+    logits[:10, 7] += 0.1  # no longer tied
+    logits[:10, 3] += 0.2
+    assert logit_differences(observation(tmp_path / "apart", [logits]), other)[2] >= 0.75
+    logits[:10, 9] = 12
+    assert logit_differences(observation(tmp_path / "third", [logits]), other)[2] == 0.75
+
+
 def test_a_merge_with_a_nan_fails(tmp_path: Path) -> None:
     logits = [RANDOM.normal(size=(3, 50))]
     broken = [logits[0].copy()]

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from dlm_trl.export.adapter import MERGED, TRAINING_ONLY
 from dlm_trl.export.merge import merge
+from dlm_trl.export.ship import check
 from dlm_trl.models import lineage
 from dlm_trl.notes import DlmError
 
@@ -63,7 +64,6 @@ def change_tensors(adapter: Path, change: Callable[[dict[str, torch.Tensor]], ob
         ("init_lora_weights", "mica"),
         ("trainable_token_indices", [1, 2]),
         ("megatron_config", {"a": 1}),
-        ("target_parameters", ["feed_forward.experts.gate_up_proj"]),
         ("alora_invocation_tokens", [5]),
         ("layer_replication", [[0, 2]]),
         ("use_qalora", True),
@@ -152,6 +152,8 @@ def test_a_quantised_base_is_rejected(adapter: Path, make_base: Callable[..., Pa
     shutil.copytree(make_base("llama"), base)
     change_json(base / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     assert "--base" in str(refused(adapter, "BaseModelError", "stored quantised", base=str(base)))
+    with pytest.raises(DlmError, match="stored quantised"):  # before training
+        check(str(base), adapter.parent / "out", "merged")
 
 
 @pytest.mark.parametrize("wrong", [{"num_attention_heads": "x"}, {"num_attention_heads": 0}, {"model_type": "nope"}])

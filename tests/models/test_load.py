@@ -1,6 +1,8 @@
 """Loading bases and adapters, quantised or not; failures are one-line errors."""
 
 import json
+import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,34 @@ def test_an_incomplete_adapter_is_reported_with_its_folder(
         load_adapted(tmp_path)
     assert (caught.value.kind, caught.value.path) == ("AdapterError", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+class Code:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (os.environ["UNPICKLED"],)
+
+
+def test_pickles_are_never_loaded(random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNPICKLED", str(tmp_path / "unpickled"))
+    base = shutil.copytree(random_base, tmp_path / "base")
+    (base / "model.safetensors").unlink()
+    adapter = tmp_path / "adapter"
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    get_peft_model(load_base(str(random_base)), config).save_pretrained(adapter)
+    load_tokenizer(str(random_base)).save_pretrained(adapter)
+    (adapter / "adapter_model.safetensors").unlink()
+    (base / "pytorch_model.bin").write_bytes(pickle.dumps(Code()))
+    (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Code()))
+    for kind, load, folder in (("BaseModelError", load_base, base), ("AdapterError", load_adapted, adapter)):
+        with pytest.raises(
+            DlmError, match=r"\.bin files are not supported, because they are pickles.*save_pre"
+        ) as caught:
+            load(str(folder))
+        assert (caught.value.kind, caught.value.path) == (kind, folder)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_an_adapter_of_another_size_is_reported(random_base: Path, tmp_path: Path) -> None:

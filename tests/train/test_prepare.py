@@ -1,9 +1,11 @@
 """Checks before any weights are loaded: checkpoints to resume from, a base's limits, settings that need others."""
 
+import shutil
 from pathlib import Path
 
 import pytest
-from transformers import BloomConfig, PreTrainedTokenizerBase
+from safetensors.torch import load_file, save_file
+from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerBase
 
 from dlm_trl.notes import DlmError
 from dlm_trl.train.checkpoints import SEAL, seal
@@ -137,9 +139,24 @@ def test_a_base_without_a_maximum_position_takes_rows_of_any_length(
     config = BloomConfig(
         vocab_size=len(tokenizer), hidden_size=8, n_layer=1, n_head=2, eos_token_id=tokenizer.eos_token_id
     )
-    config.save_pretrained(tmp_path / "bloom")
+    BloomForCausalLM(config).save_pretrained(tmp_path / "bloom")
     assert not any("lowered" in note for note in check("--base_model", str(tmp_path / "bloom")).notices)
     assert any("lowered" in note for note in check("--max_length", "999999").notices)
+
+
+def test_an_adapter_that_couldnt_be_merged_is_refused(check, random_base: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(random_base, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DlmError, match=r"^The trained adapter .*because of up_proj: .*such as down_proj, .*") as caught:
+        check("--base_model", str(base))
+    assert "\n" not in str(caught.value)
+    check("--base_model", str(base), "--target_modules", "q_proj", "down_proj")
+    (base / "model.safetensors").unlink()
+    (base / "pytorch_model.bin").touch()
+    with pytest.raises(DlmError, match=r"Weights in \.bin files are not supported"):
+        check("--base_model", str(base))
 
 
 def test_questions_need_a_document(check, tmp_path: Path) -> None:
