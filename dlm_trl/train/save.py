@@ -46,6 +46,9 @@ def save(trainer: SFTTrainer, run: Run) -> Path:
     """
     output_dir, document = Path(trainer.args.output_dir), run.document
     partial = output_dir / ".adapter.partial"
+    if trainer.is_world_process_zero():
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    trainer.accelerator.wait_for_everyone()
     try:
         with warnings.catch_warnings(), disk_errors(output_dir, "The adapter"):
             if run.adapter.adapter == "adalora":  # PEFT warns about ranks that were pruned to 0
