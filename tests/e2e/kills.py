@@ -76,11 +76,12 @@ class Run:
             time.sleep(0.001)
 
     def kill(self, number: signal.Signals) -> bool:
-        """Send the signal and wait for the end; whether the run was still there."""
+        """Send the signal and wait for the end; False if the run had ended before."""
         alive = self.process.is_alive()
-        os.kill(self.process.pid, number) if alive else None
+        if alive:
+            os.kill(self.process.pid, number)
         self.process.join()
-        return alive and self.process.exitcode in (-number, 128 + number)
+        return alive and self.process.exitcode != 0
 
     def adapter(self) -> bytes:
         """The bytes of the trained adapter, which is also the document's current one."""
@@ -185,8 +186,8 @@ def main() -> None:
             row[0] += 1
             row[1] += adapter == expected
             row[2] += not wrong
-            if wrong or adapter != expected:
-                print(f"{moment}, {number.name}: {wrong or 'another adapter'}", file=sys.stderr, flush=True)
+            result = wrong or ("equal" if adapter == expected else "another adapter")
+            print(f"{index + 1}. {moment}, {number.name}: {result}", file=sys.stderr, flush=True)
     print("| moment | signal | kills | equal adapters | clean ends |\n|---|---|---:|---:|---:|")
     for (moment, name), (kills, equal, clean) in sorted(counts.items()):
         print(f"| {moment} | {name} | {kills} | {equal} | {clean} |")
