@@ -38,12 +38,8 @@ class SealCheckpoints(TrainerCallback, StepHook):
         if self.trainer.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier run, or damaged
         self.trainer.accelerator.wait_for_everyone()
-        try:
-            with disk_errors(folder, "The checkpoint"):
-                yield
-        except DlmWriteError:
-            shutil.rmtree(folder, ignore_errors=True)  # a part of a checkpoint is of no use, and others need the space
-            raise
+        with self._whole_or_gone():
+            yield
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         self._step = state.global_step or None
@@ -56,9 +52,18 @@ class SealCheckpoints(TrainerCallback, StepHook):
         self.trainer.accelerator.wait_for_everyone()  # until all processes have written their part
         self._step = state.global_step
         if state.is_world_process_zero:
-            with disk_errors(self._folder(), "The checkpoint"):
+            with self._whole_or_gone():
                 seal(self._folder(), self.settings)
-                rotate(self._folder(), self.keep, state.best_model_checkpoint)
+            rotate(self._folder(), self.keep, state.best_model_checkpoint)
+
+    @contextmanager
+    def _whole_or_gone(self) -> Iterator[None]:
+        try:
+            with disk_errors(self._folder(), "The checkpoint"):
+                yield
+        except DlmWriteError:  # a part of a checkpoint is of no use, and the others need the space
+            shutil.rmtree(self._folder(), ignore_errors=True)
+            raise
 
     def _folder(self) -> Path:
         return Path(self.trainer.args.output_dir, f"checkpoint-{self.trainer.state.global_step}")

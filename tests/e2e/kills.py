@@ -2,7 +2,7 @@
 
     python -m tests.e2e.kills --times 20          # or: make kills
 
-A run of 9 steps on the embedded base saves a checkpoint every 2 steps and keeps one. Each trial kills it once and
+A run of 8 steps on the embedded base saves a checkpoint every 2 steps and keeps one. Each trial kills it once and
 restarts it: its adapter must have the same bytes as that of a run that nothing interrupted. SIGTERM and SIGINT must
 also end it with exit code 128 + signal and without a traceback.
 
@@ -28,7 +28,7 @@ from itertools import cycle
 from pathlib import Path
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "sft.py"
-STEPS, SAVE_STEPS = 9, 2
+STEPS, SAVE_STEPS = 8, 2
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 HEAD = """---
 dlm_id: 01K9BREADW1THS0VRD0VGH2T3R
@@ -38,10 +38,12 @@ base_model: tiny
 Kneading is pressing and folding a dough until it is smooth.
 """
 PAIR = "\n::instruction::\n### Q\nWho bakes the bread of day {n}?\n### A\n{early}the baker of day {n}.\n"
-# Three steps per epoch, so that checkpoints lie within epochs; dropout, so that the random state counts.
-SETTINGS = f"""--max_steps {STEPS} --per_device_train_batch_size 8 --lora_r 4 --lora_dropout 0.1 --learning_rate 0.002
---save_strategy steps --save_steps {SAVE_STEPS} --save_total_limit 1 --eval_strategy no --logging_steps 1
---max_questions 4 --disable_tqdm true --resume_from_checkpoint true --overwrite true""".split()
+# Three steps per epoch, so that checkpoints lie within epochs, also the last one; dropout, so that the random state
+# counts; a constant learning rate, so that a step too many would count.
+SETTINGS = f"""--max_steps {STEPS} --per_device_train_batch_size 4 --gradient_accumulation_steps 2 --lora_r 4
+--lora_dropout 0.1 --learning_rate 0.002 --lr_scheduler_type constant --save_strategy steps --save_steps {SAVE_STEPS}
+--save_total_limit 1 --eval_strategy no --logging_steps 1 --max_questions 4 --disable_tqdm true
+--resume_from_checkpoint true --overwrite true""".split()
 
 
 class Run:
@@ -105,7 +107,7 @@ def any_time(run: Run, chance: random.Random, timing: Timing) -> None:
 
 
 def while_saving(run: Run, chance: random.Random, timing: Timing) -> None:
-    steps = [*range(SAVE_STEPS, STEPS, SAVE_STEPS), STEPS]
+    steps = range(SAVE_STEPS, STEPS + 1, SAVE_STEPS)
     folder = run.out / f"checkpoint-{chance.choice(steps)}"
     run.wait_for(folder.is_dir)
     files = chance.randrange(12)  # the seal and the deletion of the older checkpoint follow the last one
@@ -128,6 +130,7 @@ MOMENTS = {
     "the last step": in_the_last_step,
     "the last measurement": in_the_last_measurement,
 }
+MEASURED = (any_time, in_the_last_measurement)  # the other runs are faster without
 
 
 def uninterrupted(folder: Path, settings: list[str]) -> tuple[bytes, Timing]:
@@ -179,9 +182,11 @@ def main() -> None:
     counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     with tempfile.TemporaryDirectory() as scratch:
         expected, timing = uninterrupted(Path(scratch, "whole"), settings)
+        unmeasured = [*SETTINGS, "--measure", "false", *arguments.settings.split()]
         # Three signals and four moments: every pair comes up within twelve kills.
         for index, moment, number in zip(range(arguments.times), cycle(MOMENTS), cycle(SIGNALS), strict=False):
-            adapter, wrong = trial(Path(scratch, f"run-{index}"), settings, moment, number, chance, timing)
+            words = settings if MOMENTS[moment] in MEASURED else unmeasured
+            adapter, wrong = trial(Path(scratch, f"run-{index}"), words, moment, number, chance, timing)
             row = counts[moment, number.name]
             row[0] += 1
             row[1] += adapter == expected

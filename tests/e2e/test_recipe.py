@@ -95,7 +95,8 @@ def test_adalora_prunes_its_ranks_to_the_target(recipe: Recipe, capsys: pytest.C
 @pytest.mark.parametrize("packing", ["false", "true"])
 def test_a_resumed_run_equals_the_uninterrupted_one(recipe: Recipe, packing: str) -> None:
     settings = (*QUIET, "--num_train_epochs", 3, "--packing", packing, "--save_strategy", "steps", "--save_steps", 1)
-    settings += ("--save_total_limit", 9, "--per_device_train_batch_size", 4, "--max_length", 128)
+    settings += ("--save_total_limit", 99, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 1)
+    settings += ("--max_length", 128)
     whole = losses(recipe(*settings, output="whole"))
     steps = max(whole)
     out = recipe(*settings, output="resumed")
@@ -104,16 +105,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(recipe: Recipe, packing: str
     recipe(*settings, "--resume_from_checkpoint", "true", output="resumed")
     resumed = losses(out)
     assert resumed.keys() == whole.keys()
-    assert resumed == pytest.approx(whole, abs=1e-5)
-    a, b = (load_file(out.parent / name / "adapter_model.safetensors") for name in ("whole", "resumed"))
-    assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+    assert resumed == whole
+    a, b = ((out.parent / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "resumed"))
+    assert a == b
 
 
 @pytest.mark.parametrize("strategy", [("steps", "--save_steps", 1), ("epoch",)], ids=["steps", "epoch"])
 def test_a_run_resumed_at_its_last_step_makes_no_more_steps(recipe: Recipe, strategy: tuple[object, ...]) -> None:
-    # 24 rows make 6 steps per epoch: the last step is in the middle of the second one.
-    settings = (*QUIET, "--max_steps", 8, "--per_device_train_batch_size", 4, "--save_strategy", *strategy)
-    settings += ("--eval_strategy", "epoch", "--save_total_limit", 1)
+    # 24 rows make 3 steps per epoch: the last step is in the middle of the third one.
+    settings = (*QUIET, "--max_steps", 8, "--save_strategy", *strategy)
+    settings += ("--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2)
+    settings += ("--eval_strategy", "no", "--save_total_limit", 1, "--lr_scheduler_type", "constant")
     out = recipe(*settings)
     trained, sealed = (out / "adapter_model.safetensors").read_bytes(), out / "checkpoint-8" / "seal.json"
     before = sealed.stat().st_mtime_ns
