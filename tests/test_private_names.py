@@ -69,8 +69,8 @@ TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
     ("transformers", "Trainer._get_num_items_in_batch", "online/callback.py"): has(
         "transformers", "Trainer._get_num_items_in_batch", "batch_samples", "device"
     ),
-    ("transformers", "trainer_jit_checkpoint", "train/callbacks.py"): has(
-        "transformers.trainer_jit_checkpoint", "CheckpointManager.execute_jit_checkpoint"
+    ("transformers", "Trainer._save_checkpoint", "online/hooks.py"): has(
+        "transformers", "Trainer._save_checkpoint", "model", "trial"
     ),
     ("transformers", "cache_utils.DynamicLayer", "models/prefix.py"): has(
         "transformers.cache_utils", "DynamicLayer.lazy_initialization", "key_states", "value_states"

@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from dlm_trl.notes.escape import markdown as escaped
+from dlm_trl.notes.files import replace_file
 
 BARS = {"before": "#9aa5b1", "open_book": "#d29922", "after": "#1f6feb"}
 NOT_DRAWN = ("fuzzy match",)  # only in the table: a third bar for the same answers would add little
@@ -81,14 +83,18 @@ class Report:
 
 
 def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
-    """Write the three files to `output_dir`, which is created if needed; returns the path of `report.md`."""
+    """Write the three files to `output_dir`, which is created if needed; returns the path of `report.md`.
+
+    Each file is replaced as a whole. Raises DlmError (DlmWriteError) if one can't be written.
+    """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(asdict(report)), ensure_ascii=False, indent=2, allow_nan=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+    replace_file(folder / "report.json", f"{text}\n".encode())
     FigureCanvasAgg(figure := draw(report))
-    figure.savefig(folder / "report.png", dpi=120)
+    figure.savefig(picture := BytesIO(), dpi=120)
+    replace_file(folder / "report.png", picture.getvalue())
+    replace_file(folder / "report.md", markdown(report).encode())
     return folder / "report.md"
 
 

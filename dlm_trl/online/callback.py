@@ -33,6 +33,8 @@ from dlm_trl.models.frozen import check_attachable
 from dlm_trl.models.generate import row_seed
 from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.notes.errors import UsageError
+from dlm_trl.notes.files import replace_file
+from dlm_trl.notes.journal import append
 from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
 from dlm_trl.online.curriculum import Curriculum
 from dlm_trl.online.encode import Encoded, encode, rows_of
@@ -143,7 +145,7 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
         if state.global_step and self._log_path.exists():  # the steps after the checkpoint are repeated
             lines = self._log_path.read_text("utf-8").split("\n")
             kept = [f"{line}\n" for line in lines[:-1] if json.loads(line)["step"] < state.global_step]
-        self._log_path.write_text("".join(kept), "utf-8")
+        replace_file(self._log_path, "".join(kept).encode())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         share = self._waited / (time.perf_counter() - self._began)
@@ -202,9 +204,8 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
         self.samples = list(rows.values())[:3]
         self._examples: list[Example] = []
         self._predictions: list[str] = []
-        with self._log_path.open("a", encoding="utf-8") as log:
-            task = self.curriculum.task
-            log.writelines(json.dumps(draft.record(task, step), ensure_ascii=False) + "\n" for draft in drafts)
+        records = [draft.record(self.curriculum.task, step) for draft in drafts]
+        append(self._log_path, records, sync=False, ensure_ascii=False)
         batches = [
             self._collate([rows.get(index, row) for index, row in zip(indices, batch, strict=True)])
             for indices, batch in zip(places, own, strict=True)

@@ -6,10 +6,10 @@
 
     add_hook(trainer, Penalty())
 
-Callbacks can't change batches, losses or log lines, so four methods of the trainer instance are wrapped once:
-`get_batch_samples`, `compute_loss`, `log` and `evaluate`. Every hook runs in the same phases whatever the order in
-which hooks were added: all of them prepare the inputs, the forward pass runs inside the contexts of all of them, then
-each one adds to the loss.
+Callbacks can't change batches, losses or log lines, nor surround the writing of a checkpoint, so five methods of the
+trainer instance are wrapped once: `get_batch_samples`, `compute_loss`, `log`, `evaluate` and `_save_checkpoint`. Every
+hook runs in the same phases whatever the order in which hooks were added: all of them prepare the inputs, the forward
+pass runs inside the contexts of all of them, then each one adds to the loss.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ATTRIBUTE = "_dlm_trl_hooks"
 
 
 class StepHook:
-    """What a training step offers to change; override what you need. Evaluation never calls any of it."""
+    """What a trainer offers to change; override what you need. Evaluation never calls any of it."""
 
     def batches(self, fetch: Fetch, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Batches | None:
         """The batches of a step and how many of their tokens have a loss; None leaves them to the trainer.
@@ -55,6 +55,10 @@ class StepHook:
     def log_values(self) -> dict[str, float]:
         """Numbers for the log line that has the loss, since the last such line."""
         return {}
+
+    def around_save(self) -> AbstractContextManager[Any]:
+        """A context around the writing of a checkpoint."""
+        return nullcontext()
 
 
 def add_hook(trainer: SFTTrainer, hook: StepHook) -> None:
@@ -81,8 +85,12 @@ class _Hooks:
         self._log, self._evaluate = trainer.log, trainer.evaluate
         trainer.get_batch_samples, trainer.compute_loss = self.get_batch_samples, self.compute_loss
         trainer.log, trainer.evaluate = self.log, self.evaluate
+        self._save, trainer._save_checkpoint = trainer._save_checkpoint, self.save_checkpoint
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Batches:
+        # A run resumed at its last step: the trainer compares the two only after a step, which would be one too many.
+        if self.trainer.state.global_step >= self.trainer.state.max_steps:
+            return [], None
         for hook in self.hooks:
             if (made := hook.batches(self._batches, epoch_iterator, num_batches, device)) is not None:
                 return made
@@ -109,6 +117,12 @@ class _Hooks:
             for hook in self.hooks:
                 logs |= hook.log_values()
         self._log(logs, *args, **kwargs)
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as stack:
+            for hook in self.hooks:
+                stack.enter_context(hook.around_save())
+            self._save(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with torch.random.fork_rng():

@@ -23,6 +23,7 @@ from dlm_trl.models.layout import adapted_parameter, empty_model, is_mergeable, 
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.terminal import say
 from dlm_trl.train.arguments import AdapterArguments
+from dlm_trl.train.checkpoints import disk_errors
 
 RANKS = "adalora_ranks.pt"  # in a checkpoint
 MEANS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # that PEFT's RankAllocator keeps in memory
@@ -140,7 +141,9 @@ class ShrinkRanks(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             means = {name: vars(model.base_model.rankallocator)[name] for name in MEANS}
-            torch.save({"kept": self.kept, **means}, Path(args.output_dir, f"checkpoint-{state.global_step}", RANKS))
+            file = Path(args.output_dir, f"checkpoint-{state.global_step}", RANKS)
+            with disk_errors(file, "AdaLoRA's ranks"):
+                torch.save({"kept": self.kept, **means}, file)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kw: Any

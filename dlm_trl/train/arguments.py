@@ -54,7 +54,9 @@ class NotesArguments:
     )
     world_size: int | None = _setting(None, "Refuse to run with any other number of processes.")
     overwrite: bool = _setting(
-        False, "Delete the checkpoints of an earlier run in output_dir. Has no effect with resume_from_checkpoint."
+        False,
+        "Delete the checkpoints of an earlier run in output_dir. With resume_from_checkpoint: only if none of them is "
+        "whole.",
     )
 
 

@@ -1,84 +1,72 @@
-"""Callbacks that every run has: a checkpoint on Ctrl-C or SIGTERM, a progress bar with tokens/s, and on a CPU, memory
-that is given back.
+"""Callbacks that every run has: a checkpoint on Ctrl-C or SIGTERM, checkpoints that are whole, a progress bar with
+tokens/s, and on a CPU, memory that is given back.
 """
 
 import ctypes
-import signal
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_jit_checkpoint import CheckpointManager, JITCheckpointCallback
 from trl import SFTTrainer
 
-from dlm_trl.online.hooks import evaluate_without_a_trace
-from dlm_trl.train.checkpoints import seal
+from dlm_trl.notes.errors import DlmWriteError
+from dlm_trl.online.hooks import StepHook, add_hook, evaluate_without_a_trace
+from dlm_trl.train.checkpoints import disk_errors, rotate, seal
+from dlm_trl.train.stop import StopSignals, StopWithCheckpoint
 
 
-class StopWithCheckpoint(JITCheckpointCallback):
-    """transformers' just-in-time checkpoint, also for Ctrl-C, and agreed on by all processes.
+class SealCheckpoints(TrainerCallback, StepHook):
+    """Writes each checkpoint into an empty folder, seals it, and only then deletes older ones.
 
-    Signals reach the processes of a run at different steps. The stock callback lets each process save on its own, which
-    hangs where saving or the next step needs all of them; here they agree after every step. Saving only between steps
-    also keeps the random state whole, so a resumed run equals an uninterrupted one.
-
-    signal: the signal that stopped the run, None if none did. saved: its checkpoint, None if training was over.
+    The trainer itself deletes the old one when the new one has no seal yet: a kill in between would leave no whole one.
     """
 
     def __init__(self, trainer: Trainer, settings: Mapping[str, Any]) -> None:
-        super().__init__()
         self.trainer = trainer
         self.settings = settings
-        self.jit_manager = CheckpointManager(trainer)
-        self.signal: int | None = None
-        self.saved: str | None = None
-        self._handlers: dict[int, Any] = {}
+        self.keep, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+        self._step: int | None = None  # of the last checkpoint
 
-    def set_trainer(self, trainer: Trainer) -> None:
-        """Nothing to set up: unlike the stock callback, this one handles signals only while the trainer runs."""
+    @contextmanager
+    def around_save(self) -> Iterator[None]:
+        folder = self._folder()
+        if self.trainer.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier run, or damaged
+        self.trainer.accelerator.wait_for_everyone()
+        with self._whole_or_gone():
+            yield
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._request_stop)
+        self._step = state.global_step or None
 
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The stock callback saves here, in the middle of a step."""
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """The stock callback saves here too; `on_step_end` of the step before has done it."""
-
-    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-        """`on_step_end` of the last step has done it."""
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
-        accelerator = self.trainer.accelerator
-        requested = torch.tensor([self.signal or 0], device=accelerator.device)
-        self.signal = int(accelerator.gather(requested).max()) or None
-        if self.signal and state.global_step < state.max_steps:
-            self.jit_manager.execute_jit_checkpoint()
-            self.trainer.callback_handler.on_save(args, state, control)  # which it does not do by itself
-            self.saved = f"{args.output_dir}/checkpoint-{state.global_step}"
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        if state.global_step == self._step:
             control.should_save = False
-            control.should_evaluate = False
-            control.should_training_stop = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
-        """Seals the checkpoint, once all processes have written their part."""
-        self.trainer.accelerator.wait_for_everyone()
+        self.trainer.accelerator.wait_for_everyone()  # until all processes have written their part
+        self._step = state.global_step
         if state.is_world_process_zero:
-            seal(Path(args.output_dir, f"checkpoint-{state.global_step}"), self.settings)
+            with self._whole_or_gone():
+                seal(self._folder(), self.settings)
+            rotate(self._folder(), self.keep, state.best_model_checkpoint)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def _whole_or_gone(self) -> Iterator[None]:
+        try:
+            with disk_errors(self._folder(), "The checkpoint"):
+                yield
+        except DlmWriteError:  # a part of a checkpoint is of no use, and the others need the space
+            shutil.rmtree(self._folder(), ignore_errors=True)
+            raise
 
-    def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
+    def _folder(self) -> Path:
+        return Path(self.trainer.args.output_dir, f"checkpoint-{self.trainer.state.global_step}")
 
 
 class TokenRate(ProgressCallback):
@@ -139,13 +127,15 @@ class TrimMemory(TrainerCallback):
             self._trim(0)
 
 
-def install(trainer: SFTTrainer, settings: Mapping[str, Any]) -> StopWithCheckpoint:
+def install(trainer: SFTTrainer, settings: Mapping[str, Any], signals: StopSignals) -> StopWithCheckpoint:
     """Add them to a trainer; the callback returned tells after training whether the run was stopped.
 
     settings: what a run that is resumed is compared with.
     """
-    stop = StopWithCheckpoint(trainer, settings)
+    stop, sealing = StopWithCheckpoint(trainer, signals), SealCheckpoints(trainer, settings)
     trainer.add_callback(stop)
+    trainer.add_callback(sealing)
+    add_hook(trainer, sealing)
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(TokenRate())

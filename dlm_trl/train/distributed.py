@@ -23,8 +23,8 @@ def prepare_deepspeed() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def exit_worker() -> None:
-    """Exit immediately if this is one of several processes; a single process goes on.
+def exit_worker(code: int = 0) -> None:
+    """Exit immediately with this code if this is one of several processes; a single process goes on.
 
     The threads of a process group live as long as a model that holds it, and can abort the process while the
     interpreter shuts down ("terminate called without an active exception"); the launcher then reports a failure.
@@ -32,4 +32,4 @@ def exit_worker() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
@@ -19,6 +19,8 @@ from dlm_trl.evaluation.progress import progress
 from dlm_trl.evaluation.recall import Recall, RecallQuestion, answer_recall
 from dlm_trl.evaluation.report import Measure, Sample
 from dlm_trl.models.frozen import frozen
+from dlm_trl.notes.files import replace_file
+from dlm_trl.notes.terminal import say
 
 FILE = "before.json"  # in output_dir: a resumed run needs the numbers of the untrained model
 TASK_MEASURES = ("accuracy", "ppa")  # of each condition
@@ -87,12 +89,21 @@ class MeasureBefore(TrainerCallback):
     ) -> None:
         file = Path(args.output_dir) / FILE
         if state.global_step:
-            self.numbers = TypeAdapter(Numbers).validate_json(file.read_bytes()) if file.exists() else None
+            self.numbers = _read(file)
             return
         open_book = measure_open_book(self.trainer, self.questions, self.prose)
         self.numbers = replace(measure(self.trainer, self.questions), open_book=open_book)
         if state.is_world_process_zero:
-            file.write_text(json.dumps(asdict(self.numbers)), encoding="utf-8")
+            replace_file(file, json.dumps(asdict(self.numbers)).encode())
+
+
+def _read(file: Path) -> Numbers | None:
+    """The numbers of the untrained model; None, with a line that says so, if they were lost."""
+    try:
+        return TypeAdapter(Numbers).validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        say(f"{file} is missing or damaged: the report will have no numbers from before training.", err=True)
+        return None
 
 
 def measures(before: Numbers | None, after: Numbers) -> list[Measure]:

@@ -40,6 +40,7 @@ IGNORED = {
     "assistant_only_loss": "the recipe tokenizes the rows itself, with the loss on the answers",
     "dataset_text_field": "the recipe tokenizes the rows itself",
     "dataset_kwargs": "the recipe tokenizes the rows itself",
+    "enable_jit_checkpoint": "every run leaves a checkpoint on SIGTERM",
 }
 EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "bitsandbytes": "bnb"}
 
@@ -96,8 +97,8 @@ def prepare(configuration: Configuration) -> Run:
             check_writable(configuration.document.frontmatter.dlm_id, trainable * 4 + SPARE)
     checkpoint, resume_settings = None, _resume_settings(configuration, rows)
     with problems:
-        checkpoint, skipped = find_checkpoint(training, configuration.notes.overwrite)
-        notices += skipped
+        checkpoint, which = find_checkpoint(training, configuration.notes.overwrite)
+        notices += which
         if checkpoint:
             notices += compare_settings(Path(checkpoint), resume_settings)
     if base and adapted and not problems.lines:  # last, because it may download the weights

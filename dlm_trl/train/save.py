@@ -6,6 +6,8 @@ describe([folder, …], run, measures)      # the numbers, once they are measure
 
 import json
 import math
+import os
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,11 +27,12 @@ from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
-from dlm_trl.notes.errors import AdapterError, StoreError
+from dlm_trl.notes.errors import AdapterError, DlmWriteError, StoreError
 from dlm_trl.notes.escape import code, markdown, redact
 from dlm_trl.notes.files import replace_file
 from dlm_trl.notes.terminal import say
 from dlm_trl.tasks.load import read_stages
+from dlm_trl.train.checkpoints import disk_errors
 from dlm_trl.train.run import Run
 
 
@@ -38,27 +41,40 @@ def save(trainer: SFTTrainer, run: Run) -> Path:
     document's current one.
 
     All processes must call this (ZeRO-3 gathers the weights); the first one writes. Returns the adapter's folder in the
-    document's store, or output_dir without a document. Raises AdapterError, before anything is published, if the
-    adapter has weights that are not finite.
+    document's store, or output_dir without a document. Each file is replaced as a whole. Raises AdapterError, before an
+    adapter is replaced or published, if the new one has weights that are not finite; DlmWriteError if the disk is full.
     """
     output_dir, document = Path(trainer.args.output_dir), run.document
-    with warnings.catch_warnings():
-        if run.adapter.adapter == "adalora":  # PEFT warns about ranks that were pruned to 0
-            warnings.filterwarnings("ignore", r"Adapter .* LoRA tensor\(s\) have invalid shape")
-        trainer.save_model()
+    partial = output_dir / ".adapter.partial"
     if trainer.is_world_process_zero():
-        _check_finite(output_dir, trainer.state.log_history)
-        generation_config(trainer).save_pretrained(output_dir)
-        describe([output_dir], run)
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    trainer.accelerator.wait_for_everyone()
+    try:
+        with warnings.catch_warnings(), disk_errors(output_dir, "The adapter"):
+            if run.adapter.adapter == "adalora":  # PEFT warns about ranks that were pruned to 0
+                warnings.filterwarnings("ignore", r"Adapter .* LoRA tensor\(s\) have invalid shape")
+            trainer.save_model(str(partial), _internal_call=True)  # else it pushes to the Hub, which is not whole yet
+            if trainer.is_world_process_zero():
+                generation_config(trainer).save_pretrained(partial)
+        if trainer.is_world_process_zero():
+            _check_finite(partial, trainer.state.log_history)
+            for file in partial.iterdir():
+                os.replace(file, output_dir / file.name)
+            describe([output_dir], run)
+    finally:
+        if trainer.is_world_process_zero():
+            shutil.rmtree(partial, ignore_errors=True)
     folder = output_dir
     if document is not None and trainer.is_world_process_zero():
         try:
             folder = store.publish_adapter(
                 document.frontmatter.dlm_id, adapter_files(output_dir), run.notes.adapter_name
             )
-        except StoreError as error:  # the run is whole without it: its numbers are still to come
+        except (StoreError, DlmWriteError) as error:  # the run is whole without it: its numbers are still to come
             say(f"{error} The adapter is in {output_dir}. {_publish_later(run)}", err=True)
     trainer.accelerator.wait_for_everyone()
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub("Model save")
     return folder
 
 
@@ -75,21 +91,20 @@ def describe(folders: Sequence[Path], run: Run, measures: Sequence[Measure] = ()
         replace_file(folder / "README.md", card.encode())
 
 
-def _check_finite(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Raises AdapterError for NaN or infinity in the saved adapter, and removes the file."""
-    file = output_dir / "adapter_model.safetensors"
+def _check_finite(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Raises AdapterError for NaN or infinity in the adapter in this folder."""
+    file = folder / "adapter_model.safetensors"
     with safe_open(file, framework="pt") as weights:
         broken = next((name for name in weights.keys() if not weights.get_tensor(name).isfinite().all()), None)  # noqa: SIM118
     if broken is None:
         return
-    file.unlink()
     logged = ((line["step"], line[name]) for line in history for name in ("loss", "grad_norm") if name in line)
     step = next((step for step, value in logged if not math.isfinite(float(value))), None)
     since = f" The loss is not finite from step {step} on." if step is not None else ""
     raise AdapterError(
         f"Training diverged: {broken} is not finite.{since} The adapter is not saved.",
         "Lower learning_rate; with rehearsal, lower that too.",
-        path=output_dir,
+        path=folder.parent,
     )
 
 

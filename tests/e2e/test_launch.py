@@ -65,13 +65,17 @@ def test_a_run_that_is_killed_while_it_measures_keeps_its_adapter(
             if line.startswith("adapter: "):  # what follows is the measurement
                 process.send_signal(number)
                 break
-        process.stdout.read()
+        printed = process.stdout.read()
     home = tmp_path / "home"
     (published,) = home.rglob("adapter_model.safetensors")
     assert published.read_bytes() == (out / "adapter_model.safetensors").read_bytes()
     assert (published.parent / "lineage.json").is_file() and (published.parent / "README.md").is_file()
     # On a fast machine the measurement may be over before the signal arrives.
     assert process.returncode == 0 or not (out / "report.md").exists()
+    if number != signal.SIGKILL and process.returncode != 0:
+        assert process.returncode == 128 + number
+        assert printed.splitlines()[-1].startswith("Stopped: the adapter is complete")
+        assert "Traceback" not in printed
 
 
 SYNTHETIC = ("--task", "arithmetic", "--synthetic_fraction", "0.5", "--rehearsal", "2")

@@ -96,7 +96,7 @@ def test_resuming_starts_from_the_last_complete_checkpoint(check, out: Path, ove
         (lambda file: file.unlink(), "optimizer.pt is missing"),
         (lambda file: file.write_bytes(file.read_bytes()[:-1]), "optimizer.pt is damaged"),
         (lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:]), "is damaged"),
-        (lambda file: (file.parent / SEAL).write_text("{"), "not written to its end"),
+        (lambda file: (file.parent / SEAL).write_text("{"), "seal.json is damaged"),
     ],
     ids=["missing", "truncated", "a flipped bit", "half a seal"],
 )
