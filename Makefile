@@ -50,7 +50,7 @@ demo: install
 	mkdir -p $(dir $(NOTES)) && cp recipes/notes.dlm $(NOTES)
 	$(BIN)/dlm-trl check $(NOTES)
 	$(BIN)/python scripts/show_rows.py $(NOTES)
-	$(BIN)/dlm-trl synth instructions $(NOTES) --teacher hf:smollm2-135m --per-section 2 --max-new-tokens 160
+	$(BIN)/dlm-trl synth instructions $(NOTES) --teacher hf:smollm2-135m
 	$(BIN)/dlm-trl synth list $(NOTES)
 	$(BIN)/dlm-trl synth apply $(NOTES)
 	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/sft.py --config recipes/notes.yaml --notes $(NOTES)
