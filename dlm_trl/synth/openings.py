@@ -23,41 +23,71 @@ _MIN_COMMON = 0.08  # share of a text's words
 _WORD = r"[\w'’-]+"
 # Up to the verb of the sentence, not to that of a relative clause ("the part that is taken away is called …").
 _SUBJECT = rf"(?P<subject>(?:{_WORD} ){{0,13}}?{_WORD})(?<!\bthat)(?<!\bwhich)(?<!\bwho)"
-_UNITS_OF_TIME = r"(?:second|minute|hour|day|night|week|month|year)s?"
-_COUNTS = r"(?:\d[\d.,]*|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred)"
-_DETERMINER = r"(?:an?|the|its|their|no|any|every|each|some|more|less|most|little|about|only)"
-_OBJECT = rf"(?:{_DETERMINER}|{_COUNTS}|\w+er)\b"
+_BE = r"(?P<verb>is|are|was|were)"
+_TIME = r"(?:second|minute|hour|day|night|week|month|year)s?"
+_COUNT = r"(?:\d[\d.,]*|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred)"
+_ABOUT = r"(?:about |almost |nearly |only |at least |at most |up to |more than |less than |between [\w.,]+ and )?"
+# After "in", "on" or "at": when it is, not where.
+_WHEN = (
+    r"(?:(?:early|late|mid|the|every|each) )*(?:\d{4}|\d+(?:st|nd|rd|th)|\d+ o['’]clock|\d\d?:\d\d|noon|midnight|night|"
+    r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:Jan|Febr)uary|March|April|May|June|July|August|(?:Sept|Nov|Dec)ember|"
+    r"October|spring|summer|autumn|winter|morning|afternoon|evening|one|two|three|four|five|six|seven|eight|nine|ten|"
+    r"eleven|twelve)\b"
+)
+_OBJECT = r"(?:an?|the|its|their|no|any|every|each|some|more|less|most|little|about|only|\w+er)\b"
+_IRREGULAR = (
+    "built|brought|cut|done|drawn|driven|found|given|grown|held|kept|known|laid|led|lost|made|paid|put|read|sent|set|"
+    "shown|shut|sold|spent|taken|told|thrown|woken|won|worn|written"
+)
+_PAST = (
+    "became|began|bought|brought|built|came|drew|fell|found|gave|grew|had|held|kept|led|left|lost|made|met|paid|ran|"
+)
+_PAST += "rose|said|saw|sent|sold|spent|stood|took|went|won|wound|wrote"
+_PLURAL = (
+    "bring|carry|cause|come|contain|control|give|have|help|hold|keep|make|mean|move|need|show|stop|suit|take|use|work"
+)
 
 _CLAUSE = re.compile(r"(?P<word>If|When|Once|While) (?P<clause>[^,;]+), (?P<rest>.+)")
-_CALLED = re.compile(rf"{_SUBJECT} (?P<verb>is|are) (?:also )?(?:called|known as|named)\b")
-_DEFINED = re.compile(rf"{_SUBJECT} (?P<verb>is|are|was|were) (?:an?|the|one|any|\w+ing)\b")
+_COMMAND = re.compile(
+    r"(?:always|don['’]t|never|please)\b|"
+    r"(?!(?:an?|it|its|the|their|they|this|that|you|he|she|we|one|two|all|some|no)\b)[a-z]+ "
+    r"(?:an?|the|your|its|it|them|off|out|up|down|for|until|at least)\b"
+)
+_CALLED = re.compile(rf"{_SUBJECT} {_BE} (?:also )?(?:called|known as|named)\b")
+_DEFINED = re.compile(rf"{_SUBJECT} {_BE} (?:an?|the|one|any|\w+ing)\b")
 _MEANS = re.compile(rf"{_SUBJECT} means? ")
-_STATE = re.compile(rf"{_SUBJECT} (?P<verb>is|are|was|were|can|must|should|will|may)\b")
+_PASSIVE = re.compile(
+    rf"{_SUBJECT} {_BE} (?:[a-z]+ly )?(?P<done>(?!called|named)(?:[a-z]+ed(?: (?:off|up|out))?|{_IRREGULAR}))\b"
+    rf"(?: (?:(?P<when>(?:in|on|at) {_WHEN}|when)|(?P<where>in|on|at|inside|behind|under)"
+    r"|(?P<link>by|for|from|of|with))\b)?"
+)
+_READY = re.compile(rf"{_SUBJECT} {_BE} (?P<how>[a-z]+) (?:when|until|once|in {_WHEN})\b")
+_SIZE = re.compile(rf"{_SUBJECT} {_BE} {_ABOUT}{_COUNT} \w+ (?P<size>high|long|wide|deep|old|tall|thick)\b")
+_STATE = re.compile(rf"{_SUBJECT} {_BE} (?!(?:in|on|at|of|for|from|under|with|by|to|as|too)\b)")
+_DUTY = re.compile(rf"{_SUBJECT} (?P<verb>can|must|should|will|may) (?!be\b)")
+_AMOUNT = re.compile(rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s) {_ABOUT}{_COUNT} (?P<unit>[a-z]{{3,}})\b")
 _ACTION = re.compile(
-    rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s) "
-    rf"(?:{_OBJECT}|(?P<link>(?:in|on|at|for|from|into|to|like)\b)|(?P<time>(?:when|while)\b))"
+    rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s)(?P<place> place)? (?:{_OBJECT}|(?P<time>(?:in|on|at) {_WHEN}|when\b|while\b)"
+    r"|(?P<link>(?:in|on|at|for|from|into|to|like)\b))"
 )
-_TAKES = ("take", "last", "need")
-_PASSIVE = re.compile(rf"{_SUBJECT} (?P<verb>is|are|was|were) (?:[a-z]+ly )?(?!called|named)[a-z]+ed\b")
-_DURATION = re.compile(
-    rf"\b(?<!once )(?<!twice )(?<!times )(?:{_COUNTS}|an?|half an?|a few|several) (?:\w+ )?{_UNITS_OF_TIME}\b"
-)
-_OFTEN = re.compile(
-    rf"\b(?:every|once an?|twice an?|times an?|per) (?:\w+ )?{_UNITS_OF_TIME}\b|\b(?:daily|weekly|monthly)\b"
-)
-_COUNTED = re.compile(rf"\b{_COUNTS} (?P<unit>[a-z]{{3,}}s)\b")
+_DID = re.compile(rf"{_SUBJECT} (?:[a-z]{{2,}}ed|{_PAST})\b")
+_DO = re.compile(rf"{_SUBJECT}(?<=s) (?:{_PLURAL})\b")
+_YEAR = re.compile(r"\bin (?:1\d|20)\d\d\b")
+_LASTS = re.compile(r"\b(?:takes?|took|lasts?|lasted|needs?)\b")
+_DURATION = re.compile(rf"\b(?<!once )(?<!twice )(?<!times )(?:{_COUNT}|an?|half an?|a few|several) (?:\w+ )?{_TIME}\b")
+_OFTEN = re.compile(rf"\b(?:every|once an?|twice an?|times an?|per) (?:\w+ )?{_TIME}\b|\b(?:daily|weekly|monthly)\b")
 _REASON = re.compile(r"\bbecause\b|, so\b|\bso that\b")
 _PLACE = re.compile(r"\b(?:in|into|on|onto|at|under|over|behind|near|next to)\b")
 _DEGREES = re.compile(r"\bdegrees\b|°")
 _PRONOUN = re.compile(r"\b(?:it|its|they|their|this|these|those|he|she)\b", re.IGNORECASE)
-# A subject that isn't one: it refers back, begins another clause, or contains the verb.
+# A subject that isn't one: it refers back, isn't the sentence's first part, begins another clause, or contains a verb.
 _NO_SUBJECT = re.compile(
-    r"(?:it|they|this|these|that|those|he|she|then|there|such|here|first|next|if|when|while|after|before|once|as|in|on|"
-    r"at|with|for|from|to|by|both|each|you|we|i)\b|"
-    r".*(?<!\bthat )(?<!\bwhich )(?<!\bwho )\b(?:is|are|was|were|has|have|had|can|must|should|will|means?)\b",
+    r"(?:it|they|this|these|that|those|he|she|then|there|such|here|first|next|today|now|never|if|when|while|after|before|"
+    r"once|as|in|on|at|with|for|from|to|by|both|each|you|we|i)\b|(?:an?|the)$|.*[a-z]s (?:[a-z]+ly|\d)|"
+    r".*\b(?:until|because|when|while|where|if)\b|"
+    r".*(?<!\bthat )(?<!\bwhich )(?<!\bwho )\b(?:is|are|was|were|has|have|had|can|must|should|will|means?|kept|made)\b",
     re.IGNORECASE,
 )
-_STRONG = frozenset({"always", "don't", "don’t", "never", "please"})
 # A verb at the start is an instruction to the reader.
 _COMMANDS = frozenset({
     "add", "allow", "apply", "ask", "avoid", "bake", "boil", "bring", "call", "change", "check", "choose", "clean",
@@ -85,43 +115,64 @@ def is_english(prose: str) -> bool:
 def _openings(text: str, names: frozenset[str]) -> Iterator[str]:
     inside = partial(_inside, names=names)
     if (match := _CLAUSE.match(text)) and not _PRONOUN.search(match["clause"]):
-        asks = "should you do" if match["rest"].partition(" ")[0].lower() in _COMMANDS | _STRONG else "happens"
+        asks = "should you do" if _COMMAND.match(match["rest"]) else "happens"
         yield f"What {asks} {match['word'].lower()} {match['clause']}"
     if match := _subject(_CALLED, text):
         yield f"What {match['verb']} {inside(match['subject'])} called"
     elif match := _subject(_DEFINED, text):
         yield f"What {match['verb']} {inside(match['subject'])}"
+    elif match := _subject(_SIZE, text):
+        yield f"How {match['size']} {match['verb']} {inside(match['subject'])}"
     if match := _subject(_MEANS, text):
         yield f"What does {inside(match['subject'])} mean"
-    if _DURATION.search(text):
-        yield "How long"
+    command = text.partition(" ")[0].lower()
+    if command in _COMMANDS:
+        asks = "When" if " when " in text else "Where" if _PLACE.search(text) else "How"
+        yield from ["How often"] if _OFTEN.search(text) else []
+        yield f"{asks} should you {command}"
+        return
+    if (match := _subject(_AMOUNT, text)) and not re.fullmatch(_TIME, match["unit"]):
+        yield f"How many {match['unit']} does {inside(match['subject'])} {_infinitive(match['verb'])}"
     if _OFTEN.search(text):
         yield "How often"
     if _DEGREES.search(text):
         yield "At what temperature"
-    for match in _COUNTED.finditer(text):
-        if not re.fullmatch(rf"{_UNITS_OF_TIME}|degrees", match["unit"]):
-            yield f"How many {match['unit']}"
-    command = text.partition(" ")[0].lower()
-    if command in _COMMANDS:
-        yield f"{'Where' if _PLACE.search(text) else 'How'} should you {command}"
-        return
-    if _REASON.search(text):
-        yield "Why"
+    lasts = bool(_DURATION.search(text) and _LASTS.search(text))
     if match := _subject(_PASSIVE, text):
-        yield f"What happens to {inside(match['subject'])}"
+        yield from _about_what_is_done(match, inside(match["subject"]))
     elif (match := _subject(_ACTION, text)) and match["verb"] not in ("is", "was", "has", "does", "goes"):
         subject, verb = inside(match["subject"]), _infinitive(match["verb"])
         if match["time"]:
-            yield f"When does {subject} {verb}"
-        elif verb in _TAKES and _DURATION.search(text):
+            yield f"When does {subject} {verb}{match['place'] or ''}"
+        elif lasts and _LASTS.match(match["verb"]):
             yield f"How long does {subject} {verb}"
         else:
             yield " ".join(["What does", subject, verb, *filter(None, [match["link"]])])
         yield f"What does {subject}"
-    elif match := _subject(_STATE, text):
+    elif match := _subject(_READY, text):
+        yield f"When {match['verb']} {inside(match['subject'])} {match['how']}"
+    elif match := _subject(_STATE, text) or _subject(_DUTY, text):
         yield f"What {match['verb']} {inside(match['subject'])}"
+    elif match := _subject(_DO, text):
+        yield f"What do {inside(match['subject'])}"
+    elif match := _subject(_DID, text):
+        subject = inside(match["subject"])
+        yield f"How long did {subject} last" if lasts else f"{'When' if _YEAR.search(text) else 'What'} did {subject}"
+    if lasts:
+        yield "How long"
+    if _REASON.search(text):
+        yield "Why"
     yield from BARE
+
+
+def _about_what_is_done(match: re.Match[str], subject: str) -> Iterator[str]:
+    """Openings for a sentence in the passive: when, where or by what it is done, and what happens to the subject."""
+    if match["link"]:
+        yield f"What {match['verb']} {subject} {match['done']} {match['link']}"
+    elif match["when"] or match["where"]:
+        yield f"{'When' if match['when'] else 'Where'} {match['verb']} {subject} {match['done']}"
+    else:
+        yield f"What {'happens' if match['verb'] in ('is', 'are') else 'happened'} to {subject}"
 
 
 def _subject(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -30,12 +30,16 @@ _NEEDS_TEXT = re.compile(
     r"|\b(?:this|that) (?!\w+s\b)\w+\?$|^\W*\w+ (?:is|are|does|do) (?:this|that|it)\b(?! take)",
     re.IGNORECASE,
 )
+_ARTICLES = frozenset({"a", "an", "its", "the", "their", "your"})
 _LINKS = frozenset({"about", "at", "by", "for", "from", "in", "into", "like", "of", "on", "to", "with"})
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _DURATION = re.compile(r"\b(?:second|minute|hour|day|night|week|month|year)s?\b", re.IGNORECASE)
 _TAKES = re.compile(r"\b(?:take|takes|took|last|lasts|need|needs|require|requires)\b", re.IGNORECASE)
 _DUTY = re.compile(r"\b(?:must|should|have to|has to|needs? to)\b", re.IGNORECASE)
-_MEANING = re.compile(r"\b(?:is|are|means?)\b", re.IGNORECASE)
+_MEANING = re.compile(r"\bmeans?\b", re.IGNORECASE)
+_PLACE = re.compile(r" (?:in|into|on|onto|at|under) ")
+_NAME = re.compile(r"\bnames?\b")
+_NAMED = re.compile(r"\b(?:names?|named|called|known)\b", re.IGNORECASE)
 _MANNER = re.compile(r"\b(?:by|with|at|in|using|until|into|on)\b", re.IGNORECASE)
 _REASON = re.compile(
     r"^(?P<before>.*?)(?P<word>\bbecause\b|\bsince\b|, so that\b|, so\b|\bso that\b)(?P<after>.*)$", re.IGNORECASE
@@ -103,6 +107,12 @@ def _wrong_kind(question: str, sentence: str) -> str | None:
             return "contains the answer"
     if question.startswith("what does it take") or (question.endswith(" to do?") and not _DUTY.search(sentence)):
         return "asks for something else"
+    if question.startswith("what does ") and re.search(rf"\b{_last_word(question)}s? \w+ly\b", sentence):
+        return "asks for an object"  # "What does a soft tyre roll?"
+    if question.startswith("where ") and _PLACE.search(question):
+        return "contains the answer"
+    if _NAME.search(question) and not _NAMED.search(sentence):
+        return "asks for a name"
     if question.endswith(" mean?") and not _MEANING.search(sentence):
         return "asks for a meaning"
     if question.startswith("how long"):
@@ -127,19 +137,23 @@ def _wrong_kind(question: str, sentence: str) -> str | None:
     return None
 
 
+def _last_word(question: str) -> str:
+    return re.escape(question.rstrip("?").split()[-1])
+
+
 def _names_subject(question: str, text: str) -> bool:
-    """Whether the first thing that the question names is one of the first two of the text."""
+    """Whether the first thing that the question names is the first of the text."""
     named, things = (
         [word for word in words(part.replace("`", " ")) if word in content_words(part) - _OF_QUESTIONS]
         for part in (question, text)
     )
-    return _has(set(things[:2]), named[0])
+    return _has(set(things[:1]), named[0])
 
 
 def _contains_object(question: str, sentence: str) -> bool:
     """Whether a question "What does …?" ends with two words of the sentence: "What does steam keep the skin soft?"."""
     *_, before, last = re.findall(r"[\w'’-]+", question)
-    following = pairwise(re.findall(r"[\w'’-]+", sentence))
+    following = pairwise(word for word in re.findall(r"[\w'’-]+", sentence) if word not in _ARTICLES)
     return (
         question.startswith("What does ")
         and last not in _LINKS
