@@ -3,7 +3,7 @@
 A small model imitates the form of the last example ("What happens to …?", twenty times). If the first words follow
 from the sentence, it only has to finish the question: "What is a starter", "How long", "What does salt".
 
-The rules read English (`is_english`). About other prose the teacher asks as it likes, which is the opening "".
+The rules read English. About other prose (`language.is_english`) the teacher asks as it likes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,6 @@ from functools import partial
 
 MAX_OPENINGS = 5
 BARE = ("What does", "What")  # for every sentence that isn't an instruction
-_COMMON = frozenset({
-    "and", "are", "be", "but", "by", "can", "for", "from", "has", "have", "if", "is", "it", "its", "not", "of", "that",
-    "the", "this", "to", "was", "were", "when", "will", "with", "you",
-})  # fmt: skip
-_MIN_COMMON = 0.08  # share of a text's words
-
 _WORD = r"[\w'’-]+"
 # Up to the verb of the sentence, not to that of a relative clause ("the part that is taken away is called …").
 _SUBJECT = rf"(?P<subject>(?:{_WORD} ){{0,13}}?{_WORD})(?<!\bthat)(?<!\bwhich)(?<!\bwho)"
@@ -104,12 +98,6 @@ _COMMANDS = frozenset({
 def openings(sentence: str, names: frozenset[str] = frozenset()) -> list[str]:
     """Up to `MAX_OPENINGS` beginnings, the most certain first. names: words that keep their capital."""
     return list(dict.fromkeys(_openings(sentence.rstrip(".!"), names)))[:MAX_OPENINGS]
-
-
-def is_english(prose: str) -> bool:
-    """Whether the prose has as many of the commonest English words as English has."""
-    words = re.findall(r"[^\W\d_]+", prose.lower())
-    return sum(word in _COMMON for word in words) >= _MIN_COMMON * len(words) > 0
 
 
 def _openings(text: str, names: frozenset[str]) -> Iterator[str]:

@@ -19,8 +19,9 @@ from dlm_trl.notes.errors import UsageError
 from dlm_trl.synth import prompts
 from dlm_trl.synth.budget import max_prompt_tokens
 from dlm_trl.synth.facts import Fact, facts
+from dlm_trl.synth.language import is_english
 from dlm_trl.synth.ledger import request_key
-from dlm_trl.synth.openings import is_english, openings
+from dlm_trl.synth.openings import openings
 from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.settings import PER_SECTION, SynthSettings
 from dlm_trl.synth.windows import split_budget, windows

@@ -16,22 +16,24 @@ from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dlm_trl.notes.errors import PromptError
+from dlm_trl.synth.language import is_foreign
 
 PROMPT_VERSION = 1
 
 Strategy = Literal["extraction", "expansion"]
 
-# Plain substitution; a user's own prompt also gets the variable `strategy`.
+# Plain substitution; a user's own prompt also gets `strategy`.
 TEMPLATES: dict[Strategy, str] = {
     "extraction": """\
-Write {{ n }} question and answer pairs about the text below. Each question names what it asks about. \
+Write {{ n }} question and answer pairs about the text below{{ language }}. Each question names what it asks about. \
 Each answer is short and says only what the text says. \
 Reply with a JSON list of objects with the keys "question" and "answer".
 
 Text:
 {{ prose }}""",
     "expansion": """\
-Write {{ n }} question and answer pairs that go beyond the text below. Each question names what it asks about. \
+Write {{ n }} question and answer pairs that go beyond the text below{{ language }}. \
+Each question names what it asks about. \
 Each answer is short and true. \
 Reply with a JSON list of objects with the keys "question" and "answer".
 
@@ -85,11 +87,13 @@ def pair_messages(
 ) -> list[dict[str, str]]:
     """The chat messages that ask for `n` pairs about `prose`: a single user message.
 
-    prompt replaces the strategy's template. Raises DlmError (PromptError) if it doesn't render.
+    They say to keep the language if that isn't English. prompt replaces the strategy's template. Raises DlmError
+    (PromptError) if it doesn't render.
     """
     template = TEMPLATES[strategy] if prompt is None else prompt.template
     try:
-        content = _compiled(template).render(n=n, prose=prose.strip(), strategy=strategy)
+        language = ", in the language of the text" if is_foreign(prose) else ""
+        content = _compiled(template).render(n=n, prose=prose.strip(), strategy=strategy, language=language)
     except TemplateSyntaxError as error:
         raise _prompt_error(error.message or "", prompt, error.lineno) from None
     except Exception as error:  # a template can raise anything

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from jinja2.environment import Environment
 
-from dlm_trl.synth.prompts import TEMPLATES, pair_messages
+from dlm_trl.synth.prompts import TEMPLATES, Strategy, pair_messages
 
 
 @pytest.mark.parametrize("strategy", sorted(TEMPLATES))
@@ -28,3 +28,27 @@ def test_a_prompt_is_compiled_once_per_plan(monkeypatch):
     for n in range(1, 50):
         pair_messages("Dew is water.", n)
     assert len(compiled) <= 1
+
+
+@pytest.mark.parametrize("strategy", sorted(TEMPLATES))
+@pytest.mark.parametrize(
+    ("prose", "foreign"),
+    [
+        ("酵母产生气体，气体使面团膨胀。", True),
+        ("الخميرة تنتج الغاز، والغاز يرفع العجين.", True),
+        (
+            "Der Teig geht in der Nacht. An der Luft wird er trocken, und im Ofen geht er auf. Das Salz macht ihn "
+            "fester, und die Hefe arbeitet dann langsamer als ohne Salz.",
+            True,
+        ),
+        ("Elm burns slowly.", False),
+        (
+            "A starter is a mix of flour and water. It lasts for years. Salt slows the yeast down, so the dough rises.",
+            False,
+        ),
+        ("The word 酵母 means yeast, and the word 面团 means dough.", False),
+    ],
+)
+def test_the_language_of_the_prose_is_kept(prose: str, foreign: bool, strategy: Strategy) -> None:
+    (message,) = pair_messages(prose, 2, strategy)
+    assert (", in the language of the text." in message["content"]) is foreign
