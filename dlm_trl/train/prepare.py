@@ -5,6 +5,7 @@ run = prepare(read_configuration(argv))        # or one PreflightError with a li
 
 import math
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,12 @@ def _contradictions(configuration: Configuration) -> list[str]:
     for name, why in IGNORED.items():
         if name in configuration.settings and not configuration.settings[name].is_default:
             problems.append(f"{configuration.settings[name].source}: {name} has no effect: {why}. Leave it out.")
+    if training.use_liger_kernel and find_spec("liger_kernel") is None:
+        source = configuration.settings["use_liger_kernel"].source
+        problems.append(f"{source}: use_liger_kernel needs the package liger-kernel. Install it, or leave this out.")
+    if training.accelerator_config.split_batches:
+        source = configuration.settings["accelerator_config"].source
+        problems.append(f"{source}: accelerator_config has split_batches, which doesn't work with transformers' sampler. Leave it out.")
     if training.dataloader_persistent_workers and not training.dataloader_num_workers:
         problems.append("dataloader_persistent_workers needs dataloader_num_workers above 0.")
     if notes.questions and not notes.notes:

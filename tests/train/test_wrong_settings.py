@@ -39,6 +39,7 @@ OUT_OF_RANGE = [
     ("stage_accuracy", "1.5"),
 ]
 YAML = [
+    "use_liger_kernel: true", "accelerator_config: {split_batches: true}",
     *(f"{name}: {value}" for name in NUMBERS for value in NOT_NUMBERS),
     "adapter: nope", "quantization: 3bit", "rows: nope", "split_method: nope", "optim: nope", "lr_scheduler_type: nope",
     "save_strategy: sometimes", "packing_strategy: nope", "prose: maybe", "bf16: 7.5", "output_dir:", "output_dir: [1]",
