@@ -54,6 +54,7 @@ def adapt(base: PretrainedConfig, adapter: PeftConfig) -> PeftModel:
     if type(base) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{base.model_type!r} is not a causal language model")
     model = empty_model(base)
+    adapter.base_model_name_or_path = None  # PEFT takes the model's, and warns about any other
     try:
         with init_empty_weights():
             return get_peft_model(model, adapter)

@@ -261,7 +261,8 @@ def _contradictions(configuration: Configuration) -> list[str]:
         problems.append(f"{source}: use_liger_kernel needs the package liger-kernel. Install it, or leave this out.")
     if training.accelerator_config.split_batches:
         source = configuration.settings["accelerator_config"].source
-        problems.append(f"{source}: accelerator_config has split_batches, which doesn't work with transformers' sampler. Leave it out.")
+        why = "split_batches doesn't work with transformers' sampler. Leave it out."
+        problems.append(f"{source}: accelerator_config: {why}")
     if training.dataloader_persistent_workers and not training.dataloader_num_workers:
         problems.append("dataloader_persistent_workers needs dataloader_num_workers above 0.")
     if notes.questions and not notes.notes:
