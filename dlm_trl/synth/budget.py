@@ -54,8 +54,12 @@ def cost_of(usage: Usage, price: tuple[float, float] | None) -> float | None:
 
 
 def max_usage(request: Request, teacher: TeacherInfo) -> Usage:
-    """The most tokens that a request can use: its prompt, and a reply of `max_new_tokens`."""
-    return Usage(max_prompt_tokens(request.messages, teacher), request.max_new_tokens)
+    """The most tokens that a request can use: its prompt with the opening, and a reply of `max_new_tokens`."""
+    prompt = max_prompt_tokens(request.messages, teacher)
+    if request.opening:  # counted as a message, less what the chat template adds to each
+        opening, nothing = ([{"role": "user", "content": content}] for content in (request.opening, ""))
+        prompt += max_prompt_tokens(opening, teacher) - max_prompt_tokens(nothing, teacher)
+    return Usage(prompt, request.max_new_tokens)
 
 
 def max_prompt_tokens(messages: Sequence[Mapping[str, str]], teacher: TeacherInfo) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -113,7 +114,7 @@ def plan(document: Document, settings: SynthSettings, teacher: TeacherInfo) -> l
                         document.path, section.content_line, len(pieces), n_pairs, n_pairs, strategy,
                     )  # fmt: skip
                 for piece, n in _shared(n_pairs, pieces):
-                    request = _request(prompts.pair_messages(piece, n, strategy, prompt), settings, teacher)
+                    request = _request(prompts.pair_messages(piece, n, strategy, prompt), n, settings, teacher)
                     planned = PlannedRequest(request, section.section_id, strategy, piece, n, section.adapter)
                     unique.setdefault(request.key, planned)
     requests = list(unique.values())
@@ -136,7 +137,7 @@ def retry(
     context = _context(settings, teacher)
     if context is not None and max_prompt_tokens(messages, teacher) + settings.max_new_tokens > context:
         return None
-    return replace(planned, request=_request(messages, settings, teacher))
+    return replace(planned, request=_request(messages, planned.n, settings, teacher))
 
 
 def split(planned: PlannedRequest, settings: SynthSettings, teacher: TeacherInfo) -> list[PlannedRequest]:
@@ -151,7 +152,7 @@ def split(planned: PlannedRequest, settings: SynthSettings, teacher: TeacherInfo
     prompt = prompts.own_prompt(settings.prompt)
     parts = []
     for piece, n in _shared(planned.n, pieces):
-        request = _request(prompts.pair_messages(piece, n, planned.strategy, prompt), settings, teacher)
+        request = _request(prompts.pair_messages(piece, n, planned.strategy, prompt), n, settings, teacher)
         parts.append(replace(planned, request=request, prose=piece, n=n))
     return parts
 
@@ -187,11 +188,19 @@ def _context(settings: SynthSettings, teacher: TeacherInfo) -> int | None:
     return settings.context or teacher.context
 
 
-def _request(messages: Sequence[Mapping[str, str]], settings: SynthSettings, teacher: TeacherInfo) -> Request:
+def _request(messages: Sequence[Mapping[str, str]], n: int, settings: SynthSettings, teacher: TeacherInfo) -> Request:
+    schema = _bounded(n) if teacher.reference.startswith("vllm-server:") else SCHEMA
     seed = settings.seed if settings.temperature else None  # greedy decoding ignores the seed
     sampling = settings.max_new_tokens, settings.temperature, settings.top_p, seed
-    key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling, SCHEMA)
-    return Request(key, messages, *sampling, SCHEMA)
+    key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling, schema)
+    return Request(key, messages, *sampling, schema)
+
+
+def _bounded(n: int) -> Mapping[str, Any]:
+    """The schema with at most n pairs, so that a model that repeats itself ends. Some other servers refuse bounds."""
+    schema = deepcopy(dict(SCHEMA))
+    schema["properties"]["pairs"] |= {"minItems": 1, "maxItems": n}
+    return schema
 
 
 def _pairs_per_strategy(settings: SynthSettings) -> list[tuple[Strategy, int]]:

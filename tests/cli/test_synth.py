@@ -428,3 +428,10 @@ class TestDryRun:
         assert subprocess.run(command, capture_output=True, text=True).stderr == ""
         assert found["exact"] and found["max_usage"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]
         assert found["max_usage"]["completion_tokens"] == 3 * 32 >= ran["usage"]["completion_tokens"]
+
+    def test_the_openings_of_questions_are_counted(self, synth: Synth) -> None:
+        words = ("instructions", "notes.dlm", "--teacher", "hf:tiny", "--ask", "sentences", "--filter", "none")
+        (found,) = json.loads(synth(*words, "--dry-run", "--json").out)
+        (ran,) = json.loads(synth(*words, "--json").out)
+        assert found["requests"] == ran["counts"]["sent"] > ran["counts"]["generated"] > 0
+        assert found["max_usage"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dlm_trl.notes import DlmError, Document, parse, read
 from dlm_trl.synth import plan as plan_module
 from dlm_trl.synth.budget import max_prompt_tokens
-from dlm_trl.synth.plan import plan, retry
+from dlm_trl.synth.plan import SCHEMA, plan, retry
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.load import UnloadedTeacher
 from dlm_trl.teachers.protocol import Reply, Request
@@ -100,6 +100,15 @@ def test_a_changed_schema_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> No
     before = request()
     monkeypatch.setattr(plan_module, "SCHEMA", {"type": "object"})
     assert request().schema == {"type": "object"} and request().key != before.key
+
+
+def test_vllm_gets_a_schema_with_at_most_as_many_pairs_as_requested() -> None:
+    teacher = UnloadedTeacher("vllm-server:http://localhost:1#m", "m")
+    (ask,) = plan(document("Elm."), replace(SHORT, per_section=4), teacher)
+    again = retry(ask, "No.", "It is no list.", SHORT, teacher)
+    for request in (ask.request, again and again.request):
+        assert request and request.schema and request.schema["properties"]["pairs"]["maxItems"] == 4
+    assert "maxItems" not in SCHEMA["properties"]["pairs"]
 
 
 def test_an_empty_reply_is_retried_with_a_nonempty_turn() -> None:
