@@ -77,6 +77,9 @@ class SynthSettings:
         for name in ("threshold", "min_grounding"):
             if math.isnan(getattr(self, name) or 0.0):
                 raise UsageError(f"{_option(name)} is nan.", hint="It must be a number.")
+        if self.ask == "sentences" and (self.prompt is not None or self.strategy == "expansion"):
+            other = "--prompt" if self.prompt is not None else "--strategy expansion"
+            raise UsageError(f"{other} asks for lists of pairs.", hint="Leave it out, or --ask sentences.")
         if self.price is not None and not all(0 <= price < math.inf for price in self.price):
             raise UsageError(f"--price is {self.price[0]},{self.price[1]}.", hint="Both must be numbers of at least 0.")
         if any(character in self.teacher for character in '"\n\r'):

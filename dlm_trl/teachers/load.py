@@ -148,13 +148,14 @@ def writes_lists(reference: str, document: Document) -> bool:
     """
     if not is_local(reference):
         return True
-    name = document.frontmatter.base_model if is_self(reference) else reference.removeprefix("hf:")
-    if name == "tiny":
-        return True
-    from dlm_trl.models.load import load_config
+    from dlm_trl.models.load import adapter_base, load_config
     from dlm_trl.models.registry import ModelRef
 
-    return int(load_config(ModelRef.from_record(name).name).get_text_config().hidden_size) >= MIN_WIDTH
+    if is_self(reference):
+        base = adapter_base(self_adapter(reference, document, _NO_ADAPTER_HINT))
+    else:
+        base = ModelRef.from_record(reference.removeprefix("hf:")).name
+    return base == "tiny" or int(load_config(base).get_text_config().hidden_size) >= MIN_WIDTH
 
 
 def self_adapter(reference: str, document: Document | None, alternative: str) -> Path:
