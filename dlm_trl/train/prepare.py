@@ -102,11 +102,12 @@ def prepare(configuration: Configuration) -> Run:
         notices += which
         if checkpoint:
             notices += compare_settings(Path(checkpoint), resume_settings)
-    if base and adapted and not problems.lines:  # last, because it may download the weights
-        with problems:
-            problems.extend(_merge_problems(configuration.base_model, base, adapted))
     problems.raise_any()
-    assert rows is not None and spec is not None  # or there was a problem
+    assert rows is not None and spec is not None and base is not None and adapted is not None  # or there was a problem
+    tokens = tokenize_rows(rows, tokenizer, training.max_length, training.seed)
+    with problems:  # last, because it may download the weights
+        problems.extend(_merge_problems(configuration.base_model, base, adapted))
+    problems.raise_any()
     return Run(
         notes=configuration.notes,
         adapter=adapter,
@@ -118,7 +119,7 @@ def prepare(configuration: Configuration) -> Run:
         peft_config=peft_config(configuration.base_model, adapter),
         trainable=trainable,
         rows=rows,
-        tokens=tokenize_rows(rows, tokenizer, training.max_length, training.seed),
+        tokens=tokens,
         task_rows=task_rows,
         rehearsal_texts=texts,
         eval_spec=spec,
