@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from dlm_trl.models.layout import adapted_parameter, empty_model, is_mergeable, storage_problems, stored_parts
-from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.terminal import say
 from dlm_trl.train.arguments import AdapterArguments
 from dlm_trl.train.checkpoints import disk_errors
@@ -29,11 +28,10 @@ RANKS = "adalora_ranks.pt"  # in a checkpoint
 MEANS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # that PEFT's RankAllocator keeps in memory
 
 
-def peft_config(base_model: str, arguments: AdapterArguments) -> PeftConfig:
-    """The PEFT configuration; it records the base by a name that works on any machine."""
+def peft_config(arguments: AdapterArguments) -> PeftConfig:
+    """The PEFT configuration. PEFT adds where the base was loaded from; the lineage names it for other machines."""
     common: dict[str, Any] = {
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": ModelRef(base_model).record,
         "target_modules": arguments.target_modules or "all-linear",
         "lora_alpha": arguments.lora_alpha,
         "lora_dropout": arguments.lora_dropout,
@@ -54,7 +52,6 @@ def adapt(base: PretrainedConfig, adapter: PeftConfig) -> PeftModel:
     if type(base) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{base.model_type!r} is not a causal language model")
     model = empty_model(base)
-    adapter.base_model_name_or_path = None  # PEFT takes the model's, and warns about any other
     try:
         with init_empty_weights():
             return get_peft_model(model, adapter)

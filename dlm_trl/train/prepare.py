@@ -69,7 +69,7 @@ def prepare(configuration: Configuration) -> Run:
     if base and tokenizer:
         notices += _fit_to_base(configuration, base, tokenizer)
         try:
-            adapted = adapt(base, peft_config(configuration.base_model, adapter))
+            adapted = adapt(base, peft_config(adapter))
             trainable = adapted.num_parameters(only_trainable=True)
         except ValueError as error:
             problems.add(f"The adapter does not fit the base: {' '.join(str(error).split())}")
@@ -116,7 +116,7 @@ def prepare(configuration: Configuration) -> Run:
         base_model=configuration.base_model,
         document=configuration.document,
         tokenizer=tokenizer,
-        peft_config=peft_config(configuration.base_model, adapter),
+        peft_config=peft_config(adapter),
         trainable=trainable,
         rows=rows,
         tokens=tokens,

@@ -95,7 +95,7 @@ def whole_model(config: PretrainedConfig) -> Any:
 def train(base: Path, adapter: Path, **settings: Any) -> PeftModel:
     """An adapter by the package's defaults, with random weights; saved and returned on its base."""
     model = AutoModelForCausalLM.from_pretrained(base)
-    adapted = get_peft_model(model, peft_config(str(base), AdapterArguments(lora_r=4, lora_alpha=8, **settings)))
+    adapted = get_peft_model(model, peft_config(AdapterArguments(lora_r=4, lora_alpha=8, **settings)))
     torch.manual_seed(1)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -107,7 +107,7 @@ def train(base: Path, adapter: Path, **settings: Any) -> PeftModel:
 def problems(base: Path, **settings: Any) -> list[str]:
     """What preflight says about merging an adapter with these settings."""
     config = load_config(str(base))
-    adapted = adapt(config, peft_config(str(base), AdapterArguments(**settings)))
+    adapted = adapt(config, peft_config(AdapterArguments(**settings)))
     return merge_problems(config, adapted, find_weights(str(base)).files)
 
 
