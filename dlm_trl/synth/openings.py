@@ -97,7 +97,8 @@ _COMMANDS = frozenset({
 
 def openings(sentence: str, names: frozenset[str] = frozenset()) -> list[str]:
     """Up to `MAX_OPENINGS` beginnings, the most certain first. names: words that keep their capital."""
-    return list(dict.fromkeys(_openings(sentence.rstrip(".!"), names)))[:MAX_OPENINGS]
+    plain = sentence.rstrip(".!").replace("*", "").replace("`", "")  # without Markdown's emphasis
+    return list(dict.fromkeys(_openings(plain, names)))[:MAX_OPENINGS]
 
 
 def _openings(text: str, names: frozenset[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from dlm_trl.notes.sentences import paragraphs, sentences
         ("One is here. Two\nis there.\n\nThree.", [["One is here.", "Two is there."], ["Three."]]),
         ("# A heading\nOne.\n\n| a | table |\n\n```py\ncode.\n```\nTwo.", [["One."], ["Two."]]),
         ("A list:\n- Flour.\n* Salt. And time\n2) An oven", [["A list:", "Flour.", "Salt.", "And time", "An oven"]]),
+        ("> A quoted\n> sentence.", [["A quoted sentence."]]),
         ("It takes approx. two hours, e.g. at night.", [["It takes approx. two hours, e.g. at night."]]),
         ('He said: "No." "Yes!" was the answer.', [['He said: "No."', '"Yes!" was the answer.']]),
         ("酵母产生气体。气体使面团膨胀。", [["酵母产生气体。", "气体使面团膨胀。"]]),

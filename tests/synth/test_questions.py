@@ -41,6 +41,7 @@ def test_only_the_sentences_nearby_are_compared() -> None:
     ("sentence", "first"),
     [
         ("A ridgepole is the beam at the top of a tent.", "What is a ridgepole"),
+        ("**Compost** is a mix of leaves.", "What is compost"),
         ("Neap tides are the weakest tides of the month.", "What are neap tides"),
         ("The part that is taken away is called the discard.", "What is the part that is taken away called"),
         ("A dent that comes back slowly means that the loaf is ready.", "What does a dent that comes back slowly mean"),
