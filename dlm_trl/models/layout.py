@@ -56,7 +56,7 @@ def empty_model(config: PretrainedConfig) -> PreTrainedModel:
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if kind.config_class is not type(config):  # of a multimodal model, only the text model is loaded
         config = config.get_text_config()
-    with init_empty_weights():  # not from_config: with ZeRO-3, that partitions the weights, and there are none
+    with init_empty_weights():  # from_config would try to partition the missing weights under ZeRO-3
         return kind(config)
 
 

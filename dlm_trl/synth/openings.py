@@ -18,7 +18,7 @@ _WORD = r"[\w'’-]+"
 # Up to the verb of the sentence, not to that of a relative clause ("the part that is taken away is called …").
 _SUBJECT = rf"(?P<subject>(?:{_WORD} ){{0,13}}?{_WORD})(?<!\bthat)(?<!\bwhich)(?<!\bwho)"
 _BE = r"(?P<verb>is|are|was|were)"
-_TIME = r"(?:second|minute|hour|day|night|week|month|year)s?"
+TIME = r"(?:second|minute|hour|day|night|week|month|year)s?"
 _COUNT = r"(?:\d[\d.,]*|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred)"
 _ABOUT = r"(?:about |almost |nearly |only |at least |at most |up to |more than |less than |between [\w.,]+ and )?"
 # After "in", "on" or "at": when it is, not where.
@@ -35,8 +35,8 @@ _IRREGULAR = (
 )
 _PAST = (
     "became|began|bought|brought|built|came|drew|fell|found|gave|grew|had|held|kept|led|left|lost|made|met|paid|ran|"
+    "rose|said|saw|sent|sold|spent|stood|took|went|won|wound|wrote"
 )
-_PAST += "rose|said|saw|sent|sold|spent|stood|took|went|won|wound|wrote"
 _PLURAL = (
     "bring|carry|cause|come|contain|control|give|have|help|hold|keep|make|mean|move|need|show|stop|suit|take|use|work"
 )
@@ -68,8 +68,8 @@ _DID = re.compile(rf"{_SUBJECT} (?:[a-z]{{2,}}ed|{_PAST})\b")
 _DO = re.compile(rf"{_SUBJECT}(?<=s) (?:{_PLURAL})\b")
 _YEAR = re.compile(r"\bin (?:1\d|20)\d\d\b")
 _LASTS = re.compile(r"\b(?:takes?|took|lasts?|lasted|needs?)\b")
-_DURATION = re.compile(rf"\b(?<!once )(?<!twice )(?<!times )(?:{_COUNT}|an?|half an?|a few|several) (?:\w+ )?{_TIME}\b")
-_OFTEN = re.compile(rf"\b(?:every|once an?|twice an?|times an?|per) (?:\w+ )?{_TIME}\b|\b(?:daily|weekly|monthly)\b")
+_DURATION = re.compile(rf"\b(?<!once )(?<!twice )(?<!times )(?:{_COUNT}|an?|half an?|a few|several) (?:\w+ )?{TIME}\b")
+_OFTEN = re.compile(rf"\b(?:every|once an?|twice an?|times an?|per) (?:\w+ )?{TIME}\b|\b(?:daily|weekly|monthly)\b")
 _REASON = re.compile(r"\bbecause\b|, so\b|\bso that\b")
 _PLACE = re.compile(r"\b(?:in|into|on|onto|at|under|over|behind|near|next to)\b")
 _DEGREES = re.compile(r"\bdegrees\b|°")
@@ -120,7 +120,7 @@ def _openings(text: str, names: frozenset[str]) -> Iterator[str]:
         yield from ["How often"] if _OFTEN.search(text) else []
         yield f"{asks} should you {command}"
         return
-    if (match := _subject(_AMOUNT, text)) and not re.fullmatch(_TIME, match["unit"]):
+    if (match := _subject(_AMOUNT, text)) and not re.fullmatch(TIME, match["unit"]):
         yield f"How many {match['unit']} does {inside(match['subject'])} {_infinitive(match['verb'])}"
     if _OFTEN.search(text):
         yield "How often"
@@ -167,7 +167,7 @@ def _about_what_is_done(match: re.Match[str], subject: str) -> Iterator[str]:
 def _subject(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     """The match if it has a subject that a question can name."""
     match = pattern.match(text)
-    return match if match and match["subject"] and not _NO_SUBJECT.match(match["subject"]) else None
+    return match if match and not _NO_SUBJECT.match(match["subject"]) else None
 
 
 def _inside(subject: str, names: frozenset[str]) -> str:

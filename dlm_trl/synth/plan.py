@@ -24,7 +24,7 @@ from dlm_trl.synth.language import is_english
 from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.openings import openings
 from dlm_trl.synth.prompts import Prompt, Strategy
-from dlm_trl.synth.settings import PER_SECTION, SynthSettings
+from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.windows import split_budget, windows
 from dlm_trl.teachers.load import is_local, writes_lists
 from dlm_trl.teachers.protocol import Request, TeacherInfo
@@ -168,11 +168,8 @@ def _about_sentences(section: Section, settings: SynthSettings, teacher: Teacher
                 messages, begin = prompts.continued_questions(fact.context, opening)
             else:
                 messages, begin = prompts.question_messages(fact.context, in_english), ""
-            seed = settings.seed if settings.temperature else None
-            sampling = min(settings.max_new_tokens, _QUESTION_TOKENS), settings.temperature, settings.top_p, seed
-            end = begin, _QUESTION_ENDS
-            key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling, None, *end)
-            request = Request(key, messages, *sampling, None, *end)
+            tokens = min(settings.max_new_tokens, _QUESTION_TOKENS)
+            request = _keyed(messages, tokens, settings, teacher, None, begin, _QUESTION_ENDS)
             yield PlannedRequest(
                 request, section.section_id, "extraction", section.content.strip(), 1, section.adapter, fact, opening
             )
@@ -190,10 +187,22 @@ def _context(settings: SynthSettings, teacher: TeacherInfo) -> int | None:
 
 def _request(messages: Sequence[Mapping[str, str]], n: int, settings: SynthSettings, teacher: TeacherInfo) -> Request:
     schema = _bounded(n) if teacher.reference.startswith("vllm-server:") else SCHEMA
+    return _keyed(messages, settings.max_new_tokens, settings, teacher, schema)
+
+
+def _keyed(
+    messages: Sequence[Mapping[str, str]],
+    max_new_tokens: int,
+    settings: SynthSettings,
+    teacher: TeacherInfo,
+    schema: Mapping[str, Any] | None,
+    opening: str = "",
+    stop: tuple[str, ...] = (),
+) -> Request:
+    """The request with its key in the ledger."""
     seed = settings.seed if settings.temperature else None  # greedy decoding ignores the seed
-    sampling = settings.max_new_tokens, settings.temperature, settings.top_p, seed
-    key = request_key(teacher, prompts.PROMPT_VERSION, messages, *sampling, schema)
-    return Request(key, messages, *sampling, schema)
+    parts = messages, max_new_tokens, settings.temperature, settings.top_p, seed, schema, opening, stop
+    return Request(request_key(teacher, prompts.PROMPT_VERSION, *parts), *parts)
 
 
 def _bounded(n: int) -> Mapping[str, Any]:
@@ -204,7 +213,7 @@ def _bounded(n: int) -> Mapping[str, Any]:
 
 
 def _pairs_per_strategy(settings: SynthSettings) -> list[tuple[Strategy, int]]:
-    n = PER_SECTION if settings.per_section is None else settings.per_section
+    n = settings.per_list
     if settings.strategy == "both":
         return [("extraction", math.ceil(n / 2)), ("expansion", n // 2)]
     return [(settings.strategy, n)]
@@ -214,8 +223,7 @@ def _fits(prose: str, strategy: Strategy, settings: SynthSettings, teacher: Teac
     context = _context(settings, teacher)
     if context is None:
         return len(prose.encode()) <= _MAX_PROSE
-    n = PER_SECTION if settings.per_section is None else settings.per_section
-    messages = prompts.pair_messages(prose, n, strategy, prompt)
+    messages = prompts.pair_messages(prose, settings.per_list, strategy, prompt)
     return max_prompt_tokens(messages, teacher) + settings.max_new_tokens <= context
 
 

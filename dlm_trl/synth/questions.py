@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from dlm_trl.synth.facts import Fact
-from dlm_trl.synth.openings import BARE
+from dlm_trl.synth.openings import BARE, TIME
 from dlm_trl.synth.words import STOP_WORDS, content_words, words
 
 MAX_WORDS = 24
@@ -33,7 +33,7 @@ _NEEDS_TEXT = re.compile(
 _ARTICLES = frozenset({"a", "an", "its", "the", "their", "your"})
 _LINKS = frozenset({"about", "at", "by", "for", "from", "in", "into", "like", "of", "on", "to", "with"})
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_DURATION = re.compile(r"\b(?:second|minute|hour|day|night|week|month|year)s?\b", re.IGNORECASE)
+_DURATION = re.compile(rf"\b{TIME}\b", re.IGNORECASE)
 _TAKES = re.compile(r"\b(?:take|takes|took|last|lasts|need|needs|require|requires)\b", re.IGNORECASE)
 _DUTY = re.compile(r"\b(?:must|should|have to|has to|needs? to)\b", re.IGNORECASE)
 _MEANING = re.compile(r"\bmeans?\b", re.IGNORECASE)
@@ -152,22 +152,21 @@ def _names_subject(question: str, text: str) -> bool:
 
 def _contains_object(question: str, sentence: str) -> bool:
     """Whether a question "What does …?" ends with two words of the sentence: "What does steam keep the skin soft?"."""
+    if not question.startswith("What does "):
+        return False
     *_, before, last = re.findall(r"[\w'’-]+", question)
     following = pairwise(word for word in re.findall(r"[\w'’-]+", sentence) if word not in _ARTICLES)
-    return (
-        question.startswith("What does ")
-        and last not in _LINKS
-        and any(second == last and _has({first}, before) for first, second in following)
-    )
+    return last not in _LINKS and any(second == last and _has({first}, before) for first, second in following)
 
 
-def _share(words: set[str], among: set[str]) -> float:
-    return sum(_has(among, word) for word in words) / len(words) if words else 1.0
+def _share(some: set[str], among: set[str]) -> float:
+    """The share of some words that are among others, in any form; 1 for no words."""
+    return sum(_has(among, word) for word in some) / len(some) if some else 1.0
 
 
-def _has(words: set[str], word: str) -> bool:
+def _has(among: set[str], word: str) -> bool:
     """Whether a word is among these in any form: `keeps` and `keep`, `shaping` and `shape`."""
-    if word in words:
+    if word in among:
         return True
     stem = re.sub(r"(?:ing|ed|es|s|e|ly|er)$", "", word) if len(word) > 3 else word
-    return any(other.startswith(stem) and len(other) - len(stem) <= 4 for other in words)
+    return any(other.startswith(stem) and len(other) - len(stem) <= 4 for other in among)

@@ -92,6 +92,11 @@ class SynthSettings:
         if self.max_cost is not None and self.price is None:
             raise UsageError("--max-cost needs prices.", hint="Add --price IN,OUT, the prices of a million tokens.")
 
+    @property
+    def per_list(self) -> int:
+        """Pairs to request in the list about a section."""
+        return PER_SECTION if self.per_section is None else self.per_section
+
 
 def _option(name: str) -> str:
     return f"--{'temp' if name == 'temperature' else name.replace('_', '-')}"

@@ -51,9 +51,9 @@ def remove_checkpoints(output_dir: str) -> None:
 
 
 def rotate(checkpoint: Path, keep: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints beside this one, which must be sealed, until `keep` are left; None keeps all.
+    """Delete the oldest other checkpoints until `keep` are left; None keeps all. This one must be sealed.
 
-    Those without a seal go first. best: the checkpoint with the best measurement, which stays; None if there is none.
+    Checkpoints without a seal are deleted first. best: the one with the best measurement, if any; it is never deleted.
     """
     if not keep:
         return
@@ -113,8 +113,8 @@ def find_checkpoint(training: SFTConfig, overwrite: bool) -> tuple[str | None, l
     """The checkpoint that resume_from_checkpoint asks for, None to start from the base; and lines that say which it is
     and which damaged ones are skipped.
 
-    Raises UsageError if there is none and overwrite isn't set, if the one that is named is damaged, and for output_dir
-    with checkpoints of an earlier run that is neither resumed nor overwritten.
+    Raises UsageError if no checkpoint is whole and overwrite isn't set, if a checkpoint given by path is damaged, and
+    if output_dir has checkpoints of an earlier run that is neither resumed nor overwritten.
     """
     folder, wanted = training.output_dir, training.resume_from_checkpoint
     if wanted and wanted.lower() in ("true", "1", "yes"):

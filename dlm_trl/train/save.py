@@ -23,7 +23,7 @@ from dlm_trl.evaluation.report import Measure, measures_table
 from dlm_trl.models import lineage
 from dlm_trl.models.card_header import card_header
 from dlm_trl.models.generate import end_token_ids
-from dlm_trl.models.load import TOKENIZER_FILES
+from dlm_trl.models.load import TENSORS, TOKENIZER_FILES
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
@@ -93,7 +93,7 @@ def describe(folders: Sequence[Path], run: Run, measures: Sequence[Measure] = ()
 
 def _check_finite(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Raises AdapterError for NaN or infinity in the adapter in this folder."""
-    file = folder / "adapter_model.safetensors"
+    file = folder / TENSORS
     with safe_open(file, framework="pt") as weights:
         broken = next((name for name in weights.keys() if not weights.get_tensor(name).isfinite().all()), None)  # noqa: SIM118
     if broken is None:
@@ -110,7 +110,7 @@ def _check_finite(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 def adapter_files(output_dir: Path) -> list[Path]:
     """The adapter's own files in output_dir: no checkpoints, reports or trainer state."""
-    names = ("adapter_config.json", "adapter_model.safetensors", "generation_config.json", lineage.FILE, "README.md")
+    names = ("adapter_config.json", TENSORS, "generation_config.json", lineage.FILE, "README.md")
     patterns = (*names, *TOKENIZER_FILES)
     return sorted(file for pattern in patterns for file in output_dir.glob(pattern))
 

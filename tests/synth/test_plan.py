@@ -105,7 +105,7 @@ def test_a_changed_schema_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> No
 def test_vllm_gets_a_schema_with_at_most_as_many_pairs_as_requested() -> None:
     teacher = UnloadedTeacher("vllm-server:http://localhost:1#m", "m")
     (ask,) = plan(document("Elm."), replace(SHORT, per_section=4), teacher)
-    again = retry(ask, "No.", "It is no list.", SHORT, teacher)
+    again = retry(ask, "No.", "That isn't a list.", SHORT, teacher)
     for request in (ask.request, again and again.request):
         assert request and request.schema and request.schema["properties"]["pairs"]["maxItems"] == 4
     assert "maxItems" not in SCHEMA["properties"]["pairs"]

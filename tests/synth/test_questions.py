@@ -126,6 +126,7 @@ def test_every_text_has_openings(text: str) -> None:
         ("How many grams are 10 grams of salt?", "Take 10 grams of salt.", "the answer"),
         ("What does the harbour have?", "The time is about 20 minutes in the harbour.", "another thing"),
         ("What should you do?", "Take 10 grams of salt.", "about nothing"),
+        ("Starter?", "A starter is a mix of flour and water.", None),
         ("A starter", "A starter is a mix of flour and water.", "not a question"),
         (f"What is {'a starter ' * 20}?", "A starter is a mix of flour and water.", "too long"),
     ],
