@@ -12,7 +12,7 @@ _NOT_PROSE = re.compile(r"^[^\S\n]*[#|].*$", re.MULTILINE)
 _QUOTE = re.compile(r"^[^\S\n]*>[^\S\n]?", re.MULTILINE)
 _ITEM = re.compile(r"^[^\S\n]*(?:[-*+•]|\d{1,3}[.)])[^\S\n]+", re.MULTILINE)
 # A sentence doesn't begin with a small letter ("approx. two"). Chinese and Japanese have no space between sentences.
-_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"”’')]))\s+(?=[^\Wa-z]|[\"“‘'(])|(?<=[。！？])\s*(?=\S)")
+_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"”’')]))\s+(?=[^\Wa-z]|[\"“‘'(`])|(?<=[。！？])\s*(?=\S)")
 
 
 def paragraphs(prose: str) -> list[list[str]]:

@@ -62,8 +62,9 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
         adapter = current if reference is None else judging_adapter(reference, document)
         base = document.frontmatter.base_model
     else:
-        name = reference.removeprefix("hf:")
-        adapter, base = None, name if name == "tiny" else reference
+        from dlm_trl.models.registry import ModelRef
+
+        adapter, base = None, ModelRef.from_record(reference.removeprefix("hf:")).name
 
     from dlm_trl.models.load import adapter_quantization, load_config, load_for_inference, load_tokenizer
 
@@ -72,7 +73,7 @@ def open_judge(document: Document, reference: str | None = None, quantization: Q
         return Judge(*load_for_inference(adapter, quantization), reference or "self")
     load_config(base)  # the quickest way to fail if the base doesn't exist or can't be downloaded
     require_template(load_tokenizer(base), f"The judge {base}", _HINT)  # before the weights, which take longer
-    return Judge(*load_for_inference(base, quantization), base)
+    return Judge(*load_for_inference(base, quantization), reference or base)
 
 
 def judging_adapter(reference: str, document: Document) -> Path:

@@ -59,7 +59,7 @@ _READY = re.compile(rf"{_SUBJECT} {_BE} (?P<how>[a-z]+) (?:when|until|once|in {_
 _SIZE = re.compile(rf"{_SUBJECT} {_BE} {_ABOUT}{_COUNT} \w+ (?P<size>high|long|wide|deep|old|tall|thick)\b")
 _STATE = re.compile(rf"{_SUBJECT} {_BE} (?!(?:in|on|at|of|for|from|under|with|by|to|as|too)\b)")
 _DUTY = re.compile(rf"{_SUBJECT} (?P<verb>can|must|should|will|may) (?!be\b)")
-_AMOUNT = re.compile(rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s) {_ABOUT}{_COUNT} (?P<unit>[a-z]{{3,}})\b")
+_AMOUNT = re.compile(rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s) {_ABOUT}{_COUNT} (?!from\b|for\b|and\b|per\b)(?P<unit>[a-z]{{3,}})\b")
 _ACTION = re.compile(
     rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s)(?P<place> place)? (?:{_OBJECT}|(?P<time>(?:in|on|at) {_WHEN}|when\b|while\b)"
     r"|(?P<link>(?:in|on|at|for|from|into|to|like)\b))"
@@ -78,7 +78,7 @@ _PRONOUN = re.compile(r"\b(?:it|its|they|their|this|these|those|he|she)\b", re.I
 _NO_SUBJECT = re.compile(
     r"(?:it|they|this|these|that|those|he|she|then|there|such|here|first|next|today|now|never|if|when|while|after|before|"
     r"once|as|in|on|at|with|for|from|to|by|both|each|you|we|i)\b|(?:an?|the)$|.*[a-z]s (?:[a-z]+ly|\d)|"
-    r".*\b(?:until|because|when|while|where|if)\b|"
+    r".*\b(?:until|because|when|while|where|if)\b|.*\b(?:and|or|but)$|"
     r".*(?<!\bthat )(?<!\bwhich )(?<!\bwho )\b(?:is|are|was|were|has|have|had|can|must|should|will|means?|kept|made)\b",
     re.IGNORECASE,
 )
@@ -104,7 +104,8 @@ def openings(sentence: str, names: frozenset[str] = frozenset()) -> list[str]:
 def _openings(text: str, names: frozenset[str]) -> Iterator[str]:
     inside = partial(_inside, names=names)
     if (match := _CLAUSE.match(text)) and not _PRONOUN.search(match["clause"]):
-        asks = "should you do" if _COMMAND.match(match["rest"]) else "happens"
+        is_command = _COMMAND.match(match["rest"]) or match["rest"].partition(" ")[0].lower() in _COMMANDS
+        asks = "should you do" if is_command else "happens"
         yield f"What {asks} {match['word'].lower()} {match['clause']}"
     if match := _subject(_CALLED, text):
         yield f"What {match['verb']} {inside(match['subject'])} called"

@@ -25,21 +25,24 @@ Strategy = Literal["extraction", "expansion"]
 # Plain substitution; a user's own prompt also gets `strategy`.
 TEMPLATES: dict[Strategy, str] = {
     "extraction": """\
-Write {{ n }} question and answer pairs about the text below{{ language }}. Each question names what it asks about. \
+Write {{ n }} question and answer pairs about the text below. Each question names what it asks about. \
 Each answer is short and says only what the text says. \
 Reply with a JSON list of objects with the keys "question" and "answer".
 
 Text:
-{{ prose }}""",
+{{ prose }}{{ language }}""",
     "expansion": """\
-Write {{ n }} question and answer pairs that go beyond the text below{{ language }}. \
+Write {{ n }} question and answer pairs that go beyond the text below. \
 Each question names what it asks about. \
 Each answer is short and true. \
 Reply with a JSON list of objects with the keys "question" and "answer".
 
 Text:
-{{ prose }}""",
+{{ prose }}{{ language }}""",
 }
+
+# At the end of the prompt: before the text, a model of 1.5 B that was asked in English forgot it.
+_LANGUAGE = "\n\nWrite the questions and answers in the language of the text."
 
 # The question about a single sentence. Each example's question begins in another way.
 _QUESTION_EXAMPLES = (
@@ -92,7 +95,7 @@ def pair_messages(
     """
     template = TEMPLATES[strategy] if prompt is None else prompt.template
     try:
-        language = ", in the language of the text" if is_foreign(prose) else ""
+        language = _LANGUAGE if is_foreign(prose) else ""
         content = _compiled(template).render(n=n, prose=prose.strip(), strategy=strategy, language=language)
     except TemplateSyntaxError as error:
         raise _prompt_error(error.message or "", prompt, error.lineno) from None

@@ -14,6 +14,7 @@ from dlm_trl.synth.openings import BARE, TIME
 from dlm_trl.synth.words import STOP_WORDS, content_words, words
 
 MAX_WORDS = 24
+_BY_RULE = 2  # the highest certainty
 # Shares of the question's words that occur in the fact with its context, and in the sentence itself.
 _MIN_OWN = 0.75
 _MIN_ITSELF = 0.34
@@ -24,6 +25,8 @@ _OF_QUESTIONS = STOP_WORDS | frozenset({
     "percentage", "should", "take", "temperature", "there", "time", "use", "used", "want", "was", "were", "when",
     "where", "why", "will", "you", "your",
 })  # fmt: skip
+# Of these, what a small model asks about anything: "What does the crumb make?". They have to be the sentence's.
+_EASY_VERBS = frozenset({"contain", "get", "look", "made", "make"})
 _NEEDS_TEXT = re.compile(
     r"\b(?:(?<!does )it(?! takes?\b)|they|them|these|those|he|she|him|her)\b"
     r"|\bthe (?:text|passage|paragraph|author|following)\b"
@@ -41,6 +44,15 @@ _PLACE = re.compile(r" (?:in|into|on|onto|at|under) ")
 _NAME = re.compile(r"\bnames?\b")
 _NAMED = re.compile(r"\b(?:names?|named|called|known)\b", re.IGNORECASE)
 _MANNER = re.compile(r"\b(?:by|with|at|in|using|until|into|on)\b", re.IGNORECASE)
+_WHAT_IS = re.compile(r"what (?:is|are|was|were) (?:an? |the )?(?P<thing>[^?]+)\?", re.IGNORECASE)
+_IS_A = r"(?:is|are|was|were|means?) (?:an?|the|our|your|one|any|\w+ing)\b"
+_WHAT_DO = re.compile(r"what (?:does|do|did) (?:an? |the )?(?P<thing>.+?) do\b[^?]*\?", re.IGNORECASE)
+# After what something does: not "is", "has to", or a word that isn't a verb.
+_NO_ACTION = (
+    r"(?:is|are|was|were|has|have|had|can|must|may|an?|the|who|that|which|whose|in|on|at|of|for|from|with|under)\b|[,;:]"
+)
+_WHAT_SHOULD = re.compile(r"what should you (?P<verb>\w+) (?:an? |the |your )?(?P<next>\w+)", re.IGNORECASE)
+_NO_OBJECT = r"(?:s|es)?(?: (?:\w+ly|when|if|because|while|until|at|on|in|to|from|by|after|before)\b|[.,;]|$)"
 _REASON = re.compile(
     r"^(?P<before>.*?)(?P<word>\bbecause\b|\bsince\b|, so that\b|, so\b|\bso that\b)(?P<after>.*)$", re.IGNORECASE
 )
@@ -59,7 +71,7 @@ def best(replies: Sequence[tuple[str, str]], fact: Fact) -> tuple[int, str]:
     The first without a problem of the highest certainty; the first of all if each has one.
     """
     written = [(i, finished(reply), opening) for i, (opening, reply) in enumerate(replies)]
-    good = [(i, question, opening) for i, question, opening in written if not problem(question, fact)]
+    good = [(i, question, opening) for i, question, opening in written if not problem(question, fact, opening)]
     i, question, _ = max(good or written[:1], key=lambda item: certainty(item[1], item[2]))
     return i, question
 
@@ -70,12 +82,12 @@ def certainty(question: str, opening: str) -> int:
     2: all of it. 1: its beginning, with the subject or the kind of answer. 0: at most its first words.
     """
     if question == f"{opening}?":
-        return 2
+        return _BY_RULE
     return 0 if opening in ("", *BARE) else 1
 
 
-def problem(question: str, fact: Fact) -> str | None:
-    """Why the question can't be asked about the fact, or None."""
+def problem(question: str, fact: Fact, opening: str = "") -> str | None:
+    """Why the question can't be asked about the fact, or None. opening: its beginning, if that was written by rule."""
     if not question.endswith(("?", "？")):
         return "not a question"
     if len(question.split()) > MAX_WORDS:
@@ -94,9 +106,15 @@ def problem(question: str, fact: Fact) -> str | None:
         return "about another sentence"
     if question.startswith("What ") and not _names_subject(question, fact.context):
         return "about another thing"
+    if added := {word for word in words(question) if word in _EASY_VERBS and not _has(itself, word)}:
+        return f"not in the sentence: {', '.join(sorted(added))}"
+    if opening and question.startswith((f"{opening}'s", f"{opening}’s")):
+        return "about another thing"  # "What was the dryer's gift?"
     if _share(itself - _OF_QUESTIONS, asked) == 1.0 or _contains_object(question, fact.sentence):
         return "contains the answer"
-    return _wrong_kind(question.lower(), fact.sentence)
+    if wrong := _wrong_kind(question.lower(), fact.sentence):
+        return wrong
+    return _wrong_form(question, fact.sentence) if certainty(question, opening) < _BY_RULE else None
 
 
 def _wrong_kind(question: str, sentence: str) -> str | None:
@@ -134,6 +152,23 @@ def _wrong_kind(question: str, sentence: str) -> str | None:
         sentence
     ):
         return "asks for a manner"
+    return None
+
+
+def _wrong_form(question: str, sentence: str) -> str | None:
+    """Whether a question that a model wrote can't be about what the sentence says of its subject."""
+    if (match := _WHAT_IS.fullmatch(question)) and not re.search(r"\b(?:by|for|from|of|with|called)\?$", question):
+        thing = re.escape(match["thing"])
+        defines = rf"\b{thing} {_IS_A}|(?:called|known as|named) (?:an? |the )?{thing}\b|\bis (?:the )?{thing}\b"
+        return None if re.search(defines, sentence, re.IGNORECASE) else "asks for a definition"
+    if match := _WHAT_DO.fullmatch(question):
+        acts = re.search(rf"\b{re.escape(match['thing'])}(?! {_NO_ACTION}|[,;:])", sentence, re.IGNORECASE)
+        return None if acts or re.search(r"\bit \w+s\b", sentence) else "asks for an action"
+    if match := _WHAT_SHOULD.match(question):
+        same = rf"\b{match['verb']} (?:an? |the |your )?{match['next']}\b"
+        return "contains the answer" if re.search(same, sentence, re.IGNORECASE) else None
+    if question.startswith("What does ") and re.search(rf"\b{_last_word(question)}{_NO_OBJECT}", sentence):
+        return "asks for an object"  # "What does the alert fire?"
     return None
 
 

@@ -51,4 +51,4 @@ def test_a_prompt_is_compiled_once_per_plan(monkeypatch):
 )
 def test_the_language_of_the_prose_is_kept(prose: str, foreign: bool, strategy: Strategy) -> None:
     (message,) = pair_messages(prose, 2, strategy)
-    assert (", in the language of the text." in message["content"]) is foreign
+    assert message["content"].endswith("in the language of the text.") is foreign

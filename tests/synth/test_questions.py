@@ -78,6 +78,9 @@ def test_only_the_sentences_nearby_are_compared() -> None:
         ("Hold the blade gently.", "How should you hold"),
         ("Jo carries a boat that pushes the waves.", "What does Jo carry"),
         ("NASA watches the sky.", "What does NASA watch"),
+        ("Spare bulbs cost a lot and are kept in the cupboard.", "What does"),
+        ("The option subtracts 20 from every level.", "What does"),
+        ("If you are ill, write to your manager.", "What should you do if you are ill"),
     ],
 )  # fmt: skip
 def test_the_first_opening(sentence: str, first: str) -> None:
@@ -126,6 +129,15 @@ def test_every_text_has_openings(text: str) -> None:
         ("How many grams are 10 grams of salt?", "Take 10 grams of salt.", "the answer"),
         ("What does the harbour have?", "The time is about 20 minutes in the harbour.", "another thing"),
         ("What should you do?", "Take 10 grams of salt.", "about nothing"),
+        ("What does a bun make?", "A bun is a small loaf.", "not in the sentence: make"),
+        ("What is honey?", "Honey is ripe in July.", "a definition"),
+        ("What is the boom?", "The boom is the pole below the sail.", None),
+        ("What is a lame called?", "The blade is called a lame.", "another thing"),
+        ("What does a lame do?", "A lame is a thin blade.", "an action"),
+        ("What does salt do to bread?", "Salt gives bread its taste.", None),
+        ("What does the alert fire?", "The alert fires at 30 seconds.", "an object"),
+        ("What should you keep bread in a bag?", "Keep bread in a bag.", "the answer"),
+        ("What should you drop into a glass?", "Drop a spoon into a glass.", None),
         ("Starter?", "A starter is a mix of flour and water.", None),
         ("A starter", "A starter is a mix of flour and water.", "not a question"),
         (f"What is {'a starter ' * 20}?", "A starter is a mix of flour and water.", "too long"),
@@ -134,6 +146,13 @@ def test_every_text_has_openings(text: str) -> None:
 def test_problems(question: str, sentence: str, wrong: str | None) -> None:
     found = problem(question, fact(sentence))
     assert found is None if wrong is None else found is not None and wrong in found
+
+
+def test_what_a_rule_wrote_is_only_the_beginning() -> None:
+    dryer, is_ripe = fact("The dryer was a gift from the newspaper."), fact("Honey is ripe in July.")
+    assert problem("What was the dryer's gift?", dryer, "What was the dryer") == "about another thing"
+    # A question that a rule wrote from the first to the last word isn't checked for its form.
+    assert problem("What is honey?", is_ripe, "What is honey") is None
 
 
 def test_a_question_about_the_sentence_before_is_rejected() -> None:
@@ -156,12 +175,12 @@ def test_a_reply_is_read_up_to_its_question_mark() -> None:
 def test_the_best_question_is_the_first_of_the_highest_certainty() -> None:
     starter = facts(BREAD)[0]
     replies = [
-        ("What", "What is the flour?"),  # a bare opening
+        ("What", "What is a starter a mix of?"),  # a bare opening
         ("What does a starter", "What does a starter make of beans?"),  # has a problem
-        ("What is a starter", "What is a starter made of?"),
+        ("What is a starter", "What is a starter a mix of?"),
         ("What is a starter", "What is a starter?"),
     ]
     assert best(replies, starter) == (3, "What is a starter?")
-    assert best(replies[:2], starter) == (0, "What is the flour?")
+    assert best(replies[:2], starter) == (0, "What is a starter a mix of?")
     assert best(replies[1:2], starter) == (0, "What does a starter make of beans?")
     assert [certainty(question, opening) for opening, question in replies] == [0, 1, 1, 2]
