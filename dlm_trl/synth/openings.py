@@ -59,7 +59,9 @@ _READY = re.compile(rf"{_SUBJECT} {_BE} (?P<how>[a-z]+) (?:when|until|once|in {_
 _SIZE = re.compile(rf"{_SUBJECT} {_BE} {_ABOUT}{_COUNT} \w+ (?P<size>high|long|wide|deep|old|tall|thick)\b")
 _STATE = re.compile(rf"{_SUBJECT} {_BE} (?!(?:in|on|at|of|for|from|under|with|by|to|as|too)\b)")
 _DUTY = re.compile(rf"{_SUBJECT} (?P<verb>can|must|should|will|may) (?!be\b)")
-_AMOUNT = re.compile(rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s) {_ABOUT}{_COUNT} (?!from\b|for\b|and\b|per\b)(?P<unit>[a-z]{{3,}})\b")
+_AMOUNT = re.compile(
+    rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s) {_ABOUT}{_COUNT} (?!(?:from|for|and|per)\b)(?P<unit>[a-z]{{3,}})\b"
+)
 _ACTION = re.compile(
     rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s)(?P<place> place)? (?:{_OBJECT}|(?P<time>(?:in|on|at) {_WHEN}|when\b|while\b)"
     r"|(?P<link>(?:in|on|at|for|from|into|to|like)\b))"

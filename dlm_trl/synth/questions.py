@@ -48,9 +48,7 @@ _WHAT_IS = re.compile(r"what (?:is|are|was|were) (?:an? |the )?(?P<thing>[^?]+)\
 _IS_A = r"(?:is|are|was|were|means?) (?:an?|the|our|your|one|any|\w+ing)\b"
 _WHAT_DO = re.compile(r"what (?:does|do|did) (?:an? |the )?(?P<thing>.+?) do\b[^?]*\?", re.IGNORECASE)
 # After what something does: not "is", "has to", or a word that isn't a verb.
-_NO_ACTION = (
-    r"(?:is|are|was|were|has|have|had|can|must|may|an?|the|who|that|which|whose|in|on|at|of|for|from|with|under)\b|[,;:]"
-)
+_NO_ACTION = r"(?:is|are|was|were|has|have|had|can|must|may|an?|the|who|that|which|whose|in|on|at|of|for|from|with|under)\b|[,;:]"
 _WHAT_SHOULD = re.compile(r"what should you (?P<verb>\w+) (?:an? |the |your )?(?P<next>\w+)", re.IGNORECASE)
 _NO_OBJECT = r"(?:s|es)?(?: (?:\w+ly|when|if|because|while|until|at|on|in|to|from|by|after|before)\b|[.,;]|$)"
 _REASON = re.compile(
