@@ -20,7 +20,7 @@ from dlm_trl.notes.errors import UsageError
 from dlm_trl.synth import prompts
 from dlm_trl.synth.budget import max_prompt_tokens
 from dlm_trl.synth.facts import Fact, facts
-from dlm_trl.synth.language import is_english
+from dlm_trl.synth.language import foreign_language, is_english
 from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.openings import openings
 from dlm_trl.synth.prompts import Prompt, Strategy
@@ -167,7 +167,7 @@ def _about_sentences(section: Section, settings: SynthSettings, teacher: Teacher
             if continues:
                 messages, begin = prompts.continued_questions(fact.context, opening)
             else:
-                messages, begin = prompts.question_messages(fact.context, in_english), ""
+                messages, begin = prompts.question_messages(fact.context, foreign_language(section.content)), ""
             tokens = min(settings.max_new_tokens, _QUESTION_TOKENS)
             request = _keyed(messages, tokens, settings, teacher, None, begin, _QUESTION_ENDS)
             yield PlannedRequest(

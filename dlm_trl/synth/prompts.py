@@ -16,7 +16,7 @@ from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dlm_trl.notes.errors import PromptError
-from dlm_trl.synth.language import is_foreign
+from dlm_trl.synth.language import foreign_language
 
 PROMPT_VERSION = 1
 
@@ -25,24 +25,24 @@ Strategy = Literal["extraction", "expansion"]
 # Plain substitution; a user's own prompt also gets `strategy`.
 TEMPLATES: dict[Strategy, str] = {
     "extraction": """\
-Write {{ n }} question and answer pairs about the text below. Each question names what it asks about. \
+Write {{ n }} question and answer pairs{{ language }} about the text below. Each question names what it asks about. \
 Each answer is short and says only what the text says. \
 Reply with a JSON list of objects with the keys "question" and "answer".
 
 Text:
-{{ prose }}{{ language }}""",
+{{ prose }}{{ reminder }}""",
     "expansion": """\
-Write {{ n }} question and answer pairs that go beyond the text below. \
+Write {{ n }} question and answer pairs{{ language }} that go beyond the text below. \
 Each question names what it asks about. \
 Each answer is short and true. \
 Reply with a JSON list of objects with the keys "question" and "answer".
 
 Text:
-{{ prose }}{{ language }}""",
+{{ prose }}{{ reminder }}""",
 }
 
-# At the end of the prompt: before the text, a model of 1.5 B that was asked in English forgot it.
-_LANGUAGE = "\n\nWrite the questions and answers in the language of the text."
+# At the end of a request about prose that isn't English, since a small model forgets what it read before the text.
+_REMINDER = "\n\nWrite the questions and answers in {language}."
 
 # The question about a single sentence. Each example's question begins in another way.
 _QUESTION_EXAMPLES = (
@@ -90,13 +90,19 @@ def pair_messages(
 ) -> list[dict[str, str]]:
     """The chat messages that ask for `n` pairs about `prose`: a single user message.
 
-    They say to keep the language if that isn't English. prompt replaces the strategy's template. Raises DlmError
+    They name the language if that isn't English. prompt replaces the strategy's template. Raises DlmError
     (PromptError) if it doesn't render.
     """
     template = TEMPLATES[strategy] if prompt is None else prompt.template
     try:
-        language = _LANGUAGE if is_foreign(prose) else ""
-        content = _compiled(template).render(n=n, prose=prose.strip(), strategy=strategy, language=language)
+        language = foreign_language(prose)
+        content = _compiled(template).render(
+            n=n,
+            prose=prose.strip(),
+            strategy=strategy,
+            language=f" in {language}" if language else "",
+            reminder=_REMINDER.format(language=language) if language else "",
+        )
     except TemplateSyntaxError as error:
         raise _prompt_error(error.message or "", prompt, error.lineno) from None
     except Exception as error:  # a template can raise anything
@@ -116,10 +122,9 @@ def continued_questions(fact: str, opening: str) -> tuple[list[dict[str, str]], 
     return messages, "\n\n".join([*_examples(), _EXAMPLE.format(fact=fact, question=opening).strip()])
 
 
-def question_messages(fact: str, in_english: bool) -> list[dict[str, str]]:
-    """The messages that ask for the question that `fact` answers, in its language."""
-    language = "" if in_english else ", in the language of the fact"
-    task = f"Write the question that the last fact answers{language}."
+def question_messages(fact: str, language: str | None = None) -> list[dict[str, str]]:
+    """The messages that ask for the question that `fact` answers. language: of the question, if that isn't English."""
+    task = f"Write the question that the last fact answers{f', in {language}' if language else ''}."
     content = "\n\n".join([task, *_examples(), _EXAMPLE.format(fact=fact, question="").strip()])
     return [{"role": "user", "content": content}]
 

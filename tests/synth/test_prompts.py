@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from jinja2.environment import Environment
 
-from dlm_trl.synth.prompts import TEMPLATES, Strategy, pair_messages
+from dlm_trl.synth.prompts import TEMPLATES, Strategy, pair_messages, question_messages
 
 
 @pytest.mark.parametrize("strategy", sorted(TEMPLATES))
@@ -32,23 +32,30 @@ def test_a_prompt_is_compiled_once_per_plan(monkeypatch):
 
 @pytest.mark.parametrize("strategy", sorted(TEMPLATES))
 @pytest.mark.parametrize(
-    ("prose", "foreign"),
+    ("prose", "language"),
     [
-        ("酵母产生气体，气体使面团膨胀。", True),
-        ("الخميرة تنتج الغاز، والغاز يرفع العجين.", True),
+        ("酵母产生气体，气体使面团膨胀。", "Chinese"),
+        ("الخميرة تنتج الغاز، والغاز يرفع العجين.", "Arabic"),
         (
             "Der Teig geht in der Nacht. An der Luft wird er trocken, und im Ofen geht er auf. Das Salz macht ihn "
             "fester, und die Hefe arbeitet dann langsamer als ohne Salz.",
-            True,
+            "German",
         ),
-        ("Elm burns slowly.", False),
+        ("Elm burns slowly.", None),
         (
             "A starter is a mix of flour and water. It lasts for years. Salt slows the yeast down, so the dough rises.",
-            False,
+            None,
         ),
-        ("The word 酵母 means yeast, and the word 面团 means dough.", False),
+        ("The word 酵母 means yeast, and the word 面团 means dough.", None),
     ],
 )
-def test_the_language_of_the_prose_is_kept(prose: str, foreign: bool, strategy: Strategy) -> None:
+def test_the_language_of_the_prose_is_kept(prose: str, language: str | None, strategy: Strategy) -> None:
     (message,) = pair_messages(prose, 2, strategy)
-    assert message["content"].endswith("in the language of the text.") is foreign
+    content = message["content"]
+    assert content.count(" in ") - prose.count(" in ") == (2 if language else 0)
+    if language:
+        assert f"answer pairs in {language} " in content
+        assert content.endswith(f"Write the questions and answers in {language}.")
+        assert f"answers, in {language}." in question_messages(prose, language)[0]["content"]
+    else:
+        assert content.endswith(prose)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_trl.synth.facts import Fact, facts
-from dlm_trl.synth.language import is_english, is_foreign
+from dlm_trl.synth.language import foreign_language, is_english
 from dlm_trl.synth.openings import MAX_OPENINGS, openings
 from dlm_trl.synth.questions import best, certainty, finished, problem
 
@@ -100,7 +100,12 @@ def test_the_first_opening(sentence: str, first: str) -> None:
 )
 def test_the_rules_are_for_english(prose: str, expected: bool) -> None:
     assert is_english(prose) is expected
-    assert not is_foreign(BREAD)
+    assert foreign_language(BREAD) is None
+
+
+@given(st.text())
+def test_any_text_has_a_language_or_none(text: str) -> None:
+    assert foreign_language(text) is None or foreign_language(text) != "English"
 
 
 @given(st.text("Aa .,;:?!'is theof\n-", min_size=1) | st.text(min_size=1))
