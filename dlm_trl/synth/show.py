@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from dlm_trl.notes import Document
 from dlm_trl.notes.escape import printable, printable_json, redact
 from dlm_trl.synth.apply import resolve_source
+from dlm_trl.synth.explain import numbers
 from dlm_trl.synth.ledger import Ledger
-from dlm_trl.synth.report import Counts, Synthesis, advice
+from dlm_trl.synth.passage import prose_by_id
+from dlm_trl.synth.report import Counts, Loss, Stage, Synthesis, advice
 from dlm_trl.synth.staging import Staged
 
 if TYPE_CHECKING:
     from dlm_trl.synth.dry_run import Estimate
 
-LOSSES_SHOWN = 30
+FAILURES_SHOWN = 30
+EXAMPLES = 3  # of the pairs rejected for one reason
 _RETRIES = " Retries after unreadable replies aren't included."
 
 
@@ -60,14 +63,10 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     if run.failures:
         reasons = [f"- section {failure.section_id[:8]}: {failure.reason}" for failure in run.failures]
         counted = list(Counter(reasons).items())
-        shown = [f"{reason}{_times(count)}" for reason, count in counted[:LOSSES_SHOWN]]
+        shown = [f"{reason}{_times(count)}" for reason, count in counted[:FAILURES_SHOWN]]
         parts += [_escaped("\n".join(shown)), *_not_shown(counted)]
     if run.losses:
-        table = Table("stage", "question", "reason", title="Rejected pairs", title_justify="left")
-        lost = list(Counter((loss.stage, loss.pair.question, loss.reason) for loss in run.losses).items())
-        for (stage, question, reason), count in lost[:LOSSES_SHOWN]:
-            table.add_row(stage, _escaped(question), _escaped(f"{reason}{_times(count)}"))
-        parts += [table, *_not_shown(lost)]
+        parts += [losses(run.losses), "--json lists all of them."]
     usage = f"{run.usage.prompt_tokens:,} prompt and {run.usage.completion_tokens:,} new tokens in {run.seconds:.1f} s"
     parts.append(f"{usage}{'' if run.cost is None else f', cost {run.cost:.4f}'}.")
     if run.stopped:
@@ -91,6 +90,20 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     return Group(*parts)
 
 
+def losses(lost: Sequence[Loss]) -> Table:
+    """The rejected pairs by stage, in the funnel's order, and reason, the most frequent first, with some of each."""
+    table = Table("stage", "pairs", "reason", "for example", title="Rejected pairs", title_justify="left")
+    groups: dict[tuple[Stage, str], Counter[str]] = defaultdict(Counter)
+    for loss in lost:
+        detail = f" ({loss.detail})" if loss.detail else ""
+        groups[loss.stage, loss.kind][f"{loss.pair.question}{detail}"] += 1
+    order = get_args(Stage)
+    for (stage, kind), found in sorted(groups.items(), key=lambda item: (order.index(item[0][0]), -item[1].total())):
+        examples = [f"{text}{_times(count)}" for text, count in list(found.items())[:EXAMPLES]]
+        table.add_row(stage, f"×{found.total()}", _escaped(kind), _escaped("\n".join(examples)))
+    return table
+
+
 def _times(count: int) -> str:
     return f" (×{count})" if count > 1 else ""
 
@@ -100,27 +113,8 @@ def filter_report(counts: Counts, filter: str) -> str:
     first = f"synth filter: generated {counts.generated}, dedup {counts.after_dedup}"
     if filter == "sway":
         first += f", judge passed {counts.judge_passed}, threshold {counts.above_threshold}"
-    losses = ("guard", "question", "echo", "leak", "duplicate", "judge", "threshold", "grounding", "surplus")
-    return f"{first}\nlost: {', '.join(f'{name} {getattr(counts, name)}' for name in losses)}; kept {counts.kept}"
-
-
-def pairs(staged: Sequence[Staged], applied: Sequence[Staged]) -> RenderableType:
-    """The table of `synth list`."""
-    own_id = Column("id", no_wrap=True, min_width=8)  # users copy it into other commands
-    table = Table(own_id, "state", "teacher", "strategy", "margin", "grounding", "question")
-    for state, items in (("applied", applied), ("staged", staged)):
-        for item in items:
-            scores = [item.scores.margin, item.scores.grounding] if item.scores else []
-            shown = [f"{score:.2f}" for score in scores] or ["", ""]
-            table.add_row(
-                item.section_id[:8],
-                state,
-                _escaped(redact(item.teacher)),
-                _escaped(item.strategy),
-                *shown,
-                _escaped(item.pair.question),
-            )
-    return table
+    lost = ", ".join(f"{stage} {getattr(counts, stage)}" for stage in get_args(Stage))
+    return f"{first}\nlost: {lost}; kept {counts.kept}"
 
 
 def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
@@ -131,9 +125,9 @@ def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
         f"\nQ: {item.pair.question}\nA: {item.pair.answer}\n",
     ]
     if item.scores:
+        scores = ", ".join(f"{name} {value}" for name, value in numbers(item.scores).items())
         lines.append(
-            f"margin {item.scores.margin:.3f}, grounding {item.scores.grounding:.3f}, "
-            f"answer words found in the prose {item.scores.overlap:.0%}"
+            f"{scores}; to see what they mean: dlm-trl synth list {document.path} --explain {item.section_id[:8]}"
         )
     source = resolve_source(document, item.source_section_id)
     if source is None:
@@ -148,10 +142,10 @@ def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
 
 def replies(document: Document, section_id: str) -> RenderableType:
     """Every reply about one prose section in the ledger, readable or not."""
-    lines = []
+    lines, prose = [], prose_by_id(document)
     for entry in Ledger(document).entries():
         facts = entry["facts"]
-        source = resolve_source(document, facts.get("section_id", ""))
+        source = prose.get(facts.get("section_id", ""))
         if source and source.section_id == section_id:
             lines.append(
                 f"{entry['at']} {redact(str(facts.get('teacher')))}, {facts.get('strategy')}:\n{entry['text']}\n"
@@ -165,13 +159,14 @@ def _escaped(text: str) -> Text:
 
 
 def _not_shown(items: Sequence[object]) -> list[str]:
-    more = len(items) - LOSSES_SHOWN
+    more = len(items) - FAILURES_SHOWN
     return [f"… and {more} more; --json lists all of them."] if more > 0 else []
 
 
 def as_lines(table: Table) -> str:
     """A table for files and pipes: one line per row, tab-separated."""
-    rows = [[column.header for column in table.columns], *zip(*(column.cells for column in table.columns), strict=True)]
+    header = [[column.header for column in table.columns]] if table.show_header else []
+    rows = [*header, *zip(*(column.cells for column in table.columns), strict=True)]
     lines = ["\t".join(" ".join(str(cell).split()) for cell in row) for row in rows]
     return "\n".join([str(table.title), *lines] if table.title else lines)
 
