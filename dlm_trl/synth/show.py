@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dlm_trl.notes import Document
@@ -21,31 +22,41 @@ from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.passage import prose_by_id
 from dlm_trl.synth.report import Counts, Loss, Stage, Synthesis, advice
 from dlm_trl.synth.staging import Staged
+from dlm_trl.teachers.load import is_local
 
 if TYPE_CHECKING:
     from dlm_trl.synth.dry_run import Estimate
 
 FAILURES_SHOWN = 30
 EXAMPLES = 3  # of the pairs rejected for one reason
-_RETRIES = " Retries after unreadable replies aren't included."
+_LEAN: Any = {"box": SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
 
 
 def estimates(items: Sequence[Estimate]) -> RenderableType:
-    """The table of a dry run."""
-    table = Table("document", "sections", "requests", "in the ledger", "prompt tokens", "new tokens", "cost", "time")
-    for item in items:
-        table.add_row(
-            _escaped(str(item.path)),
-            str(item.sections),
-            str(item.requests),
-            str(item.from_ledger),
-            f"{'' if item.exact else '≤ '}{item.max_usage.prompt_tokens:,}",
-            f"≤ {item.max_usage.completion_tokens:,}",
-            "no prices" if item.cost is None else f"≤ {item.cost:.4f}",
-            "not measured" if item.seconds is None else f"~{item.seconds:.0f} s",
-        )
-    retries = "" if all(item.requests == item.from_ledger for item in items) else _RETRIES
-    return Group(table, f"No request was sent.{retries}")
+    """The table of a dry run; a column that is empty for all documents is left out."""
+    columns: dict[str, list[str]] = {
+        "document": [str(item.path) for item in items],
+        "sections": [str(item.sections) for item in items],
+        "sentences": [str(item.sentences or "") for item in items],
+        "requests": [str(item.requests) for item in items],
+        "in the ledger": [str(item.from_ledger) for item in items],
+        "prompt tokens": [f"{'' if item.exact else '≤ '}{item.max_usage.prompt_tokens:,}" for item in items],
+        "new tokens": [f"≤ {item.max_usage.completion_tokens:,}" for item in items],
+        "cost": ["" if item.cost is None else f"≤ {item.cost:.4f}" for item in items],
+        "time": ["" if item.seconds is None else f"~{item.seconds:.0f} s" for item in items],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    table = Table(*shown, **_LEAN)
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*map(_escaped, row))
+    notes = ["No request was sent."]
+    if any(item.requests > item.from_ledger for item in items):
+        notes.append("Retries after unreadable replies aren't included.")
+    parts: list[RenderableType] = [table, " ".join(notes)]
+    sentences, requests = sum(item.sentences for item in items), sum(item.requests for item in items)
+    if sentences and any(is_local(item.teacher) for item in items):
+        parts.append(f"{sentences} sentences, {requests} requests: one for each way to ask; the best question counts.")
+    return Group(*parts)
 
 
 def outcome(run: Synthesis, filter: str) -> RenderableType:
@@ -92,14 +103,15 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
 
 def losses(lost: Sequence[Loss]) -> Table:
     """The rejected pairs by stage, in the funnel's order, and reason, the most frequent first, with some of each."""
-    table = Table("stage", "pairs", "reason", "for example", title="Rejected pairs", title_justify="left")
+    reason = Column("reason", max_width=24)  # the examples are longer
+    table = Table("stage", "pairs", reason, "for example", title="Rejected pairs", title_justify="left", **_LEAN)
     groups: dict[tuple[Stage, str], Counter[str]] = defaultdict(Counter)
     for loss in lost:
         detail = f" ({loss.detail})" if loss.detail else ""
         groups[loss.stage, loss.kind][f"{loss.pair.question}{detail}"] += 1
     order = get_args(Stage)
     for (stage, kind), found in sorted(groups.items(), key=lambda item: (order.index(item[0][0]), -item[1].total())):
-        examples = [f"{text}{_times(count)}" for text, count in list(found.items())[:EXAMPLES]]
+        examples = [f"· {text}{_times(count)}" for text, count in list(found.items())[:EXAMPLES]]
         table.add_row(stage, f"×{found.total()}", _escaped(kind), _escaped("\n".join(examples)))
     return table
 
