@@ -17,6 +17,7 @@ from dlm_trl.notes.sentences import paragraphs
 from dlm_trl.synth.staging import Staged
 from dlm_trl.synth.words import content_words
 
+_LONG_WORD = 30  # characters
 _BETWEEN_WORDS = r"\s+(?:>\s*)?"  # the rest of a quote may begin with its mark
 
 
@@ -56,15 +57,20 @@ def shorten(found: Passage, width: int, sentence_width: int | None = None) -> Pa
     The sentence loses its middle, and the text around it what is far from the sentence.
     """
     sentence = found.sentence
-    limit = width if sentence_width is None else sentence_width
+    limit = width if sentence_width is None else min(width, sentence_width)
     if len(sentence) > limit:
         half = (limit - len(" … ")) // 2
-        sentence = f"{_head(sentence, half)} {_tail(sentence, half).removeprefix('… ')}"
+        sentence = f"{_first_words(sentence, half)} … {_last_words(sentence, half)}".strip()
     room = width - len(sentence)
     # A side that needs less than half leaves the rest to the other.
     room_after = max(room // 2, room - len(found.before))
     room_before = room - min(room_after, len(found.after))
-    return Passage(found.line, _tail(found.before, room_before), sentence, _head(found.after, room_after))
+    before, after = found.before, found.after
+    if len(before) > room_before:
+        before = f"… {_last_words(before, room_before - 2)}".strip() if room_before else ""
+    if len(after) > room_after:
+        after = f"{_first_words(after, room_after - 2)} …".strip() if room_after else ""
+    return Passage(found.line, before, sentence, after)
 
 
 def _source_sentence(item: Staged, prose: str) -> str | None:
@@ -101,15 +107,15 @@ def _line(sentence: str, section: Section) -> int:
     return section.content_line + (section.content.count("\n", 0, found.start()) if found else 0)
 
 
-def _head(text: str, width: int) -> str:
-    """The first words, with an ellipsis if there are more, in up to `width` characters."""
-    if len(text) <= width:
-        return text
-    return f"{text[: max(width - 1, 0)].rpartition(' ')[0]} …".lstrip() if width > 1 else ""
+def _first_words(text: str, width: int) -> str:
+    """As many words of the beginning as fit; as many characters in a script without spaces."""
+    if width <= 0:
+        return ""
+    has_words = " " in text[width : width + _LONG_WORD] or len(text) <= width + _LONG_WORD
+    words = text[: width + 1].rpartition(" ")[0] if len(text) > width else text
+    return words if words or has_words else text[:width]
 
 
-def _tail(text: str, width: int) -> str:
-    """The last words, with an ellipsis if there are more, in up to `width` characters."""
-    if len(text) <= width:
-        return text
-    return f"… {text[len(text) - width + 1 :].partition(' ')[2]}".rstrip() if width > 1 else ""
+def _last_words(text: str, width: int) -> str:
+    """As many words of the end as fit; as many characters in a script without spaces."""
+    return _first_words(text[::-1], width)[::-1]
