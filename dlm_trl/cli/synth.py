@@ -10,15 +10,19 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from dlm_trl.models.ranks import is_main
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.notes.terminal import console, say
+
+if TYPE_CHECKING:
+    from dlm_trl.notes import Document
+    from dlm_trl.synth.staging import Staged
 
 app = typer.Typer(help="Synthesise question/answer pairs from a document's prose; review, apply or revert them.")
 
@@ -189,35 +193,60 @@ def instructions(
 
 
 @app.command("list")
-def list_(files: FILES, json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the synthesised pairs: staged ones, and ones already in the file."""
+def list_(
+    files: FILES,
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Explain one pair instead: what each score compares, its limit, the checks."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print as JSON, with the whole prose of each pair.")] = False,
+) -> None:
+    """List the synthesised pairs, staged and in the file, with their answers and the prose that they come from."""
     from dlm_trl.notes import read
-    from dlm_trl.synth import show
-    from dlm_trl.synth.staging import applied, staged
+    from dlm_trl.synth import listing, show
 
-    documents = {path: read(path) for path in _documents(files)}
-    pairs = {path: (applied(document), staged(document)) for path, document in documents.items()}
-    if json_:
-        _print(show.as_json([{"path": path, "applied": a, "staged": s} for path, (a, s) in pairs.items()]))
+    paths = _documents(files)
+    if explain is not None:
+        if len(paths) > 1:
+            raise typer.BadParameter("--explain works with one document only.")
+        from dlm_trl.synth.explain import explain as explained
+
+        document = read(paths[0])
+        items, (full_id,) = _pairs(document, [explain])
+        _print(explained(document, *items[full_id]))
         return
-    for path, (in_file, in_staging) in pairs.items():
-        if in_file or in_staging:
-            _print(show.pairs(in_staging, in_file))
-        _print(f"{path}: {len(in_file)} applied, {len(in_staging)} staged.")
+    documents = {path: listing.listed(read(path)) for path in paths}
+    if json_:
+        states = ("applied", "staged")
+        _print(
+            show.as_json(
+                [
+                    {"path": path, **{state: listing.as_plain(rows, state) for state in states}}
+                    for path, rows in documents.items()
+                ]
+            )
+        )
+        return
+    out = console()
+    for path, rows in documents.items():
+        if rows:
+            _print(listing.blocks(rows, out.width) if out.is_terminal else listing.table(rows))
+        in_file = sum(row.state == "applied" for row in rows)
+        _print(f"{path}: {in_file} applied, {len(rows) - in_file} staged.")
 
 
 @app.command("show")
 def show_(file: FILE, id: Annotated[str, typer.Argument(help=IDS)]) -> None:
-    """Show a pair with its scores, prose and the teacher's reply, or all replies about a prose section."""
+    """Show a pair with its scores, prose and the teacher's reply, or all replies about a prose section.
+
+    `synth list FILE --explain ID` says what the scores mean.
+    """
     from dlm_trl.notes import read
     from dlm_trl.synth import show
-    from dlm_trl.synth.staging import applied, resolve_ids, staged
 
     document = read(file)
-    items = {item.section_id: (item, "applied") for item in applied(document)}
-    items |= {item.section_id: (item, "staged") for item in staged(document)}
     prose = [section.section_id for section in document.sections if section.kind == "prose"]
-    (full_id,) = resolve_ids([id], [*items, *prose])
+    items, (full_id,) = _pairs(document, [id], prose)
     _print(show.one_pair(document, *items[full_id]) if full_id in items else show.replies(document, full_id))
 
 
@@ -262,6 +291,17 @@ def revert(
         raise typer.BadParameter("--id works with one document only.")
     for path in paths:
         _print(f"Removed {applying.revert(path, id or None, teacher).count} synthesised pairs from {path}.")
+
+
+def _pairs(
+    document: Document, ids: Sequence[str], others: Sequence[str] = ()
+) -> tuple[dict[str, tuple[Staged, str]], list[str]]:
+    """The document's synthesised pairs with their state, by id; and these ids in full, of pairs or others."""
+    from dlm_trl.synth.staging import applied, resolve_ids, staged
+
+    items = {item.section_id: (item, "applied") for item in applied(document)}
+    items |= {item.section_id: (item, "staged") for item in staged(document)}
+    return items, resolve_ids(ids, [*items, *others])
 
 
 def _silence_libraries() -> None:

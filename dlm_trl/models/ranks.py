@@ -26,13 +26,18 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def world_size() -> int:
+    """The number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def map_over_ranks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]]) -> list[Result]:
     """The result of each item, in order and in every process; each process works on its share of the items.
 
     work: takes a list of items, empty if there are fewer items than processes, and returns one picklable result per
     item. All processes must call this with the same items. A DlmError in one is raised in all.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         return list(work(list(items)))
     from torch import distributed
 

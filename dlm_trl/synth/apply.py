@@ -18,6 +18,7 @@ from typing import cast
 from dlm_trl.notes import Document, Section, edit, read
 from dlm_trl.notes.errors import StagingError
 from dlm_trl.synth.guard import make_safe, synth_section
+from dlm_trl.synth.passage import prose_by_id
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.staging import Staged, drop, line_after_pair, resolve_ids, staged
 
@@ -100,15 +101,8 @@ def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teach
 
 
 def resolve_source(document: Document, source_section_id: str) -> Section | None:
-    """The prose section that a pair was made from, or None if it was changed or removed.
-
-    Trailing blank lines are part of a section's id and change when text is added after it, so a section also matches
-    under the ids it would have with none or one of them.
-    """
-    prose = [section for section in document.sections if section.kind == "prose"]
-    exact = [section for section in prose if section.section_id == source_section_id]
-    similar = [section for section in prose if source_section_id in section.names]
-    return next(iter(exact + similar), None)
+    """The prose section that a pair was made from, or None if it was changed or removed; see `prose_by_id` for many."""
+    return prose_by_id(document).get(source_section_id)
 
 
 def _text(document: Document, item: Staged) -> str:

@@ -26,13 +26,15 @@ class Estimate:
     """The estimate for one document: its requests, those the ledger already answers, and an upper bound for the rest.
 
     The bound leaves out the retry after an unreadable reply, and a limit (pairs, tokens, cost) may end the run earlier.
-    exact: the prompts were counted with the teacher's tokenizer (otherwise one token per byte). cost: None without
-    prices. seconds: None if the ledger has no timing of this teacher on this document.
+    sentences: how many are asked about one by one, each in one or more requests. exact: the prompts were counted with
+    the teacher's tokenizer (otherwise one token per byte). cost: None without prices. seconds: None if the ledger has
+    no timing of this teacher on this document.
     """
 
     path: Path
     teacher: str
     sections: int
+    sentences: int
     requests: int
     from_ledger: int
     max_usage: Usage
@@ -65,6 +67,7 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
         path=Path(path),
         teacher=settings.teacher,
         sections=len({planned.section_id for planned in requests}),
+        sentences=len({planned.subject for planned in requests if planned.fact}),
         requests=len(requests),
         from_ledger=len(requests) - len(new),
         max_usage=usage,

@@ -10,11 +10,11 @@ good one as its duplicate. Rejected pairs and the reasons go into the run's `Syn
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dlm_trl.models.ranks import map_over_ranks
+from dlm_trl.models.ranks import map_over_ranks, world_size
 from dlm_trl.notes import Document
 from dlm_trl.rows.split import VALIDATION_FRACTION
 from dlm_trl.synth import prompts
@@ -22,8 +22,9 @@ from dlm_trl.synth.dedup import Index
 from dlm_trl.synth.echo import EchoCheck
 from dlm_trl.synth.guard import Refusal, make_safe
 from dlm_trl.synth.leak import LeakCheck, validation_questions
-from dlm_trl.synth.pairs import Candidate, QAPair
+from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.plan import PlannedRequest
+from dlm_trl.synth.progress import Progress
 from dlm_trl.synth.questions import certainty, problem
 from dlm_trl.synth.report import Loss, Stage, Synthesis
 from dlm_trl.synth.settings import SynthSettings
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
     from dlm_trl.synth.judge import Judge
 
 
-_SIMILARITY = {"pair": "the same as", "question": "the same question as", "words": "{:.0%} the same as"}
+_SIMILARITY = {
+    "pair": "the same as another pair",
+    "question": "the same question as another pair",
+    "words": "nearly the same as another pair",
+}
+_CHUNK = 8  # pairs that a process judges at once; fewer take longer, more show less often how far the judge is
 
 
 class Funnel:
@@ -46,8 +52,10 @@ class Funnel:
         settings: SynthSettings,
         judge: Judge | None,
         outcome: Synthesis,
+        progress: Progress | None = None,
     ) -> None:
         self._settings, self._judge, self._outcome = settings, judge, outcome
+        self._progress = progress or Progress()
         if settings.filter == "none":
             return
         self._index = Index()
@@ -87,7 +95,7 @@ class Funnel:
         safe = [guarded for candidate in candidates if (guarded := self._guarded(candidate))]
         remaining = {planned.request.key: planned.n for planned, _ in parsed}
         if self._settings.filter == "none":
-            return [candidate for candidate in safe if self._is_within_request(candidate, remaining)]
+            return [self._keep(candidate) for candidate in safe if self._is_within_request(candidate, remaining)]
         new: dict[tuple[str, QAPair], Candidate] = {}
         for candidate in safe:
             if (
@@ -104,8 +112,13 @@ class Funnel:
         for candidate in self._judged([*new.values()]):
             if not self._is_duplicate(candidate) and self._is_within_request(candidate, remaining):
                 self._index.add(candidate.pair, f"{candidate.pair.question!r} of this run")
-                kept.append(candidate)
+                kept.append(self._keep(candidate))
         return kept
+
+    def _keep(self, candidate: Candidate) -> Candidate:
+        self._outcome.counts.kept += 1
+        self._progress.kept(candidate.pair)
+        return candidate
 
     def lose(self, stage: Stage, candidate: Candidate, reason: str) -> None:
         """Count and record a rejected pair."""
@@ -144,7 +157,8 @@ class Funnel:
     def _is_duplicate(self, candidate: Candidate) -> bool:
         match = None if self._is_known_from_request(candidate) else self._index.nearest(candidate.pair)
         if match:
-            self.lose("duplicate", candidate, f"{_SIMILARITY[match.same].format(match.score)} {match.name}")
+            score = f" ({match.score:.0%})" if match.same == "words" else ""
+            self.lose("duplicate", candidate, f"{_SIMILARITY[match.same]}: {match.name}{score}")
         return match is not None
 
     def _is_within_request(self, candidate: Candidate, remaining: dict[str, int]) -> bool:
@@ -154,30 +168,52 @@ class Funnel:
             self.lose("surplus", candidate, "more pairs than requested")
         return remaining[candidate.request_key] >= 0
 
-    def _judged(self, candidates: list[Candidate]) -> list[Candidate]:
-        """The candidates that pass the judge, with their scores."""
+    def _judged(self, candidates: list[Candidate]) -> Iterator[Candidate]:
+        """The candidates that pass the judge, with their scores, as soon as they are judged."""
         if self._judge is None:
-            return candidates
-        from dlm_trl.synth.judge import MIN_GROUNDING, verdict, verdict_on_lead
+            yield from candidates
+            return
+        size = _CHUNK * world_size()
+        for done in range(0, len(candidates), size):
+            chunk = candidates[done : done + size]
+            self._progress.judged(done, len(candidates))
+            for candidate, scores in zip(chunk, map_over_ranks(chunk, self._judge.score), strict=True):
+                limits = self._limits(candidate)
+                if self._passes(candidate, scores, limits):
+                    yield replace(candidate, scores=scores, limits=limits)
+        self._progress.judged(len(candidates), len(candidates))
 
-        threshold = self._settings.threshold
-        min_grounding = MIN_GROUNDING if self._settings.min_grounding is None else self._settings.min_grounding
-        kept = []
-        for candidate, scores in zip(candidates, map_over_ranks(candidates, self._judge.score), strict=True):
-            if candidate.fact:
-                reason = verdict_on_lead(scores, candidate.certainty)
-            else:
-                reason = verdict(scores, candidate.strategy, threshold, min_grounding)
-            if reason is None:
-                kept.append(replace(candidate, scores=scores))
-            elif scores.lead is not None:
-                self.lose(reason, candidate, f"lead {scores.lead:.2f}: a sentence nearby answers it as well")
-            elif reason == "grounding":
-                self.lose(reason, candidate, f"grounding {scores.grounding:.2f}, below {min_grounding:.2f}")
-            elif reason == "threshold":
-                self.lose(reason, candidate, f"margin {scores.margin:.2f}, below {threshold:.2f}")
-            elif scores.margin == -math.inf:
-                self.lose(reason, candidate, "too long for the judge to read together with any of the prose")
-            else:
-                self.lose(reason, candidate, f"margin {scores.margin:.2f}, not above 0")
-        return kept
+    def _passes(self, candidate: Candidate, scores: Scores, limits: dict[str, float]) -> bool:
+        from dlm_trl.synth.judge import verdict, verdict_on_lead
+
+        if candidate.fact:
+            reason = verdict_on_lead(scores, candidate.certainty)
+        else:
+            reason = verdict(scores, candidate.strategy, self._settings.threshold, limits.get("grounding", 0.0))
+        if reason is None:
+            return True
+        if scores.runner_up is not None:
+            self.lose(reason, candidate, f"another sentence answers it as well: {scores.runner_up}")
+        elif scores.lead is not None:
+            self.lose(reason, candidate, f"the question doesn't make its answer likelier: lead {scores.lead:.2f}")
+        elif reason == "grounding":
+            self.lose(reason, candidate, f"grounding below {limits['grounding']:.2f}: {scores.grounding:.2f}")
+        elif reason == "threshold":
+            self.lose(reason, candidate, f"margin below {limits['margin']:.2f}: {scores.margin:.2f}")
+        elif scores.margin == -math.inf:
+            self.lose(reason, candidate, "too long for the judge to read together with any of the prose")
+        else:
+            self.lose(reason, candidate, f"margin not above 0: {scores.margin:.2f}")
+        return False
+
+    def _limits(self, candidate: Candidate) -> dict[str, float]:
+        """The least that each of the candidate's scores may be, by its name; without those that aren't checked."""
+        from dlm_trl.synth.judge import MIN_GROUNDING, MIN_LEADS
+
+        if candidate.fact:
+            return {"lead": MIN_LEADS[candidate.certainty]}
+        limits = {"margin": max(0.0, self._settings.threshold)}
+        if candidate.strategy == "extraction":
+            given = self._settings.min_grounding
+            limits["grounding"] = MIN_GROUNDING if given is None else given
+        return limits

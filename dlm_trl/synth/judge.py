@@ -141,17 +141,19 @@ class Judge:
         base, judge = self._mean_log_probs(grounding_rows, margin_rows)
         leads = self._leads(candidates)
         scores = []
-        for candidate, (rows, empty), lead in zip(candidates, sequences, leads, strict=True):
+        for candidate, (rows, empty), (lead, runner_up) in zip(candidates, sequences, leads, strict=True):
             margin = grounding = -math.inf
             if rows:
                 without_prose, *with_prose = rows
                 margin = judge[without_prose] - judge[empty]
                 grounding = max(base[row] for row in with_prose) - base[without_prose]
-            scores.append(Scores(margin, grounding, overlap(candidate.pair.answer, candidate.prose), lead))
+            scores.append(Scores(margin, grounding, overlap(candidate.pair.answer, candidate.prose), lead, runner_up))
         return scores
 
-    def _leads(self, candidates: Sequence[Candidate]) -> list[float | None]:
-        """How much each candidate's question favours its own sentence over those nearby; None without a fact.
+    def _leads(self, candidates: Sequence[Candidate]) -> list[tuple[float | None, str | None]]:
+        """How much each candidate's question favours its own sentence over the best of those nearby, and which that is.
+
+        Both are None without a fact; the second also if the sentence is alone.
 
         A question favours a sentence by as much as it raises the sentence's log-probability as the answer, over that
         after the question "What?". This is the round trip of Alberti et al., "Synthetic QA Corpora Generation with
@@ -170,14 +172,17 @@ class Judge:
                 choices[-1] = [(self._row(asked, s), self._row(anything, s)) for s in candidate.fact.nearby]
                 rows += [row for pair in choices[-1] for row in pair]
         scores, _ = self._mean_log_probs(rows, [])
-        leads: list[float | None] = []
+        leads: list[tuple[float | None, str | None]] = []
         for candidate, pairs in zip(candidates, choices, strict=True):
             if not candidate.fact:
-                leads.append(None)
+                leads.append((None, None))
                 continue
             favours = [scores[asked] - scores[anything] for asked, anything in pairs]
-            own = favours.pop(candidate.fact.nearby.index(candidate.fact.sentence))
-            leads.append(own - max(favours, default=0.0))
+            others = list(candidate.fact.nearby)
+            at = others.index(candidate.fact.sentence)
+            own, _ = favours.pop(at), others.pop(at)
+            best, runner_up = max(zip(favours, others, strict=True), default=(0.0, None))
+            leads.append((own - best, runner_up))
         return leads
 
     def _with_and_without_prose(self, candidate: Candidate) -> list[_Row]:

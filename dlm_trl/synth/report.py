@@ -61,12 +61,26 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A rejected pair, the stage that rejected it, and why."""
+    """A rejected pair, the stage that rejected it, and why.
+
+    reason: what many pairs may have in common, and after ": ", if anything, what is special about this one
+    ("not in the text: coffee").
+    """
 
     stage: Stage
     pair: QAPair
     section_id: str
     reason: str
+
+    @property
+    def kind(self) -> str:
+        """The part of the reason that other losses may share."""
+        return self.reason.partition(": ")[0]
+
+    @property
+    def detail(self) -> str:
+        """The part that is special about this pair; may be empty."""
+        return self.reason.partition(": ")[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
@@ -27,6 +27,7 @@ from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.ledger import Ledger, now, run_lock
 from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.plan import PlannedRequest, plan, retry, split
+from dlm_trl.synth.progress import Progress
 from dlm_trl.synth.questions import best
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
@@ -37,8 +38,6 @@ from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
 logger = logging.getLogger(__name__)
 
-OnReply = Callable[[Reply, int], None]  # called with each new reply and the number of requests still to be answered
-
 
 def synthesize(
     path: str | os.PathLike[str],
@@ -47,11 +46,12 @@ def synthesize(
     teacher: Teacher | None = None,
     judge: Judge | None = None,
     budget: Budget | None = None,
-    on_reply: OnReply | None = None,
+    progress: Progress | None = None,
 ) -> Synthesis:
     """Ask a teacher for pairs about the document's prose, and stage those that pass; apply_now writes them to the file.
 
     teacher, judge: already loaded ones, used instead of those in the settings. budget: to share one between documents.
+    progress: is told how far the run is; in this process only.
     Under `accelerate launch`, each process sends its part of the requests, and all return the same outcome. Raises
     DlmError before the first request if something the run needs is missing.
     """
@@ -73,12 +73,13 @@ def synthesize(
         requests = plan(document, settings, teacher)
         outcome.has_sources = bool(document.frontmatter.training.sources)
         outcome.counts.sections = len({planned.section_id for planned in requests})
-        run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, on_reply)
-        kept = run.all_waves(requests, Funnel(document, staged(document), settings, judge, outcome))
+        progress = progress or Progress()
+        progress.started(outcome)
+        run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, progress)
+        kept = run.all_waves(requests, Funnel(document, staged(document), settings, judge, outcome, progress=progress))
         # The first process writes; if it fails, all processes raise.
         written = map_over_ranks([kept], lambda parts: [_written(document, part, apply_now) for part in parts])
         ((outcome.staged, outcome.applied),) = written
-    outcome.counts.kept = len(kept)
     outcome.cost = cost_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
     return outcome
@@ -88,7 +89,7 @@ def synthesize_all(
     paths: Sequence[str | os.PathLike[str]],
     settings: SynthSettings,
     apply_now: bool = False,
-    on_reply: OnReply | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Synthesis]:
     """`synthesize` for each document in turn, with one budget, loading models that serve several documents only once.
 
@@ -104,7 +105,7 @@ def synthesize_all(
             teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
         if settings.filter == "sway":
             judge = _load_judge(document, settings)
-        yield synthesize(path, settings, apply_now, teacher, judge, budget, on_reply)
+        yield synthesize(path, settings, apply_now, teacher, judge, budget, progress)
         if judge and is_self(judge.name):
             judge = None  # free it: the next document has its own adapter
 
@@ -142,7 +143,7 @@ class _Run:
     ledger: Ledger
     budget: Budget
     outcome: Synthesis
-    on_reply: OnReply | None
+    progress: Progress
     retry_keys: set[str] = field(default_factory=set)  # of requests after an unreadable reply
     waiting: list[PlannedRequest] = field(default_factory=list)
     has_warned_about_usage: bool = False
@@ -217,8 +218,7 @@ class _Run:
                     strategy=planned.strategy,
                 )
                 answers[reply.key] = reply
-                if self.on_reply:
-                    self.on_reply(reply, len(new) - len(answers.keys() & new.keys()) + len(self.waiting))
+                self.progress.replied(reply, len(new) - len(answers.keys() & new.keys()) + len(self.waiting))
         self.ledger.sync()
         return [answers[planned.request.key] for planned in wave]
 
@@ -269,6 +269,7 @@ class _Run:
         ranked.sort(key=lambda item: item[0])
         room = len(ranked) if self.settings.max_pairs is None else self.settings.max_pairs - len(kept)
         for _, candidate in ranked[room:]:
+            self.outcome.counts.kept -= 1
             funnel.lose("surplus", candidate, "more than --max-pairs")
         return [candidate for _, candidate in ranked[:room]]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
@@ -16,33 +17,46 @@ from rich.text import Text
 from dlm_trl.notes import Document
 from dlm_trl.notes.escape import printable, printable_json, redact
 from dlm_trl.synth.apply import resolve_source
+from dlm_trl.synth.explain import numbers
 from dlm_trl.synth.ledger import Ledger
-from dlm_trl.synth.report import Counts, Synthesis, advice
+from dlm_trl.synth.passage import prose_by_id
+from dlm_trl.synth.report import Counts, Loss, Stage, Synthesis, advice
 from dlm_trl.synth.staging import Staged
+from dlm_trl.teachers.load import is_local
 
 if TYPE_CHECKING:
     from dlm_trl.synth.dry_run import Estimate
 
-LOSSES_SHOWN = 30
-_RETRIES = " Retries after unreadable replies aren't included."
+FAILURES_SHOWN = 30
+EXAMPLES = 3  # of the pairs rejected for one reason
+_LEAN: Any = {"box": SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
 
 
 def estimates(items: Sequence[Estimate]) -> RenderableType:
-    """The table of a dry run."""
-    table = Table("document", "sections", "requests", "in the ledger", "prompt tokens", "new tokens", "cost", "time")
-    for item in items:
-        table.add_row(
-            _escaped(str(item.path)),
-            str(item.sections),
-            str(item.requests),
-            str(item.from_ledger),
-            f"{'' if item.exact else '≤ '}{item.max_usage.prompt_tokens:,}",
-            f"≤ {item.max_usage.completion_tokens:,}",
-            "no prices" if item.cost is None else f"≤ {item.cost:.4f}",
-            "not measured" if item.seconds is None else f"~{item.seconds:.0f} s",
-        )
-    retries = "" if all(item.requests == item.from_ledger for item in items) else _RETRIES
-    return Group(table, f"No request was sent.{retries}")
+    """The table of a dry run; a column that is empty for all documents is left out."""
+    columns: dict[str, list[str]] = {
+        "document": [str(item.path) for item in items],
+        "sections": [str(item.sections) for item in items],
+        "sentences": [str(item.sentences or "") for item in items],
+        "requests": [str(item.requests) for item in items],
+        "in the ledger": [str(item.from_ledger) for item in items],
+        "prompt tokens": [f"{'' if item.exact else '≤ '}{item.max_usage.prompt_tokens:,}" for item in items],
+        "new tokens": [f"≤ {item.max_usage.completion_tokens:,}" for item in items],
+        "cost": ["" if item.cost is None else f"≤ {item.cost:.4f}" for item in items],
+        "time": ["" if item.seconds is None else f"~{item.seconds:.0f} s" for item in items],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    table = Table(*shown, **_LEAN)
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*map(_escaped, row))
+    notes = ["No request was sent."]
+    if any(item.requests > item.from_ledger for item in items):
+        notes.append("Retries after unreadable replies aren't included.")
+    parts: list[RenderableType] = [table, " ".join(notes)]
+    sentences, requests = sum(item.sentences for item in items), sum(item.requests for item in items)
+    if sentences and any(is_local(item.teacher) for item in items):
+        parts.append(f"{sentences} sentences, {requests} requests: one for each way to ask; the best question counts.")
+    return Group(*parts)
 
 
 def outcome(run: Synthesis, filter: str) -> RenderableType:
@@ -60,14 +74,10 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     if run.failures:
         reasons = [f"- section {failure.section_id[:8]}: {failure.reason}" for failure in run.failures]
         counted = list(Counter(reasons).items())
-        shown = [f"{reason}{_times(count)}" for reason, count in counted[:LOSSES_SHOWN]]
+        shown = [f"{reason}{_times(count)}" for reason, count in counted[:FAILURES_SHOWN]]
         parts += [_escaped("\n".join(shown)), *_not_shown(counted)]
     if run.losses:
-        table = Table("stage", "question", "reason", title="Rejected pairs", title_justify="left")
-        lost = list(Counter((loss.stage, loss.pair.question, loss.reason) for loss in run.losses).items())
-        for (stage, question, reason), count in lost[:LOSSES_SHOWN]:
-            table.add_row(stage, _escaped(question), _escaped(f"{reason}{_times(count)}"))
-        parts += [table, *_not_shown(lost)]
+        parts += [losses(run.losses), "--json lists all of them."]
     usage = f"{run.usage.prompt_tokens:,} prompt and {run.usage.completion_tokens:,} new tokens in {run.seconds:.1f} s"
     parts.append(f"{usage}{'' if run.cost is None else f', cost {run.cost:.4f}'}.")
     if run.stopped:
@@ -91,6 +101,21 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     return Group(*parts)
 
 
+def losses(lost: Sequence[Loss]) -> Table:
+    """The rejected pairs by stage, in the funnel's order, and reason, the most frequent first, with some of each."""
+    reason = Column("reason", max_width=24)  # the examples are longer
+    table = Table("stage", "pairs", reason, "for example", title="Rejected pairs", title_justify="left", **_LEAN)
+    groups: dict[tuple[Stage, str], Counter[str]] = defaultdict(Counter)
+    for loss in lost:
+        detail = f" ({loss.detail})" if loss.detail else ""
+        groups[loss.stage, loss.kind][f"{loss.pair.question}{detail}"] += 1
+    order = get_args(Stage)
+    for (stage, kind), found in sorted(groups.items(), key=lambda item: (order.index(item[0][0]), -item[1].total())):
+        examples = [f"· {text}{_times(count)}" for text, count in list(found.items())[:EXAMPLES]]
+        table.add_row(stage, f"×{found.total()}", _escaped(kind), _escaped("\n".join(examples)))
+    return table
+
+
 def _times(count: int) -> str:
     return f" (×{count})" if count > 1 else ""
 
@@ -100,27 +125,8 @@ def filter_report(counts: Counts, filter: str) -> str:
     first = f"synth filter: generated {counts.generated}, dedup {counts.after_dedup}"
     if filter == "sway":
         first += f", judge passed {counts.judge_passed}, threshold {counts.above_threshold}"
-    losses = ("guard", "question", "echo", "leak", "duplicate", "judge", "threshold", "grounding", "surplus")
-    return f"{first}\nlost: {', '.join(f'{name} {getattr(counts, name)}' for name in losses)}; kept {counts.kept}"
-
-
-def pairs(staged: Sequence[Staged], applied: Sequence[Staged]) -> RenderableType:
-    """The table of `synth list`."""
-    own_id = Column("id", no_wrap=True, min_width=8)  # users copy it into other commands
-    table = Table(own_id, "state", "teacher", "strategy", "margin", "grounding", "question")
-    for state, items in (("applied", applied), ("staged", staged)):
-        for item in items:
-            scores = [item.scores.margin, item.scores.grounding] if item.scores else []
-            shown = [f"{score:.2f}" for score in scores] or ["", ""]
-            table.add_row(
-                item.section_id[:8],
-                state,
-                _escaped(redact(item.teacher)),
-                _escaped(item.strategy),
-                *shown,
-                _escaped(item.pair.question),
-            )
-    return table
+    lost = ", ".join(f"{stage} {getattr(counts, stage)}" for stage in get_args(Stage))
+    return f"{first}\nlost: {lost}; kept {counts.kept}"
 
 
 def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
@@ -131,9 +137,9 @@ def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
         f"\nQ: {item.pair.question}\nA: {item.pair.answer}\n",
     ]
     if item.scores:
+        scores = ", ".join(f"{name} {value}" for name, value in numbers(item.scores).items())
         lines.append(
-            f"margin {item.scores.margin:.3f}, grounding {item.scores.grounding:.3f}, "
-            f"answer words found in the prose {item.scores.overlap:.0%}"
+            f"{scores}; to see what they mean: dlm-trl synth list {document.path} --explain {item.section_id[:8]}"
         )
     source = resolve_source(document, item.source_section_id)
     if source is None:
@@ -148,10 +154,10 @@ def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
 
 def replies(document: Document, section_id: str) -> RenderableType:
     """Every reply about one prose section in the ledger, readable or not."""
-    lines = []
+    lines, prose = [], prose_by_id(document)
     for entry in Ledger(document).entries():
         facts = entry["facts"]
-        source = resolve_source(document, facts.get("section_id", ""))
+        source = prose.get(facts.get("section_id", ""))
         if source and source.section_id == section_id:
             lines.append(
                 f"{entry['at']} {redact(str(facts.get('teacher')))}, {facts.get('strategy')}:\n{entry['text']}\n"
@@ -165,13 +171,14 @@ def _escaped(text: str) -> Text:
 
 
 def _not_shown(items: Sequence[object]) -> list[str]:
-    more = len(items) - LOSSES_SHOWN
+    more = len(items) - FAILURES_SHOWN
     return [f"… and {more} more; --json lists all of them."] if more > 0 else []
 
 
 def as_lines(table: Table) -> str:
     """A table for files and pipes: one line per row, tab-separated."""
-    rows = [[column.header for column in table.columns], *zip(*(column.cells for column in table.columns), strict=True)]
+    header = [[column.header for column in table.columns]] if table.show_header else []
+    rows = [*header, *zip(*(column.cells for column in table.columns), strict=True)]
     lines = ["\t".join(" ".join(str(cell).split()) for cell in row) for row in rows]
     return "\n".join([str(table.title), *lines] if table.title else lines)
 

@@ -39,8 +39,9 @@ class Staged:
     """A synthesised pair, staged or applied.
 
     section_id: of its own section. source_section_id: of its prose. request_key: of its reply in the ledger. index:
-    its position in that reply. prose_sha: SHA-256 of the prose the teacher read. These last three and the scores are
-    None if another program staged the pair.
+    its position in that reply. prose_sha: SHA-256 of the prose the teacher read. limits: the least that its scores had
+    to be, by their name. These last four and the scores are None if another program staged the pair; the scores also
+    without a judge.
     """
 
     section_id: str
@@ -54,6 +55,7 @@ class Staged:
     request_key: str | None = None
     index: int | None = None
     prose_sha: str | None = None
+    limits: dict[str, float] | None = None
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -106,6 +108,7 @@ class _Origin(BaseModel):
     request_key: str
     index: int
     prose_sha: str
+    limits: dict[str, float] | None = None  # earlier versions didn't keep them
 
 
 _Origins = dict[str, _Origin]
@@ -220,6 +223,7 @@ def _origin(candidate: Candidate) -> _Origin:
         request_key=candidate.request_key,
         index=candidate.index,
         prose_sha=hashlib.sha256(candidate.prose.encode()).hexdigest(),
+        limits=candidate.limits,
     )
 
 

@@ -299,8 +299,11 @@ def test_the_lead_compares_a_sentence_with_those_nearby(tiny_judge: Judge) -> No
     leads = [scores.lead for scores in tiny_judge.score([right, plain, wrong])]
     assert leads[1] is None and leads[0] is not None and leads[2] is not None
     assert leads[0] == pytest.approx(-leads[2], abs=1e-5)  # two sentences: what leads the one trails the other
+    runners_up = [scores.runner_up for scores in tiny_judge.score([right, plain, wrong])]
+    assert runners_up == [needs.sentence, None, starter.sentence]
     alone = replace(right, fact=starter._replace(nearby=(starter.sentence,)))
-    assert tiny_judge.score([alone])[0].lead is not None
+    (scores,) = tiny_judge.score([alone])
+    assert scores.lead is not None and scores.runner_up is None
 
 
 @pytest.mark.parametrize(

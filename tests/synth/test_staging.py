@@ -67,8 +67,8 @@ def test_staging_is_compatible_with_the_reference_in_both_directions(notes: Docu
 
 
 def test_a_staged_pair_keeps_all_its_data(notes: Document) -> None:
-    scores = Scores(1.5, float("-inf"), 0.25)
-    (added,) = stage(notes, [numbered(1, scores)], AT)
+    scores = Scores(1.5, float("-inf"), 0.25, -0.1, "Dew is wet.")
+    (added,) = stage(notes, [replace(numbered(1, scores), limits={"lead": -0.6})], AT)
     assert added == Staged(
         added.section_id,
         QAPair("What is 1?", "A number, 1."),
@@ -81,9 +81,21 @@ def test_a_staged_pair_keeps_all_its_data(notes: Document) -> None:
         "ab" * 16,
         1,
         hashlib.sha256(b"Dew is water.").hexdigest(),
+        {"lead": -0.6},
     )
     assert staged(notes) == [added]
     assert (stage(notes, [numbered(2)], AT)[0].scores, staged(notes)[0]) == (None, added)
+
+
+def test_scores_of_an_earlier_version_have_no_limits(notes: Document, pending: Path) -> None:
+    stage(notes, [numbered(1, Scores(1.5, 0.5, 0.25))], AT)
+    scores = pending.with_name("pending_scores.json")
+    stored = json.loads(scores.read_text())
+    for origin in stored.values():
+        del origin["limits"], origin["scores"]["lead"], origin["scores"]["runner_up"]
+    scores.write_text(json.dumps(stored))
+    (item,) = staged(notes)
+    assert item.scores == Scores(1.5, 0.5, 0.25) and item.limits is None
 
 
 def test_staging_adds_without_duplicates(notes: Document) -> None:

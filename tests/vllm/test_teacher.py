@@ -15,6 +15,7 @@ from dlm_trl.cli.main import app
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger
+from dlm_trl.synth.progress import Progress
 from dlm_trl.synth.run import synthesize
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.protocol import Reply, Usage
@@ -71,15 +72,16 @@ def test_a_run_goes_on_when_one_of_two_servers_is_killed(
         came: list[Reply] = []
         by_other = 0
 
-        def kill(reply: Reply, waiting: int) -> None:
-            nonlocal by_other
-            came.append(reply)
-            if process.poll() is None and (by_other := answered(other)) >= 2:
-                assert waiting > 2 * each  # in the middle of the run
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        class Kill(Progress):
+            def replied(self, reply: Reply, waiting: int) -> None:
+                nonlocal by_other
+                came.append(reply)
+                if process.poll() is None and (by_other := answered(other)) >= 2:
+                    assert waiting > 2 * each  # in the middle of the run
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
 
-        done = synthesize(path, settings, on_reply=kill)
+        done = synthesize(path, settings, progress=Kill())
         assert process.poll() == -signal.SIGKILL
     counts, asked = done.counts, done.counts.sent
     assert (asked - counts.retried, counts.failed) == (14, 0)
