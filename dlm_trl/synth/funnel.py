@@ -10,7 +10,7 @@ good one as its duplicate. Rejected pairs and the reasons go into the run's `Syn
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,9 @@ class Funnel:
         settings: SynthSettings,
         judge: Judge | None,
         outcome: Synthesis,
+        gone: Collection[str] = (),
     ) -> None:
+        """gone: ids of pairs whose sentence is gone; a new pair may ask the same."""
         self._settings, self._judge, self._outcome = settings, judge, outcome
         if settings.filter == "none":
             return
@@ -54,10 +56,11 @@ class Funnel:
         # A repeated run must end like the first, so a pair isn't a duplicate of itself from the same request.
         self._from_request = {(known.request_key, known.pair) for known in [*staged, *applied(document)]}
         for section in document.sections:
-            for pair in section.pairs():
+            for pair in section.pairs() if section.bare_id not in gone else ():
                 self._index.add(QAPair(pair.question, pair.answer), f"line {pair.line}")
         for known in staged:
-            self._index.add(known.pair, f"staged {known.section_id[:8]}")
+            if known.section_id not in gone:
+                self._index.add(known.pair, f"staged {known.section_id[:8]}")
         seed = document.frontmatter.training.seed
         self._leaks = LeakCheck(validation_questions(document, VALIDATION_FRACTION, seed))
         own = prompts.own_prompt(settings.prompt)

@@ -29,8 +29,8 @@ class _Word(NamedTuple):
     referred: frozenset[int]
     weight: float
 
-    def count(self, sentences: Set[int]) -> float:
-        """What the word counts for these sentences together."""
+    def value(self, sentences: Set[int]) -> float:
+        """What the word counts as in these sentences together."""
         if self.inside & sentences:
             return self.weight
         return _REFERRED_TO * self.weight if self.referred & sentences else 0.0
@@ -52,10 +52,10 @@ class Matcher:
         self._vocabulary = sorted(inside.keys() | referred.keys())
         self._known: dict[str, _Word] = {}
 
-    def match(self, question: str, answer: str, among: range | None = None) -> list[int]:
-        """The indices of the sentences that this pair asks about, the likeliest first; often none or one.
+    def match(self, question: str, answer: str, among: range | None = None) -> list[Fact]:
+        """The sentences that this pair asks about, the likeliest first; mostly one or none.
 
-        among: only these sentences; default: all.
+        among: the indices of those to choose from; default: all.
         """
         answered = self._look_up(content_words(answer))
         pair = self._look_up(content_words(answer) | (content_words(question) - OF_QUESTIONS))
@@ -73,7 +73,7 @@ class Matcher:
                 break
             matched.append(more)
             rest = [word for word in rest if more not in word.inside]
-        return matched if _share(pair, frozenset(matched)) >= _MIN_SHARE else []
+        return [self._facts[i] for i in matched] if _share(pair, frozenset(matched)) >= _MIN_SHARE else []
 
     def _nearby(self, i: int) -> list[int]:
         around = range(max(0, i - NEIGHBOURS), min(len(self._facts), i + NEIGHBOURS + 1))
@@ -98,11 +98,11 @@ def _best(pair: Sequence[_Word], allowed: range) -> int | None:
         can_win = rest >= max(scores.values(), default=0.0)
         for i in word.inside | word.referred if can_win else list(scores):
             if i in allowed:
-                scores[i] = scores.get(i, 0.0) + word.count(frozenset((i,)))
+                scores[i] = scores.get(i, 0.0) + word.value(frozenset((i,)))
         rest -= word.weight
     return min(scores, key=lambda i: (-scores[i], i), default=None)
 
 
 def _share(pair: Sequence[_Word], matched: frozenset[int]) -> float:
     """The share of the pair's words, by weight, that are in these sentences."""
-    return sum(word.count(matched) for word in pair) / sum(word.weight for word in pair)
+    return sum(word.value(matched) for word in pair) / sum(word.weight for word in pair)
