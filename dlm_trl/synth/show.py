@@ -174,6 +174,8 @@ def replies(document: Document, section_id: str) -> RenderableType:
 def coverage(path: Path, found: Coverage) -> RenderableType:
     """What `synth coverage` prints: totals, a table of the sections, then what is to be done."""
     totals = found.totals
+    if not totals.sentences and not found.gone:
+        return _escaped(f"{path}: no sentences to ask about.")
     parts: list[RenderableType] = [
         f"{path}: {totals.asked_about} of {totals.sentences} sentences are asked about ({totals.own} by pairs of the "
         f"document, {totals.asked_about - totals.own} synthesised)."
