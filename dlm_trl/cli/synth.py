@@ -82,6 +82,10 @@ def instructions(
             "sentence, which is the answer. Default: sentences for local teachers of less than about 1 B parameters."
         ),
     ] = None,
+    uncovered: Annotated[
+        bool,
+        typer.Option("--uncovered", help="Ask only about sentences that no pair asks about yet, one at a time."),
+    ] = False,
     filter: Annotated[
         Literal["sway", "none", "dedup-only"],
         typer.Option(
@@ -155,10 +159,11 @@ def instructions(
     if apply and dry_run:
         raise typer.BadParameter("--apply and --dry-run can't be combined.")
     settings = SynthSettings(
-        teacher=teacher, per_section=per_section, strategy=strategy, ask=ask, filter=filter, threshold=threshold,
-        max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p, seed=seed, fresh=fresh,
-        concurrency=concurrency, quantization=quantization, max_cost=max_cost, price=_prices(price),
-        budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding, prompt=prompt, context=context,
+        teacher=teacher, per_section=per_section, strategy=strategy, ask=ask, uncovered=uncovered, filter=filter,
+        threshold=threshold, max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p,
+        seed=seed, fresh=fresh, concurrency=concurrency, quantization=quantization, max_cost=max_cost,
+        price=_prices(price), budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding, prompt=prompt,
+        context=context,
     )  # fmt: skip
     paths = _documents(files)
     _silence_libraries()
@@ -233,6 +238,27 @@ def list_(
             _print(listing.blocks(rows, out.width) if out.is_terminal else listing.table(rows))
         in_file = sum(row.state == "applied" for row in rows)
         _print(f"{path}: {in_file} applied, {len(rows) - in_file} staged.")
+
+
+@app.command()
+def coverage(files: FILES, json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """List the sentences that no pair asks about, and the synthesised pairs whose sentence is gone.
+
+    Pairs count whether they are in the file or staged. Nothing is changed. To have a teacher ask about the sentences:
+    `dlm-trl synth instructions FILE --uncovered`.
+    """
+    from dlm_trl.notes import read
+    from dlm_trl.synth import show
+    from dlm_trl.synth.coverage import coverage
+    from dlm_trl.synth.staging import staged
+
+    documents = {path: read(path) for path in _documents(files)}
+    found = {path: coverage(document, staged(document)) for path, document in documents.items()}
+    if json_:
+        _print(show.as_json([show.coverage_fields(path, each) for path, each in found.items()]))
+        return
+    for path, each in found.items():
+        _print(show.coverage(path, each))
 
 
 @app.command("show")

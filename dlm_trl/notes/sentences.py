@@ -1,4 +1,4 @@
-"""The sentences of prose: `paragraphs(prose)`.
+"""The sentences of prose: `paragraphs(prose)`, and the lines they start in: `sentence_lines(prose)`.
 
 Headings, tables and code aren't prose. Each item of a list is a sentence or more.
 """
@@ -6,6 +6,8 @@ Headings, tables and code aren't prose. Each item of a list is a sentence or mor
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from itertools import accumulate
 
 _CODE = re.compile(r"^(```|~~~).*?(^\1\s*$|\Z)", re.MULTILINE | re.DOTALL)
 _NOT_PROSE = re.compile(r"^[^\S\n]*[#|].*$", re.MULTILINE)
@@ -17,11 +19,29 @@ _END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"”’')]))\s+(?=[^\Wa-z]|[\"“�
 
 def paragraphs(prose: str) -> list[list[str]]:
     """The sentences of each paragraph, with white space collapsed. No paragraph is empty."""
-    text = _QUOTE.sub("", _NOT_PROSE.sub("", _CODE.sub("", prose)))
-    split = [[s for item in _ITEM.split(block) for s in sentences(item)] for block in re.split(r"\n\s*\n", text)]
+    blocks = re.split(r"\n\s*\n", _only_prose(prose))
+    split = [[s for item in _ITEM.split(block) for s in sentences(item)] for block in blocks]
     return [paragraph for paragraph in split if paragraph]
+
+
+def sentence_lines(prose: str) -> list[int]:
+    """The line of the prose, from 0, in which each sentence of `paragraphs(prose)` starts."""
+    # The sentences have the same visible characters as the lines, in the same order.
+    ends = list(accumulate(map(_visible, _ITEM.sub("", _only_prose(prose)).split("\n"))))
+    lengths = [_visible(sentence) for paragraph in paragraphs(prose) for sentence in paragraph]
+    return [bisect_right(ends, start) for start in accumulate(lengths[:-1], initial=0)] if lengths else []
 
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text without markup."""
     return [sentence for sentence in _END.split(" ".join(text.split())) if sentence]
+
+
+def _only_prose(prose: str) -> str:
+    """The same lines without headings, tables, code and the signs of quotes."""
+    without_code = _CODE.sub(lambda code: "\n" * code[0].count("\n"), prose)
+    return _QUOTE.sub("", _NOT_PROSE.sub("", without_code))
+
+
+def _visible(text: str) -> int:
+    return len("".join(text.split()))

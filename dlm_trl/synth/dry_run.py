@@ -10,11 +10,13 @@ from pathlib import Path
 
 from dlm_trl.notes import read
 from dlm_trl.synth.budget import cost_of, max_usage
+from dlm_trl.synth.coverage import coverage
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.plan import plan
 from dlm_trl.synth.report import SOURCES_NOT_ASKED
 from dlm_trl.synth.run import check
 from dlm_trl.synth.settings import SynthSettings
+from dlm_trl.synth.staging import staged
 from dlm_trl.teachers.load import inspect_teacher, is_local
 from dlm_trl.teachers.protocol import Usage
 
@@ -55,8 +57,11 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
     if not teacher.revision:
         hint = "Name the model to see which requests the ledger answers: vllm-server:URL#MODEL."
         logger.warning("The server's model is unknown until it is asked. %s", hint)
-    requests = plan(document, settings, teacher)
-    if not requests and document.frontmatter.training.sources:
+    found = coverage(document, staged(document)) if settings.uncovered else None
+    requests = plan(document, settings, teacher, found.uncovered() if found else None)
+    if found and found.sentences and not requests:
+        logger.warning("%s: all %d sentences are asked about.", path, len(found.sentences))
+    elif not requests and document.frontmatter.training.sources:
         logger.warning("%s: no prose to ask about: %s", path, SOURCES_NOT_ASKED)
     ledger = Ledger(document)
     new = [planned for planned in requests if settings.fresh or ledger.get(planned.request.key) is None]

@@ -17,7 +17,7 @@ _REFERS_BACK = re.compile(
 )
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][\w-]*")
 _MAX_BEFORE = 2  # sentences
-_NEIGHBOURS = 4  # sentences on either side
+NEIGHBOURS = 4  # sentences on either side
 
 
 class Fact(NamedTuple):
@@ -43,7 +43,7 @@ def facts(prose: str) -> list[Fact]:
                 begin = i
                 while begin > max(0, i - _MAX_BEFORE) and _REFERS_BACK.match(paragraph[begin]):
                     begin -= 1
-                nearby = paragraph[max(0, i - _NEIGHBOURS) : i + _NEIGHBOURS + 1]
+                nearby = paragraph[max(0, i - NEIGHBOURS) : i + NEIGHBOURS + 1]
                 fact = Fact(sentence, " ".join(paragraph[begin : i + 1]), tuple(nearby), names)
                 found.setdefault(sentence, fact)
     return list(found.values())

@@ -10,7 +10,7 @@ good one as its duplicate. Rejected pairs and the reasons go into the run's `Syn
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,9 @@ class Funnel:
         judge: Judge | None,
         outcome: Synthesis,
         progress: Progress | None = None,
+        gone: Collection[str] = (),
     ) -> None:
+        """gone: ids of pairs whose sentence is gone; a new pair may ask the same."""
         self._settings, self._judge, self._outcome = settings, judge, outcome
         self._progress = progress or Progress()
         if settings.filter == "none":
@@ -62,10 +64,11 @@ class Funnel:
         # A repeated run must end like the first, so a pair isn't a duplicate of itself from the same request.
         self._from_request = {(known.request_key, known.pair) for known in [*staged, *applied(document)]}
         for section in document.sections:
-            for pair in section.pairs():
+            for pair in section.pairs() if section.bare_id not in gone else ():
                 self._index.add(QAPair(pair.question, pair.answer), f"line {pair.line}")
         for known in staged:
-            self._index.add(known.pair, f"staged {known.section_id[:8]}")
+            if known.section_id not in gone:
+                self._index.add(known.pair, f"staged {known.section_id[:8]}")
         seed = document.frontmatter.training.seed
         self._leaks = LeakCheck(validation_questions(document, VALIDATION_FRACTION, seed))
         own = prompts.own_prompt(settings.prompt)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -79,23 +79,26 @@ class PlannedRequest:
         return self.section_id, self.fact.sentence if self.fact else self.request.key
 
 
-def plan(document: Document, settings: SynthSettings, teacher: TeacherInfo) -> list[PlannedRequest]:
+def plan(
+    document: Document, settings: SynthSettings, teacher: TeacherInfo, only: Collection[str] | None = None
+) -> list[PlannedRequest]:
     """All requests about the document's own prose (without `training.sources`), in file order.
 
-    With `max_pairs`, requests are ordered so that any first part of the list covers the whole file, since the run may
-    end early. Raises DlmError: PromptError for a prompt file that can't be used, UsageError if the teacher's context is
-    too short.
+    only: the sentences to ask about, if settings.uncovered. With `max_pairs`, requests are ordered so that any first
+    part of the list covers the whole file, since the run may end early. Raises DlmError: PromptError for a prompt file
+    that can't be used, UsageError if the teacher's context is too short.
     """
     prompt = prompts.own_prompt(settings.prompt)
     context = _context(settings, teacher)
-    by_sentence = not (writes_lists(teacher.reference, document) if settings.ask is None else settings.ask == "list")
+    ask = "sentences" if settings.uncovered else settings.ask
+    by_sentence = not (writes_lists(teacher.reference, document) if ask is None else ask == "list")
     unique: dict[str, PlannedRequest] = {}  # by key, so that repeated prose is requested once
     for section in document.sections:
         prose = section.content.strip()
         if section.kind == "prose" and prose:
             for strategy, n_pairs in _pairs_per_strategy(settings):
                 if by_sentence and strategy == "extraction" and prompt is None:
-                    for planned in _about_sentences(section, settings, teacher):
+                    for planned in _about_sentences(section, settings, teacher, only):
                         unique.setdefault(planned.request.key, planned)
                     continue
                 fits = partial(_fits, strategy=strategy, settings=settings, teacher=teacher, prompt=prompt)
@@ -157,10 +160,12 @@ def split(planned: PlannedRequest, settings: SynthSettings, teacher: TeacherInfo
     return parts
 
 
-def _about_sentences(section: Section, settings: SynthSettings, teacher: TeacherInfo) -> Iterator[PlannedRequest]:
+def _about_sentences(
+    section: Section, settings: SynthSettings, teacher: TeacherInfo, only: Collection[str] | None
+) -> Iterator[PlannedRequest]:
     """One request per sentence and opening; with `per_section`, about that many sentences, spread over the section."""
     continues, in_english = is_local(teacher.reference), is_english(section.content)
-    found = facts(section.content)
+    found = [fact for fact in facts(section.content) if only is None or fact.sentence in only]
     n = len(found) if settings.per_section is None else min(settings.per_section, len(found))
     for fact in (found[i * len(found) // n] for i in range(n)):
         for opening in openings(fact.sentence, fact.names) if continues and in_english else [""]:

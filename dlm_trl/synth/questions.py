@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from dlm_trl.synth.facts import Fact
 from dlm_trl.synth.openings import BARE, TIME
-from dlm_trl.synth.words import STOP_WORDS, content_words, words
+from dlm_trl.synth.words import STOP_WORDS, content_words, has_form, words
 
 MAX_WORDS = 24
 _BY_RULE = 2  # the highest certainty
@@ -19,7 +19,7 @@ _BY_RULE = 2  # the highest certainty
 _MIN_OWN = 0.75
 _MIN_ITSELF = 0.34
 # Words that a question may add. The others have to be the text's.
-_OF_QUESTIONS = STOP_WORDS | frozenset({
+OF_QUESTIONS = STOP_WORDS | frozenset({
     "after", "amount", "before", "called", "can", "contain", "do", "during", "get", "good", "happen", "happens", "how",
     "if", "kind", "like", "long", "look", "made", "make", "many", "mean", "much", "name", "need", "often", "once",
     "percentage", "should", "take", "temperature", "there", "time", "use", "used", "want", "was", "were", "when",
@@ -45,10 +45,12 @@ _NAME = re.compile(r"\bnames?\b")
 _NAMED = re.compile(r"\b(?:names?|named|called|known)\b", re.IGNORECASE)
 _MANNER = re.compile(r"\b(?:by|with|at|in|using|until|into|on)\b", re.IGNORECASE)
 _WHAT_IS = re.compile(r"what (?:is|are|was|were) (?:an? |the )?(?P<thing>[^?]+)\?", re.IGNORECASE)
-_IS_A = r"(?:is|are|was|were|means?) (?:an?|the|our|your|one|any|\w+ing)\b"
+_IS_A = r"(?:is|are|was|were|means?) (?:(?:an?|the|our|your|one|any|\w+ing)|(?:\w+ )?\w+ (?:that|which|who|of|from))\b"
 _WHAT_DO = re.compile(r"what (?:does|do|did) (?:an? |the )?(?P<thing>.+?) do\b[^?]*\?", re.IGNORECASE)
 # After what something does: not "is", "has to", or a word that isn't a verb.
-_NO_ACTION = r"(?:is|are|was|were|has|have|had|can|must|may|an?|the|who|that|which|whose|in|on|at|of|for|from|with|under)\b|[,;:]"
+_NO_ACTION = (
+    r"(?:is|are|was|were|has|have|had|can|must|may|an?|the|who|that|which|whose|in|on|at|of|for|from|with|under)\b"
+)
 _WHAT_SHOULD = re.compile(r"what should you (?P<verb>\w+) (?:an? |the |your )?(?P<next>\w+)", re.IGNORECASE)
 _NO_OBJECT = r"(?:s|es)?(?: (?:\w+ly|when|if|because|while|until|at|on|in|to|from|by|after|before)\b|[.,;]|$)"
 _REASON = re.compile(
@@ -92,11 +94,11 @@ def problem(question: str, fact: Fact, opening: str = "") -> str | None:
         return "too long"
     if _NEEDS_TEXT.search(question):
         return "not understood without the text"
-    asked = content_words(question) - _OF_QUESTIONS
+    asked = content_words(question) - OF_QUESTIONS
     if not asked:
         return "about nothing"
     known = {word for sentence in fact.nearby for word in content_words(sentence)}
-    if unknown := {word for word in asked if not _has(known, word)}:
+    if unknown := {word for word in asked if not has_form(known, word)}:
         return f"not in the text: {', '.join(sorted(unknown))}"
     own = content_words(fact.context)
     itself = content_words(fact.sentence)
@@ -104,11 +106,11 @@ def problem(question: str, fact: Fact, opening: str = "") -> str | None:
         return "about another sentence"
     if question.startswith("What ") and not _names_subject(question, fact.context):
         return "about another thing"
-    if added := {word for word in words(question) if word in _EASY_VERBS and not _has(itself, word)}:
+    if added := {word for word in words(question) if word in _EASY_VERBS and not has_form(itself, word)}:
         return f"not in the sentence: {', '.join(sorted(added))}"
     if opening and question.startswith((f"{opening}'s", f"{opening}’s")):
         return "about another thing"  # "What was the dryer's gift?"
-    if _share(itself - _OF_QUESTIONS, asked) == 1.0 or _contains_object(question, fact.sentence):
+    if _share(itself - OF_QUESTIONS, asked) == 1.0 or _contains_object(question, fact.sentence):
         return "contains the answer"
     if wrong := _wrong_kind(question.lower(), fact.sentence):
         return wrong
@@ -143,7 +145,7 @@ def _wrong_kind(question: str, sentence: str) -> str | None:
         if not reason:
             return "asks for a reason"
         effect = reason["before" if reason["word"].lower() in ("because", "since") else "after"]
-        asked = content_words(question) - _OF_QUESTIONS
+        asked = content_words(question) - OF_QUESTIONS
         if _share(asked, content_words(effect)) < 1.0:
             return "asks for another reason"
     if question.startswith(("how do ", "how does ", "how is ", "how are ", "how can ")) and not _MANNER.search(
@@ -177,10 +179,10 @@ def _last_word(question: str) -> str:
 def _names_subject(question: str, text: str) -> bool:
     """Whether the first thing that the question names is the first of the text."""
     named, things = (
-        [word for word in words(part.replace("`", " ")) if word in content_words(part) - _OF_QUESTIONS]
+        [word for word in words(part.replace("`", " ")) if word in content_words(part) - OF_QUESTIONS]
         for part in (question, text)
     )
-    return _has(set(things[:1]), named[0])
+    return has_form(set(things[:1]), named[0])
 
 
 def _contains_object(question: str, sentence: str) -> bool:
@@ -189,17 +191,9 @@ def _contains_object(question: str, sentence: str) -> bool:
         return False
     *_, before, last = re.findall(r"[\w'’-]+", question)
     following = pairwise(word for word in re.findall(r"[\w'’-]+", sentence) if word not in _ARTICLES)
-    return last not in _LINKS and any(second == last and _has({first}, before) for first, second in following)
+    return last not in _LINKS and any(second == last and has_form({first}, before) for first, second in following)
 
 
 def _share(some: set[str], among: set[str]) -> float:
     """The share of some words that are among others, in any form; 1 for no words."""
-    return sum(_has(among, word) for word in some) / len(some) if some else 1.0
-
-
-def _has(among: set[str], word: str) -> bool:
-    """Whether a word is among these in any form: `keeps` and `keep`, `shaping` and `shape`."""
-    if word in among:
-        return True
-    stem = re.sub(r"(?:ing|ed|es|s|e|ly|er)$", "", word) if len(word) > 3 else word
-    return any(other.startswith(stem) and len(other) - len(stem) <= 4 for other in among)
+    return sum(has_form(among, word) for word in some) / len(some) if some else 1.0

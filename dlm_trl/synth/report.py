@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from dlm_trl.synth.coverage import Totals
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.staging import Staged
 from dlm_trl.teachers.protocol import Usage
@@ -96,7 +97,7 @@ class Synthesis:
     """The outcome of a run for one document.
 
     cost: None without prices. has_sources: whether the document has `training.sources`. stopped: why the run ended
-    early, or None.
+    early, or None. coverage: what the document's pairs and the staged ones ask about after the run.
     """
 
     path: Path
@@ -112,6 +113,7 @@ class Synthesis:
     seconds: float = 0.0
     has_sources: bool = False
     stopped: str | None = None
+    coverage: Totals | None = None
 
 
 SOURCES_NOT_ASKED = (

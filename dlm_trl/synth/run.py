@@ -22,6 +22,7 @@ from dlm_trl.notes import Document, read
 from dlm_trl.synth import prompts
 from dlm_trl.synth.apply import apply
 from dlm_trl.synth.budget import Budget, cost_of, max_usage
+from dlm_trl.synth.coverage import Totals, coverage
 from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.ledger import Ledger, now, run_lock
@@ -68,18 +69,25 @@ def synthesize(
             [document.frontmatter.dlm_id], lambda ids: [locks.enter_context(run_lock(dlm_id)) for dlm_id in ids]
         )
         document = read(path)  # again, because the run that held the lock may have applied pairs
-        ledger = Ledger(document)
-        map_over_ranks([None], lambda items: items)  # a barrier: every process has read both before one writes
-        requests = plan(document, settings, teacher)
+        ledger, known = Ledger(document), staged(document)
+        before = coverage(document, known)
+        map_over_ranks([None], lambda items: items)  # a barrier: every process has read all this before one writes
+        only = None
+        if settings.uncovered:
+            # A run that was stopped after staging, before it applied its pairs, has to apply them when it is repeated.
+            unfinished = {item.section_id for item in known if apply_now and item.teacher == teacher.reference}
+            only = before.uncovered(ignoring=unfinished)
+        requests = plan(document, settings, teacher, only)
         outcome.has_sources = bool(document.frontmatter.training.sources)
         outcome.counts.sections = len({planned.section_id for planned in requests})
         progress = progress or Progress()
         progress.started(outcome)
         run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, progress)
-        kept = run.all_waves(requests, Funnel(document, staged(document), settings, judge, outcome, progress=progress))
+        gone = {pair.section_id for pair in before.gone}
+        kept = run.all_waves(requests, Funnel(document, known, settings, judge, outcome, progress, gone))
         # The first process writes; if it fails, all processes raise.
         written = map_over_ranks([kept], lambda parts: [_written(document, part, apply_now) for part in parts])
-        ((outcome.staged, outcome.applied),) = written
+        ((outcome.staged, outcome.applied, outcome.coverage),) = written
     outcome.cost = cost_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
     return outcome
@@ -119,9 +127,8 @@ def check(document: Document, settings: SynthSettings) -> None:
     Ledger(document)
     staged(document)
     prompts.own_prompt(settings.prompt)
-    if settings.filter != "none":  # new pairs are compared with the document's
-        for section in document.sections:
-            section.pairs()
+    for section in document.sections:  # new pairs are compared with the document's
+        section.pairs()
     if is_self(settings.teacher):
         inspect_teacher(settings.teacher, document, settings.quantization)
     if settings.filter == "sway" and settings.judge is not None and is_self(settings.judge):
@@ -283,15 +290,17 @@ def _best_question(asked: Sequence[tuple[PlannedRequest, str]]) -> tuple[Planned
     return asked[at][0], [QAPair(question, fact.sentence)]
 
 
-def _written(document: Document, kept: Sequence[Candidate], apply_now: bool) -> tuple[list[Staged], int]:
-    """Stage these pairs, and apply them if requested; returns the newly staged ones and the number applied."""
+def _written(document: Document, kept: Sequence[Candidate], apply_now: bool) -> tuple[list[Staged], int, Totals]:
+    """Stage these pairs, and apply them if requested; returns the new ones, the number applied, and the coverage."""
     new = stage(document, _in_file_order(kept, document), now())
-    if not apply_now:
-        return new, 0
-    assert document.path is not None
-    pairs = {candidate.pair for candidate in kept}  # may have been staged by an earlier run that was killed
-    ids = [item.section_id for item in staged(document) if item.pair in pairs]
-    return new, apply(document.path, ids).count
+    count = 0
+    if apply_now:
+        assert document.path is not None
+        pairs = {candidate.pair for candidate in kept}  # may have been staged by an earlier run that was killed
+        ids = [item.section_id for item in staged(document) if item.pair in pairs]
+        done = apply(document.path, ids)
+        document, count = done.document, done.count
+    return new, count, coverage(document, staged(document)).totals
 
 
 def _in_file_order(kept: Sequence[Candidate], document: Document) -> list[Candidate]:

@@ -30,6 +30,7 @@ class SynthSettings:
     per_section: int | None = None
     strategy: Strategies = "extraction"
     ask: Ask | None = None
+    uncovered: bool = False
     filter: Filter = "sway"
     threshold: float = 0.1
     max_pairs: int | None = None
@@ -77,9 +78,17 @@ class SynthSettings:
         for name in ("threshold", "min_grounding"):
             if math.isnan(getattr(self, name) or 0.0):
                 raise UsageError(f"{_option(name)} is nan.", hint="It must be a number.")
-        if self.ask == "sentences" and (self.prompt is not None or self.strategy == "expansion"):
-            other = "--prompt" if self.prompt is not None else "--strategy expansion"
-            raise UsageError(f"{other} asks for lists of pairs.", hint="Leave it out, or --ask sentences.")
+        by_sentence = "--uncovered" if self.uncovered else "--ask sentences" if self.ask == "sentences" else None
+        for option, is_set in (
+            ("--ask list", self.ask == "list"),
+            ("--prompt", self.prompt is not None),
+            (
+                f"--strategy {self.strategy}",
+                self.strategy == "expansion" or (self.uncovered and self.strategy == "both"),
+            ),
+        ):
+            if by_sentence and is_set:
+                raise UsageError(f"{option} asks for lists of pairs.", hint=f"Leave it out, or {by_sentence}.")
         if self.price is not None and not all(0 <= price < math.inf for price in self.price):
             raise UsageError(f"--price is {self.price[0]},{self.price[1]}.", hint="Both must be numbers of at least 0.")
         if any(character in self.teacher for character in '"\n\r'):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from rich.text import Text
 from dlm_trl.notes import Document
 from dlm_trl.notes.escape import printable, printable_json, redact
 from dlm_trl.synth.apply import resolve_source
+from dlm_trl.synth.coverage import Asking, Coverage, Totals
 from dlm_trl.synth.explain import numbers
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.passage import prose_by_id
@@ -62,6 +64,8 @@ def estimates(items: Sequence[Estimate]) -> RenderableType:
 def outcome(run: Synthesis, filter: str) -> RenderableType:
     """A run: its requests, the filter report in the reference's wording, every rejected pair, and what was staged."""
     counts = run.counts
+    if run.coverage and run.coverage.sentences and not counts.sections:  # only with --uncovered
+        return _escaped(f"{run.path}: all {run.coverage.sentences} sentences are asked about; no request was sent.")
     lines = [
         f"{run.path}: teacher {run.teacher}" + (f", judge {run.judge}" if run.judge else ""),
         f"synth plan: sections {counts.sections}, requests {counts.sent} (retries {counts.retried}), "
@@ -98,6 +102,8 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
         parts.append(
             f"Accepted {counts.kept} pairs; all of them were already there. To see them: dlm-trl synth list {run.path}."
         )
+    if run.coverage and run.coverage.sentences:
+        parts.append(_coverage_line(run.coverage, run.path))
     return Group(*parts)
 
 
@@ -114,6 +120,12 @@ def losses(lost: Sequence[Loss]) -> Table:
         examples = [f"· {text}{_times(count)}" for text, count in list(found.items())[:EXAMPLES]]
         table.add_row(stage, f"×{found.total()}", _escaped(kind), _escaped("\n".join(examples)))
     return table
+
+
+def _coverage_line(totals: Totals, path: Path) -> str:
+    gone = f" {totals.gone} pairs ask about sentences that are gone." if totals.gone else ""
+    rest = f" To see the rest: dlm-trl synth coverage {path}." if gone or totals.asked_about < totals.sentences else ""
+    return f"Coverage: {totals.asked_about} of {totals.sentences} sentences are asked about.{gone}{rest}"
 
 
 def _times(count: int) -> str:
@@ -163,6 +175,55 @@ def replies(document: Document, section_id: str) -> RenderableType:
                 f"{entry['at']} {redact(str(facts.get('teacher')))}, {facts.get('strategy')}:\n{entry['text']}\n"
             )
     return _escaped("\n".join(lines) or "No requests were made about this section.")
+
+
+def coverage(path: Path, found: Coverage) -> RenderableType:
+    """What `synth coverage` prints: totals, a table of the sections, then what is to be done."""
+    totals = found.totals
+    if not totals.sentences and not found.gone:
+        return _escaped(f"{path}: no sentences to ask about.")
+    parts: list[RenderableType] = [
+        f"{path}: {totals.asked_about} of {totals.sentences} sentences are asked about ({totals.own} by pairs of the "
+        f"document, {totals.asked_about - totals.own} synthesised)."
+    ]
+    if found.sections:
+        table = Table("line", "section", "sentences", "asked about")
+        for section in found.sections:
+            asked_about = sum(bool(sentence.pairs) for sentence in section.sentences)
+            table.add_row(str(section.line), _escaped(section.title), str(len(section.sentences)), str(asked_about))
+        parts.append(table)
+    if totals.asked_about < totals.sentences:
+        uncovered = [f"{path}:{sentence.line}: {sentence.text}" for sentence in found.sentences if not sentence.pairs]
+        parts += ["Nothing asks about:", *map(_escaped, uncovered)]
+    if found.gone:
+        listed = [f"{pair.section_id[:8]} {_place(path, pair)}: {pair.question}" for pair in found.gone]
+        parts += [
+            "These pairs ask about sentences that are gone:",
+            *map(_escaped, listed),
+            *_removing(path, found.gone),
+        ]
+    return Group(*parts)
+
+
+def coverage_fields(path: Path, found: Coverage) -> dict[str, Any]:
+    """What `synth coverage --json` prints."""
+    return {"path": path, "counts": found.totals, "sections": found.sections, "gone": found.gone}
+
+
+def _place(path: Path, pair: Asking) -> str:
+    return "staged" if pair.line is None else f"{path}:{pair.line}"
+
+
+def _removing(path: Path, pairs: Sequence[Asking]) -> list[str]:
+    """The commands that remove these pairs."""
+    file = shlex.quote(str(path))
+    in_file = dict.fromkeys(f"--id {pair.section_id[:8]}" for pair in pairs if pair.line is not None)
+    in_staging = dict.fromkeys(pair.section_id[:8] for pair in pairs if pair.line is None)
+    return [
+        f"To remove {'them' if len(pairs) > 1 else 'it'}: {command} {' '.join([file, *ids])}"
+        for command, ids in (("dlm-trl synth revert", in_file), ("dlm-trl synth drop", in_staging))
+        if ids
+    ]
 
 
 def _escaped(text: str) -> Text:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,9 @@ from dlm_trl.notes.files import locked, replace_file, write_error
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.schema import AdapterName
 from dlm_trl.notes.store import synth_dir
+from dlm_trl.synth.facts import facts
 from dlm_trl.synth.ledger import check_owner, make_folder, now, source_path
+from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 
 
@@ -41,7 +44,7 @@ class Staged:
     section_id: of its own section. source_section_id: of its prose. request_key: of its reply in the ledger. index:
     its position in that reply. prose_sha: SHA-256 of the prose the teacher read. limits: the least that its scores had
     to be, by their name. These last four and the scores are None if another program staged the pair; the scores also
-    without a judge.
+    without a judge. facts: the sentences that the pair asks about, verbatim; empty if unknown.
     """
 
     section_id: str
@@ -56,6 +59,7 @@ class Staged:
     index: int | None = None
     prose_sha: str | None = None
     limits: dict[str, float] | None = None
+    facts: tuple[str, ...] = ()
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -109,6 +113,7 @@ class _Origin(BaseModel):
     index: int
     prose_sha: str
     limits: dict[str, float] | None = None  # earlier versions didn't keep them
+    facts: tuple[str, ...] = ()
 
 
 _Origins = dict[str, _Origin]
@@ -125,11 +130,12 @@ def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) ->
         known = {section.bare_id for section in document.sections}
         known |= {item.section_id for item in _staged(document, plan, origins)}
         added: _Origins = {}
+        matcher = _matchers(document)
         for candidate in candidates:
             own_id = section_id("instruction", _content(candidate.pair))
             if own_id not in known and own_id not in added:
                 plan.sections.append(_entry(candidate, synth_at))
-                added[own_id] = _origin(candidate)
+                added[own_id] = _origin(candidate, matcher)
         if added:
             # Origins first: if the process is killed in between, only an unused origin is left.
             _write(_origins_path(document), _ORIGINS.dump_python(origins | added))
@@ -217,13 +223,21 @@ def _content(pair: QAPair) -> str:
     return f"### Q\n{pair.question}\n### A\n{pair.answer}"
 
 
-def _origin(candidate: Candidate) -> _Origin:
+def _matchers(document: Document) -> Callable[[str], Matcher]:
+    """For the id of a prose section, what finds the sentences in it that a pair asks about."""
+    prose = {section.section_id: section.content for section in document.sections if section.kind == "prose"}
+    return cache(lambda section_id: Matcher(facts(prose.get(section_id, ""))))
+
+
+def _origin(candidate: Candidate, matcher: Callable[[str], Matcher]) -> _Origin:
+    asked = [candidate.fact] if candidate.fact else matcher(candidate.section_id).match(*candidate.pair)
     return _Origin(
         scores=candidate.scores,
         request_key=candidate.request_key,
         index=candidate.index,
         prose_sha=hashlib.sha256(candidate.prose.encode()).hexdigest(),
         limits=candidate.limits,
+        facts=tuple(fact.sentence for fact in asked),
     )
 
 

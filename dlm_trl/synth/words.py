@@ -1,4 +1,4 @@
-"""The words of a text in any script, `words(text)`, and how many of an answer's content words a text contains.
+"""The words of a text in any script, `words(text)`, how many of an answer's content words it contains, and their forms.
 
 Case, width, white space and punctuation don't matter. Symbols do, because `x < y` isn't `x > y`, and code in backticks
 keeps its case, because `Map` isn't `map`.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 
 Words = tuple[str, ...]
 
@@ -19,6 +21,7 @@ _CODE = re.compile(r"(?<!`)`++([^`]+)`++")
 _EMPHASIS = re.compile(r"(?<!\w)(\*{1,3})(?=\S)([^*]+)(?<=\S)\1(?!\w)")
 _IS = re.compile(r"(?<=\w)['’]s\b")
 _MINUS = re.compile(r"(?<!\w)-(?=[\w-])|(?<=\w )-(?= )")  # a sign, an option or a difference, but not a hyphen
+_ENDING, _MAX_ENDING = re.compile(r"(?:ing|ed|es|s|e|ly|er)$"), 4
 _SYMBOLS = "#%&*/@[\\]^{}"  # punctuation in Unicode, but meaningful in code and numbers
 # Scripts without spaces between words: each character counts as a word.
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
@@ -63,6 +66,27 @@ def overlap(answer: str, prose: str) -> float:
     """Fraction of the answer's content words that occur in the prose, 0 to 1; 1 if the answer has none."""
     answer_words = content_words(answer)
     return len(answer_words & content_words(prose)) / len(answer_words) if answer_words else 1.0
+
+
+def has_form(among: Iterable[str], word: str) -> bool:
+    """Whether a word is among these in any form: `keeps` and `keep`, `shaping` and `shape`."""
+    stem = _stem(word)
+    return any(other.startswith(stem) and len(other) - len(stem) <= _MAX_ENDING for other in among)
+
+
+def forms(vocabulary: Sequence[str], word: str) -> Iterator[str]:
+    """The forms of a word in a sorted vocabulary."""
+    stem = _stem(word)
+    for i in range(bisect_left(vocabulary, stem), len(vocabulary)):
+        if not vocabulary[i].startswith(stem):
+            return
+        if len(vocabulary[i]) - len(stem) <= _MAX_ENDING:
+            yield vocabulary[i]
+
+
+def _stem(word: str) -> str:
+    stem = _ENDING.sub("", word)
+    return stem if len(word) > 3 and len(stem) > 1 else word  # not the `r` of `ring`
 
 
 def _prose_words(normal: str) -> list[str]:

@@ -68,13 +68,16 @@ def test_no_command_prints_what_a_terminal_interprets(tmp_path: Path, run: Cli, 
     (tmp_path / "broken.dlm").write_bytes(f"---\n{text}: [\n---\n::{text}::\n".encode(errors="replace"))
     id_ = "0" * 16
     with suppress(DlmError):  # the commands print it, too
-        id_ = next(s.section_id for s in read(file).sections if s.kind == "instruction")
+        # Text that opens a code block hides the pair.
+        id_ = next((s.section_id for s in read(file).sections if s.kind == "instruction"), id_)
     for words in (
         *(("check", name, "--format", shape) for name in ("notes.dlm", "broken.dlm") for shape in ("text", "json")),
         ("check", "notes.dlm", "--format", "github"),
         ("synth", "list", "notes.dlm"),
         ("synth", "list", "broken.dlm"),
         ("synth", "list", "notes.dlm", "--json"),
+        ("synth", "coverage", "notes.dlm"),
+        ("synth", "coverage", "notes.dlm", "--json"),
         ("synth", "show", "notes.dlm", id_),
         ("synth", "instructions", "notes.dlm", "--teacher", "openai:m", "--filter", "none", "--dry-run"),
         ("evaluate", "broken.dlm"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.staging import staged
 from dlm_trl.teachers.protocol import Reply, Request
-from tests.synth.writer import TOPICS, asked, listed, notes, pair, topic_of, write, written
+from tests.synth.writer import TOPICS, asked, listed, notes, pair, prose, topic_of, write, written
 from tests.teachers.servers import Answer, App, Call
 
 PLAIN = ("--teacher", "openai:m", "--filter", "dedup-only", "--per-section", "2")
@@ -70,8 +71,13 @@ def synth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return run
 
 
-def ids() -> list[str]:
-    return [item.section_id for item in staged(read("notes.dlm"))]
+async def ask_about_sentence(call: Call) -> str:
+    """A question about the sentence of a request."""
+    return f"What is {call.body['messages'][0]['content'].rpartition('Fact: ')[2].split()[0]}?"
+
+
+def ids(path: Path = Path("notes.dlm")) -> list[str]:
+    return [item.section_id for item in staged(read(path))]
 
 
 def questions(kind: str = "sft") -> list[str]:
@@ -125,6 +131,47 @@ def test_apply_at_once(app: App, synth: Synth) -> None:
     assert synth("list", "notes.dlm").out.endswith("6 applied, 0 staged.\n")
     done = synth("instructions", "notes.dlm", *PLAIN, "--apply")
     assert done.code == 0 and "Accepted 6 pairs; all of them were already there." in done.out
+
+
+def test_coverage_names_what_is_left_and_the_commands_that_remove_what_is_gone(
+    app: App, synth: Synth, folder: Path
+) -> None:
+    file = Path("my notes.dlm")
+    Path("notes.dlm").rename(file)
+    done = synth("coverage", file)
+    assert done.code == 0 and done.out.startswith("my notes.dlm: 0 of 3 sentences are asked about (0 by pairs of the ")
+    assert "\nline\tsection\tsentences\tasked about\n6\t" in done.out
+    assert f"\nNothing asks about:\nmy notes.dlm:6: {prose(TOPICS[0])}\n" in done.out
+
+    app.reply = ask_about_sentence
+    words = ("--teacher", "openai:m", "--filter", "dedup-only")
+    done = synth("instructions", file, *words, "--uncovered", "--max-pairs", "2")
+    assert (
+        "Coverage: 2 of 3 sentences are asked about. To see the rest: dlm-trl synth coverage my notes.dlm." in done.out
+    )
+    assert "Coverage: 3 of 3 sentences are asked about.\n" in synth("instructions", file, *words, "--uncovered").out
+    done = synth("instructions", file, *words, "--uncovered")
+    assert done == (0, "my notes.dlm: all 3 sentences are asked about; no request was sent.\n", "")
+    (found,) = json.loads(synth("coverage", file, "--json").out)
+    assert found["counts"] == {"sentences": 3, "asked_about": 3, "own": 0, "gone": 0}
+    (pair_,) = found["sections"][0]["sentences"][0]["pairs"]
+    assert (pair_["kind"], pair_["question"], pair_["line"]) == ("extraction", f"What is {TOPICS[0]}?", None)
+
+    synth("apply", file, ids(file)[0])
+    file.write_text(file.read_text().replace("beside the road", "in the forest", 2))
+    done = synth("coverage", file)
+    assert f": What is {TOPICS[0]}?\n" in done.out and f" staged: What is {TOPICS[1]}?\n" in done.out
+    commands = [line.partition("dlm-trl synth ")[2] for line in done.out.splitlines() if "dlm-trl synth " in line]
+    assert [command.split()[0] for command in commands] == ["revert", "drop"]
+    for command in commands:
+        assert synth(*shlex.split(command)).code == 0
+    done = synth("coverage", file)
+    assert done.out.startswith("my notes.dlm: 1 of 3 sentences") and "gone" not in done.out
+
+
+def test_coverage_of_a_document_without_prose(synth: Synth) -> None:
+    notes(Path("empty.dlm"))
+    assert synth("coverage", "empty.dlm") == (0, "empty.dlm: no sentences to ask about.\n", "")
 
 
 def test_files_and_folders(app: App, synth: Synth, folder: Path) -> None:

@@ -200,6 +200,8 @@ def test_a_retry_quotes_the_reply_and_the_problem() -> None:
     "values",
     [
         {"ask": "one"}, {"ask": "sentences", "prompt": "p.jinja"}, {"ask": "sentences", "strategy": "expansion"},
+        {"uncovered": True, "ask": "list"}, {"uncovered": True, "prompt": "p.jinja"},
+        {"uncovered": True, "strategy": "expansion"}, {"uncovered": True, "strategy": "both"},
         {"per_section": 0}, {"max_pairs": 0}, {"max_new_tokens": 0}, {"temperature": -1}, {"temperature": float("nan")},
         {"top_p": 0}, {"top_p": 1.5}, {"top_p": float("nan")}, {"concurrency": 0}, {"max_cost": 1.0},
         {"max_cost": float("nan"), "price": (1, 1)}, {"max_cost": float("inf"), "price": (1, 1)}, {"price": (-1, 1)},
