@@ -138,6 +138,13 @@ def instructions(
         float | None,
         typer.Option(help="Minimum gain in an extracted answer's log-probability from the prose, in nats per token."),
     ] = None,
+    min_novelty: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep only what the judge can't say without the prose: how much likelier \"I don't know.\" has to be "
+            "than the answer, in nats per token."
+        ),
+    ] = None,
     prompt: Annotated[
         Path | None,
         typer.Option(
@@ -162,8 +169,8 @@ def instructions(
         teacher=teacher, per_section=per_section, strategy=strategy, ask=ask, uncovered=uncovered, filter=filter,
         threshold=threshold, max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p,
         seed=seed, fresh=fresh, concurrency=concurrency, quantization=quantization, max_cost=max_cost,
-        price=_prices(price), budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding, prompt=prompt,
-        context=context,
+        price=_prices(price), budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding,
+        min_novelty=min_novelty, prompt=prompt, context=context,
     )  # fmt: skip
     paths = _documents(files)
     _silence_libraries()

@@ -25,15 +25,18 @@ from dlm_trl.synth.staging import Staged
 
 # What each number in `Scores` says.
 SCORES = {
-    "margin": 'how much likelier the answer is than "I don\'t know.", by the question alone, in nats per token',
+    "margin": 'how much likelier the answer is than "I don\'t know.", extracted ones with the prose, in nats per token',
     "grounding": "how much likelier the answer gets when the judge reads the prose, in nats per token",
     "overlap": "the share of the answer's words that are in the prose",
+    "ending": "how likely the answer ends where it does, as a log-probability",
+    "novelty": 'how much likelier "I don\'t know." is than the answer, without the prose, in nats per token',
     "lead": "how much more the question favours its sentence than the runner-up, with the prose, in nats per token",
 }
 # What a pair passes before the judge, in this order.
 CHECKS: dict[Stage, str] = {
     "guard": "it can be written into the file and reads back the same",
-    "question": "it is understood without the text, is about its sentence, and leaves something to answer",
+    "question": "it is understood without the text; about a sentence, it leaves something to answer",
+    "answer": "it is whole, says more than the question, and its numbers are in the text",
     "echo": "its question doesn't repeat the request, and its answer doesn't repeat the question",
     "leak": "it doesn't ask what a row held out for validation asks",
     "duplicate": "nothing in the file, in staging or earlier in the run asks the same",
@@ -62,7 +65,7 @@ def explain(document: Document, item: Staged, state: str) -> RenderableType:
     else:
         unknown = "" if item.limits is not None else " An earlier version staged the pair, without their limits."
         parts += [f"\nScores, by the judge.{unknown}", _grid(_scores(item, item.scores)), "\nChecks before that:"]
-    checks = [(name, text) for name, text in CHECKS.items() if name != "question" or is_about_sentence]
+    checks = [(name, text) for name, text in CHECKS.items() if name != "answer" or not is_about_sentence]
     more = f"\nThe whole prose and the teacher's reply: dlm-trl synth show {document.path} {item.section_id[:8]}"
     return Group(*parts, _grid(checks), _text(more))
 

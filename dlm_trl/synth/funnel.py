@@ -10,14 +10,14 @@ good one as its duplicate. Rejected pairs and the reasons go into the run's `Syn
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dlm_trl.models.ranks import map_over_ranks, world_size
 from dlm_trl.notes import Document
 from dlm_trl.rows.split import VALIDATION_FRACTION
-from dlm_trl.synth import prompts
+from dlm_trl.synth import answers, prompts, questions
 from dlm_trl.synth.dedup import Index
 from dlm_trl.synth.echo import EchoCheck
 from dlm_trl.synth.guard import Refusal, make_safe
@@ -25,10 +25,10 @@ from dlm_trl.synth.leak import LeakCheck, validation_questions
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.plan import PlannedRequest
 from dlm_trl.synth.progress import Progress
-from dlm_trl.synth.questions import certainty, problem
 from dlm_trl.synth.report import Loss, Stage, Synthesis
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.staging import Staged, applied
+from dlm_trl.synth.verdict import limits, verdict
 
 if TYPE_CHECKING:
     from dlm_trl.synth.judge import Judge
@@ -38,6 +38,15 @@ _SIMILARITY = {
     "pair": "the same as another pair",
     "question": "the same question as another pair",
     "words": "nearly the same as another pair",
+}
+# The stage in which a pair is lost whose score of this name is too low.
+_STAGES: dict[str, Stage] = {
+    "margin": "threshold",
+    "lead": "judge",
+    "grounding": "grounding",
+    "overlap": "grounding",
+    "novelty": "novelty",
+    "ending": "ending",
 }
 _CHUNK = 8  # pairs that a process judges at once; fewer take longer, more show less often how far the judge is
 
@@ -89,7 +98,7 @@ class Funnel:
                 teacher,
                 planned.adapter,
                 fact=planned.fact,
-                certainty=certainty(pair.question, planned.opening),
+                opening=planned.opening,
             )
             for planned, pairs in parsed
             for i, pair in enumerate(pairs)
@@ -137,9 +146,16 @@ class Funnel:
         return replace(candidate, pair=safe)
 
     def _has_problem(self, candidate: Candidate) -> bool:
-        wrong = problem(candidate.pair.question, candidate.fact) if candidate.fact else None
+        """Whether the question can't be asked, or the answer can't be right, by their words."""
+        pair, fact = candidate.pair, candidate.fact
+        if fact:
+            wrong = questions.problem(pair.question, fact, candidate.opening)
+        else:
+            wrong = "not understood without the text" if questions.needs_text(pair.question) else None
         if wrong:
             self.lose("question", candidate, wrong)
+        elif not fact and (wrong := answers.problem(pair, candidate.prose, candidate.strategy)):
+            self.lose("answer", candidate, wrong)
         return wrong is not None
 
     def _is_echo(self, candidate: Candidate) -> bool:
@@ -176,47 +192,30 @@ class Funnel:
         if self._judge is None:
             yield from candidates
             return
-        size = _CHUNK * world_size()
+        settings, size = self._settings, _CHUNK * world_size()
         for done in range(0, len(candidates), size):
             chunk = candidates[done : done + size]
             self._progress.judged(done, len(candidates))
             for candidate, scores in zip(chunk, map_over_ranks(chunk, self._judge.score), strict=True):
-                limits = self._limits(candidate)
-                if self._passes(candidate, scores, limits):
-                    yield replace(candidate, scores=scores, limits=limits)
+                least = limits(candidate, settings.threshold, settings.min_grounding, settings.min_novelty)
+                if failed := verdict(scores, least):
+                    stage = "judge" if not scores.margin > 0 and failed == "margin" else _STAGES[failed]
+                    self.lose(stage, candidate, _reason(failed, scores, least))
+                else:
+                    yield replace(candidate, scores=scores, limits=least)
         self._progress.judged(len(candidates), len(candidates))
 
-    def _passes(self, candidate: Candidate, scores: Scores, limits: dict[str, float]) -> bool:
-        from dlm_trl.synth.judge import verdict, verdict_on_lead
 
-        if candidate.fact:
-            reason = verdict_on_lead(scores, candidate.certainty)
-        else:
-            reason = verdict(scores, candidate.strategy, self._settings.threshold, limits.get("grounding", 0.0))
-        if reason is None:
-            return True
+def _reason(failed: str, scores: Scores, least: Mapping[str, float]) -> str:
+    """Why a pair is rejected whose score of this name is too low."""
+    if failed == "lead":
         if scores.runner_up is not None:
-            self.lose(reason, candidate, f"another sentence answers it as well: {scores.runner_up}")
-        elif scores.lead is not None:
-            self.lose(reason, candidate, f"the question doesn't make its answer likelier: lead {scores.lead:.2f}")
-        elif reason == "grounding":
-            self.lose(reason, candidate, f"grounding below {limits['grounding']:.2f}: {scores.grounding:.2f}")
-        elif reason == "threshold":
-            self.lose(reason, candidate, f"margin below {limits['margin']:.2f}: {scores.margin:.2f}")
-        elif scores.margin == -math.inf:
-            self.lose(reason, candidate, "too long for the judge to read together with any of the prose")
-        else:
-            self.lose(reason, candidate, f"margin not above 0: {scores.margin:.2f}")
-        return False
-
-    def _limits(self, candidate: Candidate) -> dict[str, float]:
-        """The least that each of the candidate's scores may be, by its name; without those that aren't checked."""
-        from dlm_trl.synth.judge import MIN_GROUNDING, MIN_LEADS
-
-        if candidate.fact:
-            return {"lead": MIN_LEADS[candidate.certainty]}
-        limits = {"margin": max(0.0, self._settings.threshold)}
-        if candidate.strategy == "extraction":
-            given = self._settings.min_grounding
-            limits["grounding"] = MIN_GROUNDING if given is None else given
-        return limits
+            return f"another sentence answers it as well: {scores.runner_up}"
+        return f"the question doesn't make its answer likelier: lead {scores.lead:.2f}"
+    if scores.margin == -math.inf:
+        return "too long for the judge to read together with any of the prose"
+    if failed == "margin" and not scores.margin > 0:
+        return f"margin not above 0: {scores.margin:.2f}"
+    if failed == "ending":
+        return f"the answer seems cut off: ending {scores.ending:.1f}"
+    return f"{failed} below {least[failed]:.2f}: {getattr(scores, failed):.2f}"

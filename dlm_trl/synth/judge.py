@@ -1,11 +1,10 @@
-"""Score pairs: the margin of an answer over an empty one, and its grounding in the prose.
+"""Score pairs: how likely an answer is to a question, with the prose and without it. `verdict` sets the limits.
 
     judge = open_judge(document)                          # its adapter, else its base; or open_judge(document, "hf:…")
-    for candidate, scores in zip(candidates, judge.score(candidates), strict=True):
-        reason = verdict(scores, candidate.strategy)      # None: accepted
+    scores = judge.score(candidates)
 
-The judge reads each question in its chat template, with and without the prose. Only the tokens of the answer are
-scored, not the end of the turn, which would dominate the score of a short answer.
+The judge reads each question in its chat template. Only the tokens of the answer are scored, not the end of the turn,
+which would dominate the score of a short answer: whether the answer is whole is a score of its own.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dlm_trl.models.chat import answer_lead, render, require_template
-from dlm_trl.models.control_tokens import encode_texts
+from dlm_trl.models.control_tokens import encode_text, encode_texts
 from dlm_trl.notes.document import Document
 from dlm_trl.notes.errors import ChatTemplateError, UsageError
 from dlm_trl.notes.store import current_adapter
 from dlm_trl.synth.pairs import Candidate, Scores
-from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.words import overlap
 from dlm_trl.teachers.load import is_self, self_adapter
 
@@ -34,18 +32,12 @@ if TYPE_CHECKING:
 
     from dlm_trl.models.load import Quantization
 
-Reason = Literal["judge", "threshold", "grounding"]
-
 EMPTY_ANSWER = "I don't know."
-THRESHOLD = 0.1  # nats per token, the default of the reference implementation
-MIN_GROUNDING = 0.7  # nats per token; 95 % of the true answers of benchmarks/judge.py reach it
-
-# Nats per token, by the certainty of the question: the less of it was written by rule, the more has to speak for it.
-MIN_LEADS = (0.0, -0.1, -0.6)
 
 _HINT = "Name another judge (--judge hf:…), or filter without one (--filter dedup-only)."
 _WITH_PROSE = "Text:\n{prose}\n\nQuestion: {question}"
 _SPACE = re.compile(r"\s")
+_END_TOKENS = 4  # a full stop and the end of the turn
 _MIN_PROSE = 64  # tokens of prose that must fit the context for the grounding to mean anything
 
 
@@ -105,6 +97,14 @@ class _Row(NamedTuple):
         return len(self.prompt) + len(self.answer)
 
 
+class _Asked(NamedTuple):
+    """The answer and the empty answer after the question alone, and both after it with each piece of the prose."""
+
+    answer: _Row
+    empty: _Row
+    pieces: list[tuple[_Row, _Row]]
+
+
 class Judge:
     """A model that scores pairs; reports refer to it by `name`.
 
@@ -127,27 +127,28 @@ class Judge:
     def score(self, candidates: Sequence[Candidate]) -> list[Scores]:
         """The scores of each candidate, in order, computed in batches.
 
-        The grounding is measured on the model without its adapter, since a model that memorised the notes doesn't need
-        the prose to answer. Prose that doesn't fit the context together with the question and the answer is split,
-        and the piece with the highest score counts; an answer is never cut. If there is room for hardly any prose,
-        margin and grounding are -inf, so the pair is rejected.
+        What the judge reads with the prose is measured on the model without its adapter, since a model that memorised
+        the notes doesn't need the prose to answer. Prose that doesn't fit the context together with the question and
+        the answer is split, and the piece with the highest score counts; an answer is never cut. If there is room for
+        hardly any prose, margin and grounding are -inf, so the pair is rejected.
         """
-        sequences = [
-            (self._with_and_without_prose(candidate), self._row(candidate.pair.question, EMPTY_ANSWER))
-            for candidate in candidates
-        ]
-        margin_rows = [row for rows, empty in sequences if rows for row in (rows[0], empty)]
-        grounding_rows = [row for rows, _ in sequences for row in rows]
-        base, judge = self._mean_log_probs(grounding_rows, margin_rows)
-        leads = self._leads(candidates)
+        asked = [self._asked(candidate) for candidate in candidates]
+        alone = [row for own in asked for row in (own.answer, own.empty)]
+        with_prose = [row for own in asked for piece in own.pieces for row in piece]
+        base, judge = self._mean_log_probs([*alone, *with_prose], alone)
+        best = [max(own.pieces, key=lambda piece: base[piece[0]], default=None) for own in asked]
+        # The sentence that a question is about is known to be whole.
+        ends = self._ends([piece[0] for piece, c in zip(best, candidates, strict=True) if piece and not c.fact])
         scores = []
-        for candidate, (rows, empty), (lead, runner_up) in zip(candidates, sequences, leads, strict=True):
-            margin = grounding = -math.inf
-            if rows:
-                without_prose, *with_prose = rows
-                margin = judge[without_prose] - judge[empty]
-                grounding = max(base[row] for row in with_prose) - base[without_prose]
-            scores.append(Scores(margin, grounding, overlap(candidate.pair.answer, candidate.prose), lead, runner_up))
+        for candidate, own, piece, lead in zip(candidates, asked, best, self._leads(candidates), strict=True):
+            shared = overlap(candidate.pair.answer, candidate.prose)
+            if piece is None:
+                scores.append(Scores(-math.inf, -math.inf, shared, *lead))
+                continue
+            closed = judge[own.answer] - judge[own.empty]
+            margin = base[piece[0]] - base[piece[1]] if candidate.strategy == "extraction" else closed
+            grounding = base[piece[0]] - base[own.answer]
+            scores.append(Scores(margin, grounding, shared, *lead, novelty=-closed, ending=ends.get(piece[0])))
         return scores
 
     def _leads(self, candidates: Sequence[Candidate]) -> list[tuple[float | None, str | None]]:
@@ -185,28 +186,38 @@ class Judge:
             leads.append((own - best, runner_up))
         return leads
 
-    def _with_and_without_prose(self, candidate: Candidate) -> list[_Row]:
-        """The answer after the question alone, then after the question with each piece of the prose.
-
-        Empty if there is no room for prose.
-        """
+    def _asked(self, candidate: Candidate) -> _Asked:
+        """The sequences of a candidate; without pieces if there is no room for prose."""
         question, answer = candidate.pair
 
-        def with_prose(prose: str) -> _Row:
+        def with_prose(prose: str, answer: str) -> _Row:
             return self._row(_WITH_PROSE.format(prose=prose, question=question), answer)
 
-        if with_prose("").tokens + _MIN_PROSE > self.context:
-            return []
-        rows = [self._row(question, answer)]
-        pieces = [candidate.prose.strip()]
+        asked = _Asked(self._row(question, answer), self._row(question, EMPTY_ANSWER), [])
+        room = self.context - _END_TOKENS
+        pieces = [candidate.prose.strip()] if with_prose("", answer).tokens + _MIN_PROSE <= room else []
         while pieces:
             piece = pieces.pop()
-            row = with_prose(piece)
-            if row.tokens <= self.context:
-                rows.append(row)
+            row = with_prose(piece, answer)
+            if row.tokens <= room:
+                asked.pieces.append((row, with_prose(piece, EMPTY_ANSWER)))
             else:
                 pieces += _halves(piece)
-        return rows
+        return asked
+
+    def _ends(self, rows: Sequence[_Row]) -> dict[_Row, float]:
+        """The log-probability that each answer ends where it does, with or without a full stop after it."""
+        from dlm_trl.models.generate import end_token_ids
+
+        ends = end_token_ids(self.model, self.tokenizer)
+        stop = encode_text(self.tokenizer, ".")
+        ways = {
+            row: [_Row(row.prompt + row.answer, tuple(way)) for end in ends for way in ([end], [*stop, end])]
+            for row in rows
+        }
+        scores, _ = self._mean_log_probs([way for own in ways.values() for way in own], [])
+        # Of all ways the likeliest: an answer that lacks its full stop is whole.
+        return {row: max(scores[way] * len(way.answer) for way in own) for row, own in ways.items() if own}
 
     def _mean_log_probs(
         self, base_rows: Sequence[_Row], judge_rows: Sequence[_Row]
@@ -235,28 +246,6 @@ class Judge:
         # Tokenise both together, because in "Assistant: Paris." the model has learned " Paris" as one token.
         boundary = len([*takewhile(lambda tokens: tokens[0] == tokens[1], zip(prompt, both, strict=False))])
         return _Row(tuple(both[:boundary]), tuple(both[boundary:]))
-
-
-def verdict(
-    scores: Scores, strategy: Strategy, threshold: float = THRESHOLD, min_grounding: float = MIN_GROUNDING
-) -> Reason | None:
-    """Why the pair is rejected, or None; threshold and min_grounding are in nats per token.
-
-    "judge": the margin isn't above 0. "threshold": the margin is below the threshold. "grounding": an extraction whose
-    answer doesn't become likelier by min_grounding when the prose is in the prompt. NaN counts as too low.
-    """
-    if not scores.margin > 0:
-        return "judge"
-    if not scores.margin >= threshold:
-        return "threshold"
-    if strategy == "extraction" and not scores.grounding >= min_grounding:
-        return "grounding"
-    return None
-
-
-def verdict_on_lead(scores: Scores, certainty: int) -> Reason | None:
-    """Why the question about a sentence is rejected ("judge"), or None. certainty: see `questions.certainty`."""
-    return None if scores.lead is not None and scores.lead >= MIN_LEADS[certainty] else "judge"
 
 
 def _halves(text: str) -> list[str]:

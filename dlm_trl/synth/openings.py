@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
+from dlm_trl.synth.words import NUMBERS
+
 MAX_OPENINGS = 5
 BARE = ("What does", "What")  # for every sentence that isn't an instruction
 _WORD = r"[\w'’-]+"
@@ -19,7 +21,7 @@ _WORD = r"[\w'’-]+"
 _SUBJECT = rf"(?P<subject>(?:{_WORD} ){{0,13}}?{_WORD})(?<!\bthat)(?<!\bwhich)(?<!\bwho)"
 _BE = r"(?P<verb>is|are|was|were)"
 TIME = r"(?:second|minute|hour|day|night|week|month|year)s?"
-_COUNT = r"(?:\d[\d.,]*|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred)"
+_COUNT = rf"(?:\d[\d.,]*|{'|'.join(word for word in NUMBERS if word != 'one')})"
 _ABOUT = r"(?:about |almost |nearly |only |at least |at most |up to |more than |less than |between [\w.,]+ and )?"
 # After "in", "on" or "at": when it is, not where.
 _WHEN = (

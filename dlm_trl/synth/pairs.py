@@ -18,13 +18,16 @@ class QAPair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The judge's scores of a pair.
+    """The judge's scores of a pair; log-probabilities are in nats per token of the answer.
 
-    margin: mean log-probability of the answer minus that of an empty answer, in nats per token. grounding: mean
-    log-probability of the answer with the prose in the prompt minus without it, in nats per token. overlap: fraction
-    of the answer's content words that occur in the prose, 0 to 1. lead: of a question about one sentence, how much more
-    it favours that sentence as its answer than the best of those nearby, with the prose in the prompt, in nats per
-    token; None for other pairs. runner_up: that best sentence nearby; None if the sentence has no neighbours.
+    margin: log-probability of the answer minus that of an empty answer, after the question; of an extraction, with the
+    prose in the prompt. grounding: log-probability of the answer with the prose in the prompt minus without it.
+    overlap: fraction of the answer's content words that occur in the prose in any form, 0 to 1. lead: of a question
+    about one sentence, how much more it favours that sentence as its answer than the best of those nearby, with the
+    prose in the prompt; None for other pairs. runner_up: that best sentence nearby; None if the sentence has no
+    neighbours. novelty: without the prose, log-probability of an empty answer minus that of this one: what the judge
+    can't say yet is high. ending: log-probability that the answer ends where it does (nats, not per token); None for a
+    question about a sentence.
     """
 
     margin: float
@@ -32,6 +35,8 @@ class Scores:
     overlap: float
     lead: float | None = None
     runner_up: str | None = None
+    novelty: float | None = None
+    ending: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Candidate:
 
     prose: the window of the section that the teacher read. request_key: of its request in the ledger. index: its
     position in the reply. adapter: the one its prose section trains, or None. fact: the sentence it was asked about, or
-    None. certainty: see `questions.certainty`; of pairs with a fact. limits: the least that scores had to be, by their
+    None. opening: what a rule wrote of its question. limits: the least that scores had to be, by their
     name.
     """
 
@@ -54,5 +59,5 @@ class Candidate:
     adapter: str | None = None
     scores: Scores | None = None
     fact: Fact | None = None
-    certainty: int = 0
+    opening: str = ""
     limits: dict[str, float] = field(default_factory=dict)

@@ -27,6 +27,10 @@ OF_QUESTIONS = STOP_WORDS | frozenset({
 })  # fmt: skip
 # Of these, what a small model asks about anything: "What does the crumb make?". They have to be the sentence's.
 _EASY_VERBS = frozenset({"contain", "get", "look", "made", "make"})
+_OF_TEXT = re.compile(r"\bthe (?:text|passage|paragraph|author|following)\b|\b(?:this|that) (?!\w+s\b)\w+\?$", re.I)
+_PRONOUN = re.compile(
+    r"\b(?:it(?! (?:takes?|means?)\b)|they|them|these|those|he|she|him|her|this|that)\b(?! (?:takes?|means?)\b)", re.I
+)
 _NEEDS_TEXT = re.compile(
     r"\b(?:(?<!does )it(?! takes?\b)|they|them|these|those|he|she|him|her)\b"
     r"|\bthe (?:text|passage|paragraph|author|following)\b"
@@ -74,6 +78,15 @@ def best(replies: Sequence[tuple[str, str]], fact: Fact) -> tuple[int, str]:
     good = [(i, question, opening) for i, question, opening in written if not problem(question, fact, opening)]
     i, question, _ = max(good or written[:1], key=lambda item: certainty(item[1], item[2]))
     return i, question
+
+
+def needs_text(question: str) -> bool:
+    """Whether a question refers to a text that it doesn't name: "What does it do?", "What is the passage about?"."""
+    if _OF_TEXT.search(question):
+        return True
+    refers = _PRONOUN.search(question)
+    # A word before the pronoun may be what it stands for: "What happens to bread if it is cut too early?".
+    return refers is not None and not content_words(question[: refers.start()]) - OF_QUESTIONS
 
 
 def certainty(question: str, opening: str) -> int:

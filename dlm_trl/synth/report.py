@@ -11,7 +11,10 @@ from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.staging import Staged
 from dlm_trl.teachers.protocol import Usage
 
-Stage = Literal["guard", "question", "echo", "leak", "duplicate", "judge", "threshold", "grounding", "surplus"]
+Stage = Literal[
+    "guard", "question", "answer", "echo", "leak", "duplicate", "judge", "threshold", "ending", "grounding", "novelty",
+    "surplus",
+]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -27,13 +30,16 @@ class Counts:
     unparsed: int = 0  # requests whose second reply was unreadable, too
     generated: int = 0  # pairs in the replies
     guard: int = 0  # pairs that can't be written into a document
-    question: int = 0  # questions about a sentence that can't be asked
+    question: int = 0  # questions that can't be asked, by their words
+    answer: int = 0  # answers that can't be right, by their words
     echo: int = 0  # pairs that repeat the request
     leak: int = 0
     duplicate: int = 0
     judge: int = 0  # margin not above zero
     threshold: int = 0  # margin above zero, but below the threshold
+    ending: int = 0  # answers that the judge finds cut off
     grounding: int = 0
+    novelty: int = 0
     surplus: int = 0  # good, but more than requested
     kept: int = 0
 
@@ -43,8 +49,9 @@ class Counts:
 
     @property
     def after_dedup(self) -> int:
-        """Pairs left after the guard, the question, echo and leak checks and deduplication."""
-        return self.generated - self.guard - self.question - self.echo - self.leak - self.duplicate
+        """Pairs left after the guard, the checks of words, echoes and leaks, and deduplication."""
+        lost = self.guard + self.question + self.answer + self.echo + self.leak + self.duplicate
+        return self.generated - lost
 
     @property
     def judge_passed(self) -> int:
@@ -128,14 +135,17 @@ _ADVICE: dict[str, str] = {
     "`synth show FILE SECTION` prints the replies.",
     "guard": "the pairs can't be written into a document, see the reasons above. Try another teacher or --prompt.",
     "question": "the questions can't be asked without the text. Try a larger teacher, or --ask list.",
+    "answer": "the answers are cut off or contain numbers that the text doesn't have. Try a larger teacher.",
     "echo": "the questions repeat the request: the teacher is too small for this prompt. Try another one, or --prompt.",
     "leak": "the questions repeat validation rows and would inflate the validation metrics. Write more prose.",
     "duplicate": "the pairs repeat others, see the table above. Lower --per-section, or sample other pairs with "
     "--temp 0.8 --seed 1.",
-    "judge": 'the judge finds the answers no likelier than "I don\'t know.". Train the document first, '
-    "choose a better --judge, or use --filter dedup-only.",
+    "judge": 'the judge finds the answers no likelier than "I don\'t know.". Choose a better --judge, or use '
+    "--filter dedup-only.",
     "threshold": "the judge's margins are below the threshold. Lower --threshold, or use --filter dedup-only.",
+    "ending": "the judge finds the answers cut off. Raise --max-new-tokens, or choose another teacher.",
     "grounding": "the answers don't follow from the prose. Try another teacher, or lower --min-grounding.",
+    "novelty": "the judge knows the answers without the prose. Lower --min-novelty.",
 }
 
 

@@ -46,6 +46,7 @@ class SynthSettings:
     budget_tokens: int | None = None
     judge: str | None = None
     min_grounding: float | None = None
+    min_novelty: float | None = None
     prompt: str | os.PathLike[str] | None = None
     context: int | None = None
 
@@ -75,7 +76,7 @@ class SynthSettings:
             value = getattr(self, name)
             if value is not None and not minimum <= value < math.inf:  # also rejects NaN
                 raise UsageError(f"{_option(name)} is {value}.", hint=f"It must be a number of at least {minimum}.")
-        for name in ("threshold", "min_grounding"):
+        for name in ("threshold", "min_grounding", "min_novelty"):
             if math.isnan(getattr(self, name) or 0.0):
                 raise UsageError(f"{_option(name)} is nan.", hint="It must be a number.")
         by_sentence = "--uncovered" if self.uncovered else "--ask sentences" if self.ask == "sentences" else None

@@ -17,6 +17,11 @@ STOP_WORDS = frozenset({
     "a", "an", "and", "are", "as", "at", "be", "by", "does", "for", "from", "has", "have", "in", "is", "it", "its",
     "of", "on", "or", "that", "the", "this", "to", "what", "which", "who", "with",
 })  # fmt: skip
+NUMBERS = {
+    "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+    "ten": "10", "eleven": "11", "twelve": "12", "twenty": "20", "thirty": "30", "forty": "40", "fifty": "50",
+    "hundred": "100", "thousand": "1000", "million": "1000000",
+}  # fmt: skip
 _CODE = re.compile(r"(?<!`)`++([^`]+)`++")
 _EMPHASIS = re.compile(r"(?<!\w)(\*{1,3})(?=\S)([^*]+)(?<=\S)\1(?!\w)")
 _IS = re.compile(r"(?<=\w)['’]s\b")
@@ -63,9 +68,9 @@ def content_words(text: str) -> set[str]:
 
 
 def overlap(answer: str, prose: str) -> float:
-    """Fraction of the answer's content words that occur in the prose, 0 to 1; 1 if the answer has none."""
-    answer_words = content_words(answer)
-    return len(answer_words & content_words(prose)) / len(answer_words) if answer_words else 1.0
+    """Fraction of the answer's content words that occur in the prose in any form, 0 to 1; 1 if the answer has none."""
+    said, known = content_words(answer), content_words(prose)
+    return sum(word in known or has_form(known, word) for word in said) / len(said) if said else 1.0
 
 
 def has_form(among: Iterable[str], word: str) -> bool:

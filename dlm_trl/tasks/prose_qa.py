@@ -17,6 +17,7 @@ from typing import NamedTuple
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import NoRowsError
 from dlm_trl.notes.sentences import paragraphs, sentences
+from dlm_trl.synth.words import NUMBERS
 from dlm_trl.tasks import prompts
 from dlm_trl.tasks.protocol import Example, Messages, Reject, accuracy
 
@@ -35,7 +36,7 @@ _STOP = (
 _STOPS = _STOP.replace(" ", "|")
 _WORD = rf"(?!(?:{_STOPS}|{_DETERMINERS.replace(' ', '|')})\b)[^\W\d_][\w'’-]*"
 _RUN = rf"{_WORD}(?: {_WORD}){{0,2}}"
-_COUNT = "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|thousand|million"
+_COUNT = "|".join(word for word in NUMBERS if word != "one")
 _NUMBER = re.compile(rf"\b(?:\d+(?:[.,:/]\d+)*|{_COUNT})\b(?:\s?[%°]\w?| {_WORD}(?: Celsius| Fahrenheit)?)?")
 # A complement, up to the end of its clause: "is a mix of flour and water", "means giving it food".
 _COMPLEMENT = re.compile(r"\b(?:is|are|was|were|means|called) ((?:(?:an?|the|one|any) |(?=\w+ing\b))[^.,;:!?()]+)")

@@ -20,6 +20,7 @@ from dlm_trl.synth.progress import Progress
 from dlm_trl.synth.report import Synthesis
 from dlm_trl.synth.settings import Filter, SynthSettings
 from dlm_trl.synth.staging import Staged
+from dlm_trl.synth.verdict import MIN_ENDING, MIN_GROUNDING, MIN_OVERLAP
 from dlm_trl.teachers.protocol import Request
 from tests.synth.writer import HEAD, NOUNS, TOPICS, pair, prose
 
@@ -73,7 +74,7 @@ def test_a_repeated_run_counts_a_pair_twice_in_a_reply_once(document: Document) 
 
 def test_a_wrong_answer_does_not_displace_a_right_one(document: Document) -> None:
     right = pair("Yew", "origin")
-    wrong, again = (right[0], "zzxqj vvkw qqx"), (right[0], f"{right[1]} So they say.")
+    wrong, again = (right[0], "zzxqj vvkw qqx"), (right[0], f"{right[1]} It is.")
     settings = SynthSettings(threshold=-99, min_grounding=-99)
     done = passed(document, settings, wrong, wrong, right, again, judge=open_judge(document))
     lost = [(loss.stage, loss.pair.answer) for loss in done.losses]
@@ -108,7 +109,7 @@ def test_many_wrong_answers_to_one_question_are_judged_together(
     judge, sizes = open_judge(document), []
     score = judge.score
     monkeypatch.setattr(judge, "score", lambda candidates: sizes.append(len(candidates)) or score(candidates))
-    pairs = [("What is it about?", f"zzxqj {i} vvkw") for i in range(20)]
+    pairs = [("What is a yew about?", f"zzxqj {'q' * i} vvkw") for i in range(20)]
     done = passed(document, SynthSettings(threshold=50), *pairs, judge=judge)
     assert (sizes, done.counts.kept, done.counts.duplicate) == ([8, 8, 4], 0, 0)
 
@@ -170,14 +171,14 @@ def test_a_pair_takes_along_the_limits_that_it_passed(
     opening = ("What", "What is a yew of", "What is a yew")[certainty]
     about_fact = replace(ASK, request=Request("f", []), fact=fact, opening=opening)
     outcome = Synthesis(Path("notes.dlm"), "t", None)
-    for strategy, strict in (("extraction", {"grounding": 0.7}), ("expansion", {})):
+    for strategy, strict in (("extraction", {"grounding": MIN_GROUNDING, "overlap": MIN_OVERLAP}), ("expansion", {})):
         built = Funnel(document, [], SynthSettings(threshold=-1), judge, outcome)
         asks = [
             (about_fact, [QAPair("What is a yew?", fact.sentence)]),
             (replace(ASK, strategy=strategy), [QAPair(*pair("Oak", "age"))]),
         ]
         limits = [candidate.limits for candidate in built.take(asks)]
-        assert limits == [{"lead": (0.0, -0.1, -0.6)[certainty]}, {"margin": 0.0, **strict}]
+        assert limits == [{"lead": (0.0, -0.1, -0.6)[certainty]}, {"margin": 0.0, "ending": MIN_ENDING, **strict}]
 
 
 def test_without_a_filter_only_unwritable_pairs_are_lost(document: Document) -> None:
@@ -192,8 +193,8 @@ def test_the_judge_rejects_by_margin_threshold_and_grounding(document: Document)
     low = SynthSettings(threshold=-99, min_grounding=-99)
     margins = passed(document, low, *pairs, judge=judge).counts
     assert margins.generated == 3 and 0 < margins.judge < 3 and margins.kept == 3 - margins.judge
-    for settings, stage in ((replace(low, threshold=50), "threshold"), (replace(low, min_grounding=50), "grounding")):
-        done = passed(document, settings, *pairs, judge=judge)
+    for higher, stage in ((replace(low, threshold=50), "threshold"), (replace(low, min_grounding=50), "grounding")):
+        done = passed(document, higher, *pairs, judge=judge)
         assert (done.counts.kept, getattr(done.counts, stage)) == (0, margins.kept)
         kinds = {loss.stage: loss.kind for loss in done.losses}
         wanted = {

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dlm_trl.synth.facts import Fact, facts
 from dlm_trl.synth.language import foreign_language, is_english
 from dlm_trl.synth.openings import MAX_OPENINGS, openings
-from dlm_trl.synth.questions import best, certainty, finished, problem
+from dlm_trl.synth.questions import best, certainty, finished, needs_text, problem
 
 BREAD = (
     "A starter is a mix of flour and water. It lasts for years. Salt slows the yeast down, so the dough rises later. "
@@ -158,6 +158,24 @@ def test_what_a_rule_wrote_is_only_the_beginning() -> None:
     assert problem("What was the dryer's gift?", dryer, "What was the dryer") == "about another thing"
     # A question that a rule wrote from the first to the last word isn't checked for its form.
     assert problem("What is honey?", is_ripe, "What is honey") is None
+
+
+@pytest.mark.parametrize(
+    ("question", "needed"),
+    [
+        ("What does it do?", True),
+        ("How long do they last?", True),
+        ("What is the passage about?", True),
+        ("When do you need this step?", True),
+        ("What happens to bread if it is cut too early?", False),
+        ("How long does it take to wash fibre paper?", False),
+        ("What does it mean if a starter floats?", False),
+        ("What is the ferry that leaves at noon called?", False),
+        ("What is a starter?", False),
+    ],
+)
+def test_questions_that_need_the_text(question: str, needed: bool) -> None:
+    assert needs_text(question) is needed
 
 
 def test_a_question_about_the_sentence_before_is_rejected() -> None:

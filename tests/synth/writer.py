@@ -32,7 +32,7 @@ def notes(path: Path, *topics: str, more: str = "") -> Path:
 
 
 def pair(topic: str, noun: str) -> tuple[str, str]:
-    return f"What is the {noun} of {topic}?", f"The {noun} of {topic} is number {len(topic)} of the {noun}s."
+    return f"What is the {noun} of {topic}?", f"The {noun} of {topic} is the first of the {noun}s."
 
 
 def written(topic: str, n: int, way: str = "about") -> list[tuple[str, str]]:
