@@ -78,6 +78,11 @@ class Watch(Progress):
         if self._console.is_terminal:
             self._live.start(refresh=True)
 
+    def asked(self, waiting: int) -> None:
+        if self._requests is None:
+            self._requests = self._bars.add_task("requests", rest="")
+        self._bars.update(self._requests, total=self._answered + waiting)
+
     def replied(self, reply: Reply, waiting: int) -> None:
         self._answered += 1
         self._reply_seconds += reply.seconds
@@ -86,11 +91,10 @@ class Watch(Progress):
         # Replies of one batch arrive together, each with its share of the batch's seconds.
         left = min(elapsed, self._reply_seconds) / self._answered * waiting
         rest = f"{self._answered / max(elapsed, 0.1):.1f}/s, {self._tokens:,} tokens{_left(left)}"
-        total = self._answered + waiting
-        if self._requests is None:
-            self._requests = self._bars.add_task("requests", rest="")
-        self._bars.update(self._requests, completed=self._answered, total=total, rest=rest)
-        self._print(f"{self._answered} of {total} requests, {rest}")
+        self.asked(waiting)
+        assert self._requests is not None
+        self._bars.update(self._requests, completed=self._answered, rest=rest)
+        self._print(f"{self._answered} of {self._answered + waiting} requests, {rest}")
 
     def judged(self, done: int, of: int) -> None:
         if self._judging is None or not done:  # of a later wave

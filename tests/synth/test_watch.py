@@ -84,6 +84,8 @@ def test_a_terminal_shows_the_requests_the_funnel_and_the_latest_pairs(clock: Cl
     assert screen(shown) == [""]
     shown.started(outcome)
     assert screen(shown) == ["notes.dlm"]
+    shown.asked(4)
+    assert "requests" in screen(shown)[1] and screen(shown)[1].endswith("0/4")
     clock.now += 2
     shown.replied(REPLY, 3)
     lines = screen(shown)
