@@ -7,12 +7,12 @@
 
 In a terminal:
 
-    notes.dlm
-      requests ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 205/205 2.4/s, 68,883 tokens
-    ⠙ judging  ━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━   16/32 21 s left
-    72 pairs → question −19 → leak −2 → duplicate −19 → judge −3 → 13 kept, 16 to go
-    kept: What makes the gluten tighter?
-    lost: What does the clock do? (question: about another thing)
+    recipes/notes.dlm
+      requests ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 205/205 2.4/s, 68,883 tokens
+    ⠋ judging  ━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━━━━━━━━  8/21   46 s left
+    72 pairs → question −33 → leak −1 → duplicate −17 → judge −1 → 7 kept, 13 to go
+    kept: What is baker's percentage?
+    lost: What does salt do to bread? (judge: another sentence answers it as well: A dough …
 """
 
 from __future__ import annotations
