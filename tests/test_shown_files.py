@@ -26,7 +26,10 @@ from dlm_trl.notes import parse, read
 from dlm_trl.notes.check import check
 from dlm_trl.notes.schema import Frontmatter
 from dlm_trl.rows.convert import KINDS
+from dlm_trl.synth.explain import CHECKS, SCORES
 from dlm_trl.synth.prompts import read_prompt
+from dlm_trl.synth.report import Counts
+from dlm_trl.synth.watch import funnel_line
 
 ROOT = Path(__file__).parent.parent
 NOTES = ROOT / "recipes" / "notes.dlm"
@@ -73,10 +76,24 @@ def shown(blocks: list[Block]) -> Any:
 
 
 def test_every_block_is_in_a_tested_language() -> None:
-    assert {block.language for block in BLOCKS} == {"", "python", "bash", "yaml", "json", "jinja"}
+    assert {block.language for block in BLOCKS} == {"", "python", "bash", "yaml", "json", "jinja", "text"}
     untested = [block.where for block in blocks("") if not block.text.startswith("---\n")]
     assert len(untested) == 1, untested
     assert untested[0].startswith("CONTRIBUTING.md")  # the map of rooms
+
+
+def test_shown_outputs_use_the_words_of_the_program() -> None:
+    """They are copied from a run, which is too long for a test; this notices when a text, a score or a check changes."""
+    outputs = [" ".join(block.text.split()) for block in blocks("text")]
+    dry_run, run, report, pairs, explanation = outputs
+    assert "72 sentences, 205 requests: one for each way to ask; the best question counts." in dry_run
+    assert funnel_line(Counts(generated=72, question=33, leak=1, duplicate=17, judge=1, kept=7)) in run
+    assert "stage pairs reason for example" in report
+    scores = re.findall(r"(\w+) (-?\d\.\d\d)", pairs)
+    assert [name for name, _ in scores] == list(SCORES)
+    assert all(f"{name} {value} " in explanation for name, value in scores)
+    assert all(f" {text}" in explanation for text in SCORES.values())
+    assert all(f"{name} {text}" in explanation for name, text in CHECKS.items())
 
 
 @shown([block for block in blocks("") if block.text.startswith("---\n")])

@@ -219,8 +219,8 @@ def list_(
 
     paths = _documents(files)
     if explain is not None:
-        if len(paths) > 1:
-            raise typer.BadParameter("--explain works with one document only.")
+        if len(paths) > 1 or json_:
+            raise typer.BadParameter("--explain works with one document only, and without --json.")
         from dlm_trl.synth.explain import explain as explained
 
         document = read(paths[0])

@@ -20,6 +20,9 @@ class Progress:
     def started(self, outcome: Synthesis) -> None:
         """A run for a document begins; the counts and losses of its outcome grow while it lasts."""
 
+    def asked(self, waiting: int) -> None:
+        """Requests are sent, and this number is to be answered."""
+
     def replied(self, reply: Reply, waiting: int) -> None:
         """The teacher answered a request, and this number of requests is still to be answered."""
 

@@ -214,6 +214,8 @@ class _Run:
         """Replies to this process's part of a wave, from the ledger, or from the teacher and then recorded."""
         answers = {planned.request.key: reply for planned in wave if (reply := self._from_ledger(planned))}
         new = {planned.request.key: planned for planned in wave if planned.request.key not in answers}
+        if new:
+            self.progress.asked(len(new) + len(self.waiting))
         with closing(self.teacher.generate([planned.request for planned in new.values()])) as replies:
             for reply in replies:
                 planned = new[reply.key]

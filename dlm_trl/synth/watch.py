@@ -7,12 +7,12 @@
 
 In a terminal:
 
-    notes.dlm
-      requests ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 205/205 2.4/s, 68,883 tokens
-    ⠙ judging  ━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━   16/32 21 s left
-    72 pairs → question −19 → leak −2 → duplicate −19 → judge −3 → 13 kept, 16 to go
-    kept: What makes the gluten tighter?
-    lost: What does the clock do? (question: about another thing)
+    recipes/notes.dlm
+      requests ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 205/205 2.4/s, 68,883 tokens
+    ⠋ judging  ━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━━━━━━━━  8/21   46 s left
+    72 pairs → question −33 → leak −1 → duplicate −17 → judge −1 → 7 kept, 13 to go
+    kept: What is baker's percentage?
+    lost: What does salt do to bread? (judge: another sentence answers it as well: A dough …
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ class Watch(Progress):
         if self._console.is_terminal:
             self._live.start(refresh=True)
 
+    def asked(self, waiting: int) -> None:
+        if self._requests is None:
+            self._requests = self._bars.add_task("requests", rest="")
+        self._bars.update(self._requests, total=self._answered + waiting)
+
     def replied(self, reply: Reply, waiting: int) -> None:
         self._answered += 1
         self._reply_seconds += reply.seconds
@@ -86,11 +91,10 @@ class Watch(Progress):
         # Replies of one batch arrive together, each with its share of the batch's seconds.
         left = min(elapsed, self._reply_seconds) / self._answered * waiting
         rest = f"{self._answered / max(elapsed, 0.1):.1f}/s, {self._tokens:,} tokens{_left(left)}"
-        total = self._answered + waiting
-        if self._requests is None:
-            self._requests = self._bars.add_task("requests", rest="")
-        self._bars.update(self._requests, completed=self._answered, total=total, rest=rest)
-        self._print(f"{self._answered} of {total} requests, {rest}")
+        self.asked(waiting)
+        assert self._requests is not None
+        self._bars.update(self._requests, completed=self._answered, rest=rest)
+        self._print(f"{self._answered} of {self._answered + waiting} requests, {rest}")
 
     def judged(self, done: int, of: int) -> None:
         if self._judging is None or not done:  # of a later wave

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -100,7 +101,15 @@ def test_from_prose_to_pairs_and_back(app: App, synth: Synth) -> None:
     listed_now = synth("list", "notes.dlm")
     assert listed_now.code == 0 and listed_now.out.endswith("0 applied, 6 staged.\n")
     assert all(f"\n{id[:8]}\tstaged\topenai:m\t" in listed_now.out for id in ids())
-    assert pair("Cedar", "colour")[0] in listed_now.out
+    header, *lines, _ = (line.split("\t") for line in listed_now.out.splitlines())
+    assert header[:7] == ["id", "state", "teacher", "strategy", "margin", "grounding", "question"]
+    cells = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [(row["question"], row["answer"]) for row in cells] == [
+        pair(topic, noun) for topic in TOPICS[:3] for noun in ("colour", "height")
+    ]
+    assert [(row["line"], row["sentence"]) for row in cells[::2]] == [
+        (str(line), prose(topic)) for line, topic in zip((6, 9, 12), TOPICS, strict=False)
+    ]
 
     first, second, third, *_ = all_ids = ids()
     shown = synth("show", "notes.dlm", first[:6])
@@ -112,6 +121,11 @@ def test_from_prose_to_pairs_and_back(app: App, synth: Synth) -> None:
     assert synth("apply", "notes.dlm", first[:8], third).out == "Applied 2 pairs to notes.dlm.\n"
     assert synth("list", "notes.dlm").out.endswith("2 applied, 3 staged.\n")
     assert f"{first} (applied)" in synth("show", "notes.dlm", first).out
+    for id, state in ((first, "applied"), (ids()[0], "staged")):
+        explained = synth("list", "notes.dlm", "--explain", id[:8])
+        assert explained.code == 0 and explained.out.startswith(f"{id} ({state})\n")
+        assert explained.out.endswith(f"dlm-trl synth show notes.dlm {id[:8]}\n")
+        assert "\nduplicate\tnothing in the file" in explained.out and "\nanswer\tThe " in explained.out
     assert synth("apply", "notes.dlm").out == "Applied 3 pairs to notes.dlm.\n" and ids() == []
 
     new = [question for topic in TOPICS[:3] for question, _ in written(topic, 2)]
@@ -197,7 +211,9 @@ def test_json_is_all_that_is_printed(app: App, synth: Synth) -> None:
     assert found["path"] == "notes.dlm"
     assert [len(found[state]) for state in ("applied", "staged")] == [1, 5]
     question, answer = pair("Alder", "colour")
-    assert found["applied"][0]["pair"] == {"question": question, "answer": answer}
+    (item,) = found["applied"]
+    assert item["pair"] == {"question": question, "answer": answer}
+    assert (item["line"], item["sentence"], item["prose"]) == (6, prose("Alder"), prose("Alder"))
 
 
 def test_json_includes_the_documents_before_a_failure(app: App, synth: Synth) -> None:
@@ -213,8 +229,11 @@ def test_losses_are_shown_with_their_duplicates(app: App, synth: Synth) -> None:
 
     app.reply = repeat
     done = synth("instructions", "notes.dlm", *PLAIN)
-    assert "\tWhat is the colour of Alder?\tthe same as 'What is the colour of Alder?' of this run (×2)\n" in done.out
-    assert "guard" in done.out and "U+0000" in done.out
+    question = "What is the colour of Alder?"
+    assert f"\nduplicate\t×2\tthe same as another pair\t· {question} ('{question}' of this run) (×2)\n" in done.out
+    assert (
+        "\nguard\t×3\tThe question contains the control character or surrogate U+0000.\t· What?\\x00 (×3)\n" in done.out
+    )
     assert (
         "lost: guard 3, question 0, echo 0, leak 0, duplicate 2, judge 0, threshold 0, grounding 0, surplus 0;"
         in done.out
@@ -230,7 +249,7 @@ def test_control_characters_and_surrogates_are_escaped(app: App, synth: Synth) -
     words = ("instructions", "notes.dlm", *PLAIN)
     done = synth(*words)
     assert done.code == 0 and "\x1b" not in done.out and "\x7f" not in done.out
-    for shown in ("\nguard\tWhat?\\x1b[2J\tThe", "\nguard\tHalf \\ud800?\tThe", "\nguard\tTwo lines\\x7f?\tThe"):
+    for shown in ("\t· What?\\x1b[2J (×3)\n", "\t· Half \\ud800? (×3)\n", "\t· Two lines\\x7f? (×3)\n"):
         assert shown in done.out
     (outcome,) = json.loads(synth(*words, "--json").out)
     assert outcome["losses"][1]["pair"]["question"] == "Half \ud800?"
@@ -257,21 +276,34 @@ def in_a_terminal(*words: object) -> str:
     return written.decode()
 
 
-def test_a_terminal_gets_a_table_with_a_frame_if_it_is_wide_enough(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_table_if_it_is_wide_enough(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("instructions", "notes.dlm", *PLAIN, "--dry-run")
-    assert "│ notes.dlm │ 3 " in in_a_terminal(*words)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = plain(in_a_terminal(*words)).replace("\r", "")
+    assert re.search(r"^document +sections +requests .*\n─+\nnotes.dlm +3 +3 +0 ", shown, re.MULTILINE)
     monkeypatch.setenv("COLUMNS", "40")
     assert "\nnotes.dlm\t3\t3\t0\t" in in_a_terminal(*words).replace("\r", "")
     assert in_a_terminal("instructions", "notes.dlm", *PLAIN)
     monkeypatch.setenv("COLUMNS", "64")
-    listed = in_a_terminal("list", "notes.dlm")
-    assert all(item.section_id[:8] in listed for item in staged(read("notes.dlm")))
+    shown = in_a_terminal("list", "notes.dlm").replace("\r", "")
+    assert all(item.section_id[:8] in shown and item.pair.answer in shown for item in staged(read("notes.dlm")))
+    assert "Line 6: " in shown and max(map(len, plain(shown).splitlines())) <= 64
+
+
+def plain(shown: str) -> str:
+    """Without colours."""
+    return re.sub(r"\x1b\[[\d;]*m", "", shown)
+
+
+def test_a_terminal_shows_how_far_the_judge_is(app: App) -> None:
+    shown = plain(in_a_terminal("instructions", "notes.dlm", "--teacher", "openai:m", "--threshold=-99"))
+    assert "requests" in shown and "judging" in shown and "9 pairs → " in shown and "9/9" in shown
 
 
 def test_in_a_terminal_a_report_starts_on_its_own_line(app: App) -> None:
     Path("more.dlm").write_text(Path("notes.dlm").read_text().replace("0000000A", "0000000B"))
     shown = in_a_terminal("instructions", "notes.dlm", "more.dlm", *PLAIN)
-    assert "3/3" in shown and "6/6" in shown
+    assert plain(shown).count("\n  requests") >= 2 and plain(shown).count("3/3") >= 2
     for name in ("notes", "more"):
         before, report, _ = shown.partition(f"{name}.dlm: teacher openai:m\r\n")
         # The bar's line was erased or has ended.
@@ -295,9 +327,9 @@ def test_nothing_accepted_is_exit_0_with_the_reason_and_the_option(app: App, syn
         done.code == 0 and "--max-new-tokens; `synth show FILE SECTION` prints the replies." in done.out
     )  # in one line
     assert "No pair was accepted." in done.out
-    prose = read("notes.dlm").sections[1].section_id
-    assert f"- section {prose[:8]}: " in done.out
-    shown = synth("show", "notes.dlm", prose[:8])
+    section = read("notes.dlm").sections[1].section_id
+    assert f"- section {section[:8]}: " in done.out
+    shown = synth("show", "notes.dlm", section[:8])
     assert shown.code == 0 and shown.out.count("I would rather not.") == 2
     done = synth("instructions", "notes.dlm", *PLAIN, "--budget-tokens", "1", "--fresh")
     assert done.code == 0 and "exceed the limit" in done.out
@@ -355,6 +387,8 @@ def test_requests_that_fail_are_exit_1_and_the_others_are_kept(app: App, synth: 
         ("instructions", "notes.dlm", *PLAIN, "--judge", "openai:m", "--dry-run"),
         ("instructions", "notes.dlm", "--teacher", "vllm-server:localhost:8000", "--dry-run"),
         ("list", "nothing.dlm"),
+        ("list", "notes.dlm", "copies", "--explain", "ab"),
+        ("list", "notes.dlm", "--explain", "ab", "--json"),
         ("show", "notes.dlm"),
         ("apply", "nothing.dlm"),
         ("drop", "notes.dlm"),
@@ -364,6 +398,8 @@ def test_requests_that_fail_are_exit_1_and_the_others_are_kept(app: App, synth: 
 )
 def test_misuse_is_exit_2(app: App, synth: Synth, folder: Path, words: tuple[str, ...]) -> None:
     (folder / "empty").mkdir()
+    (folder / "copies").mkdir()
+    (folder / "copies" / "notes.dlm").touch()
     done = synth(*words)
     assert done.code == 2 and done.out == "" and done.err and not app.calls
 
@@ -386,6 +422,7 @@ def test_failures_are_exit_1_and_one_line(app: App, synth: Synth, folder: Path) 
         (("instructions", "notes.dlm", *PLAIN, "--prompt", "prompt.txt"), "prompt.txt:2: "),
         (("list", "broken.dlm"), "broken.dlm:"),
         (("show", "notes.dlm", "ffff"), "'ffff'"),
+        (("list", "notes.dlm", "--explain", "ffff"), "'ffff'"),
         (("apply", "notes.dlm", "ffff"), "'ffff'"),
         (("drop", "notes.dlm", "ffff"), "'ffff'"),
         (("show", "notes.dlm", ""), "''"),
@@ -438,6 +475,7 @@ class TestDryRun:
         assert done.code == 0 and not app.calls and "No request was sent." in done.out
         (found,) = json.loads(synth(*words, "--json").out)
         assert (found["sections"], found["requests"], found["from_ledger"], found["seconds"]) == (3, 3, 0, None)
+        assert found["sentences"] == 0 and "sentences" not in done.out
         assert found["max_usage"]["completion_tokens"] == 3 * 64 and not found["exact"]
         assert found["cost"] == pytest.approx((found["max_usage"]["prompt_tokens"] + 2 * 3 * 64) / 1e6)
         ran = json.loads(synth(*words[:-1], "--json").out)
@@ -480,5 +518,8 @@ class TestDryRun:
         words = ("instructions", "notes.dlm", "--teacher", "hf:tiny", "--ask", "sentences", "--filter", "none")
         (found,) = json.loads(synth(*words, "--dry-run", "--json").out)
         (ran,) = json.loads(synth(*words, "--json").out)
-        assert found["requests"] == ran["counts"]["sent"] > ran["counts"]["generated"] > 0
+        assert found["requests"] == ran["counts"]["sent"] > ran["counts"]["generated"] == found["sentences"] > 0
+        lines = synth(*words, "--dry-run").out.splitlines()
+        assert lines[0].split("\t")[:4] == ["document", "sections", "sentences", "requests"]
+        assert lines[-1].startswith(f"{found['sentences']} sentences, {found['requests']} requests: ")
         assert found["max_usage"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]

@@ -193,8 +193,8 @@ def test_the_judge_rejects_by_margin_threshold_and_grounding(document: Document)
     low = SynthSettings(threshold=-99, min_grounding=-99)
     margins = passed(document, low, *pairs, judge=judge).counts
     assert margins.generated == 3 and 0 < margins.judge < 3 and margins.kept == 3 - margins.judge
-    for higher, stage in ((replace(low, threshold=50), "threshold"), (replace(low, min_grounding=50), "grounding")):
-        done = passed(document, higher, *pairs, judge=judge)
+    for strict, stage in ((replace(low, threshold=50), "threshold"), (replace(low, min_grounding=50), "grounding")):
+        done = passed(document, strict, *pairs, judge=judge)
         assert (done.counts.kept, getattr(done.counts, stage)) == (0, margins.kept)
         kinds = {loss.stage: loss.kind for loss in done.losses}
         wanted = {
