@@ -2,7 +2,7 @@
 
 Each pair passes through prompt, teacher, reply parsing, guard (nothing that would break the file), leak check,
 deduplication, judge and staging. A ledger keeps every finished request, so nothing is paid for twice. See also
-`staging` (`staged`, `applied`, `drop`), `apply` (`apply`, `revert`) and `dry_run` (`estimate`).
+`staging` (`staged`, `applied`, `drop`), `apply` (`apply`, `revert`), `coverage` and `dry_run` (`estimate`).
 """
 
 from dlm_trl.synth.run import synthesize, synthesize_all

@@ -80,13 +80,11 @@ class SynthSettings:
             if math.isnan(getattr(self, name) or 0.0):
                 raise UsageError(f"{_option(name)} is nan.", hint="It must be a number.")
         by_sentence = "--uncovered" if self.uncovered else "--ask sentences" if self.ask == "sentences" else None
+        lists = ("expansion", "both") if self.uncovered else ("expansion",)
         for option, is_set in (
             ("--ask list", self.ask == "list"),
             ("--prompt", self.prompt is not None),
-            (
-                f"--strategy {self.strategy}",
-                self.strategy == "expansion" or (self.uncovered and self.strategy == "both"),
-            ),
+            (f"--strategy {self.strategy}", self.strategy in lists),
         ):
             if by_sentence and is_set:
                 raise UsageError(f"{option} asks for lists of pairs.", hint=f"Leave it out, or {by_sentence}.")

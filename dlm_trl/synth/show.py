@@ -124,8 +124,8 @@ def losses(lost: Sequence[Loss]) -> Table:
 
 def _coverage_line(totals: Totals, path: Path) -> str:
     gone = f" {totals.gone} pairs ask about sentences that are gone." if totals.gone else ""
-    rest = f" To see the rest: dlm-trl synth coverage {path}." if gone or totals.asked_about < totals.sentences else ""
-    return f"Coverage: {totals.asked_about} of {totals.sentences} sentences are asked about.{gone}{rest}"
+    details = f" To see which: dlm-trl synth coverage {path}." if gone or totals.asked_about < totals.sentences else ""
+    return f"Coverage: {totals.asked_about} of {totals.sentences} sentences are asked about.{gone}{details}"
 
 
 def _times(count: int) -> str:

@@ -160,9 +160,7 @@ def test_coverage_names_what_is_left_and_the_commands_that_remove_what_is_gone(
     app.reply = ask_about_sentence
     words = ("--teacher", "openai:m", "--filter", "dedup-only")
     done = synth("instructions", file, *words, "--uncovered", "--max-pairs", "2")
-    assert (
-        "Coverage: 2 of 3 sentences are asked about. To see the rest: dlm-trl synth coverage my notes.dlm." in done.out
-    )
+    assert "Coverage: 2 of 3 sentences are asked about. To see which: dlm-trl synth coverage my notes.dlm." in done.out
     assert "Coverage: 3 of 3 sentences are asked about.\n" in synth("instructions", file, *words, "--uncovered").out
     done = synth("instructions", file, *words, "--uncovered")
     assert done == (0, "my notes.dlm: all 3 sentences are asked about; no request was sent.\n", "")

@@ -171,7 +171,7 @@ class TestGone:
         self, app: App, tmp_path: Path
     ) -> None:
         path = tmp_path / "notes.dlm"
-        path.write_text(f"{HEAD}{prose('Alder')}\n::prose::\nBread is baked from flour, water and salt.\n")
+        path.write_text(f"{HEAD}{prose('Alder')}\n::prose::\nBread is a food that is made of flour, water and salt.\n")
         synthesize(path, PLAIN, apply_now=True)
         origins = next(Path(tmp_path).rglob("pending_scores.json"))
         old = json.loads(origins.read_text())
