@@ -83,7 +83,7 @@ def test_every_block_is_in_a_tested_language() -> None:
 
 
 def test_shown_outputs_use_the_words_of_the_program() -> None:
-    """They are copied from a run, which is too long for a test; this notices when a text, a score or a check changes."""
+    """They are copied from a run, which is too long for a test; this notices when a text or a score changes."""
     outputs = [" ".join(block.text.split()) for block in blocks("text")]
     dry_run, run, report, pairs, explanation = outputs
     assert "72 sentences, 205 requests: one for each way to ask; the best question counts." in dry_run

@@ -24,7 +24,8 @@ from dlm_trl.synth.verdict import MIN_ENDING, MIN_GROUNDING, MIN_OVERLAP
 from dlm_trl.teachers.protocol import Request
 from tests.synth.writer import HEAD, NOUNS, TOPICS, pair, prose
 
-ASK = PlannedRequest(Request("k", []), "0" * 16, "extraction", prose("Elm"), 9)
+ABOUT_YEW = f"{pair('Yew', 'origin')[1]} A yew is a tree."
+ASK = PlannedRequest(Request("k", []), "0" * 16, "extraction", f"{prose('Elm')} {ABOUT_YEW}", 9)
 PAIRS = [pair(topic, noun) for topic in TOPICS for noun in NOUNS["about"]]
 
 

@@ -220,7 +220,8 @@ def test_the_ending_is_the_likelier_of_the_end_and_a_full_stop_before_it(tiny_ju
         ways = []
         for text in (pair.answer, f"{pair.answer}."):
             answer = tokenizer(pair.answer, add_special_tokens=False)["input_ids"]
-            rest = tokenizer(text, add_special_tokens=False)["input_ids"][len(answer) :] + [tokenizer.eos_token_id]
+            more = tokenizer(text, add_special_tokens=False)["input_ids"][len(answer) :]
+            rest = [*more, tokenizer.eos_token_id]
             table = model(torch.tensor([prompt + answer + rest])).logits[0].log_softmax(-1)
             ways.append(sum(table[len(prompt + answer) + k - 1, token].item() for k, token in enumerate(rest)))
         expected.append(max(ways))
