@@ -4,12 +4,12 @@ Prompts are texts or lists of token ids, of any lengths; `chat.encode` turns a c
 `generate_batches(…)` yields each batch as soon as it is done.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -30,6 +30,7 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from dlm_trl.models.batching import contiguous_hidden, evaluating, in_batches
 from dlm_trl.models.control_tokens import encode_text
+from dlm_trl.models.guidance import Guide
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 
 TOKEN_BUDGET = 32_768  # rows × (longest prompt + new tokens) of one batch
@@ -82,8 +83,11 @@ def generate_batches(
     seed: int | Sequence[int] = 0,
     token_budget: int = TOKEN_BUDGET,
     prefix: PrefixCache | None = None,
+    schema: Mapping[str, Any] | None = None,
 ) -> Iterator[list[Generated]]:
     """Like `generate`, batch by batch, longest prompts first. Between batches the model is unchanged.
+
+    schema: a JSON schema that the texts keep to, except where max_new_tokens or `stop` cut them off; see `guidance`.
 
     prefix: this model's keys and values for the tokens that all prompts begin with, and that are shorter than each
     prompt. By default, the common beginning of a batch is computed once for the batch.
@@ -95,7 +99,7 @@ def generate_batches(
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     ends = end_token_ids(base, tokenizer)
     generator = _BatchGenerator(
-        base, tokenizer, ends, _pad_id(tokenizer), max_new_tokens, temperature, top_p, stop, prefix
+        base, tokenizer, ends, _pad_id(tokenizer), max_new_tokens, temperature, top_p, stop, prefix, schema
     )
 
     def run(batch: list[int]) -> list[Generated]:
@@ -136,6 +140,7 @@ class _BatchGenerator:
     top_p: float
     stop: Sequence[str]
     prefix: PrefixCache | None
+    schema: Mapping[str, Any] | None
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[tuple[str, int]]:
@@ -152,6 +157,7 @@ class _BatchGenerator:
             [[1] * shared + [0] * (width - len(p)) + [1] * (len(p) - shared) for p in prompts], device=device
         )
         rows, max_length = list(range(len(prompts))), width + self.max_new_tokens
+        guide = self._guide(len(prompts))
         cache = prefix.repeat(len(prompts), max_length) if prefix else None
         finished: dict[int, tuple[str, int]] = {}
         with evaluating(self.model), contiguous_hidden(self.model), _generation_config(self.model, self._config()):
@@ -161,7 +167,12 @@ class _BatchGenerator:
                     attention_mask=mask,
                     past_key_values=cache,
                     max_new_tokens=max_length - ids.shape[1],
-                    logits_processor=self._sampling([seeds[row] for row in rows], width),
+                    logits_processor=LogitsProcessorList(
+                        [
+                            *([guide.processor(rows, width)] if guide else []),
+                            *self._sampling([seeds[row] for row in rows], width),
+                        ]
+                    ),
                     stopping_criteria=self._stopping(),
                 )
                 ids, cache = output.sequences, output.past_key_values
@@ -205,11 +216,16 @@ class _BatchGenerator:
             return_dict_in_generate=True,
         )
 
-    def _sampling(self, seeds: Sequence[int], width: int) -> LogitsProcessorList:
+    def _guide(self, rows: int) -> Guide | None:
+        if self.schema is None:
+            return None
+        return Guide(self.tokenizer, self.model.config.get_text_config().vocab_size, self.ends, self.schema, rows)
+
+    def _sampling(self, seeds: Sequence[int], width: int) -> list[LogitsProcessor]:
         if not self.temperature:
-            return LogitsProcessorList()
+            return []
         top_p = [TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []
-        return LogitsProcessorList([TemperatureLogitsWarper(self.temperature), *top_p, SeededSampler(seeds, width)])
+        return [TemperatureLogitsWarper(self.temperature), *top_p, SeededSampler(seeds, width)]
 
     def _stopping(self) -> StoppingCriteriaList:
         strings = [_stop_strings(self.tokenizer, tuple(self.stop))] if self.stop else []

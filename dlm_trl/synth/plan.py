@@ -26,7 +26,7 @@ from dlm_trl.synth.openings import openings
 from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.windows import split_budget, windows
-from dlm_trl.teachers.load import is_local, writes_lists
+from dlm_trl.teachers.load import is_local, keeps_schema, writes_lists
 from dlm_trl.teachers.protocol import Request, TeacherInfo
 
 logger = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ def _context(settings: SynthSettings, teacher: TeacherInfo) -> int | None:
 
 
 def _request(messages: Sequence[Mapping[str, str]], n: int, settings: SynthSettings, teacher: TeacherInfo) -> Request:
-    schema = _bounded(n) if teacher.reference.startswith("vllm-server:") else SCHEMA
+    schema = _bounded(n) if keeps_schema(teacher.reference) else SCHEMA
     return _keyed(messages, settings.max_new_tokens, settings, teacher, schema)
 
 
@@ -211,7 +211,7 @@ def _keyed(
 
 
 def _bounded(n: int) -> Mapping[str, Any]:
-    """The schema with at most n pairs, so that a model that repeats itself ends. Some other servers refuse bounds."""
+    """The schema with at most n pairs, so that a model that repeats itself ends."""
     schema = deepcopy(dict(SCHEMA))
     schema["properties"]["pairs"] |= {"minItems": 1, "maxItems": n}
     return schema

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,14 @@ def is_self(reference: str) -> bool:
 def is_local(reference: str) -> bool:
     """Whether the teacher's weights are loaded in this process."""
     return is_self(reference) or reference.startswith("hf:")
+
+
+def keeps_schema(reference: str) -> bool:
+    """Whether a teacher's replies keep to a schema that bounds a list: vLLM's, and local ones if llguidance is there.
+
+    Other servers refuse a schema with bounds.
+    """
+    return reference.startswith("vllm-server:") or (is_local(reference) and find_spec("llguidance") is not None)
 
 
 def writes_lists(reference: str, document: Document) -> bool:

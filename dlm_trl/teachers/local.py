@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm_trl.models.chat import encode, require_template
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.generate import TOKEN_BUDGET, generate_batches, row_seed
+from dlm_trl.models.guidance import can_guide
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 
@@ -26,8 +28,8 @@ class LocalTeacher:
     context: the most tokens that prompt and reply may have together, None for no limit. token_budget: bounds a batch,
     as in `models.generate`. Sampling is seeded with a request's key and seed, so the same request gets the same reply
     in any batch, up to the rounding of the model's arithmetic. A reply's seconds are its share of its batch's, so they
-    add up to the elapsed time. Schemas are ignored. Raises DlmError (ChatTemplateError) for a tokenizer without a chat
-    template.
+    add up to the elapsed time. With llguidance, replies keep to their request's schema; `guided` says whether it is
+    there. Raises DlmError (ChatTemplateError) for a tokenizer without a chat template.
     """
 
     def __init__(
@@ -46,13 +48,16 @@ class LocalTeacher:
         self.revision = revision
         self.context = context
         self.token_budget = token_budget
+        self.guided = can_guide(tokenizer)
 
     def generate(self, requests: Sequence[Request]) -> Generator[Reply]:
         """See `Teacher.generate`.
 
         A reply has an error if the chat template refuses its messages, or its prompt exceeds the context or the memory.
         """
-        groups: dict[tuple[int, float, float, tuple[str, ...]], list[tuple[Request, list[int]]]] = defaultdict(list)
+        groups: dict[tuple[int, float, float, tuple[str, ...], str], list[tuple[Request, list[int]]]] = defaultdict(
+            list
+        )
         for request in requests:
             try:
                 prompt = encode(self.tokenizer, request.messages, self.reference)
@@ -67,7 +72,8 @@ class LocalTeacher:
                 )
                 continue
             top_p = 1.0 if request.top_p is None else request.top_p
-            groups[request.max_new_tokens, request.temperature, top_p, request.stop].append((request, prompt))
+            schema = json.dumps(request.schema) if self.guided else "null"
+            groups[request.max_new_tokens, request.temperature, top_p, request.stop, schema].append((request, prompt))
         for sampling, rows in groups.items():
             yield from self._replies(rows, *sampling)
 
@@ -82,6 +88,7 @@ class LocalTeacher:
         temperature: float,
         top_p: float,
         stop: tuple[str, ...],
+        schema: str,
     ) -> Iterator[Reply]:
         rows = sorted(rows, key=lambda row: -len(row[1]))
         while rows:
@@ -95,6 +102,7 @@ class LocalTeacher:
                 stop,
                 seed=[row_seed(request.key, request.seed) for request, _ in rows],
                 token_budget=self.token_budget,
+                schema=json.loads(schema),
             )
             done = 0
             try:
