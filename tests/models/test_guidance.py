@@ -1,4 +1,4 @@
-"""Generation that keeps to a JSON schema, on random models: whatever they prefer, the text is what the schema allows."""
+"""Generation that keeps to a JSON schema, on random models: the text is what the schema allows, whatever they prefer."""
 
 import json
 from typing import Any
