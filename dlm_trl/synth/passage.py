@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from dlm_trl.notes import Document, Section
 from dlm_trl.notes.sentences import paragraphs
+from dlm_trl.synth.facts import facts
+from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.staging import Staged
-from dlm_trl.synth.words import content_words
 
 _LONG_WORD = 30  # characters
 _BETWEEN_WORDS = r"\s+(?:>\s*)?"  # the rest of a quote may begin with its mark
@@ -74,21 +75,17 @@ def shorten(found: Passage, width: int, sentence_width: int | None = None) -> Pa
 
 
 def _source_sentence(item: Staged, prose: str) -> str | None:
-    """The sentence that is the answer, or shares most words with it; of several, the one with most of the question's.
+    """The sentence that the pair asks about, or None; found by its words in a pair of an earlier version.
 
-    None if the answer shares no words with the prose, or isn't meant to.
+    None, too, if the answer isn't meant to be from the prose.
     """
     if item.strategy != "extraction":
         return None
-    asked, answered = content_words(item.pair.question), content_words(item.pair.answer)
-    best, nearest = (0, 0), None
-    for sentence, words in _sentence_words(prose):
-        if sentence == item.pair.answer:
-            return sentence
-        shared = len(answered & words), len(asked & words)
-        if shared[0] and shared > best:
-            best, nearest = shared, sentence
-    return nearest
+    if item.facts:
+        return item.facts[0]
+    if any(item.pair.answer in paragraph for paragraph in _paragraphs(prose)):
+        return item.pair.answer
+    return next((fact.sentence for fact in _matcher(prose).match(*item.pair)), None)
 
 
 @lru_cache(maxsize=4)
@@ -97,8 +94,8 @@ def _paragraphs(prose: str) -> list[list[str]]:
 
 
 @lru_cache(maxsize=4)
-def _sentence_words(prose: str) -> list[tuple[str, set[str]]]:
-    return [(sentence, content_words(sentence)) for paragraph in _paragraphs(prose) for sentence in paragraph]
+def _matcher(prose: str) -> Matcher:
+    return Matcher(facts(prose))
 
 
 def _line(sentence: str, section: Section) -> int:

@@ -142,7 +142,8 @@ def staged_pair(question: str, answer: str) -> listing.Staged:
 def test_each_score_and_each_check_is_explained() -> None:
     """A new field of `Scores` needs a line in `SCORES`, a new stage without a judge one in `CHECKS`."""
     assert {field.name for field in fields(Scores)} - {"runner_up"} == set(SCORES)
-    assert set(get_args(Stage)) - {"judge", "threshold", "grounding", "surplus"} == set(CHECKS)
+    of_judge = {"judge", "threshold", "grounding", "ending", "novelty"}
+    assert set(get_args(Stage)) - of_judge - {"surplus"} == set(CHECKS)
     assert numbers(replace(SCORED, lead=None)) == {"margin": "-0.40", "grounding": "3.17", "overlap": "1.00"}
     assert numbers(None) == {}
 
@@ -171,7 +172,7 @@ def test_other_pairs_are_explained_by_what_is_known(document: Document) -> None:
     stage(document, all_pairs(document), AT)
     judged = explained(document, "What has yeast?")
     assert "≥ 0.10: passed" in judged and "≥ 0.70: passed" in judged and "lead" not in judged
-    assert "opening" not in judged and "question it is understood" not in judged
+    assert "opening" not in judged and "answer it is whole" in judged
     beyond = explained(document, "Who eats bread?")
     assert "prose line 6, but not the answer" in beyond and "--filter none makes only the first" in beyond
     asked = replace(candidate(document, "What slows the yeast?", "Salt slows the yeast down.", 1))

@@ -1,6 +1,7 @@
 """The sentence of the prose that a pair comes from, with its line, and how it is shortened."""
 
 import textwrap
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -40,18 +41,31 @@ def test_a_sentence_that_is_the_answer_is_found_with_its_line(sentences: list[st
 
 
 def test_another_answer_is_from_the_sentence_with_most_of_its_words() -> None:
-    document = parse(f"{HEAD}Salt slows the yeast down. The yeast makes gas.\nGas lifts the dough.\n\nWater is wet.")
+    document = parse(
+        f"{HEAD}Salt slows the yeast down. The yeast makes gas.\nGas lifts the dough.\n\nWater from rain is wet."
+    )
     assert found(document, "the gas of yeast") == Passage(
         6, "Salt slows the yeast down.", "The yeast makes gas.", "Gas lifts the dough."
     )
     for question, sentence in (
         ("What slows the yeast?", "Salt slows the yeast down."),
         ("What makes gas?", "The yeast makes gas."),
+        ("What?", "Salt slows the yeast down."),  # the first of equal ones
     ):
         result = found(document, "yeast", question)
         assert result and result.sentence == sentence
     last = found(document, "It is wet.")
-    assert last == Passage(9, "", "Water is wet.", "")
+    assert last == Passage(9, "", "Water from rain is wet.", "")
+
+
+def test_what_a_pair_is_known_to_ask_about_comes_first() -> None:
+    document = parse(f"{HEAD}Salt slows the yeast down. The yeast makes gas.")
+    (section,) = document.sections
+    item = Staged("ab" * 8, QAPair("What makes gas?", "The yeast makes gas."), "t", "extraction", "", "")
+    for sentence in ("Salt slows the yeast down.", "The yeast makes gas."):
+        result = passage(replace(item, facts=(sentence,)), section)
+        assert result and result.sentence == sentence
+    assert passage(replace(item, facts=("This sentence was edited since.",)), section) is None
 
 
 def test_an_answer_from_elsewhere_has_no_sentence() -> None:
