@@ -1,4 +1,4 @@
-"""Generation that keeps to a JSON schema, on random models: the text is what the schema allows, whatever they prefer."""
+"""Generation that keeps to a JSON schema: a random model writes what the schema allows, whatever it prefers."""
 
 import json
 from typing import Any
