@@ -60,6 +60,10 @@ _PASSIVE = re.compile(
 _READY = re.compile(rf"{_SUBJECT} {_BE} (?P<how>[a-z]+) (?:when|until|once|in {_WHEN})\b")
 _SIZE = re.compile(rf"{_SUBJECT} {_BE} {_ABOUT}{_COUNT} \w+ (?P<size>high|long|wide|deep|old|tall|thick)\b")
 _STATE = re.compile(rf"{_SUBJECT} {_BE} (?!(?:in|on|at|of|for|from|under|with|by|to|as|too)\b)")
+# "A wet dough is hard to hold": what it is like, not what it is.
+_LIKE = re.compile(
+    rf"{_SUBJECT} {_BE} (?:very |too |quite |rather )?(?!{_COUNT})[a-z]+(?<!ing)(?: (?:to|of|and|for|than|enough)\b|,|$)"
+)
 _DUTY = re.compile(rf"{_SUBJECT} (?P<verb>can|must|should|will|may) (?!be\b)")
 _AMOUNT = re.compile(
     rf"{_SUBJECT} (?P<verb>[a-z]{{2,}}s) {_ABOUT}{_COUNT} (?!(?:from|for|and|per)\b)(?P<unit>[a-z]{{3,}})\b"
@@ -145,6 +149,8 @@ def _openings(text: str, names: frozenset[str]) -> Iterator[str]:
         yield f"What does {subject}"
     elif match := _subject(_READY, text):
         yield f"When {match['verb']} {inside(match['subject'])} {match['how']}"
+    elif match := _subject(_LIKE, text):
+        yield f"What {match['verb']} {inside(match['subject'])} like"
     elif match := _subject(_STATE, text) or _subject(_DUTY, text):
         yield f"What {match['verb']} {inside(match['subject'])}"
     elif match := _subject(_DO, text):

@@ -33,10 +33,11 @@ _PRONOUN = re.compile(
 )
 _NEEDS_TEXT = re.compile(
     r"\b(?:(?<!does )it(?! takes?\b)|they|them|these|those|he|she|him|her)\b"
-    r"|\bthe (?:text|passage|paragraph|author|following)\b"
+    r"|\bthe (?:text|passage|paragraph|author|following|same)\b|\bsuch an?\b"
     r"|\b(?:this|that) (?!\w+s\b)\w+\?$|^\W*\w+ (?:is|are|does|do) (?:this|that|it)\b(?! take)",
     re.IGNORECASE,
 )
+_POINTS_BACK = re.compile(r"\b(?:this|these) (?!(?:is|means|are)\b)\w+", re.IGNORECASE)  # "leave this step out"
 _ARTICLES = frozenset({"a", "an", "its", "the", "their", "your"})
 _LINKS = frozenset({"about", "at", "by", "for", "from", "in", "into", "like", "of", "on", "to", "with"})
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -107,6 +108,8 @@ def problem(question: str, fact: Fact, opening: str = "") -> str | None:
         return "too long"
     if _NEEDS_TEXT.search(question):
         return "not understood without the text"
+    if _POINTS_BACK.search(fact.sentence):
+        return "the answer isn't understood without the text"
     asked = content_words(question) - OF_QUESTIONS
     if not asked:
         return "about nothing"
