@@ -62,7 +62,7 @@ _SIZE = re.compile(rf"{_SUBJECT} {_BE} {_ABOUT}{_COUNT} \w+ (?P<size>high|long|w
 _STATE = re.compile(rf"{_SUBJECT} {_BE} (?!(?:in|on|at|of|for|from|under|with|by|to|as|too)\b)")
 # "A wet dough is hard to hold": what it is like, not what it is.
 _LIKE = re.compile(
-    rf"{_SUBJECT} {_BE} (?:very |too |quite |rather )?(?!{_COUNT})[a-z]+(?<!ing)(?: (?:to|of|and|for|than|enough)\b|,|$)"
+    rf"{_SUBJECT} {_BE} (?:very |too |quite )?(?!{_COUNT})[a-z]+(?<!ing)(?: (?:to|of|and|for|than|enough)\b|,|$)"
 )
 _DUTY = re.compile(rf"{_SUBJECT} (?P<verb>can|must|should|will|may) (?!be\b)")
 _AMOUNT = re.compile(
