@@ -9,10 +9,10 @@ In a terminal:
 
     recipes/notes.dlm
       requests ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 205/205 2.4/s, 68,883 tokens
-    ⠋ judging  ━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━━━━━━━━  8/21   46 s left
-    72 pairs → question −33 → leak −1 → duplicate −17 → judge −1 → 7 kept, 13 to go
-    kept: What is baker's percentage?
-    lost: What does salt do to bread? (judge: another sentence answers it as well: A dough …
+    ⠼ judging  ━━━━━━━━━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━━━━  16/27  27 s left
+    72 pairs → question −24 → leak −2 → duplicate −19 → judge −2 → 14 kept, 11 to go
+    kept: What is a gentle way to the same end?
+    lost: What does the autolyse do? (judge: another sentence answers it as well: I…
 """
 
 from __future__ import annotations

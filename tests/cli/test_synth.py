@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pytest
 
@@ -19,6 +19,7 @@ from dlm_trl import load_dlm
 from dlm_trl.cli import main as cli
 from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger
+from dlm_trl.synth.report import Stage
 from dlm_trl.synth.staging import staged
 from dlm_trl.teachers.protocol import Reply, Request
 from tests.synth.writer import TOPICS, asked, listed, notes, pair, prose, topic_of, write, written
@@ -106,9 +107,6 @@ def test_from_prose_to_pairs_and_back(app: App, synth: Synth) -> None:
     cells = [dict(zip(header, line, strict=True)) for line in lines]
     assert [(row["question"], row["answer"]) for row in cells] == [
         pair(topic, noun) for topic in TOPICS[:3] for noun in ("colour", "height")
-    ]
-    assert [(row["line"], row["sentence"]) for row in cells[::2]] == [
-        (str(line), prose(topic)) for line, topic in zip((6, 9, 12), TOPICS, strict=False)
     ]
 
     first, second, third, *_ = all_ids = ids()
@@ -210,8 +208,22 @@ def test_json_is_all_that_is_printed(app: App, synth: Synth) -> None:
     assert [len(found[state]) for state in ("applied", "staged")] == [1, 5]
     question, answer = pair("Alder", "colour")
     (item,) = found["applied"]
-    assert item["pair"] == {"question": question, "answer": answer}
-    assert (item["line"], item["sentence"], item["prose"]) == (6, prose("Alder"), prose("Alder"))
+    assert item["pair"] == {"question": question, "answer": answer} and item["prose"] == prose("Alder")
+
+
+def test_pairs_are_listed_with_the_sentences_that_they_come_from(app: App, synth: Synth) -> None:
+    async def about_prose(call: Call) -> str:
+        return listed([(f"What is {topic_of(call)}?", prose(topic_of(call)))])
+
+    app.reply = about_prose
+    synth("instructions", "notes.dlm", *PLAIN)
+    header, *lines, _ = (line.split("\t") for line in synth("list", "notes.dlm").out.splitlines())
+    cells = [dict(zip(header, line, strict=True)) for line in lines]
+    expected = [(str(line), prose(topic)) for line, topic in zip((6, 9, 12), TOPICS, strict=False)]
+    assert [(row["line"], row["sentence"]) for row in cells] == expected
+    (found,) = json.loads(synth("list", "notes.dlm", "--json").out)
+    assert [(str(item["line"]), item["sentence"]) for item in found["staged"]] == expected
+    assert [item["prose"] for item in found["staged"]] == [sentence for _, sentence in expected]
 
 
 def test_json_includes_the_documents_before_a_failure(app: App, synth: Synth) -> None:
@@ -232,10 +244,8 @@ def test_losses_are_shown_with_their_duplicates(app: App, synth: Synth) -> None:
     assert (
         "\nguard\t×3\tThe question contains the control character or surrogate U+0000.\t· What?\\x00 (×3)\n" in done.out
     )
-    assert (
-        "lost: guard 3, question 0, echo 0, leak 0, duplicate 2, judge 0, threshold 0, grounding 0, surplus 0;"
-        in done.out
-    )
+    lost = dict.fromkeys(get_args(Stage), 0) | {"guard": 3, "duplicate": 2}
+    assert f"\nlost: {', '.join(f'{stage} {n}' for stage, n in lost.items())}; kept 1\n" in done.out
     assert "; kept 1\n" in done.out
 
 

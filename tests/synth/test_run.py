@@ -407,7 +407,7 @@ def test_a_request_gives_no_more_pairs_than_requested(app: App, path: Path) -> N
 
 @pytest.mark.parametrize("filter", ["none", "dedup-only"])
 def test_duplicates_are_rejected_unless_filtering_is_off(app: App, path: Path, filter: str) -> None:
-    app.reply = lambda call: write_text(listed([("What is this?", "A plant."), ("What  is THIS?", "A plant!")]))
+    app.reply = lambda call: write_text(listed([("What grows here?", "A plant."), ("What  grows HERE?", "A plant!")]))
     done = synthesize(path, replace(PLAIN, filter=filter))
     # The same pair for two sections is one section of a document.
     assert (len(done.staged), done.counts.duplicate) == ((2, 0) if filter == "none" else (1, 23))
