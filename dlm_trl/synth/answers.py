@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 
+from dlm_trl.notes.sentences import NUMBERS
 from dlm_trl.synth.language import is_english
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.prompts import Strategy
-from dlm_trl.synth.words import NUMBERS, content_words, words
+from dlm_trl.synth.words import content_words, words
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _SEPARATORS = str.maketrans("", "", ".,:")

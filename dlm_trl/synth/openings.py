@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
-from dlm_trl.synth.words import NUMBERS
+from dlm_trl.notes.sentences import NUMBERS
 
 MAX_OPENINGS = 5
 BARE = ("What does", "What")  # for every sentence that isn't an instruction

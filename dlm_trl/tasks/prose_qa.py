@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import NoRowsError
-from dlm_trl.notes.sentences import paragraphs, sentences
-from dlm_trl.synth.words import NUMBERS
+from dlm_trl.notes.sentences import NUMBERS, paragraphs, sentences
 from dlm_trl.tasks import prompts
 from dlm_trl.tasks.protocol import Example, Messages, Reject, accuracy
 
