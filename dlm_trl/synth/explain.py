@@ -85,6 +85,8 @@ def _opening(document: Document, item: Staged, fact: Fact) -> str:
     for opening in openings(fact.sentence, fact.names) if reply else []:
         if reply and finished(opening + reply.text) == item.pair.question:
             rest = item.pair.question.removeprefix(opening).strip()
+            if rest == "?":
+                return "by rule, from the sentence: the whole question"
             return f'by rule, from the sentence: "{opening}"; the teacher wrote the rest: "{rest}"'
     return "none known: the teacher wrote the whole question"
 
