@@ -8,18 +8,16 @@ for item in staged(document):
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import NamedTuple
 
 from dlm_trl.notes import Document, Section
-from dlm_trl.notes.sentences import paragraphs
+from dlm_trl.notes.sentences import paragraphs, sentence_lines
 from dlm_trl.synth.facts import facts
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.staging import Staged
 
 _LONG_WORD = 30  # characters
-_BETWEEN_WORDS = r"\s+(?:>\s*)?"  # the rest of a quote may begin with its mark
 
 
 class Passage(NamedTuple):
@@ -34,10 +32,11 @@ class Passage(NamedTuple):
 def passage(item: Staged, section: Section) -> Passage | None:
     """The passage of the prose that a pair came from, or None if its answer isn't from the prose."""
     sentence = _source_sentence(item, section.content)
-    for paragraph in _paragraphs(section.content):
+    for paragraph, lines in _paragraphs(section.content):
         if sentence in paragraph:
             i = paragraph.index(sentence)
-            return Passage(_line(sentence, section), " ".join(paragraph[:i]), sentence, " ".join(paragraph[i + 1 :]))
+            line = section.content_line + lines[i]
+            return Passage(line, " ".join(paragraph[:i]), sentence, " ".join(paragraph[i + 1 :]))
     return None
 
 
@@ -83,25 +82,21 @@ def _source_sentence(item: Staged, prose: str) -> str | None:
         return None
     if item.facts:
         return item.facts[0]
-    if any(item.pair.answer in paragraph for paragraph in _paragraphs(prose)):
+    if any(item.pair.answer in paragraph for paragraph, _ in _paragraphs(prose)):
         return item.pair.answer
     return next((fact.sentence for fact in _matcher(prose).match(*item.pair)), None)
 
 
 @lru_cache(maxsize=4)
-def _paragraphs(prose: str) -> list[list[str]]:
-    return paragraphs(prose)
+def _paragraphs(prose: str) -> list[tuple[list[str], list[int]]]:
+    """The sentences of each paragraph, and the line of the prose in which each starts."""
+    lines = iter(sentence_lines(prose))
+    return [(paragraph, [next(lines) for _ in paragraph]) for paragraph in paragraphs(prose)]
 
 
 @lru_cache(maxsize=4)
 def _matcher(prose: str) -> Matcher:
     return Matcher(facts(prose))
-
-
-def _line(sentence: str, section: Section) -> int:
-    """The file line where the sentence begins."""
-    found = re.search(_BETWEEN_WORDS.join(map(re.escape, sentence.split())), section.content)
-    return section.content_line + (section.content.count("\n", 0, found.start()) if found else 0)
 
 
 def _first_words(text: str, width: int) -> str:
