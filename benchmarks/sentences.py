@@ -44,7 +44,7 @@ def main() -> None:
             sentences = [f.sentence for s in read(path).sections if s.kind == "prose" for f in facts(s.content)]
             done = synthesize(path, SynthSettings(teacher=f"hf:{options.base_model}", ask="sentences", fresh=True))
         known = sum(loss.stage in ("duplicate", "leak") for loss in done.losses)
-        verdicts = [labels.get((item.pair.answer, item.pair.question)) for item in done.staged]
+        verdicts = [labels.get((item.facts[0], item.pair.question)) for item in done.staged]
         right, wrong, unknown = (verdicts.count(verdict) for verdict in (True, False, None))
         share = (right + known) / len(sentences)
         print(

@@ -20,11 +20,13 @@ from pathlib import Path
 from dlm_trl.models.ranks import map_over_ranks
 from dlm_trl.notes import Document, read
 from dlm_trl.synth import prompts
+from dlm_trl.synth.answers import shortened
 from dlm_trl.synth.apply import apply
 from dlm_trl.synth.budget import Budget, cost_of, max_usage
 from dlm_trl.synth.coverage import Totals, coverage
 from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
+from dlm_trl.synth.language import is_english
 from dlm_trl.synth.ledger import Ledger, now, run_lock
 from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.plan import PlannedRequest, plan, retry, split
@@ -284,12 +286,16 @@ class _Run:
 
 
 def _best_question(asked: Sequence[tuple[PlannedRequest, str]]) -> tuple[PlannedRequest, list[QAPair]]:
-    """The request with the best question about a sentence, and the question with the sentence as its answer."""
+    """The request with the best question about a sentence, and the question with the sentence as its answer.
+
+    In English, the answer leaves out what the question has said.
+    """
     fact = asked[0][0].fact
     assert fact is not None
     replies = [(planned.opening, reply) for planned, reply in asked]
     at, question = best(replies, fact)
-    return asked[at][0], [QAPair(question, fact.sentence)]
+    answer = shortened(question, fact.sentence) if is_english(asked[at][0].prose) else fact.sentence
+    return asked[at][0], [QAPair(question, answer)]
 
 
 def _written(document: Document, kept: Sequence[Candidate], apply_now: bool) -> tuple[list[Staged], int, Totals]:
