@@ -79,7 +79,7 @@ def instructions(
         Literal["list", "sentences"] | None,
         typer.Option(
             help="list: ask for a JSON list of pairs about each section; sentences: ask for a question about each "
-            "sentence, which is the answer. Default: sentences for local teachers of less than about 1 B parameters."
+            "sentence, which answers it. Default: sentences for local teachers of less than about 1 B parameters."
         ),
     ] = None,
     uncovered: Annotated[
