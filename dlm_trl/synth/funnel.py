@@ -123,7 +123,7 @@ class Funnel:
         # Compared with each other only now: if one answer is wrong, another one to the same question may be right.
         for candidate in self._judged([*new.values()]):
             if not self._is_duplicate(candidate) and self._is_within_request(candidate, remaining):
-                self._index.add(candidate.pair, f"{candidate.pair.question!r} of this run")
+                self._index.add(_whole(candidate), f"{candidate.pair.question!r} of this run")
                 kept.append(self._keep(candidate))
         return kept
 
@@ -174,7 +174,7 @@ class Funnel:
         return (candidate.request_key, candidate.pair) in self._from_request
 
     def _is_duplicate(self, candidate: Candidate) -> bool:
-        match = None if self._is_known_from_request(candidate) else self._index.nearest(candidate.pair)
+        match = None if self._is_known_from_request(candidate) else self._index.nearest(_whole(candidate))
         if match:
             score = f" ({match.score:.0%})" if match.same == "words" else ""
             self.lose("duplicate", candidate, f"{_SIMILARITY[match.same]}: {match.name}{score}")
@@ -204,6 +204,11 @@ class Funnel:
                 else:
                     yield replace(candidate, scores=scores, limits=least)
         self._progress.judged(len(candidates), len(candidates))
+
+
+def _whole(candidate: Candidate) -> QAPair:
+    """The pair with its whole sentence as the answer; shortened, those of different questions can be the same."""
+    return candidate.pair._replace(answer=candidate.fact.sentence) if candidate.fact else candidate.pair
 
 
 def _reason(failed: str, scores: Scores, least: Mapping[str, float]) -> str:

@@ -123,6 +123,8 @@ _PLAN, _ORIGINS = TypeAdapter(_Plan), TypeAdapter(_Origins)
 def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) -> list[Staged]:
     """Stage these pairs, and return those that were neither staged nor in the document before.
 
+    A known pair is recorded anew if it comes from another sentence now: an edit may leave its words as they were.
+
     synth_at: time of the run, ISO 8601, UTC. Raises DlmError as `staged` does, and DlmWriteError.
     """
     with _locked(document):
@@ -130,17 +132,23 @@ def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) ->
         known = {section.bare_id for section in document.sections}
         known |= {item.section_id for item in _staged(document, plan, origins)}
         added: _Origins = {}
+        renewed: _Origins = {}
         matcher = _matchers(document)
         for candidate in candidates:
             own_id = section_id("instruction", _content(candidate.pair))
             if own_id not in known and own_id not in added:
                 plan.sections.append(_entry(candidate, synth_at))
                 added[own_id] = _origin(candidate, matcher)
-        if added:
+            elif own_id in origins and own_id not in added:
+                again = _origin(candidate, matcher)
+                if again.facts != origins[own_id].facts:
+                    renewed[own_id] = again
+        origins |= added | renewed
+        if added or renewed:
             # Origins first: if the process is killed in between, only an unused origin is left.
-            _write(_origins_path(document), _ORIGINS.dump_python(origins | added))
+            _write(_origins_path(document), _ORIGINS.dump_python(origins))
         _save(document, plan)  # even if nothing is new, to record the new path of a document that was moved
-        return [item for item in _staged(document, plan, origins | added) if item.section_id in added]
+        return [item for item in _staged(document, plan, origins) if item.section_id in added]
 
 
 def staged(document: Document) -> list[Staged]:

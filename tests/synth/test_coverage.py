@@ -149,7 +149,9 @@ class TestGone:
 
     def test_a_pair_from_a_list_knows_its_sentences_too(self, app: App, tmp_path: Path) -> None:
         async def write(call: Call) -> str:
-            return listed([("How long does it rise?", "Five hours."), ("Which things are added?", "Salt and spices.")])
+            return listed(
+                [("How long does the dough rise?", "Five hours."), ("Which things are added?", "Salt and spices.")]
+            )
 
         app.reply = write
         path = tmp_path / "notes.dlm"
@@ -161,7 +163,7 @@ class TestGone:
             zip([f.sentence for f in facts(text)], [["extraction"]] * 3 + [[]], strict=True)
         )
         path.write_text(f"{HEAD}{text.replace('five', 'six')}\n")
-        assert [gone.question for gone in found_in(path).gone] == ["How long does it rise?"]
+        assert [gone.question for gone in found_in(path).gone] == ["How long does the dough rise?"]
         path.write_text(f"{HEAD}{text.replace('last', 'at the end')}\n")
         assert [gone.question for gone in found_in(path).gone] == ["Which things are added?"]
         path.write_text(f"{HEAD}{text}\n\nAnother paragraph is added to the section.\n")
@@ -214,7 +216,10 @@ class TestUncovered:
         assert done.coverage == (6, 6, 1, 0) and found_in(path).uncovered() == set()
         again = synthesize(path, UNCOVERED)
         assert (again.counts.sent, again.counts.from_ledger, len(app.calls)) == (0, 0, 5)
-        path.write_text(path.read_text().replace("Cedar is", "Cedar was"))
+        path.write_text(path.read_text().replace("Cedar is a plant", "Cedar is a tree"))
+        assert synthesize(path, UNCOVERED).counts.sent == 1 and found_in(path).totals == (6, 6, 1, 1)
+        # This edit leaves question and answer as they are: the same pair is about the new sentence.
+        path.write_text(path.read_text().replace("Elm is", "Elm was"))
         assert synthesize(path, UNCOVERED).counts.sent == 1 and found_in(path).totals == (6, 6, 1, 1)
 
     def test_a_rejected_pair_is_asked_for_again_from_the_ledger(self, app: App, path: Path) -> None:
