@@ -52,7 +52,9 @@ def numbers(scores: Scores | None) -> dict[str, str]:
 def explain(document: Document, item: Staged, state: str) -> RenderableType:
     """The pair, where its answer and its question come from, its scores with their limits, and its checks."""
     section = resolve_source(document, item.source_section_id)
-    asked = [fact for fact in facts(section.content) if fact.sentence in item.facts] if section else []
+    found = [fact for fact in facts(section.content) if fact.sentence in item.facts] if section else []
+    # The answer to a question about a sentence is the sentence, or its end.
+    asked = [fact for fact in found if fact.sentence.casefold().endswith(item.pair.answer.casefold())]
     is_about_sentence = bool(asked) if item.scores is None else item.scores.lead is not None
     head = f"{item.section_id} ({state})\nteacher {redact(item.teacher)}, {item.strategy}, {item.synth_at}\n"
     pair = [("question", item.pair.question), ("answer", item.pair.answer), ("prose", _origin(item, section))]
