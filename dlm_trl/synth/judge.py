@@ -133,9 +133,10 @@ class Judge:
         hardly any prose, margin and grounding are -inf, so the pair is rejected.
         """
         asked = [self._asked(candidate) for candidate in candidates]
-        alone = [row for own in asked for row in (own.answer, own.empty)]
-        with_prose = [row for own in asked for piece in own.pieces for row in piece]
-        base, judge = self._mean_log_probs([*alone, *with_prose], alone)
+        fitting = [own for own in asked if own.pieces]  # what is too long for the context isn't read at all
+        by_base = [row for own in fitting for piece in [(own.answer,), *own.pieces] for row in piece]
+        by_judge = [row for own in fitting for row in (own.answer, own.empty)]
+        base, judge = self._mean_log_probs(by_base, by_judge)
         best = [max(own.pieces, key=lambda piece: base[piece[0]], default=None) for own in asked]
         # The sentence that a question is about is known to be whole.
         ends = self._ends([piece[0] for piece, c in zip(best, candidates, strict=True) if piece and not c.fact])
@@ -187,7 +188,7 @@ class Judge:
         return leads
 
     def _asked(self, candidate: Candidate) -> _Asked:
-        """The sequences of a candidate; without pieces if there is no room for prose."""
+        """What to score for a candidate; `pieces` is empty if the prose doesn't fit the context."""
         question, answer = candidate.pair
 
         def with_prose(prose: str, answer: str) -> _Row:

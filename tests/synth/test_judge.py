@@ -197,6 +197,18 @@ def test_prose_of_any_length_is_read_completely(random_base: Path, text: str, ti
         assert answer > 150
 
 
+def test_what_exceeds_the_context_is_never_given_to_the_model(
+    tiny_judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, scored = [], tiny_judge._scored
+    monkeypatch.setattr(tiny_judge, "_scored", lambda rows: read.extend(rows) or scored(rows))
+    long = "flour and water " * 1000
+    tiny_judge.score(
+        [candidate(pair) for pair in (QAPair(long, "A mix."), PAIRS[0], QAPair("What is a starter?", long))]
+    )
+    assert read and max(row.tokens for row in read) <= tiny_judge.context
+
+
 def test_pairs_too_long_for_the_context_are_rejected(tiny_judge: Judge) -> None:
     long = "flour and water " * 1000
     asked = [QAPair(long, "A mix."), PAIRS[0], QAPair("What is a starter?", long)]
