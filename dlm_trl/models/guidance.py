@@ -19,6 +19,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 # As models write it. Free white space is a trap for a small model, which fills it until its tokens are used up.
 _FORMAT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_BITS = 32  # tokens in one number of llguidance's mask
 
 
 def can_guide(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -52,23 +53,19 @@ class Guide:
         """For a batch of these rows, whose prompts have `width` tokens."""
         return _SchemaProcessor(self, rows, width)
 
-    def next_tokens(self, row: int, new: Sequence[int], bits: torch.Tensor) -> None:
-        """Set the bits (int32, 32 tokens each) of the tokens that may follow these of a row.
-
-        All may follow the end of a row, since it is padded there.
-        """
+    def allowed(self, row: int, new: Sequence[int], vocabulary: int) -> torch.Tensor:
+        """Which tokens may follow these of a row (bool, one per token). All may follow its end, where it is padded."""
         matcher = self._matchers[row]
-        if self._ends.intersection(new):
-            bits.fill_(-1)
-            return
+        if not self._ends.isdisjoint(new):
+            return torch.ones(vocabulary, dtype=torch.bool)
         if not matcher.is_stopped():
             matcher.consume_tokens(list(new[self._read[row] :]))
             self._read[row] = len(new)
         if matcher.is_stopped():  # the JSON is complete
-            for end in self._ends:
-                bits[end // 32] |= 1 << end % 32 if end % 32 < 31 else -(1 << 31)
-        else:
-            matcher.unsafe_compute_mask_ptr(bits.data_ptr(), bits.numel() * bits.element_size())
+            return torch.zeros(vocabulary, dtype=torch.bool).index_fill_(0, torch.tensor([*self._ends]), True)
+        bits = torch.empty(-(-vocabulary // _BITS), dtype=torch.int32)
+        matcher.unsafe_compute_mask_ptr(bits.data_ptr(), bits.numel() * bits.element_size())
+        return ((bits[:, None] >> torch.arange(_BITS, dtype=torch.int32)) & 1).flatten()[:vocabulary].bool()
 
 
 class _SchemaProcessor(LogitsProcessor):
@@ -76,11 +73,9 @@ class _SchemaProcessor(LogitsProcessor):
         self._guide, self._rows, self._width = guide, rows, width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        bits = torch.zeros(len(self._rows), -(-scores.shape[-1] // 32), dtype=torch.int32)
-        for k, (row, new) in enumerate(zip(self._rows, input_ids[:, self._width :].tolist(), strict=True)):
-            self._guide.next_tokens(row, new, bits[k])
-        allowed = (bits[..., None] >> torch.arange(32, dtype=torch.int32)).bitwise_and_(1).flatten(1).bool()
-        return scores.masked_fill(~allowed[:, : scores.shape[-1]].to(scores.device), -torch.inf)
+        texts = zip(self._rows, input_ids[:, self._width :].tolist(), strict=True)
+        allowed = torch.stack([self._guide.allowed(row, new, scores.shape[-1]) for row, new in texts])
+        return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
 
 
 @lru_cache(maxsize=4)

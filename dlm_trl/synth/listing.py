@@ -111,7 +111,7 @@ def _origin(item: Staged) -> str:
 def _heading(section: Section | None, width: int) -> Text:
     """The section's line with its own heading, or else its first words."""
     if section is None:
-        return Text("Prose that is no longer in the document", style="bold")
+        return Text("Prose no longer in the document", style="bold")
     first, _, rest = section.content.strip().partition("\n")
     title = first.lstrip("# ") if first.startswith("#") else f"{first} {rest[:width]}"
     heading = Text(f"Line {section.content_line}: {' '.join(printable(title).split())}", style="bold")

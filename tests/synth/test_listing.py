@@ -95,7 +95,7 @@ def test_pairs_whose_prose_is_gone_come_last(document: Document) -> None:
     rows = listing.listed(read(document.path))
     assert [row.item.pair.question for row in rows if row.section] == ["What slows the yeast down?"]
     text = shown(listing.blocks(rows, 80), 80)
-    before, heading, after = text.partition("Prose that is no longer in the document")
+    before, heading, after = text.partition("Prose no longer in the document")
     assert heading and "Salt does." in before and YEAST in after
     assert "no longer in the document" in explained(read(document.path), "What does the yeast make?")
 
