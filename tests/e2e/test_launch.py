@@ -18,8 +18,9 @@ LINE = ("--logging_steps", "1", "--disable_tqdm", "true", "--measure", "false")
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """This process's environment, without a GPU and with its own store."""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DLM_HOME": str(tmp_path / "home")}
+    """This process's environment, without a GPU and with its own store; its lines can be read as they are printed."""
+    own = {"CUDA_VISIBLE_DEVICES": "", "DLM_HOME": str(tmp_path / "home"), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **own}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
