@@ -21,6 +21,7 @@ from dlm_trl.train.distributed import exit_worker, prepare_deepspeed
 prepare_deepspeed()  # before TRL is imported, which imports DeepSpeed
 
 from peft import prepare_model_for_kbit_training
+from peft.helpers import disable_input_dtype_casting
 from trl import SFTConfig, SFTTrainer
 
 from dlm_trl.evaluation import report
@@ -103,7 +104,8 @@ def train(argv: list[str], signals: StopSignals) -> None:
     if run.adapter.adapter == "adalora":
         trainer.add_callback(ShrinkRanks(run.adapter.adalora_warmup, run.adapter.adalora_final, run.checkpoint))
     stop = install(trainer, run.resume_settings, signals)
-    with scored_where_labelled():
+    # Under autocast, PEFT's cast of every layer's input to float32 is undone at once: the result is the same without.
+    with scored_where_labelled(), disable_input_dtype_casting(trainer.model, accelerator.native_amp):
         trainer.train(resume_from_checkpoint=run.checkpoint)
     if stop.saved:
         accelerator.end_training()

@@ -20,6 +20,7 @@ from dlm_trl.models.chat import encode_questions
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.load import context_length
 from dlm_trl.models.prefix import PrefixCache, common_prefix
+from dlm_trl.tasks.prompts import open_book
 
 MAX_PROSE = 4096  # tokens of prose to put into the prompt as a whole
 MAX_PARAGRAPHS = 512  # tokens of paragraphs for each question otherwise; these can't be cached
@@ -88,8 +89,7 @@ class Paragraphs:
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, notes: str, question: RecallQuestion) -> list[int]:
     text, answer, system = question
-    asked = f"Notes:{SEPARATOR}{notes}{SEPARATOR}Answer with the words of the notes.{SEPARATOR}{text}"
-    return encode_questions(tokenizer, [messages(asked, system)], [answer])[0]
+    return encode_questions(tokenizer, [messages(open_book(notes, text), system)], [answer])[0]
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, paragraph: str, room: int) -> list[str]:

@@ -31,13 +31,15 @@ from trl import SFTTrainer
 
 from dlm_trl.models.frozen import check_attachable
 from dlm_trl.models.generate import row_seed
+from dlm_trl.models.load import context_length
 from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.notes.files import replace_file
 from dlm_trl.notes.journal import append
 from dlm_trl.online.authors import AskedTeacher, Author, FrozenBase
 from dlm_trl.online.curriculum import Curriculum
-from dlm_trl.online.encode import Encoded, encode, rows_of
+from dlm_trl.online.distillation import Distillation
+from dlm_trl.online.encode import Encoded, encode, rows_of, with_context
 from dlm_trl.online.hooks import Batch, Fetch, StepHook, add_hook
 from dlm_trl.online.predictions import Place, reading
 from dlm_trl.online.rows import ATTEMPTS, Draft, Written, write_rows
@@ -84,6 +86,7 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
     writes the next step's rows while this step trains. synthetic_fraction: the share of each batch that is synthetic;
     such rows replace rows of the trainer's dataset, which stay if no row could be written in `attempts` attempts. With
     1.0 the dataset isn't read; rows that couldn't be written are missing then, and a batch without rows has no loss.
+    distillation: an attached `Distillation`; rows whose example has a context are then trained by its objective.
     log_file: "rows.jsonl" becomes "rows-<rank>.jsonl", one line per draft; the default is "online_rows.jsonl" in the
     output folder.
 
@@ -99,6 +102,7 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
         log_file: str | Path | None = None,
         teacher: Literal["base"] | Teacher = "base",
         attempts: int = ATTEMPTS,
+        distillation: Distillation | None = None,
     ) -> None:
         if not 0 < synthetic_fraction <= 1:
             raise UsageError(
@@ -111,6 +115,7 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
         self.log_file = log_file
         self.teacher = teacher
         self.attempts = attempts
+        self.distillation = distillation
         self.samples: list[Draft] = []  # the first rows of the last step
         self._first_state = self.curriculum.state_dict()
 
@@ -200,6 +205,9 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
             every = [*order, *(index for index in chain.from_iterable(places) if index not in order)]
             places = [every[start : start + wide] for start in range(0, len(every), wide)]
         rows = {draft.index: draft for draft in drafts if draft.encoded}
+        if self.distillation:
+            found = [draft.encoded for draft in rows.values() if draft.encoded and draft.encoded.context]
+            self.distillation.expect({tuple(encoded.input_ids): encoded.context for encoded in found})
         self._rejects = Counter(draft.outcome.reason for draft in drafts if isinstance(draft.outcome, Reject))
         self.samples = list(rows.values())[:3]
         self._examples: list[Example] = []
@@ -236,13 +244,19 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
             write_rows,
             self.curriculum.task,
             self._author,
-            partial(encode, tokenizer=self._tokenizer, max_length=self._trainer.args.max_length),
+            self._encode,
             seed=self.seed,
             step=step,
             indices=indices,
             attempts=self.attempts,
         )
         return (step, self.curriculum.stage, tuple(indices)), write
+
+    def _encode(self, example: Example) -> Encoded | Reject:
+        encoded = encode(example, self._tokenizer, self._trainer.args.max_length)
+        if self.distillation is None or isinstance(encoded, Reject):
+            return encoded
+        return with_context(encoded, example, self._tokenizer, context_length(self._model.config))
 
     def _collate(self, rows: Sequence[Draft | Features | None]) -> dict[str, Any]:
         """The batch of these rows with the places of the synthetic ones. Never empty: other processes would wait."""

@@ -9,7 +9,7 @@ Masks go by position, never by token id.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -28,6 +28,7 @@ class Encoded:
     input_ids: list[int]
     start: int
     choices: tuple[int, ...] = ()  # the token of each of the example's choices; () if they aren't single tokens
+    context: tuple[int, ...] = ()  # what the base reads instead of the prompt, in context distillation
 
     @property
     def labels(self) -> list[int]:
@@ -59,17 +60,39 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int
     return Encoded(prompt + target, len(prompt), _choices(example, tokenizer, target))
 
 
-def rows_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, list[int]]]:
-    """The rows of a collated batch, right-padded or padding-free (concatenated); a packed row is taken apart."""
-    if "attention_mask" in batch:
-        lengths = batch["attention_mask"].sum(1).tolist()
-        parts = [(row, 0, length) for row, length in enumerate(lengths)]
+def with_context(
+    encoded: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> Encoded | Reject:
+    """The same row with the tokens of its example's context, if it has one; raises like `encode`.
+
+    max_length: the tokens that the base can read, context and answer.
+    """
+    if example.context is None:
+        return encoded
+    if isinstance(example.context, str):
+        context = encode_text(tokenizer, example.context, add_special_tokens=True)
     else:
-        starts = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
-        ends = [*starts[1:], batch["input_ids"].shape[1]]
-        # A single token has nothing to predict: it pads the batch to a multiple of some length.
-        parts = [(0, start, end) for start, end in zip(starts, ends, strict=True) if end - start > 1]
-    return [{name: batch[name][row, a:b].tolist() for name in ("input_ids", "labels")} for row, a, b in parts]
+        ids, start = encode_answered(tokenizer, example.context, example.target)
+        context = ids[:start]
+    if max_length is not None and len(context) + len(encoded.input_ids) - encoded.start > max_length:
+        return Reject("context too long")
+    return replace(encoded, context=tuple(context))
+
+
+def spans(batch: Mapping[str, torch.Tensor]) -> list[tuple[int, int, int]]:
+    """The line, first token and end of each row of a collated batch, right-padded or padding-free (concatenated)."""
+    if "attention_mask" in batch:
+        return [(line, 0, length) for line, length in enumerate(batch["attention_mask"].sum(1).tolist())]
+    starts = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
+    ends = [*starts[1:], batch["input_ids"].shape[1]]
+    # A single token has nothing to predict: it pads the batch to a multiple of some length.
+    return [(0, start, end) for start, end in zip(starts, ends, strict=True) if end - start > 1]
+
+
+def rows_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, list[int]]]:
+    """The rows of a collated batch; a packed row is taken apart."""
+    names = ("input_ids", "labels")
+    return [{name: batch[name][line, a:b].tolist() for name in names} for line, a, b in spans(batch)]
 
 
 def _choices(example: Example, tokenizer: PreTrainedTokenizerBase, target: list[int]) -> tuple[int, ...]:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+from dlm_trl.models.divergence import hidden_states, whole
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.online.encode import Encoded
 from dlm_trl.tasks.protocol import Example
@@ -59,10 +59,6 @@ def reading(model: PeftModel, tokenizer: PreTrainedTokenizerBase, places: Sequen
     """
     base = model.get_base_model()
     predictions: list[str] = []
-    hidden: list[Tensor] = []
-
-    def keep_states(module: nn.Module, args: Any, output: Any) -> None:
-        hidden[:] = [output.last_hidden_state]
 
     def read_predictions(module: nn.Module, args: Any, output: Any) -> None:
         head = base.get_output_embeddings()
@@ -81,12 +77,11 @@ def reading(model: PeftModel, tokenizer: PreTrainedTokenizerBase, places: Sequen
                 scores = logits.log_softmax(-1).gather(1, right[:, None])[:, 0].to(output.log_probs.dtype)
                 output.log_probs = output.log_probs.index_put((lines, positions), scores)
 
-    # Not on the base itself, since some adapters bypass its hooks.
-    hooks = [base.base_model.register_forward_hook(keep_states), model.register_forward_hook(read_predictions)]
-    try:
-        yield predictions
-    finally:
-        for hook in hooks:
+    with hidden_states(model) as hidden:
+        hook = model.register_forward_hook(read_predictions)
+        try:
+            yield predictions
+        finally:
             hook.remove()
 
 
@@ -120,11 +115,6 @@ def _choice_logits(places: Sequence[Place], states: Tensor, weight: Tensor, bias
     if bias is not None:
         logits = logits + bias[ids].float()
     return logits.masked_fill(ids < 0, -torch.inf)
-
-
-def whole(weight: Tensor) -> Tensor:
-    """The full tensor of a weight that FSDP may have sharded."""
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def _require_plain_logits(config: Any) -> None:

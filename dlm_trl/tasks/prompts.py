@@ -45,6 +45,11 @@ def question(description: str, options: Sequence[str], labels: Sequence[str]) ->
     return "\n".join([f"Description: {description}", *lines, f"Answer ({answer_range(labels)}):"])
 
 
+def open_book(prose: str, question: str) -> str:
+    """The user's message that asks a question with the notes at hand."""
+    return f"Notes:\n\n{prose}\n\nAnswer with the words of the notes.\n\n{question}"
+
+
 def span_question_messages(prose: str, span: str) -> list[dict[str, str]]:
     """Messages that ask for a question about `prose` with the answer `span`."""
     content = f"Write a question about the text below. Its answer is: {span}\n\nText:\n{prose.strip()}"

@@ -163,6 +163,7 @@ def _row(item: ProseItem, question: str) -> Example | Reject:
         prompt=[*system, {"role": "user", "content": question}],
         target=item.text,
         facts={"question": question, "span": item.text, "passage": item.passage},
+        context=[*system, *prompts.span_check_messages(item.passage, question)],
     )
 
 

@@ -31,7 +31,8 @@ class Example:
     the assistant's turn, including its end.
 
     loss: "full" is cross-entropy over the vocabulary; "labels" is over the tokens of `choices` only, each of which must
-    be a single token.
+    be a single token. context: what the base reads instead of the prompt in context distillation, such as the question
+    with the text that answers it (see `online.distillation`); unused otherwise.
     """
 
     prompt: str | Messages
@@ -39,6 +40,7 @@ class Example:
     choices: tuple[str, ...] = ()  # all possible targets, in order; () for an open question
     facts: Mapping[str, Any] = field(default_factory=dict)  # for the log: word, description, options, …
     loss: Literal["full", "labels"] = "full"
+    context: str | Messages | None = None
 
     def __post_init__(self) -> None:
         if not self.target:

@@ -18,33 +18,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
-from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from dlm_trl.models.control_tokens import encode_text, encode_texts
+from dlm_trl.models.divergence import Segment, at, hidden_states, last_hidden, next_tokens, token_kl
 from dlm_trl.models.frozen import check_attachable, frozen
 from dlm_trl.models.generate import generate, row_seed
 from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.online.hooks import Batch, StepHook, add_hook
-from dlm_trl.online.predictions import whole
 
 TEXTS = 256  # written by the base
 TOKENS = 32  # at most, per text: short rows are padded to the longest one
 ROWS = 8  # texts added to a batch
-
-
-class Segment(NamedTuple):
-    """The position of a text in a batch: its line, and its first and last token (exclusive)."""
-
-    line: int
-    start: int
-    end: int
 
 
 class Rehearsal(TrainerCallback, StepHook):
@@ -87,19 +78,20 @@ class Rehearsal(TrainerCallback, StepHook):
         texts = self._chosen()
         with frozen(self._model) as base:
             segments = [Segment(k, 0, len(text)) for k, text in enumerate(texts)]
-            self._wanted = _log_probs(base, _last_hidden(base, texts), segments)
+            self._wanted = next_tokens(base, at(last_hidden(base, texts), segments))
         inputs, self._segments = beside(inputs, texts)
         return inputs
 
     @contextmanager
     def around_loss(self) -> Iterator[None]:
         """Keeps the hidden states of the forward pass."""
-        with _hidden(self._model) as seen:
+        with hidden_states(self._model) as seen:
             yield
         self._states = seen.pop()
 
     def after_loss(self, loss: Tensor, num_items_in_batch: Any) -> Tensor:
-        divergence = kl_divergence(self._model.get_base_model(), self._states, self._segments, self._wanted)
+        states = at(self._states, self._segments)
+        divergence = token_kl(self._model.get_base_model(), states, self._wanted).mean()
         del self._states, self._wanted  # as large as the batch: not to be kept until the next one
         self._divergences.append(divergence.item())
         # A loss that is averaged over all tokens of a step isn't divided by the number of batches any more.
@@ -160,61 +152,3 @@ def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[d
     wide = {name: pad(inputs[name], (0, width - ids.shape[1]), value=fill[name]) for name in rows}
     joined = {name: torch.cat([wide[name], value.to(wide[name].dtype)]) for name, value in rows.items()}
     return {**inputs, **joined}, [Segment(len(ids) + k, 0, length) for k, length in enumerate(lengths)]
-
-
-def kl_divergence(base: nn.Module, hidden: Tensor, segments: Sequence[Segment], wanted: Tensor) -> Tensor:
-    """KL(wanted ‖ model), averaged over the tokens of the segments.
-
-    hidden: (lines, tokens, width); wanted: log-probabilities (tokens of the segments, vocabulary). The gradient with
-    respect to the hidden states is computed right away, so no activation of vocabulary size lives until the backward
-    pass, and a head that is partitioned over processes is needed only here.
-    """
-    states = _at(hidden, segments)
-    leaf = states.detach().requires_grad_()
-    with torch.enable_grad():
-        found = _scores(base, leaf)
-        divergence = (wanted.exp() * (wanted - found)).sum(-1).mean()
-        (gradient,) = torch.autograd.grad(divergence, leaf)
-    through = (states * gradient).sum()
-    return divergence.detach() + through - through.detach()
-
-
-def _log_probs(base: nn.Module, hidden: Tensor, segments: Sequence[Segment]) -> Tensor:
-    return _scores(base, _at(hidden, segments))
-
-
-def _scores(base: nn.Module, states: Tensor) -> Tensor:
-    """Log-probabilities (tokens, vocabulary) in float32, without any scaling a model applies to its logits."""
-    head = base.get_output_embeddings()
-    with maybe_gather_lm_head_ctx(head.weight, head.bias), torch.autocast(states.device.type, enabled=False):
-        weight = whole(head.weight.detach())
-        bias = None if head.bias is None else whole(head.bias.detach())
-        return linear(states.to(weight.dtype), weight, bias).float().log_softmax(-1)
-
-
-def _at(hidden: Tensor, segments: Sequence[Segment]) -> Tensor:
-    return torch.cat([hidden[segment.line, segment.start : segment.end] for segment in segments])
-
-
-def _last_hidden(base: nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
-    width = max(map(len, texts))
-    device = base.device
-    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=device)
-    mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=device)
-    return base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-
-
-@contextmanager
-def _hidden(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects the last hidden states of the forward pass inside."""
-    seen: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        seen[:] = [output.last_hidden_state]
-
-    # Not on the base itself: some adapters call its forward without its hooks.
-    hook = model.get_base_model().base_model.register_forward_hook(keep)
-    try:
-        yield seen
-    finally:
-        hook.remove()

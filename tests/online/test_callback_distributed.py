@@ -36,43 +36,53 @@ def losses(run: Run) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def alone(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One process, with as many rows per step as two have together."""
-    output = tmp_path_factory.mktemp("alone")
-    train(str(random_base), str(output), accumulation=2, task="letters")
-    return json.loads((output / "run-0.json").read_text())
+def alone(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """One process, with as many rows per step as two have together, by task."""
+    runs = {}
+    for task, steps in (("letters", 4), ("told", 2)):
+        output = tmp_path_factory.mktemp(task)
+        train(str(random_base), str(output), accumulation=2, task=task, steps=steps)
+        runs[task] = json.loads((output / "run-0.json").read_text())
+    return runs
 
 
 @pytest.mark.parametrize("shape", ["cpu_2proc", "deepspeed_zero2_cpu", "deepspeed_zero3_cpu"])
-def test_two_processes_equal_one(random_base: Path, tmp_path: Path, alone: Run, shape: str) -> None:
-    both, scarce = str(tmp_path / "both"), str(tmp_path / "scarce")
+def test_two_processes_equal_one(random_base: Path, tmp_path: Path, alone: dict[str, Run], shape: str) -> None:
+    both, scarce, told = (str(tmp_path / name) for name in ("both", "scarce", "told"))
     common = {"model": str(random_base), "accumulation": 1}
     work = [
         {"output": both, "task": "letters", **common},
         {"output": scarce, "task": "scarce", "steps": 3, **common},
+        {"output": told, "task": "told", "steps": 2, **common},
         {"output": both, "task": "letters", "resume": f"{both}/checkpoint-2", **common},
     ]
-    work = work if shape == "cpu_2proc" else work[:2]
+    work = work if shape == "cpu_2proc" else work[:3]
     launch = ["accelerate.commands.launch", "--config_file", str(ROOT / f"accelerate_configs/{shape}.yaml")]
     command = [sys.executable, "-m", *launch, "-m", "tests.online.train_online", json.dumps(work)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr[-4000:]
 
     # There are two processes, and together they train on what one trains on.
     runs = [json.loads((tmp_path / f"both/run-{rank}.json").read_text()) for rank in range(2)]
     assert [run["world"] for run in runs] == [2, 2]
     assert ("DEEPSPEED" in runs[0]["kind"]) == ("deepspeed" in shape)
-    assert rows(runs) == rows([alone])
+    assert rows(runs) == rows([alone["letters"]])
     assert {row["index"] // 4 for row in rows(runs[:1]).values()} == {0}
     rounds = [
         [max(r["attempt"] for r in rows([run]).values() if r["step"] == step) for run in runs] for step in range(4)
     ]
     assert any(a != b for a, b in rounds)  # one has all its rows and waits for the other
     for run in runs:
-        assert losses(run) == pytest.approx(losses(alone), abs=1e-4)
-        assert figures(run) == figures(alone)
-    assert figures(alone)["online/stage"][0] == 1 < figures(alone)["online/stage"][-1]
+        assert losses(run) == pytest.approx(losses(alone["letters"]), abs=1e-4)
+        assert figures(run) == figures(alone["letters"])
+    assert figures(alone["letters"])["online/stage"][0] == 1 < figures(alone["letters"])["online/stage"][-1]
+
+    # Distillation too, and a process without rows lets the base read something, as all of them have to.
+    taught = [json.loads((tmp_path / f"told/run-{rank}.json").read_text()) for rank in range(2)]
+    assert rows(taught) == rows([alone["told"]])
+    assert losses(taught[0]) == losses(taught[1]) == pytest.approx(losses(alone["told"]), abs=1e-4)
+    assert any("distillation/kl" in line for line in taught[0]["log"])
 
     # If all rows of a process are rejected in a step, the other doesn't hang, and a step without rows still counts.
     ends = [json.loads((tmp_path / f"scarce/run-{rank}.json").read_text()) for rank in range(2)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_trl.train.distributed import exit_worker, prepare_deepspeed
-from tests.tasks.letters import CheckedLetters, Letters
+from tests.tasks.letters import CheckedLetters, Letters, ToldLetters
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,6 +33,7 @@ def train(
     from dlm_trl.models.load import load_base, load_tokenizer
     from dlm_trl.online.callback import OnlineSynthesisCallback, placeholder
     from dlm_trl.online.curriculum import Curriculum
+    from dlm_trl.online.distillation import Distillation
 
     args = SFTConfig(
         output_dir=output,
@@ -58,9 +59,14 @@ def train(
         peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     stages = [Letters(rejecting="few"), CheckedLetters(loss="labels"), Letters(choices=False)]
-    tasks = {"letters": Curriculum(stages, threshold=0.2, window=1), "scarce": Letters(rejecting="most")}
+    tasks = {
+        "letters": Curriculum(stages, threshold=0.2, window=1),
+        "scarce": Letters(rejecting="most"),
+        "told": ToldLetters(rejecting="most"),
+    }
+    hook = Distillation("both").attach(trainer) if task == "told" else None
     # With this seed a process waits for the other's second attempts, and "scarce" has a step without any row.
-    OnlineSynthesisCallback(tasks[task], seed=5, attempts=2).attach(trainer)
+    OnlineSynthesisCallback(tasks[task], seed=5, attempts=2, distillation=hook).attach(trainer)
     trainer.train(resume_from_checkpoint=resume)
     facts = {
         "world": trainer.accelerator.num_processes,

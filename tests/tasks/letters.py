@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dlm_trl.tasks.protocol import Example, Messages, Reject, accuracy
@@ -67,3 +67,23 @@ class SaidLetters(Letters):
 
     def _row(self, item: str, text: str) -> Example | Reject:
         return Example([{"role": "user", "content": f"{text}?"}], item, facts={"letter": item})
+
+
+@dataclass
+class ToldLetters(Letters):
+    """The base is told the answer in distillation, after `notes` words about something else."""
+
+    choices: bool = False
+    notes: int = 3
+
+    def _row(self, item: str, text: str) -> Example | Reject:
+        row = Letters._row(self, item, text)
+        return (
+            row
+            if isinstance(row, Reject)
+            else replace(row, context="flour " * (self.notes - 3) + self.told(row.target))
+        )
+
+    @staticmethod
+    def told(target: str) -> str:
+        return f"The answer is {target}. What is the answer?"

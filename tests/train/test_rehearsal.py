@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from dlm_trl.train.rehearsal import Rehearsal, Segment, _hidden, beside, kl_divergence, pieces
+from dlm_trl.models.divergence import NextTokens, Segment, at, hidden_states, token_kl
+from dlm_trl.train.rehearsal import Rehearsal, beside, pieces
 from tests.tasks.tokenizers import gpt2_style
 
 TEXTS = [[5, 6, 7, 8, 9], [11, 12], [13, 14, 15]]
@@ -63,9 +64,9 @@ def test_divergence_and_gradient_equal_those_of_a_plain_forward_pass(rows: dict[
     inputs, spans = beside(rows, TEXTS)
     assert [inputs["input_ids"][s.line, s.start : s.end].tolist() for s in spans] == TEXTS
     assert (inputs["labels"] != -100).sum() == 3, "only the rows have a loss"
-    with _hidden(adapted) as hidden:
+    with hidden_states(adapted) as hidden:
         adapted(**{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False)
-    divergence = kl_divergence(adapted.get_base_model(), hidden.pop(), spans, base)
+    divergence = token_kl(adapted.get_base_model(), at(hidden.pop(), spans), NextTokens(base)).mean()
     divergence.backward()
     assert torch.isclose(divergence, plain, rtol=1e-4) and divergence > 0.01
     for name, parameter in adapted.named_parameters():
