@@ -49,7 +49,6 @@ CELLS = (
 )
 ROWS = 16  # per step, as in the recipe
 MAX_LENGTH = 256
-REHEARSAL = 5.0
 
 
 def rows(people: list[bio.Person], style: str, views: int, seed: int) -> tuple[list[dict[str, Any]], list[str]]:
@@ -118,7 +117,7 @@ def run(cell: str, options: argparse.Namespace) -> dict[str, Any]:
         processing_class=tokenizer,
         peft_config=LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"),
     )
-    Rehearsal(REHEARSAL, options.seed, pieces("recipes/rehearsal.txt", tokenizer)).attach(trainer)
+    Rehearsal(options.rehearsal, options.seed, pieces("recipes/rehearsal.txt", tokenizer)).attach(trainer)
     if objective != "nll":
         Distillation(objective, contexts(people, style, views, tokenizer, options.seed)).attach(trainer)
     began = time.perf_counter()
@@ -180,7 +179,10 @@ def parse(cell: str) -> tuple[str, int, Any, int]:
 
 def key(cell: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on."""
-    return {"cell": cell, **{name: getattr(options, name) for name in ("base", "people", "exposures", "seed")}}
+    return {
+        "cell": cell,
+        **{name: getattr(options, name) for name in ("base", "people", "exposures", "rehearsal", "seed")},
+    }
 
 
 def last_loss(trainer: SFTTrainer) -> float:
@@ -223,6 +225,7 @@ def main() -> None:
     parser.add_argument("cells", nargs="*", default=CELLS)
     parser.add_argument("--people", type=int, default=16)
     parser.add_argument("--exposures", type=int, default=30, help="rows per fact, over all its wordings")
+    parser.add_argument("--rehearsal", type=float, default=5.0, help="weight of the KL from the base on general text")
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/knowledge"))

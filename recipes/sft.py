@@ -31,6 +31,7 @@ from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.terminal import logging_to_stderr, say
 from dlm_trl.online.callback import placeholder
+from dlm_trl.online.distillation import Distillation
 from dlm_trl.train.adapter import ShrinkRanks
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.checkpoints import remove_checkpoints
@@ -95,7 +96,10 @@ def train(argv: list[str], signals: StopSignals) -> None:
     accelerator.print(f"trainable parameters: {run.trainable:,}")
 
     # 3. Train, from a checkpoint if set. The first measurement is made right before the first step.
-    online = attach_task(trainer, run)
+    distillation = None
+    if run.notes.objective != "nll":
+        distillation = Distillation(run.notes.objective, run.contexts).attach(trainer)
+    online = attach_task(trainer, run, distillation)
     if run.notes.rehearsal:
         Rehearsal(run.notes.rehearsal, args.seed, run.rehearsal_texts).attach(trainer)
     before = MeasureBefore(trainer, run.rows.questions, run.rows.book)

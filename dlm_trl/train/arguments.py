@@ -31,6 +31,12 @@ class NotesArguments:
     split_method: Literal["source_group", "reference"] = _setting(
         "source_group", "Hold out whole source groups, or row by row like the format's reference implementation."
     )
+    objective: Literal["nll", "kl", "both"] = _setting(
+        "nll",
+        "Loss on answers. nll: cross-entropy. kl: context distillation, which pulls the model, without the notes, to "
+        "the probabilities of the base that reads them. both: their sum. For pairs, and tasks that give a context "
+        "(prose_qa does).",
+    )
     rehearsal: float = _setting(
         0.0,
         "Against forgetting: weight of the KL divergence from the base on general texts. Try 5; 0 turns it off.",

@@ -26,6 +26,7 @@ from dlm_trl.online.rows_on_disk import load_rows
 from dlm_trl.train.adapter import adapt, merge_problems, peft_config
 from dlm_trl.train.checkpoints import SPARE, bytes_needed, check_output_dir, compare_settings, find_checkpoint
 from dlm_trl.train.config import Configuration
+from dlm_trl.train.contexts import pair_contexts
 from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
 from dlm_trl.train.frontmatter import unused_keys
 from dlm_trl.train.rehearsal import pieces
@@ -82,6 +83,7 @@ def prepare(configuration: Configuration) -> Run:
         with problems:
             task_rows = _task_rows(configuration, tokenizer)
         problems.extend(check_task(configuration, tokenizer, rows, spec))
+        problems.extend(_objective_problems(configuration, rows))
     if tokenizer and configuration.notes.rehearsal_text and configuration.notes.rehearsal:
         try:
             texts = pieces(configuration.notes.rehearsal_text, tokenizer)
@@ -105,6 +107,8 @@ def prepare(configuration: Configuration) -> Run:
     problems.raise_any()
     assert rows is not None and spec is not None and base is not None and adapted is not None  # or there was a problem
     tokens = tokenize_rows(rows, tokenizer, training.max_length, training.seed)
+    distilled = rows.pairs if configuration.notes.objective != "nll" else None
+    contexts = pair_contexts(distilled, rows.book, tokenizer) if distilled is not None else {}
     with problems:  # last, because it may download the weights
         problems.extend(_merge_problems(configuration.base_model, base, adapted))
     problems.raise_any()
@@ -121,6 +125,7 @@ def prepare(configuration: Configuration) -> Run:
         rows=rows,
         tokens=tokens,
         task_rows=task_rows,
+        contexts=contexts,
         rehearsal_texts=texts,
         eval_spec=spec,
         checkpoint=checkpoint,
@@ -167,6 +172,7 @@ def _resume_settings(configuration: Configuration, rows: Rows | None) -> dict[st
         "rows per step": per_step,
         "task": configuration.task.task,
         "rehearsal": configuration.notes.rehearsal,
+        "objective": configuration.notes.objective,
         "enable_thinking": adapter.enable_thinking,
         **{name: getattr(training, name) for name in ("seed", "learning_rate", "max_length", "num_train_epochs")},
     }
@@ -235,6 +241,18 @@ def _missing_extras(configuration: Configuration) -> list[str]:
         except MissingExtraError as error:
             problems.append(str(error))
     return problems
+
+
+def _objective_problems(configuration: Configuration, rows: Rows) -> Iterator[str]:
+    notes = configuration.notes
+    if notes.objective == "nll":
+        return
+    if rows.pairs is not None and not rows.book:
+        yield f"objective {notes.objective} needs prose for the base to read, and the document has none."
+    if rows.pairs is None and not configuration.task.task:
+        yield f"objective {notes.objective} is for pairs and tasks, and there are none to train on."
+    if configuration.task.task_rows:
+        yield f"objective {notes.objective} needs the notes behind each row, which task_rows doesn't keep: set task."
 
 
 def _contradictions(configuration: Configuration) -> list[str]:

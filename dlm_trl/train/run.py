@@ -21,9 +21,10 @@ class Run:
 
     The first four are the settings by group. base_model: its name as the user wrote it. document: parsed once, None for
     a run on a task alone. trainable: number of parameters of the adapter. tokens: the document's rows for the trainer.
-    task_rows: rows that a task wrote before this run. rehearsal_texts: token ids of the texts to rehearse, None if the
-    base writes them. checkpoint: the one to resume from. resume_settings: what a
-    resumed run must or should have in common with this one. notices: what `prepare` changed, one line each.
+    task_rows: rows that a task wrote before this run. contexts: what the base reads for each pair, if the objective
+    needs that. rehearsal_texts: token ids of the texts to rehearse, None if the base writes them. checkpoint: the one
+    to resume from. resume_settings: what a resumed run must or should have in common with this one. notices: what
+    `prepare` changed, one line each.
     """
 
     notes: NotesArguments
@@ -38,6 +39,7 @@ class Run:
     rows: Rows
     tokens: Tokens
     task_rows: Dataset | None
+    contexts: dict[tuple[int, ...], list[int]]
     rehearsal_texts: Sequence[Sequence[int]] | None
     eval_spec: EvaluationSpec
     checkpoint: str | None

@@ -19,6 +19,7 @@ from dlm_trl.evaluation.suite import condition_tasks, read_glosses
 from dlm_trl.notes import DlmError, Document
 from dlm_trl.online.callback import OnlineSynthesisCallback
 from dlm_trl.online.curriculum import Curriculum
+from dlm_trl.online.distillation import Distillation
 from dlm_trl.online.encode import encode
 from dlm_trl.tasks.load import load_tasks, read_stages
 from dlm_trl.tasks.mcsb import HELD_OUT
@@ -42,6 +43,11 @@ def check_task(
             for stage in open_curriculum(task, tokenizer, rows.passages).stages:
                 for example in smoke_test(stage, task.task, configuration.training.seed)[1]:
                     encode(example, tokenizer)
+                    if configuration.notes.objective != "nll" and example.context is None:
+                        problems.append(
+                            f"objective {configuration.notes.objective} needs a context for the base to read, and the "
+                            f"task {task.task} gives none: set Example.context, or leave objective out."
+                        )
             if is_self(task.task_teacher) and document is None:
                 problems.append("task_teacher is self, the adapter of a document, but no document is set.")
             elif task.task_teacher != "base":
@@ -80,7 +86,9 @@ def open_curriculum(
     return Curriculum(stages, task.stage_accuracy, task.stage_window)
 
 
-def attach_task(trainer: SFTTrainer, run: Run) -> OnlineSynthesisCallback | None:
+def attach_task(
+    trainer: SFTTrainer, run: Run, distillation: Distillation | None = None
+) -> OnlineSynthesisCallback | None:
     """Write the task's rows inside the trainer's steps, and measure the task before, during and after training."""
     task, callback = run.task, None
     if task.task:
@@ -92,6 +100,7 @@ def attach_task(trainer: SFTTrainer, run: Run) -> OnlineSynthesisCallback | None
             seed=run.training.seed,
             synthetic_fraction=task.synthetic_fraction,
             teacher="base" if task.task_teacher == "base" else load_teacher(task.task_teacher, run.document),
+            distillation=distillation,
         ).attach(trainer)
     if run.eval_spec.conditions:
         trainer.add_callback(MeasureDuring(trainer, partial(run.eval_spec.question_sets, tokenizer=run.tokenizer)))

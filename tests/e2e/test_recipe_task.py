@@ -14,6 +14,7 @@ from tests.e2e.conftest import Recipe, losses
 
 SMALL = ("--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2, "--lora_r", 2, "--save_strategy", "no")
 SUMS = ("--task", "arithmetic", "--measure", "false", *SMALL)
+LETTERS = Path(__file__).parents[1] / "tasks" / "letters.py"
 
 
 def history(out: Path) -> list[dict[str, float]]:
@@ -82,6 +83,18 @@ def test_rows_of_a_task_mixed_with_a_documents(recipe: Recipe) -> None:
     assert "human: " in card and "`arithmetic`, written during the run by the frozen base itself: 50%" in card
 
 
+def test_context_distillation_of_pairs_and_of_a_task(recipe: Recipe, tmp_path: Path) -> None:
+    settings = ("--max_steps", 2, "--logging_steps", 1, "--max_questions", 1, *SMALL)
+    told = ("--task", f"{LETTERS}:ToldLetters", "--rows", "none", "--prose", "false")
+    pairs, task = (
+        recipe("--objective", "kl", *settings, output="pairs"),
+        recipe("--objective", "both", *told, *settings),
+    )
+    for folder in (pairs, task):
+        trained = [line for line in history(folder) if "loss" in line]
+        assert len(trained) == 2 and all(line["distillation/kl"] > 0 for line in trained)
+
+
 def test_untrained_pairs_are_measured(recipe: Recipe) -> None:
     out = recipe(
         *SUMS, "--measure", "true", "--rows", "none", "--prose", "false", "--max_steps", 1, "--max_questions", 3
@@ -122,6 +135,8 @@ def test_a_resumed_run_of_a_task_equals_the_uninterrupted_one(recipe: Recipe, pa
         (("--task", "arithmetic", "--task_teacher", "gpt-4"), "openai:<model>"),
         (("--task", "arithmetic", "--conditions", "5-upper"), "doesn't have the form CHOICES:LABELS"),
         (("--task", "arithmetic", "--glosses", "nowhere.json"), "nowhere.json"),
+        (("--task", "arithmetic", "--objective", "kl", "--max_steps", 1), "task arithmetic gives none"),
+        (("--objective", "both", "--rows", "none"), "for pairs and tasks, and there are none"),
     ],
 )
 def test_invalid_task_settings_are_reported_before_weights_are_loaded(
