@@ -25,6 +25,7 @@ from peft.helpers import disable_input_dtype_casting
 from trl import SFTConfig, SFTTrainer
 
 from dlm_trl.evaluation import report
+from dlm_trl.evaluation.advice import advise, missed
 from dlm_trl.export import ship
 from dlm_trl.export.run_module import run_module
 from dlm_trl.models.load import load_base
@@ -121,14 +122,17 @@ def train(argv: list[str], signals: StopSignals) -> None:
     signals.release(f"the adapter is complete, without its last measurements: {folder}")
     if run.notes.measure:
         after = measure(trainer, run.rows.questions)
-        table = task_measures(trainer.state.log_history) + measures(before.numbers, after)
+        table = task_measures(trainer.state.log_history) + measures(before.numbers, after, run.rows.questions)
     if run.notes.measure and accelerator.is_main_process:
         describe([Path(args.output_dir), folder], run, table)
         answers = samples(run.rows.questions, before.numbers, after)
         fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
         facts = run_facts(run, accelerator)
-        report.write(args.output_dir, report.Report(facts, table, answers, trainer.state.log_history, fresh))
-        say(report.measures_table(table))
+        unknown = missed(run.rows.questions, after.recall.answers)
+        history = trainer.state.log_history
+        whole = report.Report(facts, table, answers, history, fresh, unknown, advise(table))
+        report.write(args.output_dir, whole)
+        say(report.summary(whole))
         say(f"report: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
     accelerator.end_training()
 

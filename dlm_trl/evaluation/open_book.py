@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,6 +29,52 @@ SEPARATOR = "\n\n"
 SLACK = 8  # joined texts can have a few more tokens than their parts
 
 
+@dataclass(frozen=True, slots=True)
+class OpenBook:
+    """The prompts of each group of questions, as token ids.
+
+    whole: the prose as one text if it's in every prompt, else None. prefix: the cached beginning of all prompts, None
+    if each question has its own paragraphs.
+    """
+
+    prompts: Mapping[str, Sequence[Sequence[int]]]
+    whole: str | None
+    prefix: PrefixCache | None
+
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        groups: Mapping[str, Sequence[RecallQuestion]],
+        prose: Sequence[str],
+        new_tokens: int = 0,
+    ) -> OpenBook | None:
+        """Put the prose before each question of all groups.
+
+        prose must not contain the document's question/answer pairs, which are the expected answers. new_tokens: room
+        to leave for an answer, at least that of `answer_recall`. Returns None if the context has no room for prose
+        beside the longest question.
+        """
+        every = [question for questions in groups.values() for question in questions]
+        beside = max(len(_prompt(tokenizer, "", question)) for question in every) + SLACK
+        beside += max(answer_tokens(tokenizer, every), new_tokens)
+        context = context_length(model.config)
+        room = MAX_PROSE if context is None else min(MAX_PROSE, context - beside)
+        if room <= 0:
+            return None
+        whole = SEPARATOR.join(prose)
+        if _length(tokenizer, whole) <= room:
+            prompts = {group: [_prompt(tokenizer, whole, q) for q in questions] for group, questions in groups.items()}
+            prefix = PrefixCache.of(model, common_prefix([ids for of_group in prompts.values() for ids in of_group]))
+            return cls(prompts, whole, prefix)
+        notes = Paragraphs(tokenizer, prose, min(MAX_PARAGRAPHS, room))
+        prompts = {
+            group: [_prompt(tokenizer, notes.about(q[0]), q) for q in questions] for group, questions in groups.items()
+        }
+        return cls(prompts, None, None)
+
+
 def open_book_recall(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -37,27 +84,13 @@ def open_book_recall(
 ) -> dict[str, Recall]:
     """Ask all questions of all groups with the prose before each; advance and errors as in `answer_recall`.
 
-    prose must not contain the document's question/answer pairs, which are the expected answers. Returns {} if the
-    context has no room for prose beside the longest question.
+    {} if there is no room for the prose, see `OpenBook.of`.
     """
-    every = [question for questions in groups.values() for question in questions]
-    beside = max(len(_prompt(tokenizer, "", question)) for question in every) + answer_tokens(tokenizer, every) + SLACK
-    context = context_length(model.config)
-    room = MAX_PROSE if context is None else min(MAX_PROSE, context - beside)
-    if room <= 0:
+    book = OpenBook.of(model, tokenizer, groups, prose)
+    if book is None:
         return {}
-    whole = SEPARATOR.join(prose)
-    if _length(tokenizer, whole) <= room:
-        prompts = {group: [_prompt(tokenizer, whole, q) for q in questions] for group, questions in groups.items()}
-        prefix = PrefixCache.of(model, common_prefix([ids for of_group in prompts.values() for ids in of_group]))
-    else:
-        notes = Paragraphs(tokenizer, prose, min(MAX_PARAGRAPHS, room))
-        prompts = {
-            group: [_prompt(tokenizer, notes.about(q[0]), q) for q in questions] for group, questions in groups.items()
-        }
-        prefix = None
     return {
-        group: recall_after(model, tokenizer, prompts[group], questions, prefix, advance)
+        group: recall_after(model, tokenizer, book.prompts[group], questions, book.prefix, advance)
         for group, questions in groups.items()
     }
 

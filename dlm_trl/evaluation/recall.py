@@ -77,12 +77,7 @@ def recall_after(
     """Like `answer_recall`, but with prompts given as token ids; prefix: the cached beginning of all prompts."""
     if not questions:
         raise ValueError("no questions to ask")
-    answers = [""] * len(questions)
-    for batch in generate_batches(model, tokenizer, prompts, answer_tokens(tokenizer, questions), prefix=prefix):
-        for row in batch:
-            answers[row.row] = " ".join(row.text.split())
-        if advance:
-            advance(len(batch))
+    answers = answers_after(model, tokenizer, prompts, answer_tokens(tokenizer, questions), prefix, advance)
     expected = [" ".join(answer.split()) for _, answer, _ in questions]
     close = [fuzz.ratio(a.lower(), b.lower()) >= FUZZY_RATIO for a, b in zip(answers, expected, strict=True)]
     return Recall(
@@ -91,6 +86,24 @@ def recall_after(
         fuzzy=sum(close) / len(close),
         answers=tuple(answers),
     )
+
+
+def answers_after(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    prefix: PrefixCache | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> list[str]:
+    """The answer to each prompt, of at most new_tokens tokens, with white space collapsed."""
+    answers = [""] * len(prompts)
+    for batch in generate_batches(model, tokenizer, prompts, new_tokens, prefix=prefix):
+        for row in batch:
+            answers[row.row] = " ".join(row.text.split())
+        if advance:
+            advance(len(batch))
+    return answers
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, questions: Sequence[RecallQuestion]) -> int:

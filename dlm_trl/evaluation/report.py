@@ -1,14 +1,12 @@
 """The report of a run: `report.json` for programs, `report.md` for people, `report.png` for a quick look.
 
-    report = Report(
-        run={"document": "recipes/notes.dlm", "base": "tiny"},
-        measures=[Measure("exact match, seen", "share", before=0.0, after=0.95, open_book=0.2)],
-        samples=[Sample("seen", "What is kneading?", "Pressing dough.", before="…", after="Pressing dough.")],
-        history=trainer.state.log_history,
-    )
-    write("runs/notes", report)
-
-The picture shows curves from the trainer's log, and bars for measures with the unit "share" (except `NOT_DRAWN`).
+report = Report(
+    run={"document": "recipes/notes.dlm", "base": "tiny"},
+    measures=[Measure("F1, seen", "share", before=0.0, after=0.95, open_book=0.2, group="seen", questions=40)],
+    samples=[Sample("seen", "What is kneading?", "Pressing dough.", before="…", after="Pressing dough.")],
+    history=trainer.state.log_history,
+)
+write("runs/notes", report)
 """
 
 import json
@@ -20,50 +18,27 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
+from dlm_trl.evaluation.advice import MISSED, Missed
+from dlm_trl.evaluation.numbers import Measure, Sample, label, number, shown_columns
+from dlm_trl.evaluation.picture import draw
 from dlm_trl.notes.escape import markdown as escaped
 from dlm_trl.notes.files import replace_file
 
-BARS = {"before": "#9aa5b1", "open_book": "#d29922", "after": "#1f6feb"}
-NOT_DRAWN = ("fuzzy match",)  # only in the table: a third bar for the same answers would add little
 OPEN_BOOK = (
     "open book: the base model before training, with the notes in its prompt. If they are too long, it gets the "
     "paragraphs that share most words with the question."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One number before and after the run; None if it couldn't be measured (for example, without validation rows).
-
-    unit: "share" (0 to 1), or another unit such as "nats per token". open_book: the base model's number with the notes
-    in its prompt, None for measures that don't depend on the notes.
-    """
-
-    name: str
-    unit: str
-    before: float | None
-    after: float | None
-    open_book: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One question with its expected answer, and the model's answers before and after the run.
-
-    open_book: the base model's answer with the notes in its prompt, None if that wasn't measured.
-    """
-
-    group: str
-    question: str
-    answer: str
-    before: str
-    after: str
-    open_book: str | None = None
+# The scores of the table by group, with their headings and what they mean.
+BY_GROUP = {
+    "F1": ("F1", "F1: token F1 of the written answers, averaged over the group."),
+    "multiple choice": (
+        "choice",
+        "choice: how often the question favours the right one of four answers of the document (guessing: 25 %).",
+    ),
+}
+SHOWN_MISSED = 10  # rows of each group in report.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +47,7 @@ class Report:
 
     run: facts about the run by name, in display order; the values must fit in JSON. history: the trainer's
     `state.log_history`, dicts with "step" and any of "loss", "learning_rate", "eval_loss" and the numbers of online
-    synthesis and `MeasureDuring`. rows: some (prompt, target) rows of a task.
+    synthesis and `MeasureDuring`. rows: some (prompt, target) rows of a task. missed, advice: see `advice`.
     """
 
     run: Mapping[str, Any]
@@ -80,6 +55,8 @@ class Report:
     samples: Sequence[Sample] = ()
     history: Sequence[Mapping[str, Any]] = field(default=())
     rows: Sequence[tuple[str, str]] = ()
+    missed: Sequence[Missed] = ()
+    advice: Sequence[str] = ()
 
 
 def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
@@ -91,7 +68,7 @@ def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(asdict(report)), ensure_ascii=False, indent=2, allow_nan=False)
     replace_file(folder / "report.json", f"{text}\n".encode())
-    FigureCanvasAgg(figure := draw(report))
+    FigureCanvasAgg(figure := draw(report.history, report.measures))
     figure.savefig(picture := BytesIO(), dpi=120)
     replace_file(folder / "report.png", picture.getvalue())
     replace_file(folder / "report.md", markdown(report).encode())
@@ -99,124 +76,115 @@ def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
 
 
 def markdown(report: Report) -> str:
-    """The report as Markdown: facts, numbers before and after, the picture, sample answers."""
+    """The report as Markdown: facts, numbers before and after, advice, the picture, missed facts, sample answers."""
     facts = "\n".join(f"- {escaped(name)}: {escaped(value)}" for name, value in report.run.items())
-    parts = ["# Training report", facts, measures_table(report.measures), "![loss, learning rate, recall](report.png)"]
+    parts = ["# Training report", facts, summary(report), "![loss, learning rate, answers](report.png)"]
+    if report.missed:
+        parts += ["## Missed", _missed_table(report.missed)]
     if report.samples:
         parts += ["## Sample answers", _samples_table(report.samples)]
     if report.rows:
         parts += ["## Rows of the last step", markdown_table(("prompt", "target"), report.rows)]
+    if any(measure.group for measure in report.measures):
+        parts += ["## All numbers", measures_table(report.measures)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def measures_table(measures: Sequence[Measure]) -> str:
-    """The numbers before and after as a Markdown table, aligned so that it's readable in a terminal too.
+def summary(report: Report) -> str:
+    """What to read first: the scores by group of questions, the other numbers, what they mean, and the advice."""
+    in_groups = [m for m in report.measures if m.group and _score(m) in BY_GROUP]
+    if not in_groups:
+        return "\n\n".join([measures_table(report.measures), *_advice(report.advice)])
+    others = [m for m in report.measures if m.name.startswith("inventions") or not m.group]
+    meanings = [meaning for score, (_, meaning) in BY_GROUP.items() if any(_score(m) == score for m in in_groups)]
+    if "open_book" in shown_columns(report.measures):
+        meanings.append(OPEN_BOOK)
+    notes = [measure.note for measure in report.measures if measure.note]
+    return "\n\n".join([groups_table(in_groups), _table(others), *_list([*meanings, *notes]), *_advice(report.advice)])
 
-    If any measure has an open-book number, adds a column for it, and a line that explains it.
+
+def groups_table(measures: Sequence[Measure]) -> str:
+    """A Markdown table with a row for each group of questions. measures: those whose score is in BY_GROUP."""
+    shown = shown_columns(measures)
+    scores = [score for score in BY_GROUP if any(_score(m) == score for m in measures)]
+    head = ["", "questions", *(f"{BY_GROUP[score][0]} {label(column)}" for score in scores for column in shown)]
+    rows = []
+    for group in dict.fromkeys(measure.group for measure in measures):
+        of_group = {_score(m): m for m in measures if m.group == group}
+        asked = next(iter(of_group.values())).questions
+        cells = [getattr(of_group.get(score), column, None) for score in scores for column in shown]
+        rows.append([str(group), "–" if asked is None else str(asked), *(number(cell, "share") for cell in cells)])
+    return markdown_table(head, rows, numbers_from=1)
+
+
+def measures_table(measures: Sequence[Measure]) -> str:
+    """All numbers before and after as a Markdown table, aligned so that it's readable in a terminal too.
+
+    Adds columns for open book and intervals if a measure has them, and a line that explains the open book.
     """
-    shown = [column for column in BARS if column != "open_book" or _with_open_book(measures)]
-    rows = [(f"{m.name} ({m.unit})", *(_number(getattr(m, column), m.unit) for column in shown)) for m in measures]
-    table = markdown_table(("", *map(_label, shown)), rows, numbers_from=1)
-    return f"{table}\n\n{OPEN_BOOK}" if "open_book" in shown else table
+    explained = "open_book" in shown_columns(measures)
+    return f"{_table(measures)}\n\n{OPEN_BOOK}" if explained else _table(measures)
+
+
+def _table(measures: Sequence[Measure]) -> str:
+    shown = shown_columns(measures)
+    with_interval = any(measure.low is not None for measure in measures)
+    rows = [
+        (
+            f"{m.name} ({m.unit})",
+            *(number(getattr(m, column), m.unit) for column in shown),
+            *([_interval(m)] if with_interval else []),
+        )
+        for m in measures
+    ]
+    head = ("", *map(label, shown), *(["95 % of after"] if with_interval else []))
+    return markdown_table(head, rows, numbers_from=1)
+
+
+def _interval(measure: Measure) -> str:
+    if measure.low is None or measure.high is None:
+        return "–"
+    return f"{number(measure.low, measure.unit)} to {number(measure.high, measure.unit)}"
+
+
+def _score(measure: Measure) -> str:
+    return measure.name.removesuffix(f", {measure.group}")
+
+
+def _list(lines: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {escaped(line)}" for line in lines)] if lines else []
+
+
+def _advice(advice: Sequence[str]) -> list[str]:
+    return ["## What to do next", *_list(advice)] if advice else []
+
+
+def _missed_table(missed: Sequence[Missed]) -> str:
+    """A table of the first missed questions of each group, and how many there are."""
+    groups: dict[str, list[Missed]] = {}
+    for one in missed:
+        groups.setdefault(one.group, []).append(one)
+    counts = ", ".join(f"{len(every)} {group}" for group, every in groups.items())
+    more = any(len(every) > SHOWN_MISSED for every in groups.values())
+    where = f" The first {SHOWN_MISSED} of each group; report.json has all." if more else ""
+    rows = [
+        (one.group, one.question, one.answer, one.said, _place(one))
+        for every in groups.values()
+        for one in every[:SHOWN_MISSED]
+    ]
+    intro = f"Answers with a token F1 below {MISSED}: {counts}.{where}"
+    return f"{escaped(intro)}\n\n{markdown_table(('', 'question', 'expected', 'answered', 'line'), rows)}"
+
+
+def _place(one: Missed) -> str:
+    return "–" if one.file is None else f"{Path(one.file).name}:{one.line}"
 
 
 def _samples_table(samples: Sequence[Sample]) -> str:
-    columns = ["group", "question", "answer", *(c for c in BARS if c != "open_book" or _with_open_book(samples))]
+    shown = shown_columns(samples)
+    columns = ["group", "question", "answer", *shown]
     rows = [["–" if (text := getattr(s, column)) is None else text for column in columns] for s in samples]
-    return markdown_table(("", "question", "notes", *map(_label, columns[3:])), rows)
-
-
-def _with_open_book(items: Sequence[Measure] | Sequence[Sample]) -> bool:
-    return any(item.open_book is not None for item in items)
-
-
-def _label(column: str) -> str:
-    return column.replace("_", " ")
-
-
-def draw(report: Report) -> Figure:
-    """Three panels: training and validation loss, the learning rate or a task's accuracy, and bars for the shares."""
-    drawn = [m for m in report.measures if m.unit == "share" and not m.name.startswith(NOT_DRAWN)]
-    figure = Figure(figsize=(13, max(4, 1.5 + 0.5 * len(drawn))), layout="constrained")
-    loss, middle, shares = figure.subplots(1, 3, width_ratios=(1, 1.2 if _has_task(report.history) else 1, 1.3))
-    for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o--")):
-        _curve(loss, report.history, key, label, style)
-    loss.set(title="Loss", xlabel="step", ylabel="nats per token")
-    loss.set_ylim(bottom=0)
-    if loss.lines:
-        loss.legend(frameon=False)
-    if _has_task(report.history):
-        _accuracy(middle, report.history)
-    else:
-        _curve(middle, report.history, "learning_rate", "learning rate", "-")
-        middle.set(title="Learning rate", xlabel="step")
-        middle.set_ylim(bottom=0)
-    _bars(shares, drawn)
-    for axes in (loss, middle, shares):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _has_task(history: Sequence[Mapping[str, Any]]) -> bool:
-    return any(name == "online/accuracy" or name.startswith("eval_mcsb/") for line in history for name in line)
-
-
-def _accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    """Accuracy on training rows, on each condition and of guessing; on a second axis the general text's perplexity."""
-    axes.set(title="Accuracy", xlabel="step", ylim=(0, 1.02))
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    _curve(axes, history, "online/accuracy", "training rows", "-")
-    for name in dict.fromkeys(name for line in history for name in line):
-        if name.startswith("eval_mcsb/") and name.endswith("/accuracy"):
-            _curve(axes, history, name, name.split("/")[1], "o-")
-    _curve(axes, history, "online/chance", "chance", "k:")
-    if any("eval_perplexity" in line for line in history):
-        second = axes.twinx()
-        _curve(second, history, "eval_perplexity", "perplexity, general text", "--", color="#888888")
-        second.set(ylabel="perplexity, general text")
-        # From 0 to twice the first value, so that small changes look small. A diverged run may have no finite value.
-        values = [float(line["eval_perplexity"]) for line in history if "eval_perplexity" in line]
-        if finite := [value for value in values if math.isfinite(value)]:
-            second.set_ylim(0, max(2 * finite[0], 1.05 * max(finite)))
-        second.spines[["top"]].set_visible(False)
-    both = [each for each in axes.figure.axes if each.bbox.bounds == axes.bbox.bounds]
-    lines = [line for each in both for line in each.lines]
-    labels = [str(line.get_label()) for line in lines]
-    axes.legend(lines, labels, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize=8)
-
-
-def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, style: str, **more: Any) -> None:
-    points = [(entry["step"], entry[key]) for entry in history if key in entry]
-    if points:
-        axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.5, markersize=4, **more)
-
-
-def _bars(axes: Axes, measures: Sequence[Measure]) -> None:
-    axes.set_title("Before and after")
-    axes.set_xlim(0, 1.12)  # room for the label of a full bar
-    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    if not measures:
-        return
-    shown = [column for column in BARS if column != "open_book" or _with_open_book(measures)]
-    height = 0.8 / len(shown)
-    for number, column in enumerate(shown):
-        # Measures without an open-book number get no bar there.
-        having = [(row, m) for row, m in enumerate(measures) if column != "open_book" or m.open_book is not None]
-        values = [getattr(measure, column) for _, measure in having]
-        rows = [row + (number - (len(shown) - 1) / 2) * height for row, _ in having]
-        colour = BARS[column]
-        bars = axes.barh(rows, [value or 0.0 for value in values], 0.95 * height, color=colour, label=_label(column))
-        axes.bar_label(bars, [_number(value, "share") for value in values], padding=3, fontsize=8)
-    axes.set_yticks(range(len(measures)), [measure.name for measure in measures])
-    axes.invert_yaxis()  # the first measure at the top, as in the table
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(shown))
-
-
-def _number(value: float | None, unit: str) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.1%}" if unit == "share" else f"{value:,.3f}"
+    return markdown_table(("", "question", "notes", *map(label, shown)), rows)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:

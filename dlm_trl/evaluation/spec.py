@@ -1,26 +1,59 @@
 """Which questions evaluate a run, as plain data, so that later steps can ask other models the same questions.
 
 eval_spec = EvaluationSpec(notes="notes.dlm", conditions=("5:upper",))
-eval_spec.recall_questions(*eval_spec.pairs())            # {"seen": […], "held-out": […]}
+questions = eval_spec.notes_questions(*eval_spec.pairs(document), document)
+questions.groups, questions.traps                         # {"seen": […], "reworded": […], …}, […]
 eval_spec.question_sets(base, tokenizer)                  # {"5:upper": […]}
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dlm_trl.evaluation.answers import normalize
+from dlm_trl.evaluation.inventions import ABSTENTION
 from dlm_trl.evaluation.mcsb import McsbQuestion
+from dlm_trl.evaluation.questions_file import read_questions
 from dlm_trl.evaluation.recall import RecallQuestion
 from dlm_trl.evaluation.suite import question_sets, read_glosses
 from dlm_trl.notes import Document, read
-from dlm_trl.notes.errors import NoRowsError, QuestionsError
+from dlm_trl.notes.errors import NoRowsError
 from dlm_trl.rows.parsed import parsed_rows
 from dlm_trl.rows.split import VALIDATION_FRACTION, Method, split
 from dlm_trl.tasks.mcsb import HELD_OUT
+
+GROUPS = ("seen", "reworded", "held-out", "reverse")
+UNTRAINED = GROUPS[1:]  # questions that no pair asks in these words
+TRAPS = "traps"
+
+
+class Place(NamedTuple):
+    """Where a question is written down; line counts from 1."""
+
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class NotesQuestions:
+    """What to ask about a document.
+
+    groups: questions by group, in the order of GROUPS; no group is empty. traps: questions that the notes don't answer,
+    with ABSTENTION as the expected answer. places: by group and question, where it is written: the pair in the
+    document, for reworded ones too if they name their pair, else the line of the questions file.
+    """
+
+    groups: Mapping[str, Sequence[RecallQuestion]] = field(default_factory=dict)
+    traps: Sequence[RecallQuestion] = ()
+    places: Mapping[str, Mapping[str, Place]] = field(default_factory=dict)
+
+    def every(self) -> dict[str, Sequence[RecallQuestion]]:
+        """All groups, with the traps as the last one if there are any."""
+        return {**self.groups, **({TRAPS: self.traps} if self.traps else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +98,33 @@ class EvaluationSpec:
         parts = split(every, self.validation_fraction, self.seed, self.split_method)
         return parts["train"] or None, parts["validation"] or None
 
-    def recall_questions(
+    def notes_questions(
         self, learned: Dataset | None, held_out: Dataset | None, document: Document | None
-    ) -> dict[str, list[RecallQuestion]]:
-        """The questions to ask, by group: "seen", "held-out", "reworded"; empty groups are left out."""
-        system_prompt = document.frontmatter.system_prompt if document else None
-        groups = {
-            "seen": _questions(learned),
-            "held-out": _questions(held_out),
-            "reworded": read_questions(self.questions, system_prompt) if self.questions else [],
+    ) -> NotesQuestions:
+        """The questions about the document; each group has at most max_questions.
+
+        Left out are questions of the file that a pair asks too, up to case and punctuation: they are in that pair's
+        group. Raises DlmError (QuestionsError) for an invalid questions file.
+        """
+        system = document.frontmatter.system_prompt if document else None
+        pairs = {"seen": _pairs(learned), "held-out": _pairs(held_out)}
+        found: dict[str, dict[RecallQuestion, Place]] = {
+            group: dict(pairs.get(group, {})) for group in (*GROUPS, TRAPS)
         }
-        return {group: sample_evenly(every, self.max_questions) for group, every in groups.items() if every}
+        in_document = {question: place for of_group in pairs.values() for (question, *_), place in of_group.items()}
+        asked = {normalize(question) for question in in_document}
+        for row in read_questions(self.questions) if self.questions else ():
+            group = TRAPS if row.kind == "trap" else row.kind
+            question = (row.question, ABSTENTION if row.kind == "trap" else row.answer, system)
+            place = in_document.get(row.pair or "", Place(str(self.questions), row.line))
+            if normalize(row.question) not in asked:
+                found[group].setdefault(question, place)
+        kept = {group: sample_evenly([*every], self.max_questions) for group, every in found.items() if every}
+        return NotesQuestions(
+            groups={group: kept[group] for group in GROUPS if group in kept},
+            traps=kept.get(TRAPS, []),
+            places={group: {q[0]: found[group][q] for q in questions} for group, questions in kept.items()},
+        )
 
     def question_sets(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[McsbQuestion]]:
         """The multiple-choice questions by condition, described by the base; raises like `suite.question_sets`."""
@@ -91,37 +140,15 @@ class EvaluationSpec:
         )
 
 
-def read_questions(path: str, system_prompt: str | None) -> list[RecallQuestion]:
-    """The reworded questions of a JSON-lines file. Raises DlmError (QuestionsError) with the line of an invalid one."""
-    file = Path(path)
-    if not file.is_file():
-        raise QuestionsError("The questions file doesn't exist.", hint="Check the path.", path=file)
-    try:
-        with file.open(encoding="utf-8") as stream:
-            lines = list(stream)
-    except UnicodeDecodeError as error:
-        raise QuestionsError("The questions file isn't UTF-8.", hint="Save it as UTF-8.", path=file) from error
-    questions = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            questions.append((row["reworded"], row["answer"], system_prompt))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise QuestionsError(
-                "Invalid question.",
-                hint="Each line is a JSON object with question, reworded and answer.",
-                path=file,
-                line=number,
-            ) from error
-    return questions
-
-
-def _questions(pairs: Dataset | None) -> list[RecallQuestion]:
-    """The distinct pairs; a weight above 1 repeats a pair in the dataset."""
+def _pairs(pairs: Dataset | None) -> dict[RecallQuestion, Place]:
+    """The distinct pairs with their places; a weight above 1 repeats a pair in the dataset."""
     if pairs is None:
-        return []
-    every = (_question(prompt, answer) for prompt, answer in zip(pairs["prompt"], pairs["completion"], strict=True))
-    return list(dict.fromkeys(every))
+        return {}
+    columns = (pairs[name] for name in ("prompt", "completion", "source_file", "line"))
+    found: dict[RecallQuestion, Place] = {}
+    for prompt, answer, file, line in zip(*columns, strict=True):
+        found.setdefault(_question(prompt, answer), Place(file, line))
+    return found
 
 
 def _question(prompt: list[dict[str, str]], completion: list[dict[str, str]]) -> RecallQuestion:

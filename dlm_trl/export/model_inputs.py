@@ -1,6 +1,6 @@
 """The inputs that a check feeds to both models: questions of the run, texts to compare logits on, texts to score."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -42,7 +42,7 @@ def build_inputs(
     be read.
     """
     document = eval_spec.read_document()
-    questions = eval_spec.recall_questions(*eval_spec.pairs(document), document)
+    questions = eval_spec.notes_questions(*eval_spec.pairs(document), document).groups
     chats = _chats(questions, tokenizer, prompts)
     held_out = _held_out_texts(records[-1]["calibration"], tokenizer, notes) if "calibration" in records[-1] else {}
     named = _beginnings(held_out, tokenizer) if held_out else [("", text) for text in _texts(chats, tokenizer)]
@@ -92,7 +92,7 @@ def _eval_spec(recorded: Any) -> EvaluationSpec:
 
 
 def _chats(
-    questions: dict[str, list[RecallQuestion]], tokenizer: PreTrainedTokenizerBase, count: int
+    questions: Mapping[str, Sequence[RecallQuestion]], tokenizer: PreTrainedTokenizerBase, count: int
 ) -> list[tuple[Chat, str]]:
     """Prompts with the answers of the notes, evenly from all groups.
 

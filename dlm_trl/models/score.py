@@ -1,16 +1,17 @@
 """Batched log-probabilities of given texts: `log_probs(model, tokenizer, prompts, completions)`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.batching import contiguous_hidden, evaluating, run_in_batches
+from dlm_trl.models.batching import contiguous_hidden, evaluating, in_batches
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.prefix import PrefixCache, common_prefix, families
 
-TOKEN_BUDGET = 8_192  # rows × longest row of one batch
+TOKEN_BUDGET = 8_192  # rows × longest row of one batch, without what is cached
+CACHE_BUDGET = 32_768  # rows × longest row of one batch, with what is cached: each row has a copy of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,14 @@ def log_probs(
     prompts: Sequence[str] | Sequence[Sequence[int]],
     completions: Sequence[str] | Sequence[Sequence[int]],
     token_budget: int = TOKEN_BUDGET,
+    advance: Callable[[int], object] | None = None,
 ) -> list[Score]:
     """The score of each completion after its prompt, in order; both are texts or lists of token ids.
 
     A text completion is tokenised on its own, without special tokens, and appended to the prompt's tokens. A common
-    beginning of many prompts, such as the text that they ask about, is computed once. Raises ValueError for an empty
-    prompt or completion, and for lists of different lengths.
+    beginning of many prompts, such as the text that they ask about, is computed once. advance is called after each
+    batch with its number of rows. Raises ValueError for an empty prompt or completion, and for lists of different
+    lengths.
     """
     starts = [encode_text(tokenizer, p, True) if isinstance(p, str) else list(p) for p in prompts]
     ends = [encode_text(tokenizer, c) if isinstance(c, str) else list(c) for c in completions]
@@ -52,14 +55,20 @@ def log_probs(
             shared = common_prefix([starts[i] for i in family]) if len(family) > 1 else []
             prefix = PrefixCache.of(model, shared) if shared else None
             members = [(rows[i], len(starts[i])) for i in family]
-            scores |= zip(family, _scores(model, members, prefix, token_budget), strict=True)
+            for batch in _scores(model, members, prefix, token_budget):
+                scores |= {family[k]: score for k, score in batch}
+                if advance:
+                    advance(len(batch))
     return [scores[i] for i in range(len(rows))]
 
 
 def _scores(
     model: PreTrainedModel, rows: Sequence[tuple[list[int], int]], prefix: PrefixCache | None, token_budget: int
-) -> list[Score]:
-    """The score of each row. rows: token ids, all beginning with `prefix`, and the length of the prompt."""
+) -> Iterator[list[tuple[int, Score]]]:
+    """The score of each row with its index, batch by batch.
+
+    rows: token ids, all beginning with `prefix`, and the length of the prompt.
+    """
     shared = len(prefix.tokens) if prefix else 0
 
     def run(batch: list[int]) -> list[Score]:
@@ -84,4 +93,5 @@ def _scores(
             for k, (row, begin) in enumerate(zip(tokens, starts, strict=True))
         ]
 
-    return run_in_batches(run, [len(row) - shared for row, _ in rows], token_budget)
+    lengths = [max(len(row) - shared, len(row) * token_budget // CACHE_BUDGET if shared else 0) for row, _ in rows]
+    yield from in_batches(run, lengths, token_budget)

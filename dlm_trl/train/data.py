@@ -1,13 +1,12 @@
 """The rows of a run: read from the document once, split, tokenized and mixed."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from dlm_trl.evaluation.recall import RecallQuestion
-from dlm_trl.evaluation.spec import EvaluationSpec
+from dlm_trl.evaluation.spec import EvaluationSpec, NotesQuestions
 from dlm_trl.models.tokenize import TokenReport, tokenize
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import NoRowsError
@@ -21,8 +20,8 @@ from dlm_trl.train.arguments import NotesArguments
 class Rows:
     """The document's rows before tokenization; None where it has no rows of that kind.
 
-    questions: what to ask before and after training, by group ("seen", "held-out", "reworded"). book: all prose,
-    trained on or not, for the open-book baseline; it never contains pairs. passages: the document with the prose that
+    questions: what to ask before and after training. book: all prose, trained on or not, for the open-book baseline; it
+    never contains pairs. passages: the document with the prose that
     a task may ask about, which excludes held-out prose.
     """
 
@@ -30,7 +29,7 @@ class Rows:
     held_out_pairs: Dataset | None = None
     prose: Dataset | None = None
     held_out_prose: Dataset | None = None
-    questions: dict[str, list[RecallQuestion]] | None = None
+    questions: NotesQuestions = field(default_factory=NotesQuestions)
     book: tuple[str, ...] = ()
     passages: Document | None = None
 
@@ -68,7 +67,7 @@ def read_rows(document: Document | None, notes: NotesArguments, spec: Evaluation
     Raises DlmError for malformed sections and sources that can't be read.
     """
     if document is None:
-        return Rows(questions={})
+        return Rows()
     every = parsed_rows(document, "prose", notes.adapter_name, notes.expand_sources)
     learned = held_out = None
     if every is not None and notes.prose:
@@ -81,7 +80,7 @@ def read_rows(document: Document | None, notes: NotesArguments, spec: Evaluation
         held_out_pairs=held_out_pairs,
         prose=learned,
         held_out_prose=held_out,
-        questions=spec.recall_questions(pairs, held_out_pairs, document),
+        questions=spec.notes_questions(pairs, held_out_pairs, document),
         book=tuple(dict.fromkeys(every["text"])) if every is not None else (),
         passages=_with_prose(document, {row["section_id"] for row in askable}),
     )

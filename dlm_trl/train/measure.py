@@ -3,7 +3,7 @@ open-book baseline (the untrained base with the notes in its prompt).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from dlm_trl.evaluation.open_book import open_book_recall
+from dlm_trl.evaluation.mcsb import wilson
+from dlm_trl.evaluation.notes_score import CHOICE, INVENTIONS, Answered, choice_groups, score_notes, score_open_book
+from dlm_trl.evaluation.numbers import Measure, Sample
+from dlm_trl.evaluation.open_book_share import OpenBookShare, open_book_share
 from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.evaluation.progress import progress
-from dlm_trl.evaluation.recall import Recall, RecallQuestion, answer_recall
-from dlm_trl.evaluation.report import Measure, Sample
+from dlm_trl.evaluation.spec import UNTRAINED, NotesQuestions
 from dlm_trl.models.frozen import frozen
 from dlm_trl.notes.files import replace_file
 from dlm_trl.notes.terminal import say
@@ -25,14 +27,7 @@ from dlm_trl.notes.terminal import say
 FILE = "before.json"  # in output_dir: a resumed run needs the numbers of the untrained model
 TASK_MEASURES = ("accuracy", "ppa")  # of each condition
 SAMPLES = 5  # questions per group in the report
-
-
-@dataclass(frozen=True)
-class Answered:
-    """By group of questions: the shares by name, and the answer to each question."""
-
-    shares: dict[str, dict[str, float]]
-    answers: dict[str, dict[str, str]]
+OPEN_BOOK_SHARE = "share of open book"
 
 
 @dataclass(frozen=True)
@@ -45,40 +40,29 @@ class Numbers:
     open_book: Answered | None = None
 
 
-def measure(trainer: SFTTrainer, questions: Mapping[str, Sequence[RecallQuestion]]) -> Numbers:
+def measure(trainer: SFTTrainer, questions: NotesQuestions) -> Numbers:
     """Measure the model as it is now. All processes take part; the run's random state doesn't change."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     tokenizer = trainer.processing_class
     with torch.random.fork_rng():
         loss = trainer.evaluate()["eval_loss"] if trainer.eval_dataset is not None else None
-        with progress("answering the questions", _count(questions), _shown(trainer)) as advance:
-            recalls = {group: answer_recall(model, tokenizer, asked, advance) for group, asked in questions.items()}
+        answered = score_notes(model, tokenizer, questions, _shown(trainer))
         with progress("reading the general text", 1.0, _shown(trainer)) as advance:
             perplexity = general_perplexity(model, tokenizer, advance)
-    return Numbers(loss, perplexity, _answered(questions, recalls))
+    return Numbers(loss, perplexity, answered)
 
 
-def measure_open_book(
-    trainer: SFTTrainer, questions: Mapping[str, Sequence[RecallQuestion]], prose: Sequence[str]
-) -> Answered | None:
+def measure_open_book(trainer: SFTTrainer, questions: NotesQuestions, prose: Sequence[str]) -> Answered | None:
     """The base with the notes in its prompt; None without prose or questions, or if the context is too short."""
-    if not (questions and prose):
-        return None
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    with (
-        frozen(model) as base,
-        progress("answering with the notes in the prompt", _count(questions), _shown(trainer)) as advance,
-    ):
-        recalls = open_book_recall(base, trainer.processing_class, questions, prose, advance)
-    return _answered(questions, recalls) if recalls else None
+    with frozen(model) as base:
+        return score_open_book(base, trainer.processing_class, questions, prose, _shown(trainer))
 
 
 class MeasureBefore(TrainerCallback):
     """Measures once the trainer is set up, before the first step: ZeRO-3 can't generate earlier."""
 
-    def __init__(
-        self, trainer: SFTTrainer, questions: Mapping[str, Sequence[RecallQuestion]], prose: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, trainer: SFTTrainer, questions: NotesQuestions, prose: Sequence[str] = ()) -> None:
         self.trainer = trainer
         self.questions = questions
         self.prose = prose
@@ -106,7 +90,7 @@ def _read(file: Path) -> Numbers | None:
         return None
 
 
-def measures(before: Numbers | None, after: Numbers) -> list[Measure]:
+def measures(before: Numbers | None, after: Numbers, questions: NotesQuestions) -> list[Measure]:
     """The rows of the before/after table.
 
     If a resumed run asks other questions than it started with, a group has no number before: it would be a share of
@@ -114,17 +98,54 @@ def measures(before: Numbers | None, after: Numbers) -> list[Measure]:
     """
     asked = before.recall.answers if before else {}
     same = {group for group, said in after.recall.answers.items() if asked.get(group, {}).keys() == said.keys()}
-    open_book = before.open_book.shares if before and before.open_book else {}
-    names = list(dict.fromkeys(name for shares in after.recall.shares.values() for name in shares))
-    loss_before, perplexity_before = (before.validation_loss, before.perplexity) if before else (None, None)
-    rows = [Measure("validation loss", "nats per token", loss_before, after.validation_loss)]
+    was = before.recall.shares if before else {}
+    with_notes = before.open_book.shares if before and before.open_book else {}
+    names = dict.fromkeys(name for shares in after.recall.shares.values() for name in shares)
+    chosen = {group: len(every) for group, every in choice_groups(questions).items()}
+    rows = []
     for name in names:
         for group, shares in after.recall.shares.items():
-            was = before.recall.shares[group][name] if before and group in same else None
-            with_notes = open_book[group][name] if group in same and open_book else None
-            rows.append(Measure(f"{name}, {group}", "share", was, shares[name], with_notes))
-    rows.append(Measure("perplexity, general text", "per token", perplexity_before, after.perplexity))
-    return rows
+            if name in shares:
+                compared = [
+                    by_group.get(group, {}).get(name) if group in same else None for by_group in (was, with_notes)
+                ]
+                count = chosen[group] if name == CHOICE else len(after.recall.answers[group])
+                low, high = wilson(shares[name], count) if name in (CHOICE, INVENTIONS) else (None, None)
+                rows.append(
+                    Measure(
+                        f"{name}, {group}", "share", compared[0], shares[name], compared[1], low, high, group, count
+                    )
+                )
+    loss, perplexity = (before.validation_loss, before.perplexity) if before else (None, None)
+    return [
+        *rows,
+        *_open_book_share(before, after, questions, same),
+        Measure("perplexity, general text", "per token", perplexity, after.perplexity),
+        Measure("validation loss", "nats per token", loss, after.validation_loss),
+    ]
+
+
+def _open_book_share(
+    before: Numbers | None, after: Numbers, questions: NotesQuestions, same: Container[str]
+) -> list[Measure]:
+    """The share of the open book's F1 that the model reaches on questions that nothing trained; [] if not measured."""
+    groups = [group for group in UNTRAINED if group in questions.groups and group in same]
+    if not groups or before is None or before.open_book is None:
+        return []
+    asked = [(group, question, answer) for group in groups for question, answer, _ in questions.groups[group]]
+
+    def share(answers: Mapping[str, Mapping[str, str]]) -> OpenBookShare:
+        assert before.open_book is not None
+        opened = before.open_book.answers
+        return open_book_share(
+            [answers[group][question] for group, question, _ in asked],
+            [opened[group][question] for group, question, _ in asked],
+            [answer for *_, answer in asked],
+        )
+
+    was, now = share(before.recall.answers), share(after.recall.answers)
+    note = f"{OPEN_BOOK_SHARE}: {now.note()} The questions are those that nothing trained: {', '.join(groups)}."
+    return [Measure(OPEN_BOOK_SHARE, "ratio", was.share, now.share, None, now.low, now.high, None, now.questions, note)]
 
 
 def task_measures(history: Sequence[Mapping[str, Any]]) -> list[Measure]:
@@ -141,7 +162,7 @@ def task_measures(history: Sequence[Mapping[str, Any]]) -> list[Measure]:
     ]
 
 
-def samples(questions: Mapping[str, Sequence[RecallQuestion]], before: Numbers | None, after: Numbers) -> list[Sample]:
+def samples(questions: NotesQuestions, before: Numbers | None, after: Numbers) -> list[Sample]:
     """A few answers of each group side by side; a dash for a question that was not asked before training."""
     was = before.recall.answers if before else {}
     with_notes = before.open_book.answers if before and before.open_book else None
@@ -154,23 +175,9 @@ def samples(questions: Mapping[str, Sequence[RecallQuestion]], before: Numbers |
             after.recall.answers[group][question],
             None if with_notes is None else with_notes.get(group, {}).get(question, "–"),
         )
-        for group, asked in questions.items()
+        for group, asked in questions.every().items()
         for question, answer, _ in asked[:SAMPLES]
     ]
-
-
-def _answered(questions: Mapping[str, Sequence[RecallQuestion]], recalls: Mapping[str, Recall]) -> Answered:
-    return Answered(
-        shares={group: recall.shares() for group, recall in recalls.items()},
-        answers={
-            group: dict(zip((question for question, *_ in questions[group]), recall.answers, strict=True))
-            for group, recall in recalls.items()
-        },
-    )
-
-
-def _count(questions: Mapping[str, Sequence[RecallQuestion]]) -> int:
-    return sum(map(len, questions.values()))
 
 
 def _shown(trainer: SFTTrainer) -> bool:

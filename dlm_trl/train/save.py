@@ -19,7 +19,8 @@ from safetensors import safe_open
 from transformers import GenerationConfig
 from trl import SFTTrainer
 
-from dlm_trl.evaluation.report import Measure, measures_table
+from dlm_trl.evaluation.numbers import Measure
+from dlm_trl.evaluation.report import measures_table
 from dlm_trl.models import lineage
 from dlm_trl.models.card_header import card_header
 from dlm_trl.models.generate import end_token_ids

@@ -14,7 +14,9 @@ from hypothesis import example, given, settings
 from markdown_it import MarkdownIt
 
 from dlm_trl.cli import main as cli
-from dlm_trl.evaluation.report import Measure, Report, Sample, markdown
+from dlm_trl.evaluation.advice import Missed
+from dlm_trl.evaluation.numbers import Measure, Sample
+from dlm_trl.evaluation.report import Report, markdown
 from dlm_trl.export.model_card import model_card
 from dlm_trl.notes import DlmError, parse, read
 from dlm_trl.notes.document import section_id
@@ -115,9 +117,14 @@ def test_reports_and_cards_show_text_and_nothing_else(tmp_path: Path) -> None:
     page = markdown(
         Report(
             {"document": ATTACK, ATTACK: {"a": ATTACK}},
-            [Measure(ATTACK, ATTACK, 0.0, 1.0)],
+            [
+                Measure(ATTACK, ATTACK, 0.0, 1.0),
+                Measure(f"F1, {ATTACK}", ATTACK, 0.0, 1.0, group=ATTACK, note=ATTACK),
+            ],
             [Sample(ATTACK, ATTACK, ATTACK, ATTACK, ATTACK, ATTACK)],
             rows=[(ATTACK, ATTACK)],
+            missed=[Missed(ATTACK, ATTACK, ATTACK, ATTACK, 0.0, ATTACK, 1)],
+            advice=[ATTACK],
         )
     )
     assert interpreted(page) == {"image report.png"} and not dangerous(page)

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from dlm_trl.evaluation import answers, cloze, mcsb
+from dlm_trl.evaluation import answers, cloze, inventions, mcsb, open_book_share
 from dlm_trl.evaluation.perplexity import perplexity
 
 PICKED = [["cup", "cup", "dog"], ["a", "b"]]
@@ -26,8 +27,9 @@ socket.socket.connect = socket.getaddrinfo = refuse
 import evaluate
 from dlm_trl.evaluation import metrics
 
-names = ("mcsb", "cloze", "perplexity", "squad_answers")
-mcsb, cloze, perplexity, squad_answers = (evaluate.load(metrics.path(name)) for name in names)
+names = ("mcsb", "cloze", "perplexity", "squad_answers", "inventions", "open_book_share")
+loaded = [evaluate.load(metrics.path(name)) for name in names]
+mcsb, cloze, perplexity, squad_answers, inventions, open_book_share = loaded
 for picked, right in zip({PICKED}, ["cup", "a"]):
     mcsb.add(prediction=picked, reference=right)
 print(json.dumps([
@@ -36,6 +38,9 @@ print(json.dumps([
     perplexity.compute(predictions={TEXTS}, model=sys.argv[1], window=64),
     [mcsb.inputs_description, mcsb.citation],
     squad_answers.compute(predictions={SAID}, references={EXPECTED}),
+    inventions.compute(predictions={SAID}),
+    open_book_share.compute(predictions={SAID}, open_book={EXPECTED}, references={EXPECTED}),
+    open_book_share.compute(predictions={SAID * 5}, open_book={EXPECTED * 5}, references={EXPECTED * 5}, seed=3),
 ]))
 """
 
@@ -58,6 +63,10 @@ def test_they_equal_the_functions(computed, model, tokenizer) -> None:
     expected = [perplexity(model, tokenizer, text, 64) for text in TEXTS]
     assert computed[2] == {"perplexities": pytest.approx(expected), "mean_perplexity": pytest.approx(sum(expected) / 2)}
     assert computed[4] == answers.answer_scores(SAID, EXPECTED) == {"exact_match": 0.5, "f1": pytest.approx(0.75)}
+    assert computed[5] == inventions.inventions(SAID)
+    few = open_book_share.open_book_share(SAID, EXPECTED, EXPECTED)
+    assert computed[6] == asdict(few)
+    assert computed[7] == asdict(open_book_share.open_book_share(SAID * 5, EXPECTED * 5, EXPECTED * 5, 3))
 
 
 def test_they_describe_their_inputs(computed) -> None:

@@ -5,30 +5,38 @@ from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
 
-from dlm_trl.train.measure import Answered, Numbers, measures, samples
+from dlm_trl.evaluation.notes_score import Answered
+from dlm_trl.evaluation.spec import NotesQuestions
+from dlm_trl.train.measure import Numbers, measures, samples
 
-QUESTIONS = {"seen": [("q1", "a1", None), ("q2", "a2", None)], "held-out": [("q3", "a3", None)]}
+QUESTIONS = NotesQuestions({"seen": [("q1", "a1", None), ("q2", "a2", None)], "held-out": [("q3", "a3", None)]})
 
 
-def numbers(questions: dict, share: float) -> Numbers:
-    answers = {group: {question: f"{answer} {share}" for question, answer, _ in q} for group, q in questions.items()}
+def numbers(questions: NotesQuestions, share: float) -> Numbers:
+    every = questions.every()
+    answers = {group: {question: f"{answer} {share}" for question, answer, _ in q} for group, q in every.items()}
     shares = {"exact match": share, "F1": share}
-    return Numbers(1.0, 9.0, Answered(dict.fromkeys(questions, shares), answers))
+    return Numbers(1.0, 9.0, Answered(dict.fromkeys(every, shares), answers))
+
+
+def with_seen(*questions: str, **more: list) -> NotesQuestions:
+    """QUESTIONS with other questions in the group `seen`, and more groups."""
+    return replace(QUESTIONS, groups={**QUESTIONS.groups, "seen": [(q, "a", None) for q in questions], **more})
 
 
 def test_the_same_questions_have_numbers_and_answers_from_before_and_after() -> None:
     before, after = numbers(QUESTIONS, 0.0), numbers(QUESTIONS, 0.5)
-    shares = [(m.before, m.after) for m in measures(before, after) if m.unit == "share"]
+    shares = [(m.before, m.after) for m in measures(before, after, QUESTIONS) if m.unit == "share"]
     assert shares == [(0.0, 0.5)] * 4
     assert next((s.before, s.after) for s in samples(QUESTIONS, before, after)) == ("a1 0.0", "a1 0.5")
-    assert {m.before for m in measures(None, after)} == {None}
+    assert {m.before for m in measures(None, after, QUESTIONS)} == {None}
     assert {s.before for s in samples(QUESTIONS, None, after)} == {"–"}
 
 
 def test_questions_added_on_resuming_have_no_number_before() -> None:
-    more = QUESTIONS | {"seen": [("new", "a0", None), *QUESTIONS["seen"]], "reworded": [("r", "a1", None)]}
+    more = with_seen("new", "q1", "q2", reworded=[("r", "a1", None)])
     before, after = numbers(QUESTIONS, 0.0), numbers(more, 0.5)
-    values = {m.name: m.before for m in measures(before, after)}
+    values = {m.name: m.before for m in measures(before, after, more)}
     assert values["exact match, held-out"] == 0.0
     assert values["exact match, seen"] is values["F1, reworded"] is None
     shown = {(s.group, s.question): s.before for s in samples(more, before, after)}
@@ -43,21 +51,22 @@ def test_questions_added_on_resuming_have_no_number_before() -> None:
 
 def test_open_book_numbers_are_shown_for_questions_that_were_asked_with_the_notes() -> None:
     before, after = numbers(QUESTIONS, 0.0), numbers(QUESTIONS, 0.5)
-    assert {m.open_book for m in measures(before, after)} == {None}
+    assert {m.open_book for m in measures(before, after, QUESTIONS)} == {None}
     before = replace(before, open_book=numbers(QUESTIONS, 0.25).recall)
-    values = {m.name: m.open_book for m in measures(before, after)}
+    values = {m.name: m.open_book for m in measures(before, after, QUESTIONS)}
     assert values == {
         "validation loss": None,
         "exact match, seen": 0.25,
         "exact match, held-out": 0.25,
         "F1, seen": 0.25,
         "F1, held-out": 0.25,
+        "share of open book": None,
         "perplexity, general text": None,
     }
     assert samples(QUESTIONS, before, after)[0].open_book == "a1 0.25"
 
-    more = QUESTIONS | {"seen": [("new", "a0", None), *QUESTIONS["seen"]]}
-    values = {m.name: m.open_book for m in measures(before, numbers(more, 0.5))}
+    more = with_seen("new", "q1", "q2")
+    values = {m.name: m.open_book for m in measures(before, numbers(more, 0.5), more)}
     assert (values["F1, seen"], values["F1, held-out"]) == (None, 0.25)
     assert samples(more, before, numbers(more, 0.5))[0].open_book == "–"
 

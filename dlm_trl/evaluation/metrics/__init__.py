@@ -2,8 +2,8 @@
 
     evaluate.load(metrics.path("mcsb")).compute(predictions=[["cup", "cup", "dog"]], references=["cup"])
 
-There are `squad_answers`, `mcsb`, `cloze` and `perplexity`. Each is a thin shell around the function that does the
-work.
+There are `squad_answers`, `inventions`, `open_book_share`, `mcsb`, `cloze` and `perplexity`. Each is a thin shell
+around the function that does the work.
 """
 
 from __future__ import annotations

@@ -1,0 +1,111 @@
+"""The picture of a report: `draw(history, measures)`.
+
+Curves from the trainer's log, and bars for the numbers before, with open book and after.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from dlm_trl.evaluation.numbers import Measure, label, number, shown_columns
+
+COLOURS = {"before": "#9aa5b1", "open_book": "#d29922", "after": "#1f6feb"}
+NOT_DRAWN = ("exact match", "fuzzy match")  # only in the tables: more bars for the same answers would add little
+LOWER_IS_BETTER = ("inventions",)
+
+
+def draw(history: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> Figure:
+    """Panels: training and validation loss; the learning rate or a task's accuracy; bars for the shares.
+
+    Shares of which less is better have bars of their own, below the others. history: the trainer's log.
+    """
+    shares = [m for m in measures if m.unit == "share" and not m.name.startswith(NOT_DRAWN)]
+    worse = [m for m in shares if m.name.startswith(LOWER_IS_BETTER)]
+    better = [m for m in shares if m not in worse]
+    figure = Figure(figsize=(13, max(4, 1.5 + 0.5 * len(better) + 0.9 * len(worse))), layout="constrained")
+    columns = figure.add_gridspec(1, 3, width_ratios=(1, 1.2 if _has_task(history) else 1, 1.3))
+    loss, middle = figure.add_subplot(columns[0]), figure.add_subplot(columns[1])
+    rows = columns[2].subgridspec(2, 1, height_ratios=(max(1, len(better)), 1.2 * len(worse))) if worse else None
+    bars = [figure.add_subplot(rows[0] if rows else columns[2])]
+    for key, name, style in (("loss", "training", "-"), ("eval_loss", "validation", "o--")):
+        _curve(loss, history, key, name, style)
+    loss.set(title="Loss", xlabel="step", ylabel="nats per token")
+    loss.set_ylim(bottom=0)
+    if loss.lines:
+        loss.legend(frameon=False)
+    if _has_task(history):
+        _accuracy(middle, history)
+    else:
+        _curve(middle, history, "learning_rate", "learning rate", "-")
+        middle.set(title="Learning rate", xlabel="step")
+        middle.set_ylim(bottom=0)
+    _bars(bars[0], "Before and after (higher is better)", better)
+    if rows:
+        bars.append(figure.add_subplot(rows[1]))
+        _bars(bars[1], "Made-up answers (lower is better)", worse)
+    if better or worse:
+        handles, names = bars[0].get_legend_handles_labels()
+        below = (0.5, -0.16 if len(bars) == 1 else -0.5)
+        bars[-1].legend(handles, names, frameon=False, loc="upper center", bbox_to_anchor=below, ncols=len(COLOURS))
+    for axes in (loss, middle, *bars):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _has_task(history: Sequence[Mapping[str, Any]]) -> bool:
+    return any(name == "online/accuracy" or name.startswith("eval_mcsb/") for line in history for name in line)
+
+
+def _accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy on training rows, on each condition and of guessing; on a second axis the general text's perplexity."""
+    axes.set(title="Accuracy", xlabel="step", ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    _curve(axes, history, "online/accuracy", "training rows", "-")
+    for name in dict.fromkeys(name for line in history for name in line):
+        if name.startswith("eval_mcsb/") and name.endswith("/accuracy"):
+            _curve(axes, history, name, name.split("/")[1], "o-")
+    _curve(axes, history, "online/chance", "chance", "k:")
+    if any("eval_perplexity" in line for line in history):
+        second = axes.twinx()
+        _curve(second, history, "eval_perplexity", "perplexity, general text", "--", color="#888888")
+        second.set(ylabel="perplexity, general text")
+        # From 0 to twice the first value, so that small changes look small. A diverged run may have no finite value.
+        values = [float(line["eval_perplexity"]) for line in history if "eval_perplexity" in line]
+        if finite := [value for value in values if math.isfinite(value)]:
+            second.set_ylim(0, max(2 * finite[0], 1.05 * max(finite)))
+        second.spines[["top"]].set_visible(False)
+    both = [each for each in axes.figure.axes if each.bbox.bounds == axes.bbox.bounds]
+    lines = [line for each in both for line in each.lines]
+    labels = [str(line.get_label()) for line in lines]
+    axes.legend(lines, labels, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize=8)
+
+
+def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, style: str, **more: Any) -> None:
+    points = [(entry["step"], entry[key]) for entry in history if key in entry]
+    if points:
+        axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.5, markersize=4, **more)
+
+
+def _bars(axes: Axes, title: str, measures: Sequence[Measure]) -> None:
+    axes.set_title(title)
+    axes.set_xlim(0, 1.12)  # room for the label of a full bar
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    if not measures:
+        return
+    shown = shown_columns(measures)
+    height = 0.8 / len(shown)
+    for position, column in enumerate(shown):
+        # Measures without an open-book number get no bar there.
+        having = [(row, m) for row, m in enumerate(measures) if column != "open_book" or m.open_book is not None]
+        values = [getattr(measure, column) for _, measure in having]
+        rows = [row + (position - (len(shown) - 1) / 2) * height for row, _ in having]
+        colour = COLOURS[column]
+        bars = axes.barh(rows, [value or 0.0 for value in values], 0.95 * height, color=colour, label=label(column))
+        axes.bar_label(bars, [number(value, "share") for value in values], padding=3, fontsize=8)
+    axes.set_yticks(range(len(measures)), [measure.name for measure in measures])
+    axes.invert_yaxis()  # the first measure at the top, as in the table
