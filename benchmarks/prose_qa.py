@@ -103,7 +103,7 @@ def run(folder: Path, **settings: Any) -> tuple[dict[str, float], dict[str, floa
     tokens = max(line["num_tokens"] for line in report["history"] if "num_tokens" in line)
     short = {"validation loss": "loss", "exact match, held-out": "exact match", "F1, held-out": "F1"}
     short |= {"fuzzy match, held-out": "fuzzy match", "perplexity, general text": "perplexity"}
-    measured = [(short[m["name"]], m) for m in report["measures"]]
+    measured = [(short[m["name"]], m) for m in report["measures"] if m["name"] in short]
     before = {name: round(m["before"], 4) for name, m in measured}
     return before | {"tokens": 0}, {name: round(m["after"], 4) for name, m in measured} | {"tokens": tokens}
 

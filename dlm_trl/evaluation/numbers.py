@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 COLUMNS = ("before", "open_book", "after")
+LOWER_IS_BETTER = ("inventions",)  # how the names of such shares begin
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dlm_trl.evaluation.numbers import Measure, label, number, shown_columns
+from dlm_trl.evaluation.numbers import LOWER_IS_BETTER, Measure, label, number, shown_columns
 
 COLOURS = {"before": "#9aa5b1", "open_book": "#d29922", "after": "#1f6feb"}
 NOT_DRAWN = ("exact match", "fuzzy match")  # only in the tables: more bars for the same answers would add little
-LOWER_IS_BETTER = ("inventions",)
 
 
 def draw(history: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> Figure:
@@ -27,7 +26,7 @@ def draw(history: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> F
     worse = [m for m in shares if m.name.startswith(LOWER_IS_BETTER)]
     better = [m for m in shares if m not in worse]
     figure = Figure(figsize=(13, max(4, 1.5 + 0.5 * len(better) + 0.9 * len(worse))), layout="constrained")
-    columns = figure.add_gridspec(1, 3, width_ratios=(1, 1.2 if _has_task(history) else 1, 1.3))
+    columns = figure.add_gridspec(1, 3, width_ratios=(1, 1.2 if _has_task(history) else 1, 1.9))
     loss, middle = figure.add_subplot(columns[0]), figure.add_subplot(columns[1])
     rows = columns[2].subgridspec(2, 1, height_ratios=(max(1, len(better)), 1.2 * len(worse))) if worse else None
     bars = [figure.add_subplot(rows[0] if rows else columns[2])]
@@ -47,13 +46,20 @@ def draw(history: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> F
     if rows:
         bars.append(figure.add_subplot(rows[1]))
         _bars(bars[1], "Made-up answers (lower is better)", worse)
-    if better or worse:
-        handles, names = bars[0].get_legend_handles_labels()
-        below = (0.5, -0.16 if len(bars) == 1 else -0.5)
-        bars[-1].legend(handles, names, frameon=False, loc="upper center", bbox_to_anchor=below, ncols=len(COLOURS))
+    if shares:
+        handles, names = bars[0 if better else 1].get_legend_handles_labels()
+        figure.legend(handles, names, frameon=False, loc="outside lower right", ncols=len(COLOURS))
+    if reached := [m for m in measures if m.unit == "ratio" and m.after is not None]:
+        figure.text(0.01, 0.01, "\n".join(_in_words(m) for m in reached))
     for axes in (loss, middle, *bars):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _in_words(ratio: Measure) -> str:
+    """A ratio, which may exceed 1 and so has no bar."""
+    interval = "" if ratio.low is None else f" (95 %: {number(ratio.low, 'ratio')} to {number(ratio.high, 'ratio')})"
+    return f"{ratio.name}: {number(ratio.after, 'ratio')}{interval}"
 
 
 def _has_task(history: Sequence[Mapping[str, Any]]) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dlm_trl.evaluation.advice import MISSED, Missed
-from dlm_trl.evaluation.numbers import Measure, Sample, label, number, shown_columns
+from dlm_trl.evaluation.numbers import LOWER_IS_BETTER, Measure, Sample, label, number, shown_columns
 from dlm_trl.evaluation.picture import draw
 from dlm_trl.notes.escape import markdown as escaped
 from dlm_trl.notes.files import replace_file
@@ -131,7 +131,7 @@ def _table(measures: Sequence[Measure]) -> str:
     with_interval = any(measure.low is not None for measure in measures)
     rows = [
         (
-            f"{m.name} ({m.unit})",
+            f"{m.name} ({m.unit}{', lower is better' if m.name.startswith(LOWER_IS_BETTER) else ''})",
             *(number(getattr(m, column), m.unit) for column in shown),
             *([_interval(m)] if with_interval else []),
         )

@@ -71,7 +71,7 @@ class EvaluationSpec:
     split_method: Method = "source_group"
     seed: int = 42
     questions: str | None = None
-    max_questions: int = 100
+    max_questions: int = 60
     conditions: Sequence[str] = ()
     condition_questions: int = 100
     held_out: float = HELD_OUT

@@ -45,13 +45,15 @@ class NotesArguments:
         None, "Text file with general prose to rehearse. Unset: texts that the base writes before the first step."
     )
     questions: str | None = _setting(
-        None, "JSON lines with question, reworded and answer: reworded questions to measure with, never trained on."
+        None,
+        "JSON lines of questions to measure with, never trained on: reworded ones (question, reworded, answer), and of "
+        "kind held-out, reverse (question, answer) or trap (question).",
     )
-    max_questions: int = _setting(100, "Maximum number of questions of each kind to ask before and after training.")
+    max_questions: int = _setting(60, "Maximum number of questions of each group to ask before and after training.")
     measure: bool = _setting(
         True,
-        "Measure validation loss, answer recall and perplexity before and after training, and the untrained base with "
-        "the notes in its prompt (open book).",
+        "Measure validation loss, answers and perplexity before and after training, and the untrained base with the "
+        "notes in its prompt (open book).",
     )
     export: str | None = _setting(
         None,

@@ -173,7 +173,7 @@ def test_the_summary_has_a_row_for_each_group_and_the_other_numbers_with_their_i
     ]
     assert [cells(line) for line in others.splitlines() if "--" not in line] == [
         ["", "before", "open book", "after", "95 % of after"],
-        ["inventions, traps (share)", "100.0%", "90.0%", "75.0%", "50.0% to 90.0%"],
+        ["inventions, traps (share, lower is better)", "100.0%", "90.0%", "75.0%", "50.0% to 90.0%"],
         ["share of open book (ratio)", "50.0%", "–", "125.0%", "101.0% to 150.0%"],
         ["perplexity, general text (per token)", "40.000", "–", "44.000", "–"],
     ]
@@ -204,6 +204,8 @@ def test_inventions_have_bars_of_their_own_that_say_that_lower_is_better() -> No
     assert [text.get_text() for text in traps.get_yticklabels()] == ["inventions, traps"]
     assert [bar.get_width() for bar in traps.patches] == pytest.approx([1.0, 0.9, 0.75])
     assert not any("125" in text.get_text() for text in shares.texts), "a ratio above 1 isn't a bar"
+    (words,) = draw([], GROUPED).texts
+    assert words.get_text() == "share of open book: 125.0% (95 %: 101.0% to 150.0%)"
 
 
 def test_missed_questions_are_listed_with_their_lines_and_all_are_in_the_json(tmp_path: Path) -> None:
