@@ -1,7 +1,7 @@
 """Everything that a model is asked about a document, and how it did: with closed book and with open book.
 
     found = score_notes(model, tokenizer, questions)                      # questions: spec.NotesQuestions
-    found.shares["held-out"]["F1"], found.answers["held-out"]["How many folds make two sets?"]
+    found.shares["held-out"]["F1"], found.answers["reverse"]["What is a round loaf called?"]
     score_open_book(base, tokenizer, questions, prose)                    # the same with the notes in the prompt
 
 Each group of questions has exact match, token F1 and fuzzy match of the answers (`recall`), and multiple choice

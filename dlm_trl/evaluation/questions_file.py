@@ -1,9 +1,9 @@
 """Read a questions file: JSON lines of questions to measure with, which no run trains on.
 
     {"question": "What is a boule?", "reworded": "What shape does a boule have?", "answer": "A round loaf."}
-    {"kind": "held-out", "question": "How many folds make two sets?", "answer": "Eight."}
+    {"kind": "held-out", "question": "What is stale bread good for?", "answer": "Toast, crumbs and soup."}
     {"kind": "reverse", "question": "What is a round loaf called?", "answer": "A boule."}
-    {"kind": "trap", "question": "Who baked the first boule?"}
+    {"kind": "trap", "question": "How much sugar does the dough want?"}
 
 - reworded, the default: a pair's question in other words, with the pair's answer; `question` is the pair's, optional
 - held-out: about a fact of the prose that no pair asks about

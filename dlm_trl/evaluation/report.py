@@ -1,12 +1,14 @@
 """The report of a run: `report.json` for programs, `report.md` for people, `report.png` for a quick look.
 
-report = Report(
-    run={"document": "recipes/notes.dlm", "base": "tiny"},
-    measures=[Measure("F1, seen", "share", before=0.0, after=0.95, open_book=0.2, group="seen", questions=40)],
-    samples=[Sample("seen", "What is kneading?", "Pressing dough.", before="…", after="Pressing dough.")],
-    history=trainer.state.log_history,
-)
-write("runs/notes", report)
+    report = Report(
+        run={"document": "recipes/notes.dlm", "base": "tiny"},
+        measures=[Measure("F1, seen", "share", before=0.0, after=0.95, open_book=0.2, group="seen", questions=40)],
+        samples=[Sample("seen", "What is kneading?", "Pressing dough.", before="…", after="Pressing dough.")],
+        history=trainer.state.log_history,
+    )
+    write("runs/notes", report)
+
+A person reads `summary` first; the picture is drawn by `picture`.
 """
 
 import json

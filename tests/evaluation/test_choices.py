@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation import choices
 from dlm_trl.evaluation.answers import normalize
-from dlm_trl.evaluation.choices import choice_accuracies, choice_accuracy, choice_questions, rows
+from dlm_trl.evaluation.choices import NEUTRAL, choice_accuracies, choice_accuracy, choice_questions, rows
 from dlm_trl.evaluation.recall import RecallQuestion
 from dlm_trl.models.chat import encode_answered
 from dlm_trl.models.score import log_probs
@@ -63,23 +63,35 @@ def test_neither_length_nor_position_gives_the_answer_of_the_demo_away() -> None
     assert all(0.1 < sum(q.right == i for q in asked) / len(asked) < 0.45 for i in range(4))
 
 
-def taught(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, known: list[RecallQuestion]) -> PreTrainedModel:
+def test_a_model_picks_what_it_has_learned(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    encoded = [encode_answered(tokenizer, [{"role": "user", "content": q}], answer) for q, answer, _ in known]
+    encoded = [encode_answered(tokenizer, [{"role": "user", "content": q}], answer) for q, answer, _ in ASKED]
     for _ in range(60):
         for ids, start in encoded:
             model(torch.tensor([ids]), labels=torch.tensor([[-100] * start + ids[start:]])).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model
-
-
-def test_a_model_picks_what_it_has_learned(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    found = choice_accuracy(taught(model, tokenizer, ASKED), tokenizer, ASKED)
-    assert (found.accuracy, found.chance, found.questions) == (1.0, 0.25, 6)
-    assert 0.5 < found.low < found.high == 1.0
+    found = choice_accuracy(model, tokenizer, ASKED)
+    assert (found.chance, found.questions) == (0.25, 6)
+    assert found.accuracy > 0.8, "what a model so small answers to anything gains little from its own question"
+    assert found.low < found.accuracy < found.high <= 1.0
     wrong = [(question, ANSWERS[(n + 1) % 6], None) for n, (question, *_) in enumerate(ASKED)]
-    assert choice_accuracy(model, tokenizer, wrong).accuracy == 0.0
+    assert choice_accuracy(model, tokenizer, wrong).accuracy < 0.2
+
+
+def test_the_gain_is_measured_in_the_chat_template(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def total(question: str, answer: str) -> float:
+        turns = [("user", question), ("assistant", answer)]
+        text = "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns)
+        start = len(tokenizer(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
+        ids = tokenizer(text)["input_ids"]
+        return log_probs(model, tokenizer, [ids[:start]], [ids[start:]])[0].total
+
+    asked = choice_questions({"": ASKED})[""]
+    gains = [[total(q.question, option) - total(NEUTRAL, option) for option in q.options] for q in asked]
+    right = [gain.index(max(gain)) == q.right for gain, q in zip(gains, asked, strict=True)]
+    assert 0 < sum(right) < 6
+    assert choice_accuracy(model, tokenizer, ASKED).accuracy == sum(right) / 6
 
 
 def test_an_answer_that_is_likely_anyway_gains_nothing(

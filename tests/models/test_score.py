@@ -42,6 +42,23 @@ def test_a_common_prefix_is_computed_once(model: PreTrainedModel, tokenizer: Pre
     assert len(seen) == 4 and sum(seen) < whole / 2
 
 
+def test_a_long_common_beginning_limits_the_rows_of_a_batch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row has a copy of the cache of the beginning, which can be larger than all the rest."""
+    text = "Yeast makes gas. " * 20
+    prompts, completions = [f"{text}What is {n}?" for n in range(12)], [f"It is {n}." for n in range(12)]
+    batches: list[int] = []
+    whole = log_probs(model, tokenizer, prompts, completions, advance=batches.append)
+    assert batches == [12]
+    longest = max(len(tokenizer(p + c)["input_ids"]) for p, c in zip(prompts, completions, strict=True))
+    monkeypatch.setattr("dlm_trl.models.score.CACHE_BUDGET", 4 * longest + 1)
+    batches.clear()
+    found = log_probs(model, tokenizer, prompts, completions, advance=batches.append)
+    assert sum(batches) == 12 and max(batches) <= 4
+    assert [one.total for one in found] == pytest.approx([one.total for one in whole], rel=1e-4)
+
+
 def test_no_logits_are_computed_inside_a_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     seen: list[int] = []
     model.lm_head.register_forward_hook(lambda head, inputs, logits: seen.append(logits.shape[:2].numel()))
