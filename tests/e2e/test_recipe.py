@@ -29,7 +29,13 @@ def test_a_run_leaves_adapter_tokenizer_card_and_report(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     questions = tmp_path / "questions.jsonl"
-    questions.write_text('{"question": "q", "reworded": "By whom is bread made on day 1?", "answer": "the baker."}\n')
+    rows = [
+        {"question": "Who bakes the bread of day 1?", "reworded": "By whom is bread 1 made?", "answer": "the baker."},
+        {"kind": "held-out", "question": "What is folded?", "answer": "a dough"},
+        {"kind": "reverse", "question": "What is folding a dough called?", "answer": "kneading"},
+        {"kind": "trap", "question": "Who eats the bread of day 1?"},
+    ]
+    questions.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     out = recipe("--questions", questions, "--max_questions", 4, "--lora_r", 2)
     printed = capsys.readouterr().out
     assert "world size: 1" in printed
@@ -40,13 +46,23 @@ def test_a_run_leaves_adapter_tokenizer_card_and_report(
 
     report = json.loads((out / "report.json").read_text())
     named = {measure["name"]: measure for measure in report["measures"]}
-    for group in ("seen", "held-out", "reworded"):
+    for group in ("seen", "reworded", "held-out", "reverse"):
         for name in ("exact match", "F1", "fuzzy match"):
             assert named[f"{name}, {group}"]["open_book"] is not None
+        chosen = named.get(f"multiple choice, {group}")
+        assert chosen is None or 0 <= chosen["low"] <= chosen["after"] <= chosen["high"] <= 1
+    assert named["inventions, traps"]["open_book"] == named["inventions, traps"]["after"] == 1.0
+    assert "share of open book" in named
+    missed = {one["question"]: (one["file"], one["line"]) for one in report["missed"]}
+    assert missed["What is folded?"] == (str(questions), 2)
+    file, line = missed["By whom is bread 1 made?"]
+    assert Path(file).read_text().splitlines()[line] == "Who bakes the bread of day 1?", "after its ### Q"
+    assert report["advice"] and report["advice"][0] in (out / "report.md").read_text().replace("\\", "")
+    assert report["advice"][0] in printed.replace("\\", "")
     loss = named["validation loss"]
     assert loss["after"] < loss["before"]
     assert named["perplexity, general text"]["before"] != named["perplexity, general text"]["after"]
-    assert {sample["group"] for sample in report["samples"]} == {"seen", "held-out", "reworded"}
+    assert {sample["group"] for sample in report["samples"]} == {"seen", "reworded", "held-out", "reverse", "traps"}
     assert (out / "report.png").stat().st_size > 1000
 
     live = store.current_adapter(DLM_ID)
