@@ -20,13 +20,13 @@ from dlm_trl.evaluation.choices import ChoiceQuestion, choice_accuracies, choice
 from dlm_trl.evaluation.inventions import inventions
 from dlm_trl.evaluation.open_book import OpenBook
 from dlm_trl.evaluation.progress import progress
-from dlm_trl.evaluation.recall import answers_after, messages, recall_after
+from dlm_trl.evaluation.recall import answer_tokens, answers_after, messages, recall_after
 from dlm_trl.evaluation.spec import TRAPS, NotesQuestions
 from dlm_trl.models.chat import encode_questions
 from dlm_trl.models.prefix import PrefixCache
 from dlm_trl.tasks.prompts import open_book
 
-TRAP_TOKENS = 24  # of an answer to a trap, to see whether it abstains
+LEAST_TOKENS = 24  # of an answer, to see whether it abstains, even where all expected ones are short
 CHOICE = "multiple choice"
 INVENTIONS = "inventions"
 
@@ -66,7 +66,7 @@ def score_open_book(
     """
     if not (prose and questions.every()):
         return None
-    book = OpenBook.of(base, tokenizer, questions.every(), prose, TRAP_TOKENS)
+    book = OpenBook.of(base, tokenizer, questions.every(), prose, LEAST_TOKENS)
     if book is None:
         return None
     with progress("answering with the notes in the prompt", _count(book.prompts), show) as advance:
@@ -89,15 +89,20 @@ def _answer(
     prefix: PrefixCache | None,
     advance: Callable[[float], object],
 ) -> Answered:
-    """The answers to all questions, and the shares of each group."""
+    """The answers to all questions, and the shares of each group.
+
+    Answers are cut off at the same length in all groups: the base often repeats the question first, which is longer
+    than the short answers of some groups.
+    """
+    limit = max([LEAST_TOKENS, *(answer_tokens(tokenizer, asked) for asked in questions.groups.values())])
     shares: dict[str, dict[str, float]] = {}
     answers: dict[str, dict[str, str]] = {}
     for group, asked in questions.groups.items():
-        recall = recall_after(model, tokenizer, prompts[group], asked, prefix, advance)
+        recall = recall_after(model, tokenizer, prompts[group], asked, prefix, advance, limit)
         shares[group] = recall.shares()
         answers[group] = {question: said for (question, *_), said in zip(asked, recall.answers, strict=True)}
     if questions.traps:
-        said = answers_after(model, tokenizer, prompts[TRAPS], TRAP_TOKENS, prefix, advance)
+        said = answers_after(model, tokenizer, prompts[TRAPS], limit, prefix, advance)
         shares[TRAPS] = {INVENTIONS: inventions(said)["inventions"]}
         answers[TRAPS] = {question: one for (question, *_), one in zip(questions.traps, said, strict=True)}
     return Answered(shares, answers)

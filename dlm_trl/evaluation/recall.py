@@ -73,11 +73,16 @@ def recall_after(
     questions: Sequence[RecallQuestion],
     prefix: PrefixCache | None = None,
     advance: Callable[[int], object] | None = None,
+    new_tokens: int | None = None,
 ) -> Recall:
-    """Like `answer_recall`, but with prompts given as token ids; prefix: the cached beginning of all prompts."""
+    """Like `answer_recall`, but with prompts given as token ids.
+
+    prefix: the cached beginning of all prompts. new_tokens: where to cut off answers, by default as in `answer_recall`.
+    """
     if not questions:
         raise ValueError("no questions to ask")
-    answers = answers_after(model, tokenizer, prompts, answer_tokens(tokenizer, questions), prefix, advance)
+    limit = answer_tokens(tokenizer, questions) if new_tokens is None else new_tokens
+    answers = answers_after(model, tokenizer, prompts, limit, prefix, advance)
     expected = [" ".join(answer.split()) for _, answer, _ in questions]
     close = [fuzz.ratio(a.lower(), b.lower()) >= FUZZY_RATIO for a, b in zip(answers, expected, strict=True)]
     return Recall(

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation import notes_score
+from dlm_trl.evaluation.answers import answer_scores
 from dlm_trl.evaluation.choices import choice_accuracies
 from dlm_trl.evaluation.inventions import ABSTENTION
 from dlm_trl.evaluation.notes_score import Answered, choice_groups, score_notes, score_open_book
@@ -31,10 +32,14 @@ def test_every_group_has_its_shares_and_the_traps_have_inventions(
 ) -> None:
     found = score_notes(model, tokenizer, QUESTIONS)
     for group, asked in QUESTIONS.groups.items():
-        recall = answer_recall(model, tokenizer, asked)
         chosen = choice_accuracies(model, tokenizer, choice_groups(QUESTIONS))[group]
-        assert found.shares[group] == recall.shares() | {"multiple choice": chosen.accuracy}
-        assert tuple(found.answers[group].values()) == recall.answers
+        assert found.shares[group]["multiple choice"] == chosen.accuracy
+        said = list(found.answers[group].values())
+        scores = answer_scores(said, [answer for _, answer, _ in asked])
+        assert (found.shares[group]["exact match"], found.shares[group]["F1"]) == tuple(scores.values())
+        alone = answer_recall(model, tokenizer, asked).answers
+        assert all(one.startswith(cut) for one, cut in zip(said, alone, strict=True))
+        assert sum(map(len, said)) > sum(map(len, alone)), "cut off later, at the same length in every group"
     assert set(found.answers["traps"]) == {"Who baked the first loaf?", "How tall is the oven?"}
     assert found.shares["traps"] == {"inventions": 1.0}, "random weights don't abstain"
     assert TypeAdapter(Answered).validate_json(json.dumps(asdict(found))) == found
