@@ -72,6 +72,12 @@ TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
     ("transformers", "Trainer._save_checkpoint", "online/hooks.py"): has(
         "transformers", "Trainer._save_checkpoint", "model", "trial"
     ),
+    ("transformers", "PreTrainedModel._supports_sdpa", "models/attention.py"): has(
+        "transformers", "PreTrainedModel._supports_sdpa"
+    ),
+    ("transformers", "PreTrainedConfig._attn_implementation", "models/attention.py"): has(
+        "transformers", "PreTrainedConfig._attn_implementation"
+    ),
     ("transformers", "cache_utils.DynamicLayer", "models/prefix.py"): has(
         "transformers.cache_utils", "DynamicLayer.lazy_initialization", "key_states", "value_states"
     ),

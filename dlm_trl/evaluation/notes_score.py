@@ -22,6 +22,7 @@ from dlm_trl.evaluation.open_book import OpenBook
 from dlm_trl.evaluation.progress import progress
 from dlm_trl.evaluation.recall import answer_tokens, answers_after, messages, recall_after
 from dlm_trl.evaluation.spec import TRAPS, NotesQuestions
+from dlm_trl.models.attention import fused_attention
 from dlm_trl.models.chat import encode_questions
 from dlm_trl.models.prefix import PrefixCache
 from dlm_trl.tasks.prompts import open_book
@@ -66,14 +67,16 @@ def score_open_book(
     """
     if not (prose and questions.every()):
         return None
-    book = OpenBook.of(base, tokenizer, questions.every(), prose, LEAST_TOKENS)
-    if book is None:
-        return None
-    with progress("answering with the notes in the prompt", _count(book.prompts), show) as advance:
-        answered = _answer(base, tokenizer, questions, book.prompts, book.prefix, advance)
-    if book.whole is None:
-        return answered
-    return _with_choices(answered, base, tokenizer, choice_groups(questions), partial(open_book, book.whole), show)
+    with fused_attention(base):
+        book = OpenBook.of(base, tokenizer, questions.every(), prose, LEAST_TOKENS)
+        if book is None:
+            return None
+        with progress("answering with the notes in the prompt", _count(book.prompts), show) as advance:
+            answered = _answer(base, tokenizer, questions, book.prompts, book.prefix, advance)
+        if book.whole is None:
+            return answered
+        ask = partial(open_book, book.whole)
+        return _with_choices(answered, base, tokenizer, choice_groups(questions), ask, show)
 
 
 def choice_groups(questions: NotesQuestions) -> dict[str, list[ChoiceQuestion]]:

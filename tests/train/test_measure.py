@@ -75,3 +75,29 @@ def test_numbers_survive_json() -> None:
     before = replace(numbers(QUESTIONS, 0.1), validation_loss=None, perplexity=float("inf"))
     for saved in (before, replace(before, open_book=numbers(QUESTIONS, 0.25).recall)):
         assert TypeAdapter(Numbers).validate_json(json.dumps(asdict(saved))) == saved
+
+
+def test_choices_and_inventions_have_intervals_and_the_open_book_share_says_what_it_compares() -> None:
+    words = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+    asked = {group: [(f"{group} {word}?", word, None) for word in words] for group in ("seen", "reverse")}
+    questions = NotesQuestions(asked, traps=[("trap?", "The notes don't say.", None)])
+
+    def answered(right: int) -> Answered:
+        answers = {
+            g: {q: a if n < right else "bread" for n, (q, a, _) in enumerate(every)} for g, every in asked.items()
+        }
+        shares = {group: {"F1": right / 8, "multiple choice": right / 8} for group in asked}
+        return Answered(shares | {"traps": {"inventions": 1.0}}, answers | {"traps": {"trap?": "In 1871."}})
+
+    before, after = Numbers(None, 9.0, answered(1), answered(4)), Numbers(None, 9.0, answered(2))
+    named = {measure.name: measure for measure in measures(before, after, questions)}
+    chosen, traps, share = (named[n] for n in ("multiple choice, reverse", "inventions, traps", "share of open book"))
+    assert (chosen.before, chosen.open_book, chosen.after, chosen.questions) == (0.125, 0.5, 0.25, 8)
+    assert 0.05 < chosen.low < 0.25 < chosen.high < 0.65
+    assert (traps.before, traps.open_book, traps.after, traps.questions) == (1.0, 1.0, 1.0, 1) and traps.low < 0.3
+    assert (share.before, share.after, share.questions) == (0.25, 0.5, 8), "the trained group doesn't count"
+    assert share.low < 0.5 < share.high and "reverse" in share.note and "seen" not in share.note
+    assert named["F1, seen"].low is None
+
+    alone = {measure.name for measure in measures(None, after, questions)}
+    assert "share of open book" not in alone and "inventions, traps" in alone
