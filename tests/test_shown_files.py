@@ -141,8 +141,7 @@ def test_shown_yaml_has_known_keys(block: Block) -> None:
 def test_shown_settings_have_valid_values(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not yaml.safe_load(block.text).keys() <= settings():
         pytest.skip("frontmatter")
-    from dlm_trl.evaluation.questions_file import read_questions
-from dlm_trl.models.load import load_tokenizer
+    from dlm_trl.models.load import load_tokenizer
     from dlm_trl.tasks.load import load_tasks, read_stages
     from dlm_trl.train.config import read_configuration
 
@@ -156,6 +155,8 @@ from dlm_trl.models.load import load_tokenizer
 
 @shown(blocks("json"))
 def test_shown_json_lines_are_valid_questions(block: Block, tmp_path: Path) -> None:
+    from dlm_trl.evaluation.questions_file import read_questions
+
     file = tmp_path / "questions.jsonl"
     file.write_text(block.text, encoding="utf-8")
     assert read_questions(str(file))

@@ -71,7 +71,7 @@ def _learning(named: Mapping[str, Measure]) -> list[str]:
     if seen is not None and seen < LEARNED:
         return [
             f"It doesn't know its trained pairs yet (F1 {number(seen, 'share')}): train more epochs, or raise "
-            "learning_rate or lora_r."
+            "the learning rate or the rank."
         ]
     reworded = _after(named, "F1, reworded")
     if reworded is not None and reworded < KNOWN:
@@ -117,7 +117,7 @@ def _forgetting(named: Mapping[str, Measure]) -> list[str]:
     rise = perplexity.after / perplexity.before - 1
     if not rise > FORGOTTEN:
         return []
-    return [f"The perplexity of general text rose by {rise:.0%}: raise rehearsal (try 5), or lower learning_rate."]
+    return [f"The perplexity of general text rose by {rise:.0%}: raise rehearsal (try 5), or lower the learning rate."]
 
 
 def _inventing(named: Mapping[str, Measure]) -> list[str]:
