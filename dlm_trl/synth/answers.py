@@ -40,10 +40,19 @@ def problem(pair: QAPair, prose: str, strategy: Strategy) -> str | None:
     if len(said) >= _MIN_WORDS and said <= content_words(question):
         return "the answer only repeats the question"
     if strategy == "extraction" and is_english(prose):
-        known = _numbers(f"{prose} {question}") | {NUMBERS[word] for word in words(prose) if word in NUMBERS}
-        if invented := sorted(_numbers(answer) - known):
+        known = numbers(f"{prose} {question}") | {NUMBERS[word] for word in words(prose) if word in NUMBERS}
+        if invented := sorted(numbers(answer) - known):
             return f"the text doesn't have this number: {', '.join(invented)}"
     return None
+
+
+def names_nothing(pair: QAPair, about: Sequence[str]) -> str | None:
+    """Why the answer to a reverse question doesn't name what a sentence is about, or None."""
+    said, asked = content_words(pair.answer), content_words(pair.question)
+    if not said or all(has_form(asked, word) for word in said):
+        return "the question contains the answer"
+    known = content_words(" ".join(about))
+    return None if any(has_form(known, word) for word in said) else "the answer isn't in the sentence"
 
 
 def shortened(question: str, sentence: str) -> str:
@@ -84,6 +93,6 @@ def _repeated(asked: Sequence[str], words: Sequence[str]) -> int:
     return n
 
 
-def _numbers(text: str) -> set[str]:
-    """The numbers in a text, without the separators inside them."""
+def numbers(text: str) -> set[str]:
+    """The numbers written with digits in a text, without the separators inside them."""
     return {number.translate(_SEPARATORS) for number in _NUMBER.findall(text)}
