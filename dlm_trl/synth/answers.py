@@ -12,7 +12,7 @@ from dlm_trl.notes.sentences import NUMBERS
 from dlm_trl.synth.language import is_english
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.prompts import Strategy
-from dlm_trl.synth.words import content_words, has_form, words
+from dlm_trl.synth.words import content_words, has_form, overlap, words
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _SEPARATORS = str.maketrans("", "", ".,:")
@@ -28,6 +28,7 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _JOINING = frozenset({"and", "but", "or"})
 _ASKING = frozenset({"how", "what", "when", "where", "which", "who", "why", "because"})
 _WORD = re.compile(r"[\w'’-]+")
+_MIN_KNOWN = 0.65  # of the content words of an answer, two of three
 _MIN_WORDS = 3  # a shorter answer may be one of two that the question offers
 
 
@@ -44,6 +45,14 @@ def problem(pair: QAPair, prose: str, strategy: Strategy) -> str | None:
         if invented := sorted(numbers(answer) - known):
             return f"the text doesn't have this number: {', '.join(invented)}"
     return None
+
+
+def adds(pair: QAPair, prose: str) -> str | None:
+    """Why the answer to a question about a fact says more than the prose, or None: "To keep it from burning."."""
+    known = content_words(prose)
+    if overlap(pair.answer, prose) >= _MIN_KNOWN:
+        return None
+    return f"not in the text: {', '.join(sorted(w for w in content_words(pair.answer) if not has_form(known, w)))}"
 
 
 def names_nothing(pair: QAPair, about: Sequence[str]) -> str | None:

@@ -184,6 +184,8 @@ class Funnel:
             return True
         if not fact:
             wrong = answers.problem(pair, candidate.prose, candidate.strategy)
+        if candidate.kind:
+            wrong = wrong or answers.adds(pair, candidate.prose)
         if candidate.kind == "reverse":
             wrong = wrong or answers.names_nothing(pair, candidate.about)
         if wrong:

@@ -266,7 +266,7 @@ class _Run:
                 continue
             is_truncated = reply.is_truncated or reply.usage.completion_tokens >= planned.request.max_new_tokens
             if planned.kind:
-                pairs, problem = parse_views(planned.kind, reply.text, is_truncated, bool(planned.request.opening))
+                pairs, problem = parse_views(planned.kind, f"{planned.opening} {reply.text}", is_truncated)
             else:
                 pairs, problem = parse_reply(reply.text, is_truncated)
             if pairs:

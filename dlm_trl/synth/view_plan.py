@@ -18,7 +18,8 @@ from dlm_trl.rows.views import ProseView
 from dlm_trl.synth.budget import max_usage
 from dlm_trl.synth.coverage import Coverage
 from dlm_trl.synth.facts import Fact, facts
-from dlm_trl.synth.language import foreign_language
+from dlm_trl.synth.language import foreign_language, is_english
+from dlm_trl.synth.openings import reverse_question
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.plan import PlannedRequest, context_of, keyed_request
 from dlm_trl.synth.settings import SynthSettings
@@ -101,14 +102,16 @@ def _about_fact(
     settings: SynthSettings,
     teacher: TeacherInfo,
 ) -> PlannedRequest:
-    request = _request(kind, fact.sentence, background(fact), written, n, section, settings, teacher)
+    prose, about = section.content.strip(), (fact.sentence,)
+    planned = _planned(kind, fact.sentence, background(fact), written, n, prose, about, section, settings, teacher)
+    request = planned.request
     if not _fits(request, settings, teacher):
         raise UsageError(
             f"The teacher's context of {context_of(settings, teacher)} tokens is too short for a prompt with examples "
             f"and {request.max_new_tokens} new tokens.",
             hint="Choose a teacher with a longer context, or fewer --views.",
         )
-    return _planned(request, section, kind, n, section.content.strip(), (fact.sentence,))
+    return planned
 
 
 def _summaries(
@@ -123,41 +126,45 @@ def _summaries(
     if not wanted or not found:
         return
     sentences = [fact.sentence for fact in found]
-    request = partial(_request, "summary", section=section, settings=settings, teacher=teacher)
+    summary = partial(_planned, "summary", before="", section=section, settings=settings, teacher=teacher)
 
     def fits(text: str) -> bool:
         is_short = len(text.encode()) <= _MAX_PROSE or context_of(settings, teacher) is not None
-        return is_short and _fits(request(text, "", (), wanted), settings, teacher)
+        return is_short and _fits(summary(text, written=(), n=wanted, prose=text, about=()).request, settings, teacher)
 
     for part in windows(section.content.strip(), fits):
         about = tuple(fact.sentence for fact in facts(part) if fact.sentence in sentences)
         n = wanted - min((existing.counts.get(sentence, Counter())["summary"] for sentence in about), default=wanted)
         if n > 0:
             written = existing.written.get((about[0], "summary"), [])
-            yield _planned(request(part, "", written, n), section, "summary", n, part, about)
+            yield summary(part, written=written, n=n, prose=part, about=about)
 
 
-def _request(
+def _planned(
     kind: ViewKind,
     text: str,
     before: str,
     written: Sequence[QAPair],
     n: int,
+    prose: str,
+    about: tuple[str, ...],
     section: Section,
     settings: SynthSettings,
     teacher: TeacherInfo,
-) -> Request:
-    language, continues = foreign_language(section.content), is_local(teacher.reference)
-    messages, opening = view_messages(kind, text, before, written, n, language, continues)
+) -> PlannedRequest:
+    continues = is_local(teacher.reference)
+    reverse = reverse_question(text) if kind == "reverse" and not written and is_english(section.content) else None
+    seed = QAPair(*reverse) if reverse else None
+    language = foreign_language(section.content)
+    messages, opening, lines = view_messages(kind, text, before, written, n, language, continues, seed)
     tokens = min(settings.max_new_tokens, TOKENS[kind] * (min(n, MAX_LINES) if continues else n))
     stop = STOP if continues else ()
-    return keyed_request(messages, tokens, settings, teacher, opening=opening, stop=stop, version=VIEW_PROMPT_VERSION)
-
-
-def _planned(
-    request: Request, section: Section, kind: ViewKind, n: int, prose: str, about: tuple[str, ...]
-) -> PlannedRequest:
-    return PlannedRequest(request, section.section_id, "extraction", prose, n, section.adapter, kind=kind, about=about)
+    request = keyed_request(
+        messages, tokens, settings, teacher, opening=opening, stop=stop, version=VIEW_PROMPT_VERSION
+    )
+    return PlannedRequest(
+        request, section.section_id, "extraction", prose, n, section.adapter, opening=lines, kind=kind, about=about
+    )
 
 
 def _fits(request: Request, settings: SynthSettings, teacher: TeacherInfo) -> bool:

@@ -1,7 +1,7 @@
 """The prompts that ask a teacher for views of a fact, one for each kind, and the parser of its replies.
 
-    messages, begin = view_messages("rewrite", fact.sentence, background, known, n=3, continues=True)
-    views, problem = parse_views("rewrite", reply.text)
+    messages, begin, lines = view_messages("rewrite", fact.sentence, background, known, n=3, continues=True)
+    views, problem = parse_views("rewrite", lines + reply.text)
 
 A reply is plain lines, because a small model can't write JSON: a view per line, or `Q:` and `A:` for a question. The
 examples show what is wanted; their number of lines is what a model writes. The wording is part of every request's key
@@ -214,35 +214,41 @@ def view_messages(
     n: int = 1,
     language: str | None = None,
     continues: bool = True,
-) -> tuple[list[dict[str, str]], str]:
-    """The messages that ask for n more views of a fact, and how the reply begins if the teacher continues one.
+    seed: QAPair | None = None,
+) -> tuple[list[dict[str, str]], str, str]:
+    """The messages that ask for n more views of a fact, how a reply begins that the teacher continues, and its lines.
+
+    The lines are the end of that beginning, to be parsed with the reply: `parse_views(kind, lines + reply)`.
 
     fact: a sentence, or a text for a summary. background: sentences to which it refers. known: views of this kind that
-    exist already; the reply goes on from them. language: of the views, if it isn't English. Of a teacher that doesn't
-    continue replies, the beginning is part of its message.
+    exist already; the reply goes on from them. language: of the views, if it isn't English. seed: a reverse question
+    that was written by rule; the next one is to have the same answer. Of a teacher that doesn't continue replies, the
+    beginning is part of its message.
     """
     task = _TASKS[kind] + (f" Write in {language}." if language else "")
-    lines = min(MAX_LINES, len(known) + n)
-    shown = [_shown(kind, *example._replace(views=example.views[:lines])) for example in _EXAMPLES[kind]]
+    n_lines = min(MAX_LINES, len(known) + n)
+    shown = [_shown(kind, *example._replace(views=example.views[:n_lines])) for example in _EXAMPLES[kind]]
     begin = "\n\n".join([*shown, _shown(kind, fact, [_plain(kind, view) for view in known], background)])
-    begin = f"{begin}\n{_mark(kind)}"
+    lines = f"{_line(kind, _plain(kind, seed))}\n" if seed else ""
     if continues:
-        return [{"role": "user", "content": task}], begin
-    wanted = f"Write {n} more for the last one." if known else f"Write {n} for the last one."
-    content = f"{task}\n\n{begin.removesuffix(_mark(kind)).rstrip()}\n\n{wanted} Reply with these lines only."
-    return [{"role": "user", "content": content}], ""
+        lines += f"{_mark(kind)} {seed.answer}\nQ:" if seed else _mark(kind)
+        return [{"role": "user", "content": task}], f"{begin}\n{lines}", lines
+    more = n - bool(seed)
+    wanted = f"Write {more} more for the last one." if known or seed else f"Write {more} for the last one."
+    content = f"{task}\n\n{begin}\n{lines}".rstrip() + f"\n\n{wanted} Reply with these lines only."
+    return [{"role": "user", "content": content}], "", lines
 
 
-def parse_views(kind: ViewKind, text: str, is_truncated: bool = False, begins: bool = True) -> Parsed:
-    """The views in a reply: pairs, or texts as pairs with an empty question. begins: the reply continues a line.
+def parse_views(kind: ViewKind, text: str, is_truncated: bool = False) -> Parsed:
+    """The views in a reply: pairs, or texts as pairs with an empty question.
 
     is_truncated: the reply was cut off, so its last line is dropped.
     """
     if kind == "question":
-        pairs, _ = parse_reply(f"{_mark(kind)} {text}" if begins else text, is_truncated)
+        pairs, _ = parse_reply(text, is_truncated)
         return Parsed(pairs, None if pairs else "There is no question with an answer after it in the reply.")
     if kind == "reverse":
-        return _answers_first(f"{_mark(kind)} {text}" if begins else text, is_truncated)
+        return _answers_first(text, is_truncated)
     lines = text.strip().splitlines()
     if is_truncated:
         lines = lines[:-1]

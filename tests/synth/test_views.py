@@ -71,7 +71,8 @@ def views_of(kind: ViewKind, fact: str, n: int) -> list[str]:
     topic = fact.split()[0]
     ways = _WAYS[topic]
     if kind == "question":
-        return [f"Q: How does {topic} stand {way}?\nA: It grows {way}, red and wet." for way in ways[:n]]
+        says = {"Alder": "It grows beside water", "Birch": "Its bark turns red"}[topic]
+        return [f"Q: How does {topic} stand {way}?\nA: {says}." for way in ways[:n]]
     if kind == "reverse":
         return [f"A: {topic}.\nQ: What tree is it that stands {way}?" for way in ways[:n]]
     return [f"- {_BEGINNINGS.get(kind, '')}{text}" for text in _SAYS[topic][:n]]
@@ -216,21 +217,18 @@ def test_a_reply_in_the_form_of_the_examples_is_read(pairs: list[tuple[str, str]
     pairs = [(f"{question[:-1]}?", answer) for question, answer in pairs]
     labelled = [[f"Q: {question}", f"A: {answer}"] for question, answer in pairs]
     lines = [line for pair in labelled for line in (reversed(pair) if kind == "reverse" else pair)]
-    whole = "\n".join(lines)
-    assert [tuple(pair) for pair in parse_views(kind, whole, begins=False).pairs] == pairs
-    _, _, continued = whole.partition(": ")  # after the label that the request ends with
-    assert [tuple(pair) for pair in parse_views(kind, continued).pairs] == pairs
+    assert [tuple(pair) for pair in parse_views(kind, "\n".join(lines)).pairs] == pairs
 
 
 @pytest.mark.parametrize("kind", VIEW_KINDS)
 def test_a_continued_reply_begins_after_the_examples_the_background_and_the_known_views(kind: ViewKind) -> None:
-    written = parse_views(kind, "\n".join(views_of(kind, "Alder grows.", 1)), begins=False).pairs
-    messages, begin = view_messages(kind, "Alder grows.", "Alder is a tree.", written, n=2)
+    written = parse_views(kind, "\n".join(views_of(kind, "Alder grows.", 1))).pairs
+    messages, begin, lines = view_messages(kind, "Alder grows.", "Alder is a tree.", written, n=2)
     assert len(messages) == 1
     last = begin.rpartition("Background: Alder is a tree.")[2]
     assert re.search(r"^(?:Fact|Text): Alder grows\.$", last, re.MULTILINE)
     assert all(text in last for pair in written for text in pair)
-    assert last.splitlines()[-1] in ("Q:", "A:", "-", "Summary:")
+    assert begin.endswith(lines) and lines in ("Q:", "A:", "-", "Summary:")
     examples = begin.split("\n\n")
     assert all(len(re.findall(r"^(?:Q:|-|Summary:)", e, re.MULTILINE)) <= MAX_LINES for e in examples)
 
@@ -288,8 +286,9 @@ def test_the_reverse_answer_is_in_the_sentence_and_not_in_the_question(app: App,
     app.reply = reverse
     path.write_text(f"{HEAD}Alder is a tree that grows beside water.\n", encoding="utf-8")
     done = synthesize(path, replace(SETTINGS, views=3, kinds=("reverse",)))
-    assert [tuple(item.pair) for item in done.staged] == [("Which tree is it?", "Alder.")]
+    by_rule = ("What is a tree that grows beside water?", "Alder.")
+    assert [tuple(item.pair) for item in done.staged] == [by_rule, ("Which tree is it?", "Alder.")]
     assert {loss.reason for loss in done.losses} == {
         "the question contains the answer",
-        "the answer isn't in the sentence",
+        "not in the text: oak",
     }
