@@ -12,6 +12,7 @@ from dlm_trl.notes.sentences import NUMBERS
 from dlm_trl.synth.language import is_english
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.prompts import Strategy
+from dlm_trl.synth.view_kinds import ViewKind
 from dlm_trl.synth.words import content_words, has_form, overlap, words
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
@@ -47,21 +48,21 @@ def problem(pair: QAPair, prose: str, strategy: Strategy) -> str | None:
     return None
 
 
-def adds(pair: QAPair, prose: str) -> str | None:
-    """Why the answer to a question about a fact says more than the prose, or None: "To keep it from burning."."""
-    known = content_words(prose)
-    if overlap(pair.answer, prose) >= _MIN_KNOWN:
-        return None
-    return f"not in the text: {', '.join(sorted(w for w in content_words(pair.answer) if not has_form(known, w)))}"
+def view_problem(kind: ViewKind, pair: QAPair, prose: str, about: Sequence[str]) -> str | None:
+    """Why the answer to a question about a fact can't be right, besides `problem`, or None.
 
-
-def names_nothing(pair: QAPair, about: Sequence[str]) -> str | None:
-    """Why the answer to a reverse question doesn't name what a sentence is about, or None."""
-    said, asked = content_words(pair.answer), content_words(pair.question)
-    if not said or all(has_form(asked, word) for word in said):
+    It takes its words from the prose and doesn't repeat those of the question. That of a reverse question names
+    something in the sentence.
+    """
+    said, asked, known = content_words(pair.answer), content_words(pair.question), content_words(prose)
+    if overlap(pair.answer, prose) < _MIN_KNOWN:
+        return f"not in the text: {', '.join(sorted(word for word in said if not has_form(known, word)))}"
+    if all(has_form(asked, word) for word in said):
         return "the question contains the answer"
-    known = content_words(" ".join(about))
-    return None if any(has_form(known, word) for word in said) else "the answer isn't in the sentence"
+    in_sentence = content_words(" ".join(about))
+    if kind == "reverse" and not any(has_form(in_sentence, word) for word in said):
+        return "the answer isn't in the sentence"
+    return None
 
 
 def shortened(question: str, sentence: str) -> str:

@@ -185,9 +185,7 @@ class Funnel:
         if not fact:
             wrong = answers.problem(pair, candidate.prose, candidate.strategy)
         if candidate.kind:
-            wrong = wrong or answers.adds(pair, candidate.prose)
-        if candidate.kind == "reverse":
-            wrong = wrong or answers.names_nothing(pair, candidate.about)
+            wrong = wrong or answers.view_problem(candidate.kind, pair, candidate.prose, candidate.about)
         if wrong:
             self.lose("answer", candidate, wrong)
         return wrong is not None

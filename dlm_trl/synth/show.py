@@ -294,7 +294,7 @@ def as_lines(table: Table) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Dataclasses, and lists of them, as JSON: paths as strings, NaN and infinities as null."""
+    """Dataclasses, prose views, and lists of them, as JSON: paths as strings, NaN and infinities as null."""
     return printable_json(_plain(value), indent=1)
 
 
@@ -306,6 +306,8 @@ def _plain(value: Any) -> Any:
             return None
         case dict():
             return {key: _plain(item) for key, item in value.items()}
+        case ProseView():
+            return _plain(value.model_dump())
         case tuple() if hasattr(value, "_asdict"):
             return _plain(value._asdict())
         case list() | tuple():

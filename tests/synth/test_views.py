@@ -1,5 +1,6 @@
 """Views of facts: the whole path with a real server; properties of the plan, the parser, the checks and the store."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -180,6 +181,10 @@ def test_the_command(app: App, path: Path) -> None:
     assert "Near every river Alder" in listed and "9 prose views." in listed
     assert "Views of each sentence" in run("coverage", str(path))
     assert "no request was sent" in run("views", str(path), *options)
+    (again,) = json.loads(run("views", str(path), *options, "--views", "12", "--json"))
+    assert {view["kind"] for view in again["stored"]} == {"rewrite"} and again["counts"]["sent"]
+    remove_views(read(path))
+    run("views", str(path), *options)
     path.write_text(f"{HEAD}{PROSE.replace('3 days', '4 days')}", encoding="utf-8")
     assert "4 prose views; 5 more aren't" in run("views", str(path), "--list")
     assert "Removed 9 prose views" in run("views", str(path), "--remove")
