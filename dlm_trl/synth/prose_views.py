@@ -12,10 +12,12 @@ from dlm_trl.notes.sentences import NUMBERS
 from dlm_trl.synth.answers import numbers
 from dlm_trl.synth.language import is_english, is_same_language
 from dlm_trl.synth.view_kinds import ViewKind
-from dlm_trl.synth.words import content_words, words
+from dlm_trl.synth.words import content_words, has_form, overlap, words
 
 _MIN_WORDS, _MAX_WORDS = 4, 60
 _MAX_SUMMARY = 160  # words
+_MIN_KNOWN = 0.6  # of the content words of a rewrite or a summary
+_RUN = 4  # words
 _WHOLE = re.compile(r"[.!。！][\"”’')」』]?$")
 _OF_TEXT = re.compile(
     r"\b(?:the|this) (?:text|passage|paragraph|author|fact|sentence|statement|summary|following|above)\b"
@@ -55,6 +57,9 @@ def problem(kind: ViewKind, text: str, prose: str) -> str | None:
             return f"the text doesn't have this number: {', '.join(invented)}"
     if _repeats_itself(text):
         return "repeats itself"
+    if kind != "implication" and overlap(text, prose) < _MIN_KNOWN:
+        known = content_words(prose)
+        return f"not in the text: {', '.join(sorted(w for w in content_words(text) if not has_form(known, w)))}"
     return None
 
 
@@ -64,6 +69,8 @@ def names_text(text: str) -> bool:
 
 
 def _repeats_itself(text: str) -> bool:
-    """Whether less than half of its words are different ones, as when a small model loops."""
+    """Whether it says four words twice, or less than half of its words are different ones: a small model loops."""
     said = [word for word in words(text) if word[0].isalnum()]
-    return len(content_words(text)) * 2 < sum(word in content_words(text) for word in said)
+    runs = [tuple(said[i : i + _RUN]) for i in range(len(said) - _RUN + 1)]
+    different = content_words(text)
+    return len(set(runs)) < len(runs) or len(different) * 2 < sum(word in different for word in said)

@@ -17,7 +17,7 @@ THRESHOLD = 0.1  # of the margin, the default of the reference implementation
 MIN_GROUNDING = 0.7
 MIN_OVERLAP = 0.5
 MIN_ENDING = -12.0
-MIN_PROSE_GROUNDING = 0.3  # of a prose view, most of whose words follow from its other words
+MIN_PROSE_GROUNDING = 1.2
 
 # Of the lead, by the certainty of the question: the less of it was written by rule, the more has to speak for it.
 MIN_LEADS = (0.0, -0.1, -0.6)

@@ -14,7 +14,7 @@ from dlm_trl.notes.errors import NoRowsError
 from dlm_trl.notes.escape import redact
 from dlm_trl.rows.parsed import parsed_rows
 from dlm_trl.rows.split import split
-from dlm_trl.rows.views import view_rows
+from dlm_trl.rows.views import view_rows, views_path
 from dlm_trl.train.arguments import NotesArguments
 
 
@@ -79,11 +79,12 @@ def read_rows(document: Document | None, notes: NotesArguments, spec: Evaluation
         return Rows(questions={})
     every = parsed_rows(document, "prose", notes.adapter_name, notes.expand_sources)
     learned = held_out = views = None
-    if every is not None and (notes.prose or notes.views):
+    has_views = notes.views > 0 and views_path(document).exists()
+    if every is not None and (notes.prose or has_views):
         parts = split(every, spec.validation_fraction, spec.seed, spec.split_method)
         if notes.prose:
             learned, held_out = parts["train"] or None, parts["validation"] or None
-        if notes.views:
+        if has_views:
             views = view_rows(document, notes.views, set(parts["train"]["section_id"]), spec.seed)
     pairs, held_out_pairs = spec.pairs(document)
     askable = {row["section_id"] for row in (learned if notes.prose else every) or ()}

@@ -45,16 +45,16 @@ _WAYS = {
 }
 _SAYS = {
     "Alder": (
-        "Near every river Alder feels at home, the old people say.",
-        "Whoever walks along a stream soon meets Alder with wet feet.",
-        "Water nearby makes Alder happy and lets the roots drink all day.",
-        "Where the ground never dries, foresters plant Alder and wait.",
+        "Beside water grows a tree, the alder.",
+        "The alder grows as a tree beside the water there.",
+        "Water is what a tree such as alder grows beside.",
+        "A tree that grows beside water: alder.",
     ),
     "Birch": (
-        "Bark as red as this was white last week, and it was Birch.",
-        "Peel off what Birch wears and soon the colour of rust appears.",
-        "No other tree changes as fast after a cut as Birch does.",
-        "Carpenters see by the red how long ago Birch was felled.",
+        "Cut bark of birch turns red within 3 days.",
+        "Within 3 days, birch turns its bark red where cut.",
+        "Red is what cut birch bark turns within 3 days.",
+        "In 3 days the bark of cut birch turns red.",
     ),
 }
 
@@ -156,7 +156,7 @@ def test_requests_that_failed_are_sent_again_and_no_others(app: App, path: Path)
 
 
 def test_a_request_for_unreadable_lines_is_repeated_once(app: App, path: Path) -> None:
-    replies = iter(["", "- Alder wood, red as a brick, likes wet feet."])
+    replies = iter(["", "- Beside water grows a tree, the alder."])
 
     async def stubborn(call: Call) -> str:
         return next(replies, "") if len(call.body["messages"]) in (1, 3) else ""
@@ -164,7 +164,7 @@ def test_a_request_for_unreadable_lines_is_repeated_once(app: App, path: Path) -
     app.reply = stubborn
     path.write_text(f"{HEAD}Alder is a tree that grows beside water.\n", encoding="utf-8")
     done = synthesize(path, replace(SETTINGS, views=1, kinds=("rewrite",)))
-    assert [view.text for view in done.stored] == ["Alder wood, red as a brick, likes wet feet."]
+    assert [view.text for view in done.stored] == ["Beside water grows a tree, the alder."]
     assert done.counts.retried == 1
 
 
@@ -178,13 +178,12 @@ def test_the_command(app: App, path: Path) -> None:
     assert "9" in run("views", str(path), *options, "--dry-run")
     assert "Accepted 19 views." in run("views", str(path), *options)
     listed = run("views", str(path), "--list")
-    assert "Near every river Alder" in listed and "9 prose views." in listed
+    assert "Beside water grows a tree" in listed and "9 prose views." in listed
     assert "Views of each sentence" in run("coverage", str(path))
     assert "no request was sent" in run("views", str(path), *options)
-    (again,) = json.loads(run("views", str(path), *options, "--views", "12", "--json"))
-    assert {view["kind"] for view in again["stored"]} == {"rewrite"} and again["counts"]["sent"]
     remove_views(read(path))
-    run("views", str(path), *options)
+    (again,) = json.loads(run("views", str(path), *options, "--json"))
+    assert Counter(view["kind"] for view in again["stored"]) == {"rewrite": 6, "implication": 2, "summary": 1}
     path.write_text(f"{HEAD}{PROSE.replace('3 days', '4 days')}", encoding="utf-8")
     assert "4 prose views; 5 more aren't" in run("views", str(path), "--list")
     assert "Removed 9 prose views" in run("views", str(path), "--remove")
@@ -262,6 +261,9 @@ def test_the_background_is_what_the_pronouns_need() -> None:
          "und danach ein paar Tage liegen lässt.", "another language"),
         ("rewrite", f"{'Alder is an alder and an alder is alder. ' * 3}".strip(), "repeats itself"),
         ("rewrite", f"Alder grows {'and lives ' * 40}there.", "too long"),
+        ("rewrite", "Alder is the favourite wood of carpenters for boats.", "not in the text: boats, carpenters"),
+        ("implication", "Alder is the favourite wood of carpenters for boats.", None),
+        ("rewrite", "Alder is a tree that grows beside water, and a tree that grows there.", "repeats itself"),
         ("summary", "Alder\x00 grows where there is water.", "control character"),
     ],
 )  # fmt: skip
