@@ -6,9 +6,10 @@ An answer has to be whole, to say something that the question doesn't, and to ta
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from dlm_trl.notes.sentences import NUMBERS
+from dlm_trl.synth.facts import background, facts
 from dlm_trl.synth.language import is_english
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.prompts import Strategy
@@ -48,20 +49,22 @@ def problem(pair: QAPair, prose: str, strategy: Strategy) -> str | None:
     return None
 
 
-def view_problem(kind: ViewKind, pair: QAPair, prose: str, about: Sequence[str]) -> str | None:
+def view_problem(kind: ViewKind, pair: QAPair, prose: str, about: Collection[str]) -> str | None:
     """Why the answer to a question about a fact can't be right, besides `problem`, or None.
 
     It takes its words from the prose and doesn't repeat those of the question. That of a reverse question names
-    something in the sentence.
+    something in the sentence, or in those before it that its pronouns stand for.
     """
     said, asked, known = content_words(pair.answer), content_words(pair.question), content_words(prose)
     if overlap(pair.answer, prose) < _MIN_KNOWN:
         return f"not in the text: {', '.join(sorted(word for word in said if not has_form(known, word)))}"
     if all(has_form(asked, word) for word in said):
         return "the question contains the answer"
-    in_sentence = content_words(" ".join(about))
-    if kind == "reverse" and not any(has_form(in_sentence, word) for word in said):
-        return "the answer isn't in the sentence"
+    if kind == "reverse":
+        near = [text for fact in facts(prose) if fact.sentence in about for text in (background(fact), fact.sentence)]
+        in_sentence = content_words(" ".join(near))
+        if not any(has_form(in_sentence, word) for word in said):
+            return "the answer isn't in the sentence"
     return None
 
 

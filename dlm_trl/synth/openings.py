@@ -86,6 +86,7 @@ _DEGREES = re.compile(r"\bdegrees\b|°")
 _SAYING = (_CALLED, _DEFINED, _SIZE, _MEANS, _PASSIVE, _ACTION, _READY, _LIKE, _STATE, _DUTY, _DO)
 _NEXT_CLAUSE = re.compile(r"[;:]|, (?:so|while|whereas)\b|, (?:and|but|or) (?:it|its|they|the|an?)\b")
 _MIN_SAID = 2  # content words
+_POINTS_BACK = re.compile(r"\b(?:this|these|those|such|same)\b")  # "the same end", "made for this job"
 _PRONOUN = re.compile(r"\b(?:it|its|they|their|this|these|those|he|she)\b", re.IGNORECASE)
 # A subject that isn't one: it refers back, isn't the sentence's first part, begins another clause, or contains a verb.
 _NO_SUBJECT = re.compile(
@@ -126,7 +127,7 @@ def reverse_question(sentence: str) -> tuple[str, str] | None:
     if match is None:
         return None
     said = _NEXT_CLAUSE.split(text[match.end("subject") :].strip())[0]
-    if len(content_words(said)) < _MIN_SAID or _PRONOUN.search(match["subject"]):
+    if len(content_words(said)) < _MIN_SAID or _POINTS_BACK.search(f"{match['subject']} {said}"):
         return None
     return f"What {said}?", f"{match['subject']}."
 

@@ -6,7 +6,6 @@ which counts for all of its sentences. Only views that a teacher wrote are shown
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from dlm_trl.notes.errors import UsageError
 from dlm_trl.rows.views import ProseView
 from dlm_trl.synth.budget import max_usage
 from dlm_trl.synth.coverage import Coverage
-from dlm_trl.synth.facts import Fact, facts
+from dlm_trl.synth.facts import Fact, background, facts
 from dlm_trl.synth.language import foreign_language, is_english
 from dlm_trl.synth.openings import reverse_question
 from dlm_trl.synth.pairs import QAPair
@@ -30,12 +29,6 @@ from dlm_trl.synth.windows import windows
 from dlm_trl.teachers.load import is_local
 from dlm_trl.teachers.protocol import Request, TeacherInfo
 
-_MAX_BEFORE = 3  # sentences
-_PRONOUN = re.compile(
-    r"\b(?:it|its|they|them|their|he|she|this|these|such|then|first|next|finally|also|otherwise|however|both|each"
-    r"|one of)\b",
-    re.IGNORECASE,
-)
 _MAX_PROSE = 8_000  # bytes of a text to sum up, if the teacher's context is unknown
 
 
@@ -83,14 +76,6 @@ def plan_views(
         for planned in _summaries(section, found, wanted.get("summary", 0), existing, settings, teacher):
             unique.setdefault(planned.request.key, planned)
     return list(unique.values())
-
-
-def background(fact: Fact) -> str:
-    """Up to three sentences before a fact that say what its pronouns stand for."""
-    end = begin = fact.nearby.index(fact.sentence)
-    while begin > max(0, end - _MAX_BEFORE) and _PRONOUN.search(fact.nearby[begin]):
-        begin -= 1
-    return " ".join(fact.nearby[begin:end])
 
 
 def _about_fact(

@@ -225,6 +225,7 @@ def test_the_best_question_is_the_first_of_the_highest_certainty() -> None:
         ("Keep the bread in a cloth bag.", None),
         ("If the lamp blinks red, press reset.", None),
         ("A cold starter is hungry.", None),
+        ("A baker who has no time can leave this step out.", None),
     ],
 )
 def test_the_reverse_question_of_a_sentence(sentence: str, pair: tuple[str, str] | None) -> None:

@@ -19,11 +19,10 @@ from dlm_trl.rows.views import live_views, read_views, remove_views
 from dlm_trl.synth import SynthSettings, synthesize
 from dlm_trl.synth.apply import apply, revert
 from dlm_trl.synth.coverage import coverage
-from dlm_trl.synth.facts import facts
+from dlm_trl.synth.facts import background, facts
 from dlm_trl.synth.prose_views import problem
 from dlm_trl.synth.staging import applied, staged
 from dlm_trl.synth.view_kinds import PAIR_KINDS, VIEW_KINDS, ViewKind, shares
-from dlm_trl.synth.view_plan import background
 from dlm_trl.synth.view_prompts import MAX_LINES, parse_views, view_messages
 from dlm_trl.teachers.openai import OpenAITeacher
 from tests.synth.writer import HEAD, asked
