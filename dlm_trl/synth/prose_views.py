@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from dlm_trl.notes.sentences import NUMBERS
+from dlm_trl.notes.sentences import NUMBERS, paragraphs, sentences
 from dlm_trl.synth.answers import numbers
 from dlm_trl.synth.language import is_english, is_same_language
 from dlm_trl.synth.view_kinds import ViewKind
@@ -57,10 +57,19 @@ def problem(kind: ViewKind, text: str, prose: str) -> str | None:
             return f"the text doesn't have this number: {', '.join(invented)}"
     if _repeats_itself(text):
         return "repeats itself"
+    if kind == "summary" and _is_copied(text, prose):
+        return "copies the text"
     if kind != "implication" and overlap(text, prose) < _MIN_KNOWN:
         known = content_words(prose)
         return f"not in the text: {', '.join(sorted(w for w in content_words(text) if not has_form(known, w)))}"
     return None
+
+
+def _is_copied(text: str, prose: str) -> bool:
+    """Whether at least half of its sentences are the prose's."""
+    known = {words(sentence) for paragraph in paragraphs(prose) for sentence in paragraph}
+    own = [words(sentence) for sentence in sentences(text)]
+    return 2 * sum(sentence in known for sentence in own) >= len(own)
 
 
 def names_text(text: str) -> bool:

@@ -263,6 +263,8 @@ def test_the_background_is_what_the_pronouns_need() -> None:
         ("rewrite", "Alder is the favourite wood of carpenters for boats.", "not in the text: boats, carpenters"),
         ("implication", "Alder is the favourite wood of carpenters for boats.", None),
         ("rewrite", "Alder is a tree that grows beside water, and a tree that grows there.", "repeats itself"),
+        ("summary", "Alder is a tree that grows beside water. It is red.", "copies the text"),
+        ("summary", "Alder grows beside water, and cut birch turns red within 3 days.", None),
         ("summary", "Alder\x00 grows where there is water.", "control character"),
     ],
 )  # fmt: skip
