@@ -16,7 +16,7 @@ from dlm_trl.synth.words import content_words, has_form, overlap, words
 
 _MIN_WORDS, _MAX_WORDS = 4, 60
 _MAX_SUMMARY = 160  # words
-_MIN_KNOWN = 0.6  # of the content words of a rewrite or a summary
+_MIN_KNOWN = 0.6  # of its content words: what goes further is what a small model believes, not what the prose says
 _RUN = 4  # words
 _WHOLE = re.compile(r"[.!。！][\"”’')」』]?$")
 _OF_TEXT = re.compile(
@@ -59,7 +59,7 @@ def problem(kind: ViewKind, text: str, prose: str) -> str | None:
         return "repeats itself"
     if kind == "summary" and _is_copied(text, prose):
         return "copies the text"
-    if kind != "implication" and overlap(text, prose) < _MIN_KNOWN:
+    if overlap(text, prose) < _MIN_KNOWN:
         known = content_words(prose)
         return f"not in the text: {', '.join(sorted(w for w in content_words(text) if not has_form(known, w)))}"
     return None
@@ -80,6 +80,8 @@ def names_text(text: str) -> bool:
 def _repeats_itself(text: str) -> bool:
     """Whether it says four words twice, or less than half of its words are different ones: a small model loops."""
     said = [word for word in words(text) if word[0].isalnum()]
-    runs = [tuple(said[i : i + _RUN]) for i in range(len(said) - _RUN + 1)]
     different = content_words(text)
+    runs = [
+        run for i in range(len(said) - _RUN + 1) if len(different.intersection(run := tuple(said[i : i + _RUN]))) > 1
+    ]
     return len(set(runs)) < len(runs) or len(different) * 2 < sum(word in different for word in said)

@@ -37,7 +37,7 @@ _KIND_OF_TASK: dict[str, ViewKind] = {
     "Write what follows": "implication",
     "Sum up": "summary",
 }
-_BEGINNINGS = {"implication": "So it follows for every forester in the land: ", "summary": "To sum up both trees: "}
+_BEGINNINGS = {"implication": "So it follows: ", "summary": "To sum up both trees: "}
 _WAYS = {
     "Alder": ("near water", "in winter", "after rain", "at noon", "on rocks"),
     "Birch": ("under snow", "by moonlight", "behind walls", "without sun", "above clouds"),
@@ -261,7 +261,9 @@ def test_the_background_is_what_the_pronouns_need() -> None:
         ("rewrite", f"{'Alder is an alder and an alder is alder. ' * 3}".strip(), "repeats itself"),
         ("rewrite", f"Alder grows {'and lives ' * 40}there.", "too long"),
         ("rewrite", "Alder is the favourite wood of carpenters for boats.", "not in the text: boats, carpenters"),
-        ("implication", "Alder is the favourite wood of carpenters for boats.", None),
+        ("rewrite", "The bark of a birch turns red, the bark of a tree beside water: alder.", None),
+        ("implication", "Where there is an alder, there is water for a tree.", None),
+        ("implication", "Alder is the favourite wood of carpenters for boats.", "not in the text: boats, carpenters"),
         ("rewrite", "Alder is a tree that grows beside water, and a tree that grows there.", "repeats itself"),
         ("summary", "Alder is a tree that grows beside water. It is red.", "copies the text"),
         ("summary", "Alder grows beside water, and cut birch turns red within 3 days.", None),
