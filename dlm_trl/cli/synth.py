@@ -22,6 +22,7 @@ from dlm_trl.notes.terminal import console, say
 
 if TYPE_CHECKING:
     from dlm_trl.notes import Document
+    from dlm_trl.synth.settings import SynthSettings
     from dlm_trl.synth.staging import Staged
 
 app = typer.Typer(help="Synthesise question/answer pairs from a document's prose; review, apply or revert them.")
@@ -48,8 +49,8 @@ def misuse_exits_with_2(command: Callable[..., None]) -> Callable[..., None]:
 
 @app.callback()
 def _exit_other_processes(context: typer.Context) -> None:
-    """Under `accelerate launch`, only `instructions` uses more than the first process."""
-    if context.invoked_subcommand != "instructions" and not is_main():
+    """Under `accelerate launch`, only the commands that ask a teacher use more than the first process."""
+    if context.invoked_subcommand not in ("instructions", "views") and not is_main():
         raise typer.Exit
 
 
@@ -169,10 +170,14 @@ def instructions(
         teacher=teacher, per_section=per_section, strategy=strategy, ask=ask, uncovered=uncovered, filter=filter,
         threshold=threshold, max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p,
         seed=seed, fresh=fresh, concurrency=concurrency, quantization=quantization, max_cost=max_cost,
-        price=_prices(price), budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding,
+        price=read_prices(price), budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding,
         min_novelty=min_novelty, prompt=prompt, context=context,
     )  # fmt: skip
-    paths = _documents(files)
+    ask_teacher(documents(files), settings, apply, dry_run, json_)
+
+
+def ask_teacher(paths: list[Path], settings: SynthSettings, apply: bool, dry_run: bool, json_: bool) -> None:
+    """Run or estimate these settings for each document, and print the outcomes. Exits with 1 if a request failed."""
     _silence_libraries()
     from dlm_trl.synth import show
 
@@ -180,7 +185,7 @@ def instructions(
         from dlm_trl.synth.dry_run import estimate
 
         estimates = [estimate(path, settings) for path in paths]
-        _print(show.as_json(estimates) if json_ else show.estimates(estimates))
+        show_result(show.as_json(estimates) if json_ else show.estimates(estimates))
         return
     from dlm_trl.synth.run import synthesize_all
     from dlm_trl.synth.watch import Watch
@@ -192,13 +197,13 @@ def instructions(
                 outcomes.append(outcome)
                 if not json_:
                     with watch.hidden():
-                        _print(show.outcome(outcome, filter))
+                        show_result(show.outcome(outcome, settings.filter))
     except KeyboardInterrupt:
         say("Stopped. Finished requests are kept: rerun the same command to resume.", err=True)
         raise
     finally:  # after an error, too, print the documents that were finished
         if json_:
-            _print(show.as_json(outcomes))
+            show_result(show.as_json(outcomes))
     # Only in the first process: the launcher kills the others when one fails, and the first may still be printing.
     if is_main() and any(outcome.counts.failed for outcome in outcomes):
         raise typer.Exit(1)
@@ -217,7 +222,7 @@ def list_(
     from dlm_trl.notes import read
     from dlm_trl.synth import listing, show
 
-    paths = _documents(files)
+    paths = documents(files)
     if explain is not None:
         if len(paths) > 1 or json_:
             raise typer.BadParameter("--explain works with one document only, and without --json.")
@@ -225,47 +230,50 @@ def list_(
 
         document = read(paths[0])
         items, (full_id,) = _pairs(document, [explain])
-        _print(explained(document, *items[full_id]))
+        show_result(explained(document, *items[full_id]))
         return
-    documents = {path: listing.listed(read(path)) for path in paths}
+    rows_of = {path: listing.listed(read(path)) for path in paths}
     if json_:
         states = ("applied", "staged")
-        _print(
+        show_result(
             show.as_json(
                 [
                     {"path": path, **{state: listing.as_plain(rows, state) for state in states}}
-                    for path, rows in documents.items()
+                    for path, rows in rows_of.items()
                 ]
             )
         )
         return
     out = console()
-    for path, rows in documents.items():
+    for path, rows in rows_of.items():
         if rows:
-            _print(listing.blocks(rows, out.width) if out.is_terminal else listing.table(rows))
+            show_result(listing.blocks(rows, out.width) if out.is_terminal else listing.table(rows))
         in_file = sum(row.state == "applied" for row in rows)
-        _print(f"{path}: {in_file} applied, {len(rows) - in_file} staged.")
+        show_result(f"{path}: {in_file} applied, {len(rows) - in_file} staged.")
 
 
 @app.command()
 def coverage(files: FILES, json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the sentences that no pair asks about, and the synthesised pairs whose sentence is gone.
+    """List the sentences that no pair asks about, the views of each, and the synthesised pairs whose sentence is gone.
 
     Pairs count whether they are in the file or staged. Nothing is changed. To have a teacher ask about the sentences:
     `dlm-trl synth instructions FILE --uncovered`.
     """
     from dlm_trl.notes import read
+    from dlm_trl.rows.views import live_views, read_views
     from dlm_trl.synth import show
     from dlm_trl.synth.coverage import coverage
     from dlm_trl.synth.staging import staged
 
-    documents = {path: read(path) for path in _documents(files)}
-    found = {path: coverage(document, staged(document)) for path, document in documents.items()}
+    found = {}
+    for path in documents(files):
+        document = read(path)
+        found[path] = coverage(document, staged(document), live_views(document, read_views(document)))
     if json_:
-        _print(show.as_json([show.coverage_fields(path, each) for path, each in found.items()]))
+        show_result(show.as_json([show.coverage_fields(path, each) for path, each in found.items()]))
         return
     for path, each in found.items():
-        _print(show.coverage(path, each))
+        show_result(show.coverage(path, each))
 
 
 @app.command("show")
@@ -280,7 +288,7 @@ def show_(file: FILE, id: Annotated[str, typer.Argument(help=IDS)]) -> None:
     document = read(file)
     prose = [section.section_id for section in document.sections if section.kind == "prose"]
     items, (full_id,) = _pairs(document, [id], prose)
-    _print(show.one_pair(document, *items[full_id]) if full_id in items else show.replies(document, full_id))
+    show_result(show.one_pair(document, *items[full_id]) if full_id in items else show.replies(document, full_id))
 
 
 @app.command()
@@ -293,7 +301,7 @@ def apply(file: FILE, ids: Annotated[list[str] | None, typer.Argument(metavar="[
 
     result = applying.apply(file, ids or None)
     present = f"; {len(result.present)} were already there" if result.present else ""
-    _print(f"Applied {result.count} pairs to {file}{present}.")
+    show_result(f"Applied {result.count} pairs to {file}{present}.")
 
 
 @app.command()
@@ -307,7 +315,7 @@ def drop(file: FILE, ids: Annotated[list[str], typer.Argument(metavar="IDS…", 
 
     document = read(file)
     known = [item.section_id for item in staging.staged(document)]
-    _print(f"Dropped {staging.drop(document, staging.resolve_ids(ids, known))} staged pairs.")
+    show_result(f"Dropped {staging.drop(document, staging.resolve_ids(ids, known))} staged pairs.")
 
 
 @app.command()
@@ -319,11 +327,11 @@ def revert(
     """Remove synthesised pairs from the file, and nothing else."""
     from dlm_trl.synth import apply as applying
 
-    paths = _documents(files)
+    paths = documents(files)
     if id and len(paths) > 1:
         raise typer.BadParameter("--id works with one document only.")
     for path in paths:
-        _print(f"Removed {applying.revert(path, id or None, teacher).count} synthesised pairs from {path}.")
+        show_result(f"Removed {applying.revert(path, id or None, teacher).count} synthesised pairs from {path}.")
 
 
 def _pairs(
@@ -348,7 +356,7 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def _documents(files: list[Path]) -> list[Path]:
+def documents(files: list[Path]) -> list[Path]:
     """The files, and the documents in the folders, without repeats."""
     paths: dict[Path, None] = {}
     for file in files:
@@ -361,7 +369,7 @@ def _documents(files: list[Path]) -> list[Path]:
     return list(paths)
 
 
-def _prices(text: str | None) -> tuple[float, float] | None:
+def read_prices(text: str | None) -> tuple[float, float] | None:
     if text is None:
         return None
     try:
@@ -373,7 +381,8 @@ def _prices(text: str | None) -> tuple[float, float] | None:
     return prompt, completion
 
 
-def _print(shown: Any) -> None:
+def show_result(shown: Any) -> None:
+    """Print a text, a table, or a group of them: tables as lines where there is no room for them."""
     from rich.console import Group
     from rich.table import Table
 

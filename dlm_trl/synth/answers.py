@@ -6,13 +6,15 @@ An answer has to be whole, to say something that the question doesn't, and to ta
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from dlm_trl.notes.sentences import NUMBERS
+from dlm_trl.synth.facts import background, facts
 from dlm_trl.synth.language import is_english
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.prompts import Strategy
-from dlm_trl.synth.words import content_words, has_form, words
+from dlm_trl.synth.view_kinds import ViewKind
+from dlm_trl.synth.words import content_words, has_form, overlap, words
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _SEPARATORS = str.maketrans("", "", ".,:")
@@ -28,6 +30,7 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _JOINING = frozenset({"and", "but", "or"})
 _ASKING = frozenset({"how", "what", "when", "where", "which", "who", "why", "because"})
 _WORD = re.compile(r"[\w'’-]+")
+_MIN_KNOWN = 0.65  # of the content words of an answer, two of three
 _MIN_WORDS = 3  # a shorter answer may be one of two that the question offers
 
 
@@ -40,9 +43,28 @@ def problem(pair: QAPair, prose: str, strategy: Strategy) -> str | None:
     if len(said) >= _MIN_WORDS and said <= content_words(question):
         return "the answer only repeats the question"
     if strategy == "extraction" and is_english(prose):
-        known = _numbers(f"{prose} {question}") | {NUMBERS[word] for word in words(prose) if word in NUMBERS}
-        if invented := sorted(_numbers(answer) - known):
+        known = numbers(f"{prose} {question}") | {NUMBERS[word] for word in words(prose) if word in NUMBERS}
+        if invented := sorted(numbers(answer) - known):
             return f"the text doesn't have this number: {', '.join(invented)}"
+    return None
+
+
+def view_problem(kind: ViewKind, pair: QAPair, prose: str, about: Collection[str]) -> str | None:
+    """Why the answer to a question about a fact can't be right, besides `problem`, or None.
+
+    It takes its words from the prose and doesn't repeat those of the question. That of a reverse question names
+    something in the sentence, or in those before it that its pronouns stand for.
+    """
+    said, asked, known = content_words(pair.answer), content_words(pair.question), content_words(prose)
+    if overlap(pair.answer, prose) < _MIN_KNOWN:
+        return f"not in the text: {', '.join(sorted(word for word in said if not has_form(known, word)))}"
+    if all(has_form(asked, word) for word in said):
+        return "the question contains the answer"
+    if kind == "reverse":
+        near = [text for fact in facts(prose) if fact.sentence in about for text in (background(fact), fact.sentence)]
+        in_sentence = content_words(" ".join(near))
+        if not any(has_form(in_sentence, word) for word in said):
+            return "the answer isn't in the sentence"
     return None
 
 
@@ -84,6 +106,6 @@ def _repeated(asked: Sequence[str], words: Sequence[str]) -> int:
     return n
 
 
-def _numbers(text: str) -> set[str]:
-    """The numbers in a text, without the separators inside them."""
+def numbers(text: str) -> set[str]:
+    """The numbers written with digits in a text, without the separators inside them."""
     return {number.translate(_SEPARATORS) for number in _NUMBER.findall(text)}

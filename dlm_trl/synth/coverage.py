@@ -10,13 +10,13 @@ words. A pair is gone when a sentence that it asks about was edited or removed.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from dlm_trl.notes import Document, Section
-from dlm_trl.notes.sentences import paragraphs, sentence_lines
+from dlm_trl.rows.views import ProseView, line_of_each
 from dlm_trl.synth.facts import Fact, facts
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.pairs import QAPair
@@ -29,8 +29,8 @@ _TITLE = 40  # characters
 class Asking(NamedTuple):
     """A pair that asks about sentences.
 
-    section_id: of its own section. kind: `own` if a person wrote it, else its strategy. line: in the file, None for a
-    staged pair.
+    section_id: of its own section. kind: `own` if a person wrote it, else its strategy, or the kind of a view. line: in
+    the file, None for a staged pair.
     """
 
     section_id: str
@@ -40,11 +40,21 @@ class Asking(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """A sentence of the prose, the file line in which it starts, and the pairs that ask about it."""
+    """A sentence of the prose, the file line in which it starts, and the pairs that ask about it.
+
+    texts: the kinds of the prose views about it.
+    """
 
     line: int
     text: str
     pairs: tuple[Asking, ...]
+    texts: tuple[str, ...] = ()
+
+    @property
+    def views(self) -> Counter[str]:
+        """How many views of each kind there are; a pair that isn't a reverse question counts as a question."""
+        asking = ("reverse" if pair.kind == "reverse" else "question" for pair in self.pairs)
+        return Counter([*asking, *self.texts])
 
 
 class CoveredSection(NamedTuple):
@@ -85,8 +95,8 @@ class Coverage:
         return {s.text for s in self.sentences if all(pair.section_id in ignoring for pair in s.pairs)}
 
 
-def coverage(document: Document, staged: Sequence[Staged]) -> Coverage:
-    """What the pairs in the document, and these staged ones, ask about.
+def coverage(document: Document, staged: Sequence[Staged], views: Sequence[ProseView] = ()) -> Coverage:
+    """What the pairs in the document, these staged ones, and these prose views are about.
 
     A sentence that occurs twice has the same pairs both times. Raises DlmError: InstructionParseError for a malformed
     section, StagingError.
@@ -106,7 +116,7 @@ def coverage(document: Document, staged: Sequence[Staged]) -> Coverage:
     gone = []
     in_file = [(item, lines[item.section_id, item.pair.question]) for item in applied(document)]
     for item, line in [*in_file, *((item, None) for item in staged)]:
-        own = Asking(item.section_id, item.strategy, line, item.pair.question)
+        own = Asking(item.section_id, item.kind or item.strategy, line, item.pair.question)
         source = sources.get(item.source_section_id)
         about = item.facts or _sentences(matcher, item.pair, source)
         if not known.issuperset(about) or (not about and source is None):
@@ -114,7 +124,11 @@ def coverage(document: Document, staged: Sequence[Staged]) -> Coverage:
             continue
         for sentence in about:
             asking[sentence].append(own)
-    covered = (_covered(section, found, asking) for section, found in prose if found)
+    texts: dict[str, list[str]] = defaultdict(list)
+    for view in views:
+        for sentence in view.facts:
+            texts[sentence].append(view.kind)
+    covered = (_covered(section, found, asking, texts) for section, found in prose if found)
     return Coverage(tuple(covered), tuple(gone))
 
 
@@ -134,15 +148,20 @@ def _sentences(matcher: Matcher, pair: QAPair, source: range | None) -> tuple[st
     return tuple(fact.sentence for fact in found or matcher.match(pair.question, pair.answer))
 
 
-def _covered(section: Section, found: Sequence[Fact], asking: Mapping[str, Sequence[Asking]]) -> CoveredSection:
-    texts = [sentence for paragraph in paragraphs(section.content) for sentence in paragraph]
-    lines: dict[str, int] = {}
-    for text, line in zip(texts, sentence_lines(section.content), strict=True):
-        lines.setdefault(text, section.content_line + line)
+def _covered(
+    section: Section,
+    found: Sequence[Fact],
+    asking: Mapping[str, Sequence[Asking]],
+    texts: Mapping[str, Sequence[str]],
+) -> CoveredSection:
+    lines = line_of_each(section)
     text = section.content.lstrip()
     title = text.partition("\n")[0].lstrip("#").strip()
     return CoveredSection(
         section.content_line + section.content[: -len(text)].count("\n"),
         title if len(title) <= _TITLE else f"{title[:_TITLE].rsplit(' ', 1)[0]}…",
-        tuple(Sentence(lines[f.sentence], f.sentence, tuple(asking.get(f.sentence, ()))) for f in found),
+        tuple(
+            Sentence(lines[f.sentence], f.sentence, tuple(asking.get(f.sentence, ())), tuple(texts.get(f.sentence, ())))
+            for f in found
+        ),
     )

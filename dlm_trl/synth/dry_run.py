@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm_trl.notes import read
+from dlm_trl.rows.views import live_views, read_views
 from dlm_trl.synth.budget import cost_of, max_usage
 from dlm_trl.synth.coverage import coverage
 from dlm_trl.synth.ledger import Ledger
@@ -16,7 +17,8 @@ from dlm_trl.synth.plan import plan
 from dlm_trl.synth.report import SOURCES_NOT_ASKED
 from dlm_trl.synth.run import check
 from dlm_trl.synth.settings import SynthSettings
-from dlm_trl.synth.staging import staged
+from dlm_trl.synth.staging import applied, staged
+from dlm_trl.synth.view_plan import existing_views, plan_views
 from dlm_trl.teachers.load import inspect_teacher, is_local
 from dlm_trl.teachers.protocol import Usage
 
@@ -57,9 +59,16 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
     if not teacher.revision:
         hint = "Name the model to see which requests the ledger answers: vllm-server:URL#MODEL."
         logger.warning("The server's model is unknown until it is asked. %s", hint)
-    found = coverage(document, staged(document)) if settings.uncovered else None
-    requests = plan(document, settings, teacher, found.uncovered() if found else None)
-    if found and found.sentences and not requests:
+    texts = live_views(document, read_views(document))
+    found = coverage(document, staged(document), texts) if settings.uncovered or settings.views else None
+    if found and settings.views:
+        items = [*applied(document), *staged(document)]
+        requests = plan_views(document, settings, teacher, existing_views(found, items, texts))
+    else:
+        requests = plan(document, settings, teacher, found.uncovered() if found else None)
+    if found and settings.views and found.sentences and not requests:
+        logger.warning("%s: all %d sentences have their views.", path, len(found.sentences))
+    elif found and found.sentences and not requests:
         logger.warning("%s: all %d sentences are asked about.", path, len(found.sentences))
     elif not requests and document.frontmatter.training.sources:
         logger.warning("%s: no prose to ask about: %s", path, SOURCES_NOT_ASKED)

@@ -7,6 +7,7 @@ pair that goes beyond the text?". A duplicate check doesn't find such pairs, and
 from __future__ import annotations
 
 from dlm_trl.synth.pairs import QAPair
+from dlm_trl.synth.questions import OF_QUESTIONS
 from dlm_trl.synth.words import content_words, words
 
 _MIN_WORDS = 2  # "about" alone may occur in any question
@@ -17,11 +18,11 @@ class EchoCheck:
     """Compares pairs with a prompt's template, of which the prose isn't a part."""
 
     def __init__(self, template: str) -> None:
-        self._request = content_words(template)
+        self._request = content_words(template) - OF_QUESTIONS
 
     def echoes(self, pair: QAPair, prose: str) -> str | None:
         """What the pair repeats, or None."""
-        asked = content_words(pair.question)
+        asked = content_words(pair.question) - OF_QUESTIONS
         repeated = (asked & self._request) - content_words(prose)
         if len(repeated) >= _MIN_WORDS and len(repeated) > _MAX_SHARE * len(asked):
             return f"the question repeats the request: {', '.join(sorted(repeated))}"

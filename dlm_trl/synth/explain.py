@@ -37,6 +37,7 @@ CHECKS: dict[Stage, str] = {
     "guard": "it can be written into the file and reads back the same",
     "question": "it is understood without the text; about a sentence, it leaves something to answer",
     "answer": "it is whole, says more than the question, and its numbers are in the text",
+    "prose": "it is whole, understood alone, in the prose's language, and its numbers are in the text",
     "echo": "its question doesn't repeat the request, and its answer doesn't repeat the question",
     "leak": "it doesn't ask what a row held out for validation asks",
     "duplicate": "nothing in the file, in staging or earlier in the run asks the same",
@@ -54,9 +55,10 @@ def explain(document: Document, item: Staged, state: str) -> RenderableType:
     section = resolve_source(document, item.source_section_id)
     found = [fact for fact in facts(section.content) if fact.sentence in item.facts] if section else []
     # The answer to a question about a sentence is the sentence, or its end.
-    asked = [fact for fact in found if fact.sentence.casefold().endswith(item.pair.answer.casefold())]
+    asked = [fact for fact in found if not item.kind and fact.sentence.casefold().endswith(item.pair.answer.casefold())]
     is_about_sentence = bool(asked) if item.scores is None else item.scores.lead is not None
-    head = f"{item.section_id} ({state})\nteacher {redact(item.teacher)}, {item.strategy}, {item.synth_at}\n"
+    kind = f"view: {item.kind}" if item.kind else item.strategy
+    head = f"{item.section_id} ({state})\nteacher {redact(item.teacher)}, {kind}, {item.synth_at}\n"
     pair = [("question", item.pair.question), ("answer", item.pair.answer), ("prose", _origin(item, section))]
     parts: list[RenderableType] = [_text(head), _grid(pair + [("opening", _opening(document, item, f)) for f in asked])]
     if item.request_key is None:
@@ -67,7 +69,8 @@ def explain(document: Document, item: Staged, state: str) -> RenderableType:
     else:
         unknown = "" if item.limits is not None else " An earlier version staged the pair, without their limits."
         parts += [f"\nScores, by the judge.{unknown}", _grid(_scores(item, item.scores)), "\nChecks before that:"]
-    checks = [(name, text) for name, text in CHECKS.items() if name != "answer" or not is_about_sentence]
+    others = ("prose", "answer") if is_about_sentence else ("prose",)  # not made of this pair
+    checks = [(name, text) for name, text in CHECKS.items() if name not in others]
     more = f"\nThe whole prose and the teacher's reply: dlm-trl synth show {document.path} {item.section_id[:8]}"
     return Group(*parts, _grid(checks), _text(more))
 

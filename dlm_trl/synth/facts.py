@@ -17,6 +17,12 @@ _REFERS_BACK = re.compile(
 )
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][\w-]*")
 _MAX_BEFORE = 2  # sentences
+_MAX_BACKGROUND = 3  # sentences
+_PRONOUN = re.compile(
+    r"\b(?:it|its|they|them|their|he|she|this|these|such|then|first|next|finally|also|otherwise|however|both|each"
+    r"|one of)\b",
+    re.IGNORECASE,
+)
 NEIGHBOURS = 4  # sentences on either side
 
 
@@ -47,3 +53,11 @@ def facts(prose: str) -> list[Fact]:
                 fact = Fact(sentence, " ".join(paragraph[begin : i + 1]), tuple(nearby), names)
                 found.setdefault(sentence, fact)
     return list(found.values())
+
+
+def background(fact: Fact) -> str:
+    """Up to three sentences before a fact that say what its pronouns stand for."""
+    end = begin = fact.nearby.index(fact.sentence)
+    while begin > max(0, end - _MAX_BACKGROUND) and _PRONOUN.search(fact.nearby[begin]):
+        begin -= 1
+    return " ".join(fact.nearby[begin:end])

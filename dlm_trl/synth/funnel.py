@@ -1,6 +1,7 @@
-"""From replies to accepted pairs: `Funnel(document, …).take(parsed)`.
+"""From replies to accepted pairs and prose views: `Funnel(document, …).take(parsed)`.
 
-Guard, question, echo and leak checks, deduplication, judge.
+Guard, question, echo and leak checks, deduplication, judge. A prose view has its own check in place of the first two,
+and is compared with the sentences of the document and the other prose views.
 
 `--filter` sets how far a pair has to get: `none` stops after the guard, `dedup-only` after deduplication, `sway` adds
 the judge. The pairs of a wave are judged before they are compared with each other, so a bad pair never displaces a
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING
 from dlm_trl.models.ranks import map_over_ranks, world_size
 from dlm_trl.notes import Document
 from dlm_trl.rows.split import VALIDATION_FRACTION
-from dlm_trl.synth import answers, prompts, questions
+from dlm_trl.rows.views import ProseView
+from dlm_trl.synth import answers, prompts, prose_views, questions
 from dlm_trl.synth.dedup import Index
 from dlm_trl.synth.echo import EchoCheck
+from dlm_trl.synth.facts import facts
 from dlm_trl.synth.guard import Refusal, make_safe
 from dlm_trl.synth.leak import LeakCheck, validation_questions
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
@@ -29,6 +32,7 @@ from dlm_trl.synth.report import Loss, Stage, Synthesis
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.staging import Staged, applied
 from dlm_trl.synth.verdict import limits, verdict
+from dlm_trl.synth.view_prompts import examples
 
 if TYPE_CHECKING:
     from dlm_trl.synth.judge import Judge
@@ -63,13 +67,15 @@ class Funnel:
         outcome: Synthesis,
         progress: Progress | None = None,
         gone: Collection[str] = (),
+        texts: Sequence[ProseView] = (),
     ) -> None:
-        """gone: ids of pairs whose sentence is gone; a new pair may ask the same."""
+        """gone: ids of pairs whose sentence is gone; a new pair may ask the same. texts: the prose views there are."""
         self._settings, self._judge, self._outcome = settings, judge, outcome
         self._progress = progress or Progress()
         if settings.filter == "none":
             return
         self._index = Index()
+        self._texts = Index()  # of pairs with an empty question, which are compared by their answers
         # A repeated run must end like the first, so a pair isn't a duplicate of itself from the same request.
         self._from_request = {(known.request_key, known.pair) for known in [*staged, *applied(document)]}
         for section in document.sections:
@@ -78,11 +84,19 @@ class Funnel:
         for known in staged:
             if known.section_id not in gone:
                 self._index.add(known.pair, f"staged {known.section_id[:8]}")
+        if settings.views is not None:
+            for section in document.sections:
+                for fact in facts(section.content) if section.kind == "prose" else ():
+                    self._texts.add(_text(fact.sentence), f"the sentence {fact.sentence!r}")
+            for text in texts:
+                self._texts.add(_text(text.text), f"{text.text!r}")
+                self._from_request.add((text.request_key, QAPair("", text.text)))
         seed = document.frontmatter.training.seed
         self._leaks = LeakCheck(validation_questions(document, VALIDATION_FRACTION, seed))
         own = prompts.own_prompt(settings.prompt)
         templates = {strategy: own.template if own else template for strategy, template in prompts.TEMPLATES.items()}
-        self._echoes = {strategy: EchoCheck(template) for strategy, template in templates.items()}
+        self._echoes: dict[str, EchoCheck] = {name: EchoCheck(template) for name, template in templates.items()}
+        self._echoes |= {kind: EchoCheck(examples(kind)) for kind in settings.kinds}
 
     def take(self, parsed: Sequence[tuple[PlannedRequest, Sequence[QAPair]]]) -> list[Candidate]:
         """The pairs of these replies that pass, in order; of each reply at most as many as were requested."""
@@ -99,6 +113,8 @@ class Funnel:
                 planned.adapter,
                 fact=planned.fact,
                 opening=planned.opening,
+                kind=planned.kind,
+                about=planned.about,
             )
             for planned, pairs in parsed
             for i, pair in enumerate(pairs)
@@ -123,7 +139,8 @@ class Funnel:
         # Compared with each other only now: if one answer is wrong, another one to the same question may be right.
         for candidate in self._judged([*new.values()]):
             if not self._is_duplicate(candidate) and self._is_within_request(candidate, remaining):
-                self._index.add(_whole(candidate), f"{candidate.pair.question!r} of this run")
+                index, pair = self._compared(candidate)
+                index.add(pair, f"{candidate.pair.shown!r} of this run")
                 kept.append(self._keep(candidate))
         return kept
 
@@ -139,6 +156,8 @@ class Funnel:
         self._outcome.losses.append(Loss(stage, candidate.pair, candidate.section_id, reason))
 
     def _guarded(self, candidate: Candidate) -> Candidate | None:
+        if candidate.is_prose:
+            return candidate  # never written into the file
         safe = make_safe(candidate.pair)
         if isinstance(safe, Refusal):
             self.lose("guard", candidate, safe.reason)
@@ -148,24 +167,39 @@ class Funnel:
     def _has_problem(self, candidate: Candidate) -> bool:
         """Whether the question can't be asked, or the answer can't be right, by their words."""
         pair, fact = candidate.pair, candidate.fact
+        if candidate.kind and candidate.is_prose:
+            wrong = prose_views.problem(candidate.kind, pair.answer, candidate.prose)
+            if wrong:
+                self.lose("prose", candidate, wrong)
+            return wrong is not None
         if fact:
             wrong = questions.problem(pair.question, fact, candidate.opening)
         else:
-            wrong = "not understood without the text" if questions.needs_text(pair.question) else None
+            needs_text = questions.needs_text(pair.question) or (
+                candidate.kind and prose_views.names_text(pair.question)
+            )
+            wrong = "not understood without the text" if needs_text else None
         if wrong:
             self.lose("question", candidate, wrong)
-        elif not fact and (wrong := answers.problem(pair, candidate.prose, candidate.strategy)):
+            return True
+        if not fact:
+            wrong = answers.problem(pair, candidate.prose, candidate.strategy)
+        if candidate.kind:
+            wrong = wrong or answers.view_problem(candidate.kind, pair, candidate.prose, candidate.about)
+        if wrong:
             self.lose("answer", candidate, wrong)
         return wrong is not None
 
     def _is_echo(self, candidate: Candidate) -> bool:
-        repeated = self._echoes[candidate.strategy].echoes(candidate.pair, candidate.prose)
+        pair = _text(candidate.pair.answer) if candidate.is_prose else candidate.pair
+        repeated = self._echoes[candidate.kind or candidate.strategy].echoes(pair, candidate.prose)
         if repeated:
             self.lose("echo", candidate, repeated)
         return bool(repeated)
 
     def _is_leak(self, candidate: Candidate) -> bool:
-        repeated = None if self._is_known_from_request(candidate) else self._leaks.leaks(candidate.pair.question)
+        is_compared = not (candidate.is_prose or self._is_known_from_request(candidate))
+        repeated = None if not is_compared else self._leaks.leaks(candidate.pair.question)
         if repeated:
             self.lose("leak", candidate, f"repeats a validation row: {repeated}")
         return bool(repeated)
@@ -174,11 +208,17 @@ class Funnel:
         return (candidate.request_key, candidate.pair) in self._from_request
 
     def _is_duplicate(self, candidate: Candidate) -> bool:
-        match = None if self._is_known_from_request(candidate) else self._index.nearest(_whole(candidate))
+        index, pair = self._compared(candidate)
+        match = None if self._is_known_from_request(candidate) else index.nearest(pair)
         if match:
             score = f" ({match.score:.0%})" if match.same == "words" else ""
-            self.lose("duplicate", candidate, f"{_SIMILARITY[match.same]}: {match.name}{score}")
+            same = "nearly the same as" if candidate.is_prose else _SIMILARITY[match.same]
+            self.lose("duplicate", candidate, f"{same}: {match.name}{score}")
         return match is not None
+
+    def _compared(self, candidate: Candidate) -> tuple[Index, QAPair]:
+        """What a candidate is compared with, and as which pair."""
+        return (self._texts, _text(candidate.pair.answer)) if candidate.is_prose else (self._index, _whole(candidate))
 
     def _is_within_request(self, candidate: Candidate, remaining: dict[str, int]) -> bool:
         """Whether the candidate's request asked for one more pair; updates `remaining`, which is by request key."""
@@ -204,6 +244,11 @@ class Funnel:
                 else:
                     yield replace(candidate, scores=scores, limits=least)
         self._progress.judged(len(candidates), len(candidates))
+
+
+def _text(text: str) -> QAPair:
+    """A text as a pair to compare: two are the same if at most one word in eight differs."""
+    return QAPair(text, "")
 
 
 def _whole(candidate: Candidate) -> QAPair:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 EMPTY_ANSWER = "I don't know."
 
 _HINT = "Name another judge (--judge hf:…), or filter without one (--filter dedup-only)."
+_ANY_STATEMENT = "Say something that is true."  # what a prose view answers
 _WITH_PROSE = "Text:\n{prose}\n\nQuestion: {question}"
 _SPACE = re.compile(r"\s")
 _END_TOKENS = 4  # a full stop and the end of the turn
@@ -138,8 +139,9 @@ class Judge:
         by_judge = [row for own in fitting for row in (own.answer, own.empty)]
         base, judge = self._mean_log_probs(by_base, by_judge)
         best = [max(own.pieces, key=lambda piece: base[piece[0]], default=None) for own in asked]
-        # The sentence that a question is about is known to be whole.
-        ends = self._ends([piece[0] for piece, c in zip(best, candidates, strict=True) if piece and not c.fact])
+        # The sentence that a question is about is known to be whole, and so is a prose view, by its words.
+        unknown = [not (candidate.fact or candidate.is_prose) for candidate in candidates]
+        ends = self._ends([piece[0] for piece, ask in zip(best, unknown, strict=True) if piece and ask])
         scores = []
         for candidate, own, piece, lead in zip(candidates, asked, best, self._leads(candidates), strict=True):
             shared = overlap(candidate.pair.answer, candidate.prose)
@@ -189,19 +191,21 @@ class Judge:
 
     def _asked(self, candidate: Candidate) -> _Asked:
         """What to score for a candidate; `pieces` is empty if the prose doesn't fit the context."""
-        question, answer = candidate.pair
+        question, answer = candidate.pair.question or _ANY_STATEMENT, candidate.pair.answer
+        # Whether a statement is likelier than an empty answer says nothing, so it isn't computed.
+        empty = answer if candidate.is_prose else EMPTY_ANSWER
 
         def with_prose(prose: str, answer: str) -> _Row:
             return self._row(_WITH_PROSE.format(prose=prose, question=question), answer)
 
-        asked = _Asked(self._row(question, answer), self._row(question, EMPTY_ANSWER), [])
+        asked = _Asked(self._row(question, answer), self._row(question, empty), [])
         room = self.context - _END_TOKENS
         pieces = [candidate.prose.strip()] if with_prose("", answer).tokens + _MIN_PROSE <= room else []
         while pieces:
             piece = pieces.pop()
             row = with_prose(piece, answer)
             if row.tokens <= room:
-                asked.pieces.append((row, with_prose(piece, EMPTY_ANSWER)))
+                asked.pieces.append((row, with_prose(piece, empty)))
             else:
                 pieces += _halves(piece)
         return asked

@@ -1,4 +1,5 @@
-"""The language of prose: whether it is English (`is_english`), and which other one it is (`foreign_language`).
+"""The language of prose: whether it is English (`is_english`), which other one it is (`foreign_language`), and whether
+a text is in the same one (`is_same_language`).
 
 A teacher is told to keep it by name. Asked in English to keep "the language of the text", a model of 1.5 B parameters
 wrote about German prose in English.
@@ -45,3 +46,13 @@ def foreign_language(prose: str) -> str | None:
     if not is_in_another_script and (len(words) < _SURE or is_english(prose)):
         return None
     return next(_NAMES[code] for code, _ in py3langid.rank(prose) if code in _NAMES)
+
+
+def is_same_language(text: str, prose: str) -> bool:
+    """Whether a text may be in the prose's language; a short one may be in any that has the same letters."""
+    of_prose = foreign_language(prose)
+    if 2 * len(_OTHER_SCRIPT.findall(text)) > len("".join(_WORD.findall(text))):
+        return of_prose is not None and foreign_language(text) == of_prose
+    if of_prose is None:
+        return foreign_language(text) is None
+    return not is_english(text) and foreign_language(text) in (None, of_prose)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from dlm_trl.notes.sentences import NUMBERS
+from dlm_trl.synth.words import content_words
 
 MAX_OPENINGS = 5
 BARE = ("What does", "What")  # for every sentence that isn't an instruction
@@ -81,6 +82,11 @@ _OFTEN = re.compile(rf"\b(?:every|once an?|twice an?|times an?|per) (?:\w+ )?{TI
 _REASON = re.compile(r"\bbecause\b|, so\b|\bso that\b")
 _PLACE = re.compile(r"\b(?:in|into|on|onto|at|under|over|behind|near|next to)\b")
 _DEGREES = re.compile(r"\bdegrees\b|°")
+# What says something of its subject, to be asked for the subject, and where that ends.
+_SAYING = (_CALLED, _DEFINED, _SIZE, _MEANS, _PASSIVE, _ACTION, _READY, _LIKE, _STATE, _DUTY, _DO)
+_NEXT_CLAUSE = re.compile(r"[;:]|, (?:so|while|whereas)\b|, (?:and|but|or) (?:it|its|they|the|an?)\b")
+_MIN_SAID = 2  # content words
+_POINTS_BACK = re.compile(r"\b(?:this|these|those|such|same)\b")  # "the same end", "made for this job"
 _PRONOUN = re.compile(r"\b(?:it|its|they|their|this|these|those|he|she)\b", re.IGNORECASE)
 # A subject that isn't one: it refers back, isn't the sentence's first part, begins another clause, or contains a verb.
 _NO_SUBJECT = re.compile(
@@ -107,6 +113,23 @@ def openings(sentence: str, names: frozenset[str] = frozenset()) -> list[str]:
     """Up to `MAX_OPENINGS` beginnings, the most certain first. names: words that keep their capital."""
     plain = sentence.rstrip(".!").replace("*", "").replace("`", "")  # without Markdown's emphasis
     return list(dict.fromkeys(_openings(plain, names)))[:MAX_OPENINGS]
+
+
+def reverse_question(sentence: str) -> tuple[str, str] | None:
+    """The question that the subject of a sentence answers, and the subject: "What slows the yeast down?", "Salt."
+
+    By rule, in English; None for a sentence whose subject isn't sure, or of which too little is left to ask.
+    """
+    text = sentence.rstrip(".!").replace("*", "").replace("`", "")
+    if text.partition(" ")[0].lower() in _COMMANDS or _CLAUSE.match(text):
+        return None
+    match = next((match for pattern in _SAYING if (match := _subject(pattern, text))), None)
+    if match is None:
+        return None
+    said = _NEXT_CLAUSE.split(text[match.end("subject") :].strip())[0]
+    if len(content_words(said)) < _MIN_SAID or _POINTS_BACK.search(f"{match['subject']} {said}"):
+        return None
+    return f"What {said}?", f"{match['subject']}."
 
 
 def _openings(text: str, names: frozenset[str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from dlm_trl.notes import Document, Section
 from dlm_trl.notes.errors import UsageError
-from dlm_trl.synth import prompts
+from dlm_trl.synth import prompts, view_prompts
 from dlm_trl.synth.budget import max_prompt_tokens
 from dlm_trl.synth.facts import Fact, facts
 from dlm_trl.synth.language import foreign_language, is_english
@@ -25,6 +25,8 @@ from dlm_trl.synth.ledger import request_key
 from dlm_trl.synth.openings import openings
 from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.settings import SynthSettings
+from dlm_trl.synth.view_kinds import ViewKind
+from dlm_trl.synth.view_prompts import VIEW_PROMPT_VERSION
 from dlm_trl.synth.windows import split_budget, windows
 from dlm_trl.teachers.load import is_local, keeps_schema, writes_lists
 from dlm_trl.teachers.protocol import Request, TeacherInfo
@@ -61,7 +63,8 @@ class PlannedRequest:
 
     section_id: of the prose section. prose: the window of it in this request. adapter: the one the section trains, or
     None. fact: the sentence that the request asks a question about, or None for a request for a list of pairs.
-    opening: how that question begins.
+    opening: how that question begins. kind: of the views that the request asks for, or None. about: the sentences that
+    these views are about.
     """
 
     request: Request
@@ -72,6 +75,8 @@ class PlannedRequest:
     adapter: str | None = None
     fact: Fact | None = None
     opening: str = ""
+    kind: ViewKind | None = None
+    about: tuple[str, ...] = ()
 
     @property
     def subject(self) -> tuple[str, str]:
@@ -89,7 +94,7 @@ def plan(
     that can't be used, UsageError if the teacher's context is too short.
     """
     prompt = prompts.own_prompt(settings.prompt)
-    context = _context(settings, teacher)
+    context = context_of(settings, teacher)
     ask = "sentences" if settings.uncovered else settings.ask
     by_sentence = not (writes_lists(teacher.reference, document) if ask is None else ask == "list")
     unique: dict[str, PlannedRequest] = {}  # by key, so that repeated prose is requested once
@@ -131,15 +136,20 @@ def retry(
 
     None if that is too long for the teacher.
     """
+    if planned.request.opening:
+        return None  # a reply that continues an opening isn't a turn to answer
     reply = reply.encode(errors="replace").decode()  # JSON escapes can yield lone surrogates, which can't be sent
+    correction = view_prompts.CORRECTION if planned.kind else prompts.CORRECTION
     messages = [
         *planned.request.messages,
         {"role": "assistant", "content": reply.strip() or "[]"},  # servers reject an empty turn
-        {"role": "user", "content": prompts.CORRECTION.format(problem=problem)},
+        {"role": "user", "content": correction.format(problem=problem)},
     ]
-    context = _context(settings, teacher)
-    if context is not None and max_prompt_tokens(messages, teacher) + settings.max_new_tokens > context:
+    context, tokens = context_of(settings, teacher), planned.request.max_new_tokens
+    if context is not None and max_prompt_tokens(messages, teacher) + tokens > context:
         return None
+    if planned.kind:
+        return replace(planned, request=keyed_request(messages, tokens, settings, teacher, version=VIEW_PROMPT_VERSION))
     return replace(planned, request=_request(messages, planned.n, settings, teacher))
 
 
@@ -149,7 +159,7 @@ def split(planned: PlannedRequest, settings: SynthSettings, teacher: TeacherInfo
     Empty if the prose is too short to be the reason. Without enough pairs for every part, some parts get none.
     """
     size = len(planned.prose.encode())
-    if size < _MIN_SPLIT:
+    if size < _MIN_SPLIT or planned.kind:
         return []
     pieces = windows(planned.prose, lambda part: len(part.encode()) <= size // 2 + 1)
     prompt = prompts.own_prompt(settings.prompt)
@@ -174,7 +184,7 @@ def _about_sentences(
             else:
                 messages, begin = prompts.question_messages(fact.context, foreign_language(section.content)), ""
             tokens = min(settings.max_new_tokens, _QUESTION_TOKENS)
-            request = _keyed(messages, tokens, settings, teacher, None, begin, _QUESTION_ENDS)
+            request = keyed_request(messages, tokens, settings, teacher, None, begin, _QUESTION_ENDS)
             yield PlannedRequest(
                 request, section.section_id, "extraction", section.content.strip(), 1, section.adapter, fact, opening
             )
@@ -186,28 +196,30 @@ def _shared(n_pairs: int, pieces: Sequence[str]) -> list[tuple[str, int]]:
     return [(piece, n) for piece, n in zip(pieces, budgets, strict=True) if n]
 
 
-def _context(settings: SynthSettings, teacher: TeacherInfo) -> int | None:
+def context_of(settings: SynthSettings, teacher: TeacherInfo) -> int | None:
+    """The most tokens that a prompt and its reply may have together; None if unknown."""
     return settings.context or teacher.context
 
 
 def _request(messages: Sequence[Mapping[str, str]], n: int, settings: SynthSettings, teacher: TeacherInfo) -> Request:
     schema = _bounded(n) if keeps_schema(teacher.reference) else SCHEMA
-    return _keyed(messages, settings.max_new_tokens, settings, teacher, schema)
+    return keyed_request(messages, settings.max_new_tokens, settings, teacher, schema)
 
 
-def _keyed(
+def keyed_request(
     messages: Sequence[Mapping[str, str]],
     max_new_tokens: int,
     settings: SynthSettings,
     teacher: TeacherInfo,
-    schema: Mapping[str, Any] | None,
+    schema: Mapping[str, Any] | None = None,
     opening: str = "",
     stop: tuple[str, ...] = (),
+    version: int | str = prompts.PROMPT_VERSION,
 ) -> Request:
     """The request with its key in the ledger."""
     seed = settings.seed if settings.temperature else None  # greedy decoding ignores the seed
     parts = messages, max_new_tokens, settings.temperature, settings.top_p, seed, schema, opening, stop
-    return Request(request_key(teacher, prompts.PROMPT_VERSION, *parts), *parts)
+    return Request(request_key(teacher, version, *parts), *parts)
 
 
 def _bounded(n: int) -> Mapping[str, Any]:
@@ -225,7 +237,7 @@ def _pairs_per_strategy(settings: SynthSettings) -> list[tuple[Strategy, int]]:
 
 
 def _fits(prose: str, strategy: Strategy, settings: SynthSettings, teacher: TeacherInfo, prompt: Prompt | None) -> bool:
-    context = _context(settings, teacher)
+    context = context_of(settings, teacher)
     if context is None:
         return len(prose.encode()) <= _MAX_PROSE
     messages = prompts.pair_messages(prose, settings.per_list, strategy, prompt)

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from dlm_trl.rows.views import ProseView
 from dlm_trl.synth.coverage import Totals
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.staging import Staged
 from dlm_trl.teachers.protocol import Usage
 
 Stage = Literal[
-    "guard", "question", "answer", "echo", "leak", "duplicate", "judge", "threshold", "ending", "grounding", "novelty",
-    "surplus",
+    "guard", "question", "answer", "prose", "echo", "leak", "duplicate", "judge", "threshold", "ending", "grounding",
+    "novelty", "surplus",
 ]  # fmt: skip
 
 
@@ -32,6 +33,7 @@ class Counts:
     guard: int = 0  # pairs that can't be written into a document
     question: int = 0  # questions that can't be asked, by their words
     answer: int = 0  # answers that can't be right, by their words
+    prose: int = 0  # prose views that can't be trained on, by their words
     echo: int = 0  # pairs that repeat the request
     leak: int = 0
     duplicate: int = 0
@@ -50,7 +52,7 @@ class Counts:
     @property
     def after_dedup(self) -> int:
         """Pairs left after the guard, the checks of words, echoes and leaks, and deduplication."""
-        lost = self.guard + self.question + self.answer + self.echo + self.leak + self.duplicate
+        lost = self.guard + self.question + self.answer + self.prose + self.echo + self.leak + self.duplicate
         return self.generated - lost
 
     @property
@@ -103,8 +105,9 @@ class Failure:
 class Synthesis:
     """The outcome of a run for one document.
 
-    cost: None without prices. has_sources: whether the document has `training.sources`. stopped: why the run ended
-    early, or None. coverage: what the document's pairs and the staged ones ask about after the run.
+    staged, stored: the pairs and the prose views that are new. cost: None without prices. has_sources: whether the
+    document has `training.sources`. has_views: whether the run asked for views. stopped: why the run ended early, or
+    None. coverage: what the document's pairs and the staged ones ask about after the run.
     """
 
     path: Path
@@ -114,11 +117,13 @@ class Synthesis:
     losses: list[Loss] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     staged: list[Staged] = field(default_factory=list)
+    stored: list[ProseView] = field(default_factory=list)
     applied: int = 0
     usage: Usage = field(default_factory=Usage)
     cost: float | None = None
     seconds: float = 0.0
     has_sources: bool = False
+    has_views: bool = False
     stopped: str | None = None
     coverage: Totals | None = None
 
@@ -136,6 +141,7 @@ _ADVICE: dict[str, str] = {
     "guard": "the pairs can't be written into a document, see the reasons above. Try another teacher or --prompt.",
     "question": "the questions can't be asked without the text. Try a larger teacher, or --ask list.",
     "answer": "the answers are cut off or contain numbers that the text doesn't have. Try a larger teacher.",
+    "prose": "the sentences can't be used, see the reasons above. Try a larger teacher.",
     "echo": "the questions repeat the request: the teacher is too small for this prompt. Try another one, or --prompt.",
     "leak": "the questions repeat validation rows and would inflate the validation metrics. Write more prose.",
     "duplicate": "the pairs repeat others, see the table above. Lower --per-section, or sample other pairs with "

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dlm_trl.models.ranks import map_over_ranks
 from dlm_trl.notes import Document, read
+from dlm_trl.rows.views import ProseView, add_views, line_of_each, live_views, read_views
 from dlm_trl.synth import prompts
 from dlm_trl.synth.answers import shortened
 from dlm_trl.synth.apply import apply
@@ -28,14 +29,16 @@ from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.language import is_english
 from dlm_trl.synth.ledger import Ledger, now, run_lock
-from dlm_trl.synth.pairs import Candidate, QAPair
+from dlm_trl.synth.pairs import Candidate, QAPair, scored
 from dlm_trl.synth.plan import PlannedRequest, plan, retry, split
 from dlm_trl.synth.progress import Progress
 from dlm_trl.synth.questions import best
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.settings import SynthSettings
-from dlm_trl.synth.staging import Staged, stage, staged
+from dlm_trl.synth.staging import Staged, applied, stage, staged
+from dlm_trl.synth.view_plan import existing_views, plan_views
+from dlm_trl.synth.view_prompts import parse_views
 from dlm_trl.teachers.load import inspect_teacher, is_self, load_teacher
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
@@ -71,25 +74,31 @@ def synthesize(
             [document.frontmatter.dlm_id], lambda ids: [locks.enter_context(run_lock(dlm_id)) for dlm_id in ids]
         )
         document = read(path)  # again, because the run that held the lock may have applied pairs
-        ledger, known = Ledger(document), staged(document)
-        before = coverage(document, known)
+        ledger, known, texts = Ledger(document), staged(document), live_views(document, read_views(document))
+        before = coverage(document, known, texts)
         map_over_ranks([None], lambda items: items)  # a barrier: every process has read all this before one writes
         only = None
         if settings.uncovered:
             # A run that was stopped after staging, before it applied its pairs, has to apply them when it is repeated.
             unfinished = {item.section_id for item in known if apply_now and item.teacher == teacher.reference}
             only = before.uncovered(ignoring=unfinished)
-        requests = plan(document, settings, teacher, only)
+        if settings.views is None:
+            requests = plan(document, settings, teacher, only)
+        else:
+            existing = existing_views(before, [*applied(document), *known], texts)
+            requests = plan_views(document, settings, teacher, existing)
         outcome.has_sources = bool(document.frontmatter.training.sources)
+        outcome.has_views = settings.views is not None
         outcome.counts.sections = len({planned.section_id for planned in requests})
         progress = progress or Progress()
         progress.started(outcome)
         run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, progress)
         gone = {pair.section_id for pair in before.gone}
-        kept = run.all_waves(requests, Funnel(document, known, settings, judge, outcome, progress, gone))
+        funnel = Funnel(document, known, settings, judge, outcome, progress, gone, texts)
+        kept = run.all_waves(requests, funnel)
         # The first process writes; if it fails, all processes raise.
         written = map_over_ranks([kept], lambda parts: [_written(document, part, apply_now) for part in parts])
-        ((outcome.staged, outcome.applied, outcome.coverage),) = written
+        ((outcome.staged, outcome.stored, outcome.applied, outcome.coverage),) = written
     outcome.cost = cost_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
     return outcome
@@ -128,6 +137,7 @@ def check(document: Document, settings: SynthSettings) -> None:
     """
     Ledger(document)
     staged(document)
+    read_views(document)
     prompts.own_prompt(settings.prompt)
     for section in document.sections:  # new pairs are compared with the document's
         section.pairs()
@@ -226,7 +236,7 @@ class _Run:
                     reply,
                     teacher=self.teacher.reference,
                     section_id=planned.section_id,
-                    strategy=planned.strategy,
+                    strategy=planned.kind or planned.strategy,
                 )
                 answers[reply.key] = reply
                 self.progress.replied(reply, len(new) - len(answers.keys() & new.keys()) + len(self.waiting))
@@ -255,7 +265,10 @@ class _Run:
                 about.setdefault(planned.subject, []).append((planned, planned.opening + reply.text))
                 continue
             is_truncated = reply.is_truncated or reply.usage.completion_tokens >= planned.request.max_new_tokens
-            pairs, problem = parse_reply(reply.text, is_truncated)
+            if planned.kind:
+                pairs, problem = parse_views(planned.kind, f"{planned.opening} {reply.text}", is_truncated)
+            else:
+                pairs, problem = parse_reply(reply.text, is_truncated)
             if pairs:
                 parsed_replies.append((planned, pairs))
                 continue
@@ -298,9 +311,17 @@ def _best_question(asked: Sequence[tuple[PlannedRequest, str]]) -> tuple[Planned
     return asked[at][0], [QAPair(question, answer)]
 
 
-def _written(document: Document, kept: Sequence[Candidate], apply_now: bool) -> tuple[list[Staged], int, Totals]:
-    """Stage these pairs, and apply them if requested; returns the new ones, the number applied, and the coverage."""
-    new = stage(document, _in_file_order(kept, document), now())
+def _written(
+    document: Document, kept: Sequence[Candidate], apply_now: bool
+) -> tuple[list[Staged], list[ProseView], int, Totals]:
+    """Stage these pairs, and apply them if requested; prose views go to the store.
+
+    Returns the new pairs, the new prose views, the number of pairs applied, and the coverage.
+    """
+    at, kept = now(), _in_file_order(kept, document)
+    new = stage(document, [candidate for candidate in kept if not candidate.is_prose], at)
+    texts = [_prose_view(document, candidate, at) for candidate in kept if candidate.is_prose]
+    stored = add_views(document, texts) if texts else []
     count = 0
     if apply_now:
         assert document.path is not None
@@ -308,7 +329,23 @@ def _written(document: Document, kept: Sequence[Candidate], apply_now: bool) -> 
         ids = [item.section_id for item in staged(document) if item.pair in pairs]
         done = apply(document.path, ids)
         document, count = done.document, done.count
-    return new, count, coverage(document, staged(document)).totals
+    return new, stored, count, coverage(document, staged(document)).totals
+
+
+def _prose_view(document: Document, candidate: Candidate, at: str) -> ProseView:
+    assert candidate.kind is not None
+    section = next(section for section in document.sections if section.section_id == candidate.section_id)
+    return ProseView(
+        section_id=candidate.section_id,
+        line=line_of_each(section)[candidate.about[0]],
+        kind=candidate.kind,
+        text=candidate.pair.answer,
+        facts=candidate.about,
+        teacher=candidate.teacher,
+        at=at,
+        request_key=candidate.request_key,
+        scores=None if candidate.scores is None else scored(candidate.scores),
+    )
 
 
 def _in_file_order(kept: Sequence[Candidate], document: Document) -> list[Candidate]:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.synth.judge import check_reference
+from dlm_trl.synth.view_kinds import VIEW_KINDS, ViewKind
 
 Strategies = Literal["extraction", "expansion", "both"]
 Ask = Literal["list", "sentences"]
@@ -22,6 +23,8 @@ PER_SECTION = 3  # pairs in a list, by default
 @dataclass(frozen=True, slots=True)
 class SynthSettings:
     """Options of `dlm-trl synth instructions`, with the same names and defaults; --help explains each.
+
+    With views, the options of `dlm-trl synth views`: as many views of each fact, of these kinds.
 
     Raises DlmError (UsageError) for a value that is out of range, or a combination that can't work.
     """
@@ -49,6 +52,8 @@ class SynthSettings:
     min_novelty: float | None = None
     prompt: str | os.PathLike[str] | None = None
     context: int | None = None
+    views: int | None = None
+    kinds: tuple[ViewKind, ...] = VIEW_KINDS
 
     def __post_init__(self) -> None:
         choices = {
@@ -71,6 +76,7 @@ class SynthSettings:
             "max_cost": 0,
             "budget_tokens": 1,
             "context": 1,
+            "views": 1,
         }
         for name, minimum in minimums.items():
             value = getattr(self, name)
@@ -88,6 +94,11 @@ class SynthSettings:
         ):
             if by_sentence and is_set:
                 raise UsageError(f"{option} asks for lists of pairs.", hint=f"Leave it out, or {by_sentence}.")
+        if unknown := [kind for kind in self.kinds if kind not in VIEW_KINDS]:
+            hint = f"Choose from {', '.join(VIEW_KINDS)}."
+            raise UsageError(f"Unknown kind of view {unknown[0]!r}.", hint=hint)
+        if not self.kinds:
+            raise UsageError("No kind of view is chosen.", hint=f"Choose from {', '.join(VIEW_KINDS)}.")
         if self.price is not None and not all(0 <= price < math.inf for price in self.price):
             raise UsageError(f"--price is {self.price[0]},{self.price[1]}.", hint="Both must be numbers of at least 0.")
         if any(character in self.teacher for character in '"\n\r'):

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from dlm_trl.notes import Document
 from dlm_trl.notes.escape import printable, printable_json, redact
+from dlm_trl.rows.views import ProseView
 from dlm_trl.synth.apply import resolve_source
 from dlm_trl.synth.coverage import Asking, Coverage, Totals
 from dlm_trl.synth.explain import numbers
@@ -24,6 +25,7 @@ from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.passage import prose_by_id
 from dlm_trl.synth.report import Counts, Loss, Stage, Synthesis, advice
 from dlm_trl.synth.staging import Staged
+from dlm_trl.synth.view_kinds import VIEW_KINDS
 from dlm_trl.teachers.load import is_local
 
 if TYPE_CHECKING:
@@ -64,8 +66,9 @@ def estimates(items: Sequence[Estimate]) -> RenderableType:
 def outcome(run: Synthesis, filter: str) -> RenderableType:
     """A run: its requests, the filter report in the reference's wording, every rejected pair, and what was staged."""
     counts = run.counts
-    if run.coverage and run.coverage.sentences and not counts.sections:  # only with --uncovered
-        return _escaped(f"{run.path}: all {run.coverage.sentences} sentences are asked about; no request was sent.")
+    if run.coverage and run.coverage.sentences and not counts.sections:  # only with --uncovered, or views
+        done = "have their views" if run.has_views else "are asked about"
+        return _escaped(f"{run.path}: all {run.coverage.sentences} sentences {done}; no request was sent.")
     lines = [
         f"{run.path}: teacher {run.teacher}" + (f", judge {run.judge}" if run.judge else ""),
         f"synth plan: sections {counts.sections}, requests {counts.sent} (retries {counts.retried}), "
@@ -86,7 +89,9 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     parts.append(f"{usage}{'' if run.cost is None else f', cost {run.cost:.4f}'}.")
     if run.stopped:
         parts.append(run.stopped)
-    if not counts.kept:
+    if run.has_views:
+        parts += _views(run)
+    elif not counts.kept:
         parts.append(f"No pair was accepted. {advice(counts, run.has_sources)}")
     elif run.applied:
         known = "" if run.applied == counts.kept else " The others were already there."
@@ -107,6 +112,34 @@ def outcome(run: Synthesis, filter: str) -> RenderableType:
     return Group(*parts)
 
 
+def _views(run: Synthesis) -> list[RenderableType]:
+    """What became of the accepted views."""
+    if not run.counts.kept:
+        return [f"No view was accepted. {advice(run.counts, run.has_sources)}"]
+    parts: list[RenderableType] = [f"Accepted {run.counts.kept} views."]
+    if run.staged:
+        parts.append(
+            f"Staged {len(run.staged)} pairs. To see them: dlm-trl synth list {run.path}. To write them into the file: "
+            f"dlm-trl synth apply {run.path}."
+        )
+    if run.stored:
+        parts.append(
+            f"Stored {len(run.stored)} prose views, which are trained with the document's prose. To see them: dlm-trl "
+            f"synth views {run.path} --list."
+        )
+    known = run.counts.kept - len(run.staged) - len(run.stored)
+    return [*parts, *([f"{known} were already there."] if known else [])]
+
+
+def prose_views(path: Path, views: Sequence[ProseView], gone: int) -> RenderableType:
+    """The prose views of a document, in the order of their sentences."""
+    table = Table("line", "kind", "teacher", "text")
+    for view in views:
+        table.add_row(str(view.line), view.kind, redact(view.teacher), _escaped(view.text))
+    lost = f"; {gone} more aren't trained on, since their sentence was edited or removed" if gone else ""
+    return Group(*([table] if views else []), _escaped(f"{path}: {len(views)} prose views{lost}."))
+
+
 def losses(lost: Sequence[Loss]) -> Table:
     """The rejected pairs by stage, in the funnel's order, and reason, the most frequent first, with some of each."""
     reason = Column("reason", max_width=24)  # the examples are longer
@@ -114,7 +147,7 @@ def losses(lost: Sequence[Loss]) -> Table:
     groups: dict[tuple[Stage, str], Counter[str]] = defaultdict(Counter)
     for loss in lost:
         detail = f" ({loss.detail})" if loss.detail else ""
-        groups[loss.stage, loss.kind][f"{loss.pair.question}{detail}"] += 1
+        groups[loss.stage, loss.kind][f"{loss.pair.shown}{detail}"] += 1
     order = get_args(Stage)
     for (stage, kind), found in sorted(groups.items(), key=lambda item: (order.index(item[0][0]), -item[1].total())):
         examples = [f"· {text}{_times(count)}" for text, count in list(found.items())[:EXAMPLES]]
@@ -192,6 +225,8 @@ def coverage(path: Path, found: Coverage) -> RenderableType:
             asked_about = sum(bool(sentence.pairs) for sentence in section.sentences)
             table.add_row(str(section.line), _escaped(section.title), str(len(section.sentences)), str(asked_about))
         parts.append(table)
+    if any(sentence.texts for sentence in found.sentences):
+        parts.append(_views_per_sentence(found))
     if totals.asked_about < totals.sentences:
         uncovered = [f"{path}:{sentence.line}: {sentence.text}" for sentence in found.sentences if not sentence.pairs]
         parts += ["Nothing asks about:", *map(_escaped, uncovered)]
@@ -205,9 +240,23 @@ def coverage(path: Path, found: Coverage) -> RenderableType:
     return Group(*parts)
 
 
+def _views_per_sentence(found: Coverage) -> Table:
+    """How many views of each kind every sentence has."""
+    table = Table("line", *VIEW_KINDS, "views", "sentence", title="Views of each sentence", title_justify="left")
+    for sentence in found.sentences:
+        views = sentence.views
+        counts = [str(views[kind] or "") for kind in VIEW_KINDS]
+        table.add_row(str(sentence.line), *counts, str(views.total()), _escaped(sentence.text))
+    return table
+
+
 def coverage_fields(path: Path, found: Coverage) -> dict[str, Any]:
     """What `synth coverage --json` prints."""
-    return {"path": path, "counts": found.totals, "sections": found.sections, "gone": found.gone}
+    sections = [
+        section._asdict() | {"sentences": [s._asdict() | {"views": dict(s.views)} for s in section.sentences]}
+        for section in found.sections
+    ]
+    return {"path": path, "counts": found.totals, "sections": sections, "gone": found.gone}
 
 
 def _place(path: Path, pair: Asking) -> str:
@@ -245,7 +294,7 @@ def as_lines(table: Table) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Dataclasses, and lists of them, as JSON: paths as strings, NaN and infinities as null."""
+    """Dataclasses, prose views, and lists of them, as JSON: paths as strings, NaN and infinities as null."""
     return printable_json(_plain(value), indent=1)
 
 
@@ -257,6 +306,8 @@ def _plain(value: Any) -> Any:
             return None
         case dict():
             return {key: _plain(item) for key, item in value.items()}
+        case ProseView():
+            return _plain(value.model_dump())
         case tuple() if hasattr(value, "_asdict"):
             return _plain(value._asdict())
         case list() | tuple():

@@ -44,7 +44,8 @@ class Staged:
     section_id: of its own section. source_section_id: of its prose. request_key: of its reply in the ledger. index:
     its position in that reply. prose_sha: SHA-256 of the prose the teacher read. limits: the least that its scores had
     to be, by their name. These last four and the scores are None if another program staged the pair; the scores also
-    without a judge. facts: the sentences that the pair asks about, verbatim; empty if unknown.
+    without a judge. facts: the sentences that the pair asks about, verbatim; empty if unknown. kind: of a view of a
+    fact, or None.
     """
 
     section_id: str
@@ -60,6 +61,7 @@ class Staged:
     prose_sha: str | None = None
     limits: dict[str, float] | None = None
     facts: tuple[str, ...] = ()
+    kind: str | None = None
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -114,6 +116,7 @@ class _Origin(BaseModel):
     prose_sha: str
     limits: dict[str, float] | None = None  # earlier versions didn't keep them
     facts: tuple[str, ...] = ()
+    kind: str | None = None
 
 
 _Origins = dict[str, _Origin]
@@ -238,14 +241,19 @@ def _matchers(document: Document) -> Callable[[str], Matcher]:
 
 
 def _origin(candidate: Candidate, matcher: Callable[[str], Matcher]) -> _Origin:
-    asked = [candidate.fact] if candidate.fact else matcher(candidate.section_id).match(*candidate.pair)
+    if candidate.about:
+        about = candidate.about
+    else:
+        asked = [candidate.fact] if candidate.fact else matcher(candidate.section_id).match(*candidate.pair)
+        about = tuple(fact.sentence for fact in asked)
     return _Origin(
         scores=candidate.scores,
         request_key=candidate.request_key,
         index=candidate.index,
         prose_sha=hashlib.sha256(candidate.prose.encode()).hexdigest(),
         limits=candidate.limits,
-        facts=tuple(fact.sentence for fact in asked),
+        facts=about,
+        kind=candidate.kind,
     )
 
 

@@ -17,6 +17,7 @@ THRESHOLD = 0.1  # of the margin, the default of the reference implementation
 MIN_GROUNDING = 0.7
 MIN_OVERLAP = 0.5
 MIN_ENDING = -12.0
+MIN_PROSE_GROUNDING = 1.2
 
 # Of the lead, by the certainty of the question: the less of it was written by rule, the more has to speak for it.
 MIN_LEADS = (0.0, -0.1, -0.6)
@@ -29,6 +30,8 @@ def limits(
     min_novelty: float | None = None,
 ) -> dict[str, float]:
     """The least that each of the candidate's scores may be, by its name, without those that aren't checked."""
+    if candidate.is_prose:
+        return {"grounding": MIN_PROSE_GROUNDING if min_grounding is None else min_grounding}
     if candidate.fact:
         least = {"lead": MIN_LEADS[certainty(candidate.pair.question, candidate.opening)]}
     else:

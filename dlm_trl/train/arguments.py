@@ -24,6 +24,11 @@ class NotesArguments:
         "are only used to measure.",
     )
     prose: bool = _setting(True, "Also train on the document's prose.")
+    views: float = _setting(
+        1.0,
+        "Weight of the prose views stored by `dlm-trl synth views`: copies of each per epoch, beside one of each pair "
+        "and each section of prose. 0 leaves them out.",
+    )
     expand_sources: bool = _setting(True, "Read the files listed under training.sources as prose.")
     validation_fraction: float = _setting(
         0.1, "Share of the source groups to hold out and only measure; 0 trains on everything."

@@ -75,6 +75,7 @@ RANGES: Mapping[str, Range] = {
     "adalora_warmup": _BELOW_1,
     "adalora_final": _BELOW_1,
     "validation_fraction": _BELOW_1,
+    "views": _NOT_NEGATIVE,
     "rehearsal": _NOT_NEGATIVE,
     "max_questions": _COUNT,
     "condition_questions": _COUNT,

@@ -95,6 +95,18 @@ def test_the_scores_match_their_definition(tiny_judge: Judge) -> None:
     assert tiny_judge.score([]) == []
 
 
+def test_a_prose_view_is_scored_by_what_the_prose_adds_to_it(tiny_judge: Judge) -> None:
+    text = "Yeast and bacteria live in a starter."
+    view = replace(candidate(QAPair("", text)), kind="rewrite", about=("A sentence.",))
+    pair, (found,) = QAPair("Say something that is true.", text), tiny_judge.score([view])
+    _, grounding, _ = by_definition(tiny_judge, pair, PROSE)
+    assert found.grounding == pytest.approx(grounding, abs=1e-3)
+    assert (found.margin, found.novelty, found.ending) == (0.0, 0.0, None)
+    assert limits(view, 9.0, grounding + 0.1, 9.0).keys() == {"grounding"}
+    assert verdict(found, limits(view, 9.0, grounding + 0.1)) == "grounding"
+    assert verdict(found, limits(view, 9.0, grounding - 0.1)) is None
+
+
 def test_an_answer_is_grounded_in_its_prose_and_not_in_another(tiny_judge: Judge) -> None:
     rows = [json.loads(line) for line in (tiny.path() / "held_out.jsonl").read_text().splitlines()[:30]]
     candidates_with_prose = [candidate(QAPair(*row["pairs"][0]), row["prose"]) for row in rows]

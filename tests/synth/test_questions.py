@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dlm_trl.synth.facts import Fact, facts
 from dlm_trl.synth.language import foreign_language, is_english
-from dlm_trl.synth.openings import MAX_OPENINGS, openings
+from dlm_trl.synth.openings import MAX_OPENINGS, openings, reverse_question
 from dlm_trl.synth.questions import best, certainty, finished, needs_text, problem
 
 BREAD = (
@@ -212,3 +212,21 @@ def test_the_best_question_is_the_first_of_the_highest_certainty() -> None:
     assert best(replies[:2], starter) == (0, "What is a starter a mix of?")
     assert best(replies[1:2], starter) == (0, "What does a starter make of beans?")
     assert [certainty(question, opening) for opening, question in replies] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "pair"),
+    [
+        ("Hydration is the weight of the water.", ("What is the weight of the water?", "Hydration.")),
+        ("A tight skin helps the loaf to rise up.", ("What helps the loaf to rise up?", "A tight skin.")),
+        ("A wet dough is hard to hold, but it gives an open crumb.", ("What is hard to hold?", "A wet dough.")),
+        ("A lame is a thin blade; it cuts.", ("What is a thin blade?", "A lame.")),
+        ("It lasts from half an hour to two hours.", None),
+        ("Keep the bread in a cloth bag.", None),
+        ("If the lamp blinks red, press reset.", None),
+        ("A cold starter is hungry.", None),
+        ("A baker who has no time can leave this step out.", None),
+    ],
+)
+def test_the_reverse_question_of_a_sentence(sentence: str, pair: tuple[str, str] | None) -> None:
+    assert reverse_question(sentence) == pair
