@@ -26,7 +26,20 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"notes", "rows", "models", "tasks"},
     "train": {"notes", "rows", "tiny", "models", "teachers", "tasks", "online", "evaluation"},
     "export": {"notes", "rows", "models", "evaluation"},
-    "cli": {"notes", "rows", "models", "teachers", "tasks", "synth", "online", "evaluation", "train", "export"},
+    "improve": {"notes", "rows", "teachers", "synth", "evaluation", "train", "export"},
+    "cli": {
+        "notes",
+        "rows",
+        "models",
+        "teachers",
+        "tasks",
+        "synth",
+        "online",
+        "evaluation",
+        "train",
+        "export",
+        "improve",
+    },
 }
 ENTRY_POINTS = {"__init__", "__main__"}  # may import every room
 MODULES = sorted(PACKAGE.rglob("*.py"))

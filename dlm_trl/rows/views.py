@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,14 +94,12 @@ def add_views(document: Document, new: Sequence[ProseView]) -> list[ProseView]:
 
 def remove_views(document: Document, teacher: str | None = None) -> int:
     """Remove all prose views from the document's store, or one teacher's, and return their number. Raises likewise."""
-    if not os.path.exists(views_path(document)):
-        return 0
-    with locked(views_path(document)):
-        stored = read_views(document)
-        kept = [view for view in stored if teacher is not None and view.teacher != teacher]
-        if len(kept) < len(stored):
-            _write(document, kept)
-        return len(stored) - len(kept)
+    return _remove(document, lambda view: teacher is None or view.teacher == teacher)
+
+
+def discard_views(document: Document, texts: Collection[str]) -> int:
+    """Remove the prose views with these texts from the document's store, and return their number. Raises likewise."""
+    return _remove(document, lambda view: view.text in texts)
 
 
 def live_views(document: Document, views: Iterable[ProseView]) -> list[ProseView]:
@@ -170,6 +168,17 @@ def line_of_each(section: Section) -> dict[str, int]:
     for text, line in zip(texts, sentence_lines(section.content), strict=True):
         lines.setdefault(text, section.content_line + line)
     return lines
+
+
+def _remove(document: Document, matches: Callable[[ProseView], bool]) -> int:
+    if not os.path.exists(views_path(document)):
+        return 0
+    with locked(views_path(document)):
+        stored = read_views(document)
+        kept = [view for view in stored if not matches(view)]
+        if len(kept) < len(stored):
+            _write(document, kept)
+        return len(stored) - len(kept)
 
 
 def _write(document: Document, views: Sequence[ProseView]) -> None:

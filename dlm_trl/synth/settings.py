@@ -24,7 +24,8 @@ PER_SECTION = 3  # pairs in a list, by default
 class SynthSettings:
     """Options of `dlm-trl synth instructions`, with the same names and defaults; --help explains each.
 
-    With views, the options of `dlm-trl synth views`: as many views of each fact, of these kinds.
+    With views, the options of `dlm-trl synth views`: as many views of each fact, of these kinds; sentences limits it to
+    these facts, verbatim.
 
     Raises DlmError (UsageError) for a value that is out of range, or a combination that can't work.
     """
@@ -54,6 +55,7 @@ class SynthSettings:
     context: int | None = None
     views: int | None = None
     kinds: tuple[ViewKind, ...] = VIEW_KINDS
+    sentences: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         choices = {

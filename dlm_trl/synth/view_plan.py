@@ -63,6 +63,8 @@ def plan_views(
     unique: dict[str, PlannedRequest] = {}  # by key, so that repeated prose is requested once
     for section in document.sections:
         found = facts(section.content) if section.kind == "prose" else []
+        if settings.sentences is not None:
+            found = [fact for fact in found if fact.sentence in settings.sentences]
         # The summary of one sentence would be a rewrite.
         kinds = [kind for kind in settings.kinds if kind != "summary" or len(found) > 1]
         wanted = shares(settings.views, kinds)
