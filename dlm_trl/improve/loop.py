@@ -93,12 +93,12 @@ def improve(
             keep(current)  # a run that is killed while it trains doesn't ask again
         train(path, recipe, Path(current.folder))
         current = _measured(current, read(path), time.monotonic() - began)
-        keep(current)
         tell(_line(current))
-        best = max(done[:-1], key=_score, default=None)
+        best = max(done[:count], key=_score, default=None)
         if best and _score(current) <= _score(best):
-            keep(_taken_back(path, current, best, configuration.notes.adapter_name))
+            current = _taken_back(path, current, best, configuration.notes.adapter_name)
             tell(f"Round {count} isn't better: its pairs and views are taken back, the adapter of {best.folder} stays.")
+        keep(current)
     return done
 
 
@@ -150,8 +150,9 @@ def _measured(current: Round, document: Document, seconds: float) -> Round:
 
 
 def _taken_back(path: Path, current: Round, best: Round, adapter_name: str | None) -> Round:
-    if current.pairs:
-        revert(path, current.pairs)
+    present = {section.bare_id for section in read(path).sections}
+    if ids := [pair for pair in current.pairs if pair in present]:
+        revert(path, ids)
     document = read(path)
     discard_views(document, current.views)
     publish_adapter(document.frontmatter.dlm_id, adapter_files(Path(best.folder)), adapter_name)
