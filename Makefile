@@ -130,8 +130,10 @@ $(VENV)-docs/.installed: pyproject.toml constraints.txt
 	$(VENV)-docs/bin/python -m pip install --quiet -c constraints.txt $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	touch $@
 
+# awq.py needs $(VENV)-quant, knowledge.py takes hours, biographies.py is its data.
+bench: SLOW := $(addprefix benchmarks/,awq.py knowledge.py biographies.py)
 bench: install
-	set -e; for file in $(filter-out benchmarks/awq.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
+	set -e; for file in $(filter-out $(SLOW),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-quant $(VENV)-vllm $(VENV)-docs site docs/generated runs
