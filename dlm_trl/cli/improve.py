@@ -40,10 +40,10 @@ def improve(
     ] = "sway",
     judge: Annotated[str | None, typer.Option(help="self, self#NAME or hf:…, as for `synth views`.")] = None,
     budget_tokens: Annotated[
-        int | None, typer.Option(help="Stop asking in a round before its tokens exceed this.")
+        int | None, typer.Option(help="Stop asking before the tokens of all rounds exceed this.")
     ] = None,
     max_cost: Annotated[
-        float | None, typer.Option(help="Stop asking in a round before its cost exceeds this; requires --price.")
+        float | None, typer.Option(help="Stop asking before the cost of all rounds exceeds this; requires --price.")
     ] = None,
     price: Annotated[
         str | None,

@@ -31,6 +31,7 @@ from dlm_trl.notes.errors import UsageError
 from dlm_trl.notes.store import publish_adapter
 from dlm_trl.rows.views import discard_views
 from dlm_trl.synth.apply import revert
+from dlm_trl.synth.budget import Budget
 from dlm_trl.synth.facts import facts
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.run import check, synthesize
@@ -53,7 +54,8 @@ def improve(
 ) -> list[Round]:
     """Train a first time (round 0), then up to `rounds` times more; returns all rounds, those of earlier calls too.
 
-    settings: of the teacher; `views` is how many views a round adds for each missed sentence. recipe: settings of the
+    settings: of the teacher; `views` is how many views a round adds for each missed sentence, and its limits on cost and
+    tokens are for all rounds of a call. recipe: settings of the
     training as KEY=VALUE, with questions to measure by. folder: gets a folder per round and `rounds.json`; the same
     call again resumes. train: stands in for the recipe in a process of its own. tell: gets one line per event. Raises
     DlmError before the first round if something is missing.
@@ -70,6 +72,7 @@ def improve(
             hint="Set questions=FILE, JSON lines as in recipes/notes_questions.jsonl.",
         )
     train = train or _train
+    budget = Budget(settings.budget_tokens, settings.max_cost, settings.price)
     folder.mkdir(parents=True, exist_ok=True)
     done = read_rounds(folder)
 
@@ -86,7 +89,7 @@ def improve(
             if not done[-1].missed:
                 tell("Nothing is missed any more.")
                 break
-            current = _asked(path, current, done[-1].missed, settings, tell)
+            current = _asked(path, current, done[-1].missed, settings, budget, tell)
             if not (current.pairs or current.views):
                 tell("The teacher wrote nothing new that passed the filter.")
                 break
@@ -116,13 +119,20 @@ def missed_sentences(document: Document, missed: Sequence[dict[str, Any]]) -> li
 
 
 def _asked(
-    path: Path, current: Round, sentences: Sequence[str], settings: SynthSettings, tell: Callable[[str], None]
+    path: Path,
+    current: Round,
+    sentences: Sequence[str],
+    settings: SynthSettings,
+    budget: Budget,
+    tell: Callable[[str], None],
 ) -> Round:
     """Have the teacher write about these sentences, and add what passes to the document and its store."""
     tell(f"Round {current.number}: asking {settings.teacher} about {len(sentences)} sentences that were missed.")
     step = settings.views or 1
     wanted = replace(settings, views=step * current.number, sentences=frozenset(sentences))
-    found = synthesize(path, wanted, apply_now=True)
+    found = synthesize(path, wanted, apply_now=True, budget=budget)
+    if found.stopped:
+        tell(found.stopped)
     pairs = tuple(item.section_id for item in found.staged)
     return replace(current, sentences=len(sentences), pairs=pairs, views=tuple(view.text for view in found.stored))
 

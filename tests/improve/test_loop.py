@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,15 @@ def test_a_killed_round_goes_on_without_asking_again(app: App, path: Path) -> No
     done = run(path, Training())
     assert [each.score for each in done] == [0.5, 1.0] and len(app.calls) == asked_before
     assert list(done[1].pairs) == left[1]["pairs"]
+
+
+def test_the_budget_is_for_all_rounds(app: App, path: Path) -> None:
+    told: list[str] = []
+    limited = replace(SETTINGS, budget_tokens=1)
+    recipe = [f"questions={path.parent / 'questions.jsonl'}"]
+    done = improve(path, limited, recipe, 3, path.parent / "out", Training(needed=99), told.append)
+    assert len(done) == 1 and not app.calls
+    assert any("limit on cost or tokens" in line for line in told)
 
 
 def test_missed_sentences_are_those_of_untrained_questions(path: Path) -> None:
