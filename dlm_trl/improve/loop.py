@@ -54,11 +54,11 @@ def improve(
 ) -> list[Round]:
     """Train a first time (round 0), then up to `rounds` times more; returns all rounds, those of earlier calls too.
 
-    settings: of the teacher; `views` is how many views a round adds for each missed sentence, and its limits on cost and
-    tokens are for all rounds of a call. recipe: settings of the
-    training as KEY=VALUE, with questions to measure by. folder: gets a folder per round and `rounds.json`; the same
-    call again resumes. train: stands in for the recipe in a process of its own. tell: gets one line per event. Raises
-    DlmError before the first round if something is missing.
+    settings: of the teacher; `views` is how many views a round adds for each missed sentence, and its limits on cost
+    and tokens are for all rounds of a call. recipe: settings of the training as KEY=VALUE, with questions to measure
+    by. folder: gets a folder per round and `rounds.json`; the same call again resumes. train: stands in for the recipe
+    in a process of its own. tell: gets one line per event. Raises DlmError before the first round if
+    something is missing.
     """
     path = Path(path)
     document = read(path)
