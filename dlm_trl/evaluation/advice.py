@@ -77,7 +77,7 @@ def _learning(named: Mapping[str, Measure]) -> list[str]:
     if reworded is not None and reworded < KNOWN:
         return [
             f"It repeats trained pairs but misses the same questions in other words (F1 {number(reworded, 'share')}): "
-            "have more questions written about each fact with dlm-trl synth instructions."
+            "have more views of each fact written with dlm-trl synth views, or run dlm-trl improve."
         ]
     weak = [
         (group, f1)

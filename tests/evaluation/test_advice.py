@@ -32,7 +32,7 @@ def test_a_good_run_needs_nothing() -> None:
     ("found", "words"),
     [
         (measures(GOOD | {"seen": 0.5, "reworded": 0.6}), "train more epochs, or raise the learning rate or the rank"),
-        (measures(GOOD | {"reworded": 0.5}), "more questions written about each fact with dlm-trl synth instructions"),
+        (measures(GOOD | {"reworded": 0.5}), "more views of each fact written with dlm-trl synth views"),
         (measures(GOOD | {"reverse": 0.4}), "misses reverse questions (F1 40.0%): add pairs"),
         (measures(GOOD | {"reverse": 0.4, "held-out": 0.5}), "held-out questions (F1 50.0%) and reverse questions"),
         (measures(open_book=0.95), "With the notes in its prompt the base answers better (F1 95.0% against 73.3%"),
