@@ -25,7 +25,6 @@ import biographies as bio
 from datasets import Dataset, concatenate_datasets
 from matplotlib.figure import Figure
 from peft import LoraConfig
-from peft.helpers import disable_input_dtype_casting
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -38,9 +37,10 @@ from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.tokenize import pad_token, tokenize
 from dlm_trl.notes.journal import append
 from dlm_trl.online.distillation import Distillation
+from dlm_trl.online.hooks import add_hook
 from dlm_trl.tasks.prompts import open_book
 from dlm_trl.train.config import learning_rate
-from dlm_trl.train.loss import scored_where_labelled
+from dlm_trl.train.loss import UncastInputs, scored_where_labelled
 from dlm_trl.train.rehearsal import Rehearsal, pieces
 
 CELLS = (
@@ -121,7 +121,8 @@ def run(cell: str, options: argparse.Namespace) -> dict[str, Any]:
     if objective != "nll":
         Distillation(objective, contexts(people, style, views, tokenizer, options.seed)).attach(trainer)
     began = time.perf_counter()
-    with scored_where_labelled(), disable_input_dtype_casting(trainer.model, trainer.accelerator.native_amp):
+    add_hook(trainer, UncastInputs(trainer))
+    with scored_where_labelled():
         trainer.train()
     seconds = time.perf_counter() - began
     model = trainer.accelerator.unwrap_model(trainer.model)

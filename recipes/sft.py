@@ -21,7 +21,6 @@ from dlm_trl.train.distributed import exit_worker, prepare_deepspeed
 prepare_deepspeed()  # before TRL is imported, which imports DeepSpeed
 
 from peft import prepare_model_for_kbit_training
-from peft.helpers import disable_input_dtype_casting
 from trl import SFTConfig, SFTTrainer
 
 from dlm_trl.evaluation import report
@@ -33,11 +32,12 @@ from dlm_trl.notes import DlmError
 from dlm_trl.notes.terminal import logging_to_stderr, say
 from dlm_trl.online.callback import placeholder
 from dlm_trl.online.distillation import Distillation
+from dlm_trl.online.hooks import add_hook
 from dlm_trl.train.adapter import ShrinkRanks
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.checkpoints import remove_checkpoints
 from dlm_trl.train.config import print_settings, read_configuration
-from dlm_trl.train.loss import scored_where_labelled
+from dlm_trl.train.loss import UncastInputs, scored_where_labelled
 from dlm_trl.train.measure import MeasureBefore, measure, measures, samples, task_measures
 from dlm_trl.train.prepare import prepare
 from dlm_trl.train.rehearsal import Rehearsal
@@ -109,8 +109,8 @@ def train(argv: list[str], signals: StopSignals) -> None:
     if run.adapter.adapter == "adalora":
         trainer.add_callback(ShrinkRanks(run.adapter.adalora_warmup, run.adapter.adalora_final, run.checkpoint))
     stop = install(trainer, run.resume_settings, signals)
-    # Under autocast, PEFT's cast of every layer's input to float32 is undone at once: the result is the same without.
-    with scored_where_labelled(), disable_input_dtype_casting(trainer.model, accelerator.native_amp):
+    add_hook(trainer, UncastInputs(trainer))
+    with scored_where_labelled():
         trainer.train(resume_from_checkpoint=run.checkpoint)
     if stop.saved:
         accelerator.end_training()

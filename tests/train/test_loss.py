@@ -12,7 +12,8 @@ from trl.trainer import utils
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from dlm_trl.models.load import load_base, load_tokenizer
-from dlm_trl.train.loss import scored_where_labelled
+from dlm_trl.online.hooks import add_hook
+from dlm_trl.train.loss import UncastInputs, scored_where_labelled
 
 LENGTHS = (5, 31, 12, 60, 9, 40, 7, 22)
 
@@ -90,3 +91,35 @@ def test_the_recipes_settings_learn_the_same_as_the_defaults(random_base: Path, 
     assert plain[-1] < plain[0]
     assert quick == pytest.approx(plain, rel=1e-4)
     assert all((weights[name] - quick_weights[name]).abs().max() < 1e-3 for name in weights)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_inputs_that_arent_cast_give_the_same_model(random_base: Path, tmp_path: Path, bf16: bool) -> None:
+    def train(uncast: bool) -> tuple[list[float], list[torch.Tensor], set[bool]]:
+        torch.manual_seed(0)
+        args = SFTConfig(
+            output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=1,
+            bf16=bf16, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
+            dataset_kwargs={"skip_prepare_dataset": True}, gradient_checkpointing=False,
+        )  # fmt: skip
+        trainer = SFTTrainer(
+            load_base(str(random_base), "bfloat16" if bf16 else "float32"),
+            args,
+            train_dataset=rows(),
+            processing_class=load_tokenizer(str(random_base)),
+            peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
+        if uncast:
+            add_hook(trainer, UncastInputs(trainer))
+        layer = next(module for module in trainer.model.modules() if hasattr(module, "cast_input_dtype_enabled"))
+        casts: set[bool] = set()
+        layer.register_forward_pre_hook(lambda module, args: casts.add(module.cast_input_dtype_enabled))
+        trainer.train()
+        assert layer.cast_input_dtype_enabled, "as it was, for what runs without autocast"
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        return losses, [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad], casts
+
+    plain, uncast = train(False), train(True)
+    assert plain[2] == {True} and uncast[2] == {not bf16}
+    assert plain[0] == uncast[0]
+    assert all(torch.equal(one, other) for one, other in zip(plain[1], uncast[1], strict=True))
