@@ -1,13 +1,17 @@
 """The invented people of `benchmarks/knowledge.py`: what is asked afterwards is never trained, and has one answer."""
 
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import biographies as bio
+# Not by sys.path: benchmarks/awq.py would then be found as autoawq's package.
+_SPEC = spec_from_file_location("biographies", Path(__file__).parents[2] / "benchmarks" / "biographies.py")
+assert _SPEC and _SPEC.loader
+bio = sys.modules["biographies"] = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(bio)
 
 PEOPLE = bio.make_people(100, seed=0)
 
