@@ -16,13 +16,13 @@ also use forward KL on answers that were written with the page open.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from dlm_trl.models.divergence import NextTokens, Segment, at, hidden_states, last_hidden, next_tokens, token_kl
@@ -39,7 +39,7 @@ Objective = Literal["nll", "kl", "both"]
 Row = tuple[int, ...]  # the tokens of a row, prompt and answer
 
 
-class Distillation(TrainerCallback, StepHook):
+class Distillation(StepHook):
     """Trains rows that have a context towards the base's distributions; logs `distillation/kl` in nats per token.
 
     contexts: for a row's tokens, the tokens that the base reads instead of its prompt. A row of a dataset is looked up
@@ -48,7 +48,7 @@ class Distillation(TrainerCallback, StepHook):
 
     def __init__(self, objective: Literal["kl", "both"], contexts: Mapping[Row, Sequence[int]] | None = None) -> None:
         self.objective = objective
-        self.contexts = dict(contexts or {})
+        self.contexts: dict[Row, Sequence[int]] = dict(contexts or {})
         self._of_step: dict[Row, Sequence[int]] = {}
         self._known: dict[tuple[int, ...], NextTokens] = {}
         self._divergences: list[float] = []  # of the tokens since the last line of the log
@@ -66,7 +66,7 @@ class Distillation(TrainerCallback, StepHook):
 
     def before_loss(self, inputs: Batch) -> Batch:
         """Finds the rows that have a context, and lets the base read those."""
-        contexts = self.contexts | self._of_step
+        contexts = ChainMap(self._of_step, self.contexts)  # not merged: there may be thousands
         self._answers: list[Segment] = []  # the positions that predict an answer's tokens
         read: list[list[int]] = []  # by the base
         for line, start, end in spans(inputs):
@@ -95,8 +95,8 @@ class Distillation(TrainerCallback, StepHook):
                 self._known[tuple(rows[k])] = found.rows(start, start + lengths[k])
                 start += lengths[k]
         wanted = _joined([self._known[tuple(row)] for row in rows])
-        for row in list(self._known)[: max(0, len(self._known) - REMEMBERED)]:
-            del self._known[row]
+        while len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
         return wanted
 
     @contextmanager
