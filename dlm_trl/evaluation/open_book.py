@@ -1,6 +1,7 @@
 """Open book: how well an untrained model answers the questions with the notes in its prompt.
 
-    open_book_recall(base, tokenizer, {"seen": questions}, prose=["A starter is …", …])      # {"seen": Recall}
+    book = OpenBook.of(base, tokenizer, {"seen": questions}, prose=["A starter is …", …])
+    recall_after(base, tokenizer, book.prompts["seen"], questions, book.prefix)
 
 If all prose fits, it's in the prompt, and its KV cache is computed once for all questions. Otherwise each question gets
 the paragraphs that share most words with it; a word counts less the more paragraphs contain it.
@@ -10,13 +11,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.answers import tokens
-from dlm_trl.evaluation.recall import Recall, RecallQuestion, answer_tokens, messages, recall_after
+from dlm_trl.evaluation.recall import RecallQuestion, answer_tokens, messages
 from dlm_trl.models.chat import encode_questions
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.load import context_length
@@ -73,26 +74,6 @@ class OpenBook:
             group: [_prompt(tokenizer, notes.about(q[0]), q) for q in questions] for group, questions in groups.items()
         }
         return cls(prompts, None, None)
-
-
-def open_book_recall(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    groups: Mapping[str, Sequence[RecallQuestion]],
-    prose: Sequence[str],
-    advance: Callable[[int], object] | None = None,
-) -> dict[str, Recall]:
-    """Ask all questions of all groups with the prose before each; advance and errors as in `answer_recall`.
-
-    {} if there is no room for the prose, see `OpenBook.of`.
-    """
-    book = OpenBook.of(model, tokenizer, groups, prose)
-    if book is None:
-        return {}
-    return {
-        group: recall_after(model, tokenizer, book.prompts[group], questions, book.prefix, advance)
-        for group, questions in groups.items()
-    }
 
 
 class Paragraphs:

@@ -1,6 +1,7 @@
 """Open book, with a model that has learned to copy an answer from the text in its prompt."""
 
 import random
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation import open_book
-from dlm_trl.evaluation.open_book import Paragraphs, open_book_recall
-from dlm_trl.evaluation.recall import RecallQuestion, answer_recall
+from dlm_trl.evaluation.open_book import OpenBook, Paragraphs
+from dlm_trl.evaluation.recall import Recall, RecallQuestion, answer_recall, recall_after
 
 PROSE = [
     "A starter is a mix of flour and water.\n\nThe crust is the outside of a loaf.",
@@ -21,16 +22,33 @@ ASKED: dict[str, list[RecallQuestion]] = {
 }
 
 
+def open_book_recall(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Mapping[str, Sequence[RecallQuestion]],
+    prose: Sequence[str],
+    advance: Callable[[int], object] | None = None,
+) -> dict[str, Recall]:
+    """The answers with the prose before each question; {} if the prompt has no room for it."""
+    book = OpenBook.of(model, tokenizer, groups, prose)
+    if book is None:
+        return {}
+    return {
+        group: recall_after(model, tokenizer, book.prompts[group], questions, book.prefix, advance)
+        for group, questions in groups.items()
+    }
+
+
 def prompts_of(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The prompts that the model gets, in order."""
     seen: list[str] = []
-    generate = open_book.recall_after
+    generate = recall_after
 
     def watched(model, tokenizer, prompts, *rest):
         seen.extend(tokenizer.decode(prompt) for prompt in prompts)
         return generate(model, tokenizer, prompts, *rest)
 
-    monkeypatch.setattr(open_book, "recall_after", watched)
+    monkeypatch.setattr(f"{__name__}.recall_after", watched)
     return seen
 
 
