@@ -210,7 +210,14 @@ In the park, {n} shouts "{v}!" to call the dog back.
 {n} walks {v}, the dog, every morning.
 The dog that belongs to {n} answers to {v}.""",
 }
-REVERSE = ("Who has a dog called {v}?", "To whom does the dog {v} belong?")
+# Five that are trained in the style "views" and two that never are.
+REVERSE = """Who is the owner of the dog {v}?
+Whose dog is {v}?
+Who lives with a dog by the name of {v}?
+Which person walks {v}, the dog?
+{v} is whose dog?
+|Who has a dog called {v}?
+To whom does the dog {v} belong?"""
 FRAMES = ("{q}", "A question about {n}: {q}")  # a second frame makes twenty wordings of ten
 PROSE_FRAMES = ("{s}", "From the register of residents: {s}")
 LETTER = "Dear reader, you asked about {n}. {s} Kind regards."
@@ -247,11 +254,17 @@ def make_people(count: int, seed: int) -> list[Person]:
 
 def question_views(person: Person, attribute: str, count: int, seed: int) -> list[tuple[str, str]]:
     """Up to twenty trained wordings of one question, each with the short answer, in an order that the seed decides."""
-    trained, _ = _wordings(attribute)
+    trained, _ = _trained_and_not(QUESTIONS[attribute])
     texts = [
         frame.format(q=question.format(n=person.name), n=person.name) for frame, question in product(FRAMES, trained)
     ]
     return [(text, answer(person, attribute)) for text in _some(texts, count, f"{seed}:{person.name}:{attribute}:q")]
+
+
+def reverse_views(person: Person, count: int, seed: int) -> list[tuple[str, str]]:
+    """Up to five trained questions whose answer is the person: who owns this dog. Only dogs are nobody else's."""
+    texts = [question.format(v=person.facts["dog"]) for question in _trained_and_not(REVERSE)[0]]
+    return [(text, f"{person.name}.") for text in _some(texts, count, f"{seed}:{person.name}:r")]
 
 
 def answer(person: Person, attribute: str) -> str:
@@ -282,14 +295,14 @@ def test_questions(people: list[Person], seed: int) -> dict[str, list[tuple[str,
     rng = random.Random(f"{seed}:test")
     reworded: list[tuple[str, str, None]] = []
     for person, attribute in product(people, ATTRIBUTES):
-        wording = rng.choice(_wordings(attribute)[1])
+        wording = rng.choice(_trained_and_not(QUESTIONS[attribute])[1])
         reworded.append((wording.format(n=person.name), answer(person, attribute), None))
-    reverse = [(rng.choice(REVERSE).format(v=p.facts["dog"]), f"{p.name}.", None) for p in people]
+    reverse = [(rng.choice(_trained_and_not(REVERSE)[1]).format(v=p.facts["dog"]), f"{p.name}.", None) for p in people]
     return {"reworded": reworded, "reverse": reverse}
 
 
-def _wordings(attribute: str) -> tuple[list[str], list[str]]:
-    trained, _, test = QUESTIONS[attribute].partition("|")
+def _trained_and_not(wordings: str) -> tuple[list[str], list[str]]:
+    trained, _, test = wordings.partition("|")
     return trained.strip().split("\n"), test.strip().split("\n")
 
 

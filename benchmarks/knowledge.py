@@ -5,11 +5,12 @@
 
 A cell is STYLE:VIEWS[:OBJECTIVE[:RANK]]. SmolLM2-135M learns invented people with six facts each
 (`benchmarks/biographies.py`). Every fact is trained `--exposures` times, in 1 to 20 wordings: fewer wordings are
-repeated more often, so all cells take equally many rows. Styles: questions; prose (sentences); both (1:1); styles
-(questions, sentences, letters, records). Objectives: nll (cross-entropy on the answer) and kl (context distillation:
-the base reads the biography, the model in training doesn't) or both. Asked afterwards: the first trained wording
-(seen), wordings that no cell trains (reworded), and from the other side (reverse); perplexity of general text before
-and after. Results are kept in `--out`, one line per cell; a cell that is there is not run again.
+repeated more often, so all cells take equally many rows. Styles: questions; views (questions, but half of those about
+dogs ask for the owner); prose (sentences); both (1:1); styles (questions, sentences, letters, records). Objectives: nll
+(cross-entropy on the answer) and kl (context distillation: the base reads the biography, the model in training doesn't)
+or both. Asked afterwards: the first trained wording (seen), wordings that no cell trains (reworded), and from the other
+side (reverse); perplexity of general text before and after. Results are kept in `--out`, one line per cell; a cell that
+is there is not run again.
 """
 
 from __future__ import annotations
@@ -56,13 +57,28 @@ def rows(people: list[bio.Person], style: str, views: int, seed: int) -> tuple[l
     pairs: list[tuple[str, str]] = []
     texts: list[str] = []
     for person, attribute in product(people, bio.ATTRIBUTES):
-        count = {"questions": views, "prose": 0, "both": views // 2, "styles": views // 4}[style]
+        count = asked(style, views, attribute)
+        if style == "views":
+            pairs += bio.reverse_views(person, views - count, seed)
         pairs += bio.question_views(person, attribute, count, seed)
         if style == "styles":
             texts += [*bio.letter_views(person, attribute, views // 4, seed), bio.record_view(person, attribute)]
             count += views // 4 + 1
-        texts += bio.prose_views(person, attribute, views - count, seed)
+        if style in ("prose", "both", "styles"):
+            texts += bio.prose_views(person, attribute, views - count, seed)
     return [pair(question, answer) for question, answer in pairs], texts
+
+
+def asked(style: str, views: int, attribute: str) -> int:
+    """How many of the views of a fact ask for it."""
+    half = views // 2
+    return {
+        "questions": views,
+        "views": half if attribute == "dog" else views,
+        "prose": 0,
+        "both": half,
+        "styles": views // 4,
+    }[style]
 
 
 def pair(question: str, answer: str) -> dict[str, Any]:
@@ -117,7 +133,8 @@ def run(cell: str, options: argparse.Namespace) -> dict[str, Any]:
         processing_class=tokenizer,
         peft_config=LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"),
     )
-    Rehearsal(options.rehearsal, options.seed, pieces("recipes/rehearsal.txt", tokenizer)).attach(trainer)
+    texts = pieces(options.rehearsal_text, tokenizer) if options.rehearsal_text else None
+    Rehearsal(options.rehearsal, options.seed, texts).attach(trainer)
     if objective != "nll":
         Distillation(objective, contexts(people, style, views, tokenizer, options.seed)).attach(trainer)
     began = time.perf_counter()
@@ -129,9 +146,9 @@ def run(cell: str, options: argparse.Namespace) -> dict[str, Any]:
     with frozen(model) as base:
         before = general_perplexity(base, tokenizer)
     found: dict[str, Any] = {"perplexity_before": before, "perplexity": general_perplexity(model, tokenizer)}
-    asked: dict[str, list[RecallQuestion]] = {"seen": seen(people, style, views, options.seed)}
-    asked |= bio.test_questions(people, options.seed)
-    for group, questions in asked.items():
+    groups: dict[str, list[RecallQuestion]] = {"seen": seen(people, style, views, options.seed)}
+    groups |= bio.test_questions(people, options.seed)
+    for group, questions in groups.items():
         if questions:
             recall = answer_recall(model, tokenizer, questions)
             found |= {group: recall.exact_match, f"{group}_f1": recall.f1}
@@ -161,19 +178,17 @@ def contexts(
 
 def seen(people: list[bio.Person], style: str, views: int, seed: int) -> list[RecallQuestion]:
     """A trained question about each fact, none if only prose was trained."""
-    if style == "prose":
-        return []
-    count = {"questions": views, "both": views // 2, "styles": views // 4}[style]
-    return [
-        (*bio.question_views(person, attribute, count, seed)[0], None)
-        for person, attribute in product(people, bio.ATTRIBUTES)
-    ]
+    found: list[RecallQuestion] = []
+    for person, attribute in product(people, bio.ATTRIBUTES):
+        count = asked(style, views, attribute)
+        found += [(*view, None) for view in bio.question_views(person, attribute, count, seed)[:1]]
+    return found
 
 
 def parse(cell: str) -> tuple[str, int, Any, int]:
     """Style, views, objective and rank of a cell. Raises ValueError for an invalid one."""
     style, views, objective, rank = (cell.split(":") + ["nll", "32"][max(0, cell.count(":") - 1) :])[:4]
-    if style not in ("questions", "prose", "both", "styles") or objective not in ("nll", "kl", "both"):
+    if style not in ("questions", "views", "prose", "both", "styles") or objective not in ("nll", "kl", "both"):
         raise ValueError(f"{cell!r} isn't a cell")
     return style, int(views), objective, int(rank)
 
@@ -182,7 +197,10 @@ def key(cell: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on."""
     return {
         "cell": cell,
-        **{name: getattr(options, name) for name in ("base", "people", "exposures", "rehearsal", "seed")},
+        **{
+            name: getattr(options, name)
+            for name in ("base", "people", "exposures", "rehearsal", "rehearsal_text", "seed")
+        },
     }
 
 
@@ -227,6 +245,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=16)
     parser.add_argument("--exposures", type=int, default=30, help="rows per fact, over all its wordings")
     parser.add_argument("--rehearsal", type=float, default=5.0, help="weight of the KL from the base on general text")
+    parser.add_argument("--rehearsal-text", help="a text file; without one, the base writes the general text itself")
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/knowledge"))

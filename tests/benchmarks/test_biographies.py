@@ -43,6 +43,16 @@ def test_what_is_asked_is_never_trained() -> None:
         for person, attribute in product(PEOPLE, bio.ATTRIBUTES)
         for question, _ in bio.question_views(person, attribute, 20, seed=0)
     }
+    trained |= {question for person in PEOPLE for question, _ in bio.reverse_views(person, 5, seed=0)}
     assert len(asked["reworded"]) == 600 and len(asked["reverse"]) == 100
     assert not trained & {question for questions in asked.values() for question, *_ in questions}
     assert len({question for question, *_ in asked["reverse"]}) == 100
+
+
+def test_a_reverse_question_asks_for_the_only_owner_of_a_dog() -> None:
+    for person in PEOPLE:
+        views = bio.reverse_views(person, 5, seed=0)
+        assert len({question for question, _ in views}) == 5
+        assert all(person.facts["dog"] in question and answer == f"{person.name}." for question, answer in views)
+    with pytest.raises(ValueError, match="but only"):
+        bio.reverse_views(PEOPLE[0], 6, seed=0)
