@@ -1,7 +1,8 @@
 """How many views of a fact it takes until a model knows it, and not only the sentence it was trained on.
 
     python benchmarks/knowledge.py                                   # the whole table: hours on two cores; resumes
-    python benchmarks/knowledge.py questions:10 questions:10:kl --people 100
+    python benchmarks/knowledge.py views:10 --people 100 --save runs/people
+    python benchmarks/knowledge.py views:10 --people 100 --ask runs/people-awq         # after merge and quantize
 
 A cell is STYLE:VIEWS[:OBJECTIVE[:RANK]]. SmolLM2-135M learns invented people with six facts each
 (`benchmarks/biographies.py`). Every fact is trained `--exposures` times, in 1 to 20 wordings: fewer wordings are
@@ -26,14 +27,14 @@ import biographies as bio
 from datasets import Dataset, concatenate_datasets
 from matplotlib.figure import Figure
 from peft import LoraConfig
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.evaluation.recall import RecallQuestion, answer_recall
 from dlm_trl.models.chat import encode_answered
 from dlm_trl.models.frozen import frozen
-from dlm_trl.models.load import load_base, load_config, load_tokenizer
+from dlm_trl.models.load import load_base, load_config, load_for_inference, load_tokenizer
 from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.tokenize import pad_token, tokenize
 from dlm_trl.notes.journal import append
@@ -57,7 +58,7 @@ def rows(people: list[bio.Person], style: str, views: int, seed: int) -> tuple[l
     pairs: list[tuple[str, str]] = []
     texts: list[str] = []
     for person, attribute in product(people, bio.ATTRIBUTES):
-        count = asked(style, views, attribute)
+        count = question_count(style, views, attribute)
         if style == "views":
             pairs += bio.reverse_views(person, views - count, seed)
         pairs += bio.question_views(person, attribute, count, seed)
@@ -69,7 +70,7 @@ def rows(people: list[bio.Person], style: str, views: int, seed: int) -> tuple[l
     return [pair(question, answer) for question, answer in pairs], texts
 
 
-def asked(style: str, views: int, attribute: str) -> int:
+def question_count(style: str, views: int, attribute: str) -> int:
     """How many of the views of a fact ask for it."""
     half = views // 2
     return {
@@ -146,18 +147,30 @@ def run(cell: str, options: argparse.Namespace) -> dict[str, Any]:
     with frozen(model) as base:
         before = general_perplexity(base, tokenizer)
     found: dict[str, Any] = {"perplexity_before": before, "perplexity": general_perplexity(model, tokenizer)}
-    groups: dict[str, list[RecallQuestion]] = {"seen": seen(people, style, views, options.seed)}
-    groups |= bio.test_questions(people, options.seed)
-    for group, questions in groups.items():
-        if questions:
-            recall = answer_recall(model, tokenizer, questions)
-            found |= {group: recall.exact_match, f"{group}_f1": recall.f1}
-            found[f"{group}_answers"] = [
-                [q, a, given] for (q, a, _), given in zip(questions, recall.answers, strict=True)
-            ][:20]
+    found |= ask(model, tokenizer, questions(cell, options))
     if options.save:
         model.save_pretrained(options.save)
+        tokenizer.save_pretrained(options.save)
     return {**key(cell, options), **found, "steps": steps, "seconds": round(seconds), "loss": last_loss(trainer)}
+
+
+def questions(cell: str, options: argparse.Namespace) -> dict[str, list[RecallQuestion]]:
+    """What is asked about a cell's people, by group."""
+    style, views, *_ = parse(cell)
+    people = bio.make_people(options.people, options.seed)
+    return {"seen": seen(people, style, views, options.seed)} | bio.test_questions(people, options.seed)
+
+
+def ask(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: dict[str, Any]) -> dict[str, Any]:
+    """Exact match and F1 of each group, and its first twenty answers."""
+    found: dict[str, Any] = {}
+    for group, asked in groups.items():
+        if asked:
+            recall = answer_recall(model, tokenizer, asked)
+            found |= {group: recall.exact_match, f"{group}_f1": recall.f1}
+            told = zip(asked, recall.answers, strict=True)
+            found[f"{group}_answers"] = [[question, answer, given] for (question, answer, _), given in told][:20]
+    return found
 
 
 def contexts(
@@ -180,7 +193,7 @@ def seen(people: list[bio.Person], style: str, views: int, seed: int) -> list[Re
     """A trained question about each fact, none if only prose was trained."""
     found: list[RecallQuestion] = []
     for person, attribute in product(people, bio.ATTRIBUTES):
-        count = asked(style, views, attribute)
+        count = question_count(style, views, attribute)
         found += [(*view, None) for view in bio.question_views(person, attribute, count, seed)[:1]]
     return found
 
@@ -250,7 +263,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/knowledge"))
     parser.add_argument("--save", help="keep the adapter of the last cell in this folder")
+    parser.add_argument("--ask", help="train nothing: ask the cell's questions of this adapter or model")
     options = parser.parse_args()
+    if options.ask:
+        for cell in options.cells:
+            found = ask(*load_for_inference(options.ask), questions(cell, options))
+            print(cell, *(f"{group} {found[group]:.1%}" for group in ("seen", "reworded", "reverse") if group in found))
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "results.jsonl"
     results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
