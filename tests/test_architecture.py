@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"notes", "rows", "models", "tasks"},
     "train": {"notes", "rows", "tiny", "models", "teachers", "tasks", "online", "evaluation"},
     "export": {"notes", "rows", "models", "evaluation"},
+    "doctor": {"notes", "models"},
     "improve": {"notes", "rows", "teachers", "synth", "evaluation", "train", "export"},
     "cli": {
         "notes",
@@ -38,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
         "evaluation",
         "train",
         "export",
+        "doctor",
         "improve",
     },
 }

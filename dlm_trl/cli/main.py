@@ -6,6 +6,7 @@ function, so `dlm-trl --help` starts fast.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from enum import StrEnum
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,8 +16,9 @@ from typing import Annotated
 
 import typer
 
-from dlm_trl.cli import evaluate, export, improve, synth, synth_views
+from dlm_trl.cli import doctor, evaluate, export, improve, synth, synth_views
 from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.shipped import shipped
 from dlm_trl.notes.terminal import logging_to_stderr, say
 
 app = typer.Typer(
@@ -86,15 +88,25 @@ def train(
 ) -> None:
     """Train the document's adapter: runs recipes/sft.py with FILE as its notes.
 
-    The recipe's --help lists all settings.
+    The recipe's --help lists all settings. With several GPUs, each gets a
+    process; to choose otherwise, use `accelerate launch recipes/sft.py`.
     """
+    from dlm_trl.doctor.launch_files import fitting, here
+
     arguments = ["--notes", str(file)]
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not (key and equals):
             raise typer.BadParameter(f"{setting!r} is not KEY=VALUE.")
         arguments += [f"--{key}", value]
-    _recipe("sft").main(arguments)
+    launch, processes = fitting(here())
+    if processes == 1:
+        _recipe("sft").main(arguments)
+        return
+    say(f"{processes} processes, one per GPU: accelerate launch --config_file {launch.path}", err=True)
+    command = ["--config_file", str(launch.path), "--num_processes", str(processes), str(shipped("recipes/sft.py"))]
+    done = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command, *arguments])
+    raise typer.Exit(done.returncode)
 
 
 @app.command()
@@ -134,9 +146,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _recipe(name: str) -> ModuleType:
-    """The recipe as a module: it is inside an installed package, and next to it in a clone."""
-    inside, beside = (folder / "recipes" / f"{name}.py" for folder in Path(__file__).resolve().parents[1:3])
-    spec = spec_from_file_location(f"dlm_trl.recipes.{name}", inside if inside.exists() else beside)
+    """The recipe as a module."""
+    spec = spec_from_file_location(f"dlm_trl.recipes.{name}", shipped(f"recipes/{name}.py"))
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -153,6 +164,7 @@ app.command()(export.merge)
 app.command()(export.quantize)
 app.command()(export.verify)
 app.command("serve-check")(export.serve_check)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

@@ -117,7 +117,10 @@ def _forgetting(named: Mapping[str, Measure]) -> list[str]:
     rise = perplexity.after / perplexity.before - 1
     if not rise > FORGOTTEN:
         return []
-    return [f"The perplexity of general text rose by {rise:.0%}: raise rehearsal (try 5), or lower the learning rate."]
+    return [
+        f"The perplexity of general text rose by {rise:.0%}: set rehearsal to 5, or double it where it is set, or "
+        "lower the learning rate."
+    ]
 
 
 def _inventing(named: Mapping[str, Measure]) -> list[str]:

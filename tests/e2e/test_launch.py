@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from dlm_trl.cli.main import app
+from dlm_trl.doctor import launch_files
 from dlm_trl.notes import store
 from tests.e2e.conftest import RECIPE, Recipe, losses
 
@@ -21,6 +24,24 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """This process's environment, without a GPU and with its own store; its lines can be read as they are printed."""
     own = {"CUDA_VISIBLE_DEVICES": "", "DLM_HOME": str(tmp_path / "home"), "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **own}
+
+
+def test_train_starts_a_process_for_each_of_several_gpus(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # There is no GPU here, so only their number is made up: the launch file starts two processes, on the CPU.
+    monkeypatch.setattr(launch_files, "here", lambda: launch_files.Here(gpus=2, deepspeed=False))
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
+    settings = ["max_steps=1", "measure=false", "world_size=2", f"output_dir={tmp_path / 'out'}"]
+    done = CliRunner().invoke(app, ["train", str(document), *settings])
+    output = capfd.readouterr()
+    assert done.exit_code == 0, output.err
+    assert "2 processes, one per GPU" in done.output + output.err
+    assert "world size: 2 (MULTI_CPU" in output.out + output.err
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+    refused = CliRunner().invoke(app, ["train", str(document), *settings[:-1], "world_size=3"])
+    assert refused.exit_code == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

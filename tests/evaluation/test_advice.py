@@ -36,7 +36,7 @@ def test_a_good_run_needs_nothing() -> None:
         (measures(GOOD | {"reverse": 0.4}), "misses reverse questions (F1 40.0%): add pairs"),
         (measures(GOOD | {"reverse": 0.4, "held-out": 0.5}), "held-out questions (F1 50.0%) and reverse questions"),
         (measures(open_book=0.95), "With the notes in its prompt the base answers better (F1 95.0% against 73.3%"),
-        (measures(perplexity=(40.0, 60.0)), "rose by 50%: raise rehearsal"),
+        (measures(perplexity=(40.0, 60.0)), "rose by 50%: set rehearsal to 5, or double it"),
         (
             measures(traps=(0.2, 0.45)),
             "makes up an answer to 45.0% of the questions that the notes don't answer (20.0%",
