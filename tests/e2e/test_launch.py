@@ -1,6 +1,7 @@
 """The recipe in real processes: stopped by signals, and on two processes with DDP and DeepSpeed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,3 +133,18 @@ def test_two_processes_equal_one(
     a, b = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
     assert {name: tensor.shape for name, tensor in a.items()} == {name: tensor.shape for name, tensor in b.items()}
     assert all((a[name] - b[name]).abs().max() < 1e-3 for name in a)
+
+
+def test_a_run_of_two_processes_is_resumed_by_one(recipe: Recipe, document: Path, tmp_path: Path) -> None:
+    settings = (*LINE, "--lora_dropout", "0", "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2")
+    whole = recipe(*settings, output="whole")
+    out = tmp_path / "resumed"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / "cpu_2proc.yaml", RECIPE]
+    command += ["--notes", document, "--output_dir", out, *settings, "--world_size", "2"]
+    done = subprocess.run(
+        [str(word) for word in command], env=environment(tmp_path), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    shutil.rmtree(out / "checkpoint-4")
+    recipe(*settings, "--resume_from_checkpoint", "true", "--overwrite", "true", output="resumed")
+    assert losses(out) == pytest.approx(losses(whole), abs=1e-4)

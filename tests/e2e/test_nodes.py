@@ -50,7 +50,9 @@ def test_two_machines_with_torchrun(document: Path, tmp_path: Path, environment:
     command = [ROOT / "accelerate_configs" / "two_nodes.sh", *settings(document, tmp_path / "out")]
     environment |= {"HEAD": "127.0.0.1", "NODES": "2", "PROCESSES": "1"}
     machines = [
-        subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         for _ in range(2)
     ]
     printed = "".join(machine.communicate(timeout=300)[0] for machine in machines)

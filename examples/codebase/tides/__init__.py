@@ -1,0 +1,1 @@
+"""Reads harbour gauges, takes out spikes and predicts the next high water."""
