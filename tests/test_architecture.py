@@ -28,6 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "export": {"notes", "rows", "models", "evaluation"},
     "doctor": {"notes", "models"},
     "improve": {"notes", "rows", "teachers", "synth", "evaluation", "train", "export"},
+    "review": {"notes", "rows", "synth"},
     "cli": {
         "notes",
         "rows",
@@ -41,6 +42,7 @@ ROOMS: dict[str, set[str]] = {
         "export",
         "doctor",
         "improve",
+        "review",
     },
 }
 ENTRY_POINTS = {"__init__", "__main__"}  # may import every room

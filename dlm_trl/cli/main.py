@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from dlm_trl.cli import doctor, evaluate, export, improve, synth, synth_views
+from dlm_trl.cli import doctor, evaluate, export, improve, review, synth, synth_views
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.shipped import shipped
 from dlm_trl.notes.terminal import logging_to_stderr, say
@@ -158,6 +158,7 @@ def _recipe(name: str) -> ModuleType:
 # In the order in which they are used, after check and train.
 synth.app.command()(synth_views.views)
 app.add_typer(synth.app, name="synth", no_args_is_help=True)
+app.command()(review.review)
 app.command()(improve.improve)
 app.command()(evaluate.evaluate)
 app.command()(export.merge)

@@ -204,6 +204,10 @@ class StagingError(DlmError):
     """Staged pairs that can't be read, applied or taken back."""
 
 
+class ReviewError(DlmError):
+    """A decision on the review page that can't be carried out, or a page that can't be served."""
+
+
 # Export.
 
 

@@ -1,7 +1,7 @@
 """The files kept for a document outside of it, in `$DLM_HOME` (default `~/.dlm`). Paths only.
 
     store/<dlm_id>/adapter/[<name>/]versions/v0001     trained adapters; current.txt names the current one
-    store/<dlm_id>/synth/pending.json, …               staged pairs, prose views and the ledger
+    store/<dlm_id>/synth/pending.json, …               staged and rejected pairs, prose views, ledger
     models/                                            base models converted on this machine
 
 Only `publish_adapter` and `set_current_adapter` write.

@@ -4,18 +4,19 @@
     revert("notes.dlm", teacher="hf:tiny")          # without teacher and ids, every synthesised pair
 
 Both splice bytes (`notes.edit`), so the rest of the file stays byte for byte as it was, and reverting what was applied
-restores the original file. Neither asks a teacher anything.
+restores the original file. Both take a path, or a `Document` that was read before; they are then refused if the file
+has changed since. Neither asks a teacher anything.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from dlm_trl.notes import Document, Section, edit, read
+from dlm_trl.notes.edit import Target
 from dlm_trl.notes.errors import StagingError
 from dlm_trl.synth.guard import make_safe, synth_section
 from dlm_trl.synth.passage import prose_by_id
@@ -52,14 +53,14 @@ class Reverted:
         return len(self.sections)
 
 
-def apply(path: str | os.PathLike[str], ids: Sequence[str] | None = None) -> Applied:
+def apply(target: Target, ids: Sequence[str] | None = None) -> Applied:
     """Append the staged pairs with these ids (or id prefixes; None: all) to the document and unstage them.
 
     A pair that the document already contains is only unstaged, so a second call finishes what a killed one started.
     Raises DlmError: as `staged`, `resolve_ids` and `edit.append` do, and StagingError for a pair staged by another
     program that the document can't represent. The document is then unchanged.
     """
-    document = read(path)
+    document = target if isinstance(target, Document) else read(target)
     items = staged(document)
     if ids is not None:
         wanted = set(resolve_ids(ids, [item.section_id for item in items]))
@@ -71,18 +72,19 @@ def apply(path: str | os.PathLike[str], ids: Sequence[str] | None = None) -> App
     edited = edit.append(document, *(_text(document, item) for item in pairs))
     prose_ids = {name for section in document.sections if section.kind == "prose" for name in section.names}
     if stale := sum(item.source_section_id not in prose_ids for item in pairs):
-        logger.warning("%s: the prose of %d pairs was edited or removed; `dlm-trl check` lists them.", path, stale)
+        warning = "%s: the prose of %d pairs was edited or removed; `dlm-trl check` lists them."
+        logger.warning(warning, document.path, stale)
     drop(edited, [item.section_id for item in items])
     return Applied(edited, pairs, present)
 
 
-def revert(path: str | os.PathLike[str], ids: Sequence[str] | None = None, teacher: str | None = None) -> Reverted:
+def revert(target: Target, ids: Sequence[str] | None = None, teacher: str | None = None) -> Reverted:
     """Remove synthesised pairs from the document: all, or only those with these ids (or prefixes) or this teacher.
 
     Raises DlmError: as `resolve_ids` and `edit.remove` do, and StagingError if a section to be removed also contains
     text that someone added after the pair. The document is then unchanged.
     """
-    document = read(path)
+    document = target if isinstance(target, Document) else read(target)
     sections = [section for section in document.sections if section.auto_synth]
     if ids is not None:
         wanted = set(resolve_ids(ids, [section.bare_id for section in sections]))

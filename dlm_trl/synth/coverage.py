@@ -132,6 +132,14 @@ def coverage(document: Document, staged: Sequence[Staged], views: Sequence[Prose
     return Coverage(tuple(covered), tuple(gone))
 
 
+def line_and_title(section: Section) -> tuple[int, str]:
+    """The file line of a section's first text, and its heading or first words."""
+    text = section.content.lstrip()
+    title = text.partition("\n")[0].lstrip("#").strip()
+    short = title if len(title) <= _TITLE else f"{title[:_TITLE].rsplit(' ', 1)[0]}…"
+    return section.content_line + section.content[: -len(text)].count("\n"), short
+
+
 def _positions(prose: Sequence[tuple[Section, Sequence[Fact]]]) -> dict[str, range]:
     """For each id of a section, the positions of its sentences among all."""
     positions: dict[str, range] = {}
@@ -155,11 +163,8 @@ def _covered(
     texts: Mapping[str, Sequence[str]],
 ) -> CoveredSection:
     lines = line_of_each(section)
-    text = section.content.lstrip()
-    title = text.partition("\n")[0].lstrip("#").strip()
     return CoveredSection(
-        section.content_line + section.content[: -len(text)].count("\n"),
-        title if len(title) <= _TITLE else f"{title[:_TITLE].rsplit(' ', 1)[0]}…",
+        *line_and_title(section),
         tuple(
             Sentence(lines[f.sentence], f.sentence, tuple(asking.get(f.sentence, ())), tuple(texts.get(f.sentence, ())))
             for f in found

@@ -5,7 +5,8 @@ A new score needs a line in `SCORES`, a new check without a judge one in `CHECKS
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -50,16 +51,51 @@ def numbers(scores: Scores | None) -> dict[str, str]:
     return {name: f"{value:.2f}" for name, value in values.items() if value is not None}
 
 
+class ScoreLine(NamedTuple):
+    """A score of a pair as it is printed, its limit in words ("" if that isn't known), and what it compares."""
+
+    name: str
+    shown: str
+    verdict: str
+    says: str
+
+
+def scores_of(item: Staged) -> list[ScoreLine]:
+    """The pair's scores with their limits; empty without a judge."""
+    lines = []
+    for name, value in numbers(item.scores).items():
+        limit = (item.limits or {}).get(name)
+        if limit is None:
+            verdict = "" if item.limits is None else "not checked"
+        else:
+            verdict = f"≥ {limit:.2f}: {'passed' if getattr(item.scores, name) >= limit else 'not passed'}"
+        lines.append(ScoreLine(name, value, verdict, SCORES[name]))
+    return lines
+
+
+def checks_of(item: Staged, section: Section | None) -> list[Stage]:
+    """The checks in `CHECKS` that are made of a pair like this; section: its prose."""
+    if item.scores is None:
+        is_about_sentence = bool(section and _asked(item, facts(section.content)))
+    else:
+        is_about_sentence = item.scores.lead is not None
+    others = ("prose", "answer") if is_about_sentence else ("prose",)
+    return [name for name in CHECKS if name not in others]
+
+
 def explain(document: Document, item: Staged, state: str) -> RenderableType:
     """The pair, where its answer and its question come from, its scores with their limits, and its checks."""
     section = resolve_source(document, item.source_section_id)
-    found = [fact for fact in facts(section.content) if fact.sentence in item.facts] if section else []
-    # The answer to a question about a sentence is the sentence, or its end.
-    asked = [fact for fact in found if not item.kind and fact.sentence.casefold().endswith(item.pair.answer.casefold())]
-    is_about_sentence = bool(asked) if item.scores is None else item.scores.lead is not None
+    asked = _asked(item, facts(section.content)) if section else []
     kind = f"view: {item.kind}" if item.kind else item.strategy
     head = f"{item.section_id} ({state})\nteacher {redact(item.teacher)}, {kind}, {item.synth_at}\n"
-    pair = [("question", item.pair.question), ("answer", item.pair.answer), ("prose", _origin(item, section))]
+    pair = [("question", item.pair.question), ("answer", item.pair.answer)]
+    if item.edited_from:
+        pair += [
+            ("edited", "by a person; the teacher wrote:"),
+            *zip(("question", "answer"), item.edited_from, strict=True),
+        ]
+    pair.append(("prose", _origin(item, section)))
     parts: list[RenderableType] = [_text(head), _grid(pair + [("opening", _opening(document, item, f)) for f in asked])]
     if item.request_key is None:
         parts.append("\nAnother program staged it: its scores and checks aren't known.")
@@ -68,11 +104,23 @@ def explain(document: Document, item: Staged, state: str) -> RenderableType:
         parts.append("\nChecks, of which --filter none makes only the first, and --filter dedup-only all:")
     else:
         unknown = "" if item.limits is not None else " An earlier version staged the pair, without their limits."
-        parts += [f"\nScores, by the judge.{unknown}", _grid(_scores(item, item.scores)), "\nChecks before that:"]
-    others = ("prose", "answer") if is_about_sentence else ("prose",)  # not made of this pair
-    checks = [(name, text) for name, text in CHECKS.items() if name not in others]
+        before = " They are of the pair before it was edited." if item.edited_from else ""
+        scores = [(s.name, s.shown, s.verdict, s.says) for s in scores_of(item)]
+        runner_up = [("", "", "runner-up", item.scores.runner_up)] if item.scores.runner_up else []
+        parts += [f"\nScores, by the judge.{before}{unknown}", _grid([*scores, *runner_up]), "\nChecks before that:"]
+    checks = [(name, CHECKS[name]) for name in checks_of(item, section)]
     more = f"\nThe whole prose and the teacher's reply: dlm-trl synth show {document.path} {item.section_id[:8]}"
     return Group(*parts, _grid(checks), _text(more))
+
+
+def _asked(item: Staged, found: Iterable[Fact]) -> list[Fact]:
+    """The sentence that a question was asked about on its own; its answer is the sentence, or its end."""
+    answer = (item.edited_from or item.pair).answer.casefold()
+    return [
+        fact
+        for fact in found
+        if fact.sentence in item.facts and not item.kind and fact.sentence.casefold().endswith(answer)
+    ]
 
 
 def _origin(item: Staged, section: Section | None) -> str:
@@ -86,27 +134,15 @@ def _origin(item: Staged, section: Section | None) -> str:
 def _opening(document: Document, item: Staged, fact: Fact) -> str:
     """Which part of the question about a sentence a rule wrote."""
     reply = Ledger(document).get(item.request_key) if item.request_key else None
+    question = (item.edited_from or item.pair).question
     # The reply continues the opening, so only one opening gives this question.
     for opening in openings(fact.sentence, fact.names) if reply else []:
-        if reply and finished(opening + reply.text) == item.pair.question:
-            rest = item.pair.question.removeprefix(opening).strip()
+        if reply and finished(opening + reply.text) == question:
+            rest = question.removeprefix(opening).strip()
             if rest == "?":
                 return "by rule, from the sentence: the whole question"
             return f'by rule, from the sentence: "{opening}"; the teacher wrote the rest: "{rest}"'
     return "none known: the teacher wrote the whole question"
-
-
-def _scores(item: Staged, scores: Scores) -> Iterator[tuple[str, ...]]:
-    """Each score with its limit, and what it says."""
-    for name, value in numbers(scores).items():
-        limit = (item.limits or {}).get(name)
-        if limit is None:
-            verdict = "" if item.limits is None else "not checked"
-        else:
-            verdict = f"≥ {limit:.2f}: {'passed' if getattr(scores, name) >= limit else 'not passed'}"
-        yield name, value, verdict, SCORES[name]
-    if scores.runner_up:
-        yield "", "", "runner-up", scores.runner_up
 
 
 def _grid(rows: Iterable[tuple[str, ...]]) -> Table:

@@ -71,6 +71,7 @@ class Funnel:
     ) -> None:
         """gone: ids of pairs whose sentence is gone; a new pair may ask the same. texts: the prose views there are."""
         self._settings, self._judge, self._outcome = settings, judge, outcome
+        self.rejected: list[tuple[Candidate, Loss]] = []
         self._progress = progress or Progress()
         if settings.filter == "none":
             return
@@ -84,6 +85,9 @@ class Funnel:
         for known in staged:
             if known.section_id not in gone:
                 self._index.add(known.pair, f"staged {known.section_id[:8]}")
+        for known in [*staged, *applied(document)]:
+            if known.edited_from and known.section_id not in gone:
+                self._index.add(known.edited_from, f"{known.section_id[:8]}, before it was edited")
         if settings.views is not None:
             for section in document.sections:
                 for fact in facts(section.content) if section.kind == "prose" else ():
@@ -153,7 +157,9 @@ class Funnel:
         """Count and record a rejected pair."""
         counts = self._outcome.counts
         setattr(counts, stage, getattr(counts, stage) + 1)
-        self._outcome.losses.append(Loss(stage, candidate.pair, candidate.section_id, reason))
+        loss = Loss(stage, candidate.pair, candidate.section_id, reason)
+        self._outcome.losses.append(loss)
+        self.rejected.append((candidate, loss))
 
     def _guarded(self, candidate: Candidate) -> Candidate | None:
         if candidate.is_prose:
@@ -240,7 +246,7 @@ class Funnel:
                 least = limits(candidate, settings.threshold, settings.min_grounding, settings.min_novelty)
                 if failed := verdict(scores, least):
                     stage = "judge" if not scores.margin > 0 and failed == "margin" else _STAGES[failed]
-                    self.lose(stage, candidate, _reason(failed, scores, least))
+                    self.lose(stage, replace(candidate, scores=scores, limits=least), _reason(failed, scores, least))
                 else:
                     yield replace(candidate, scores=scores, limits=least)
         self._progress.judged(len(candidates), len(candidates))

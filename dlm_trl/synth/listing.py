@@ -6,7 +6,7 @@ In a terminal, a pair is a block under its section; in a pipe it is a line; in J
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, zip_longest
 from typing import Any, Literal
@@ -26,25 +26,29 @@ _AROUND = 100  # characters of prose, at least
 _FIRST_SCORES = ("margin", "grounding")  # these columns came first, and programs count columns
 
 
+State = Literal["applied", "staged", "rejected"]
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A pair, its prose (None if that was edited or removed), and the sentence in it that the answer comes from."""
 
     item: Staged
-    state: Literal["applied", "staged"]
+    state: State
     section: Section | None
     found: Passage | None
 
 
 def listed(document: Document) -> list[Listed]:
     """The applied and staged pairs in the order of their sentences in the file. Raises as `applied` and `staged` do."""
+    return located(document, {"applied": applied(document), "staged": staged(document)})
+
+
+def located(document: Document, states: Mapping[State, Sequence[Staged]]) -> list[Listed]:
+    """The pairs in these states in the order of their sentences in the file."""
     prose = prose_by_id(document)
     rows = []
-    states: tuple[tuple[Literal["applied", "staged"], list[Staged]], ...] = (
-        ("applied", applied(document)),
-        ("staged", staged(document)),
-    )
-    for state, items in states:
+    for state, items in states.items():
         for item in items:
             section = prose.get(item.source_section_id)
             rows.append(Listed(item, state, section, passage(item, section) if section else None))
@@ -140,6 +144,7 @@ def _texts(row: Listed, width: int, with_origin: bool) -> Iterator[Text]:
         marked = (f"[{sentence}]", "" if is_answer else "underline")
         yield Text.assemble(f"line {near.line}: {before}".rstrip(" "), " ", marked, " ", after, style="dim")
     scores = [f"{name}\N{NO-BREAK SPACE}{value}" for name, value in numbers(row.item.scores).items()]
-    last = [*scores, _origin(row.item)] if with_origin else scores
+    mark = ["edited"] if row.item.edited_from else []
+    last = [*scores, *mark, *([_origin(row.item)] if with_origin else [])]
     if last:
         yield Text(printable("  ".join(last)), style="dim")

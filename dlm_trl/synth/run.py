@@ -19,26 +19,26 @@ from pathlib import Path
 
 from dlm_trl.models.ranks import map_over_ranks
 from dlm_trl.notes import Document, read
-from dlm_trl.rows.views import ProseView, add_views, line_of_each, live_views, read_views
+from dlm_trl.rows.views import live_views, read_views
 from dlm_trl.synth import prompts
 from dlm_trl.synth.answers import shortened
-from dlm_trl.synth.apply import apply
 from dlm_trl.synth.budget import Budget, cost_of, max_usage
-from dlm_trl.synth.coverage import Totals, coverage
+from dlm_trl.synth.coverage import coverage
 from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.language import is_english
-from dlm_trl.synth.ledger import Ledger, now, run_lock
-from dlm_trl.synth.pairs import Candidate, QAPair, scored
+from dlm_trl.synth.ledger import Ledger, run_lock
+from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.plan import PlannedRequest, plan, retry, split
 from dlm_trl.synth.progress import Progress
 from dlm_trl.synth.questions import best
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.settings import SynthSettings
-from dlm_trl.synth.staging import Staged, applied, stage, staged
+from dlm_trl.synth.staging import applied, staged
 from dlm_trl.synth.view_plan import existing_views, plan_views
 from dlm_trl.synth.view_prompts import parse_views
+from dlm_trl.synth.write import write
 from dlm_trl.teachers.load import inspect_teacher, is_self, load_teacher
 from dlm_trl.teachers.protocol import Reply, Teacher, Usage
 
@@ -97,7 +97,9 @@ def synthesize(
         funnel = Funnel(document, known, settings, judge, outcome, progress, gone, texts)
         kept = run.all_waves(requests, funnel)
         # The first process writes; if it fails, all processes raise.
-        written = map_over_ranks([kept], lambda parts: [_written(document, part, apply_now) for part in parts])
+        written = map_over_ranks(
+            [kept], lambda parts: [write(document, part, funnel.rejected, apply_now) for part in parts]
+        )
         ((outcome.staged, outcome.stored, outcome.applied, outcome.coverage),) = written
     outcome.cost = cost_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
@@ -309,45 +311,3 @@ def _best_question(asked: Sequence[tuple[PlannedRequest, str]]) -> tuple[Planned
     at, question = best(replies, fact)
     answer = shortened(question, fact.sentence) if is_english(asked[at][0].prose) else fact.sentence
     return asked[at][0], [QAPair(question, answer)]
-
-
-def _written(
-    document: Document, kept: Sequence[Candidate], apply_now: bool
-) -> tuple[list[Staged], list[ProseView], int, Totals]:
-    """Stage these pairs, and apply them if requested; prose views go to the store.
-
-    Returns the new pairs, the new prose views, the number of pairs applied, and the coverage.
-    """
-    at, kept = now(), _in_file_order(kept, document)
-    new = stage(document, [candidate for candidate in kept if not candidate.is_prose], at)
-    texts = [_prose_view(document, candidate, at) for candidate in kept if candidate.is_prose]
-    stored = add_views(document, texts) if texts else []
-    count = 0
-    if apply_now:
-        assert document.path is not None
-        pairs = {candidate.pair for candidate in kept}  # may have been staged by an earlier run that was killed
-        ids = [item.section_id for item in staged(document) if item.pair in pairs]
-        done = apply(document.path, ids)
-        document, count = done.document, done.count
-    return new, stored, count, coverage(document, staged(document)).totals
-
-
-def _prose_view(document: Document, candidate: Candidate, at: str) -> ProseView:
-    assert candidate.kind is not None
-    section = next(section for section in document.sections if section.section_id == candidate.section_id)
-    return ProseView(
-        section_id=candidate.section_id,
-        line=line_of_each(section)[candidate.about[0]],
-        kind=candidate.kind,
-        text=candidate.pair.answer,
-        facts=candidate.about,
-        teacher=candidate.teacher,
-        at=at,
-        request_key=candidate.request_key,
-        scores=None if candidate.scores is None else scored(candidate.scores),
-    )
-
-
-def _in_file_order(kept: Sequence[Candidate], document: Document) -> list[Candidate]:
-    position = {section.section_id: i for i, section in reversed(list(enumerate(document.sections)))}
-    return sorted(kept, key=lambda candidate: position[candidate.section_id])

@@ -181,6 +181,9 @@ def one_pair(document: Document, item: Staged, state: str) -> RenderableType:
         f"teacher {redact(item.teacher)}, {item.strategy}, {item.synth_at}",
         f"\nQ: {item.pair.question}\nA: {item.pair.answer}\n",
     ]
+    if item.edited_from:
+        question, answer = item.edited_from
+        lines.append(f"Edited; the teacher wrote:\nQ: {question}\nA: {answer}\n")
     if item.scores:
         scores = ", ".join(f"{name} {value}" for name, value in numbers(item.scores).items())
         lines.append(

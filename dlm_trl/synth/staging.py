@@ -5,36 +5,38 @@
     drop(document, resolve_ids(["3f2a"], [item.section_id for item in staged(document)]))
 
 They are kept in the format's `pending.json`, which the reference implementation reads and writes, too. What it has no
-field for (scores, the originating request) is in `pending_scores.json` next to it, by the pair's section id, and stays
-there after the pair leaves staging.
+field for (scores, the originating request, the pair before it was edited) is in `pending_scores.json` next to it, by
+the pair's section id, and stays there after the pair leaves staging.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing import Any
 
 from dlm_trl.notes import Document, Section
 from dlm_trl.notes.blocks import read_pairs
 from dlm_trl.notes.document import section_id
-from dlm_trl.notes.errors import DlmError, StagingError, UsageError
-from dlm_trl.notes.files import locked, replace_file, write_error
-from dlm_trl.notes.parser import read_bytes
-from dlm_trl.notes.schema import AdapterName
-from dlm_trl.notes.store import synth_dir
+from dlm_trl.notes.errors import DlmError, UsageError
 from dlm_trl.synth.facts import facts
-from dlm_trl.synth.ledger import check_owner, make_folder, now, source_path
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
+from dlm_trl.synth.staging_files import (
+    Entry,
+    Origin,
+    Origins,
+    Plan,
+    damaged,
+    load,
+    load_origins,
+    locked_staging,
+    pending_path,
+    save_origins,
+    save_plan,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class Staged:
     its position in that reply. prose_sha: SHA-256 of the prose the teacher read. limits: the least that its scores had
     to be, by their name. These last four and the scores are None if another program staged the pair; the scores also
     without a judge. facts: the sentences that the pair asks about, verbatim; empty if unknown. kind: of a view of a
-    fact, or None.
+    fact, or None. edited_from: the pair as it was before a person edited it, which the scores are about; None if nobody
+    did.
     """
 
     section_id: str
@@ -62,65 +65,7 @@ class Staged:
     limits: dict[str, float] | None = None
     facts: tuple[str, ...] = ()
     kind: str | None = None
-
-
-Text = Annotated[str, Field(min_length=1)]
-
-
-class _Entry(BaseModel):
-    """One section in pending.json: the fields of a synthesised pair, and those that must be empty."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["instruction"] = "instruction"
-    content: Text
-    start_line: int = 0
-    adapter: AdapterName | None = None
-    tags: dict[str, str] = {}
-    auto_harvest: Literal[False] = False
-    harvest_source: None = None
-    auto_mined: Literal[False] = False
-    judge_name: None = None
-    judge_score_chosen: None = None
-    judge_score_rejected: None = None
-    mined_at: None = None
-    mined_run_id: None = None
-    auto_synth: Literal[True] = True
-    synth_teacher: Text
-    synth_strategy: Text
-    synth_at: Text
-    source_section_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-    media_path: None = None
-    media_alt: None = None
-    media_blob_sha: None = None
-    media_transcript: None = None
-
-
-class _Plan(BaseModel):
-    """The whole of pending.json."""
-
-    model_config = ConfigDict(extra="allow")
-
-    schema_version: Literal[1] = 1
-    source_path: Text
-    created_at: Text
-    sections: list[_Entry] = []
-
-
-class _Origin(BaseModel):
-    """One pair in pending_scores.json."""
-
-    scores: Scores | None
-    request_key: str
-    index: int
-    prose_sha: str
-    limits: dict[str, float] | None = None  # earlier versions didn't keep them
-    facts: tuple[str, ...] = ()
-    kind: str | None = None
-
-
-_Origins = dict[str, _Origin]
-_PLAN, _ORIGINS = TypeAdapter(_Plan), TypeAdapter(_Origins)
+    edited_from: QAPair | None = None
 
 
 def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) -> list[Staged]:
@@ -130,28 +75,77 @@ def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) ->
 
     synth_at: time of the run, ISO 8601, UTC. Raises DlmError as `staged` does, and DlmWriteError.
     """
-    with _locked(document):
-        plan, origins = _load(document)
+    items = as_staged(document, candidates, synth_at)
+    with locked_staging(document):
+        plan, origins = load(document)
         known = {section.bare_id for section in document.sections}
         known |= {item.section_id for item in _staged(document, plan, origins)}
-        added: _Origins = {}
-        renewed: _Origins = {}
-        matcher = _matchers(document)
-        for candidate in candidates:
-            own_id = section_id("instruction", _content(candidate.pair))
-            if own_id not in known and own_id not in added:
-                plan.sections.append(_entry(candidate, synth_at))
-                added[own_id] = _origin(candidate, matcher)
-            elif own_id in origins and own_id not in added:
-                again = _origin(candidate, matcher)
-                if again.facts != origins[own_id].facts:
-                    renewed[own_id] = again
+        added: Origins = {}
+        renewed: Origins = {}
+        for item in items:
+            if item.section_id not in known and item.section_id not in added:
+                plan.sections.append(_entry(item))
+                added[item.section_id] = _origin(item)
+            elif item.section_id in origins and item.section_id not in added:
+                renewed[item.section_id] = _origin(item)
+        renewed = {own_id: origin for own_id, origin in renewed.items() if origin.facts != origins[own_id].facts}
         origins |= added | renewed
         if added or renewed:
             # Origins first: if the process is killed in between, only an unused origin is left.
-            _write(_origins_path(document), _ORIGINS.dump_python(origins))
-        _save(document, plan)  # even if nothing is new, to record the new path of a document that was moved
+            save_origins(document, origins)
+        save_plan(document, plan)  # even if nothing is new, to record the new path of a document that was moved
         return [item for item in _staged(document, plan, origins) if item.section_id in added]
+
+
+def restage(document: Document, item: Staged, position: int | None = None) -> None:
+    """Stage this pair with all that is known of it, at this position among the staged ones; default: as the last.
+
+    Nothing changes if it is staged already. Raises as `stage` does.
+    """
+    with locked_staging(document):
+        plan, origins = load(document)
+        if any(known.section_id == item.section_id for known in _staged(document, plan, origins)):
+            return
+        plan.sections.insert(len(plan.sections) if position is None else position, _entry(item))
+        origin = _origin(item)
+        if origin != origins.get(item.section_id, _NO_ORIGIN):
+            save_origins(document, origins | {item.section_id: origin})
+        save_plan(document, plan)
+
+
+def as_staged(document: Document, candidates: Sequence[Candidate], synth_at: str) -> list[Staged]:
+    """These candidates as `stage` would record them."""
+    matcher = _matchers(document)
+    return [
+        Staged(
+            section_id("instruction", _content(candidate.pair)),
+            candidate.pair,
+            teacher=candidate.teacher,
+            strategy=candidate.strategy,
+            synth_at=synth_at,
+            source_section_id=candidate.section_id,
+            adapter=candidate.adapter,
+            scores=candidate.scores,
+            request_key=candidate.request_key,
+            index=candidate.index,
+            prose_sha=hashlib.sha256(candidate.prose.encode()).hexdigest(),
+            limits=candidate.limits,
+            facts=_about(candidate, matcher),
+            kind=candidate.kind,
+        )
+        for candidate in candidates
+    ]
+
+
+def edited(item: Staged, pair: QAPair) -> Staged:
+    """The item with this pair in place of its own, and the same provenance. pair: returned by `make_safe`."""
+    before = item.edited_from or item.pair
+    return replace(
+        item,
+        section_id=section_id("instruction", _content(pair)),
+        pair=pair,
+        edited_from=None if pair == before else before,
+    )
 
 
 def staged(document: Document) -> list[Staged]:
@@ -160,18 +154,18 @@ def staged(document: Document) -> list[Staged]:
     Raises DlmError: LedgerError if they were staged for another file with the same dlm_id, StagingError if a staging
     file is damaged.
     """
-    return _staged(document, *_load(document))
+    return _staged(document, *load(document))
 
 
 def drop(document: Document, section_ids: Sequence[str]) -> int:
     """Unstage the pairs with these section ids, and return their number. Raises as `stage` does."""
-    with _locked(document):
-        plan, origins = _load(document)
+    with locked_staging(document):
+        plan, origins = load(document)
         unwanted = set(section_ids)
         is_dropped = [item.section_id in unwanted for item in _staged(document, plan, origins)]
         if any(is_dropped):
             plan.sections = [entry for entry, drop_it in zip(plan.sections, is_dropped, strict=True) if not drop_it]
-            _save(document, plan)
+            save_plan(document, plan)
         return sum(is_dropped)
 
 
@@ -185,7 +179,7 @@ def applied(document: Document) -> list[Staged]:
 
     Raises DlmError: InstructionParseError for a malformed section, StagingError.
     """
-    origins = _read(_origins_path(document), _ORIGINS) or {}
+    origins = load_origins(document)
     return [
         # bare_id, because trailing blank lines change when something is added after the pair.
         _item(section.bare_id, QAPair(pair.question, pair.answer), section.provenance, section.adapter, origins)
@@ -201,7 +195,7 @@ def line_after_pair(document: Document, sections: Sequence[Section]) -> int | No
     A section runs to the next fence, so text added at the end of a file belongs to the last pair's section. Text is not
     found in sections whose pair was edited or staged elsewhere. Raises DlmError (StagingError).
     """
-    origins = _read(_origins_path(document), _ORIGINS) or {}
+    origins = load_origins(document)
     for section in sections:
         lines = [] if section.bare_id in origins else section.content.split("\n")
         for i in range(len(lines)):
@@ -240,41 +234,39 @@ def _matchers(document: Document) -> Callable[[str], Matcher]:
     return cache(lambda section_id: Matcher(facts(prose.get(section_id, ""))))
 
 
-def _origin(candidate: Candidate, matcher: Callable[[str], Matcher]) -> _Origin:
+def _about(candidate: Candidate, matcher: Callable[[str], Matcher]) -> tuple[str, ...]:
+    """The sentences that a candidate asks about; found by its words if it comes from a list."""
     if candidate.about:
-        about = candidate.about
-    else:
-        asked = [candidate.fact] if candidate.fact else matcher(candidate.section_id).match(*candidate.pair)
-        about = tuple(fact.sentence for fact in asked)
-    return _Origin(
-        scores=candidate.scores,
-        request_key=candidate.request_key,
-        index=candidate.index,
-        prose_sha=hashlib.sha256(candidate.prose.encode()).hexdigest(),
-        limits=candidate.limits,
-        facts=about,
-        kind=candidate.kind,
+        return candidate.about
+    asked = [candidate.fact] if candidate.fact else matcher(candidate.section_id).match(*candidate.pair)
+    return tuple(fact.sentence for fact in asked)
+
+
+def _origin(item: Staged) -> Origin:
+    return Origin(**{name: getattr(item, name) for name in Origin.model_fields})
+
+
+_NO_ORIGIN = Origin(scores=None)
+
+
+def _entry(item: Staged) -> Entry:
+    return Entry(
+        content=_content(item.pair),
+        adapter=item.adapter,
+        synth_teacher=item.teacher,
+        synth_strategy=item.strategy,
+        synth_at=item.synth_at,
+        source_section_id=item.source_section_id,
     )
 
 
-def _entry(candidate: Candidate, synth_at: str) -> _Entry:
-    return _Entry(
-        content=_content(candidate.pair),
-        adapter=candidate.adapter,
-        synth_teacher=candidate.teacher,
-        synth_strategy=candidate.strategy,
-        synth_at=synth_at,
-        source_section_id=candidate.section_id,
-    )
-
-
-def _staged(document: Document, plan: _Plan, origins: _Origins) -> list[Staged]:
+def _staged(document: Document, plan: Plan, origins: Origins) -> list[Staged]:
     items = []
     for number, entry in enumerate(plan.sections, start=1):
         try:
             ((question, answer, *_),) = read_pairs(entry.content, 1)
         except (DlmError, ValueError):
-            raise _damaged(_pending_path(document), f"Section {number} is not one question with one answer.") from None
+            raise damaged(pending_path(document), f"Section {number} is not one question with one answer.") from None
         pair = QAPair(question, answer)
         # From the pair, not the entry's content, which another program may format differently than `apply` does.
         own_id = section_id("instruction", _content(pair))
@@ -282,7 +274,7 @@ def _staged(document: Document, plan: _Plan, origins: _Origins) -> list[Staged]:
     return items
 
 
-def _item(own_id: str, pair: QAPair, marker: Mapping[str, Any], adapter: str | None, origins: _Origins) -> Staged:
+def _item(own_id: str, pair: QAPair, marker: Mapping[str, Any], adapter: str | None, origins: Origins) -> Staged:
     item = Staged(
         own_id,
         pair,
@@ -293,62 +285,3 @@ def _item(own_id: str, pair: QAPair, marker: Mapping[str, Any], adapter: str | N
         adapter=adapter,
     )
     return replace(item, **dict(origins[own_id])) if own_id in origins else item
-
-
-def _pending_path(document: Document) -> Path:
-    return synth_dir(document.frontmatter.dlm_id) / "pending.json"
-
-
-def _origins_path(document: Document) -> Path:
-    return _pending_path(document).with_name("pending_scores.json")
-
-
-@contextmanager
-def _locked(document: Document) -> Iterator[None]:
-    """Hold the lock of the staging files."""
-    path = _pending_path(document)
-    make_folder(path.parent)
-    with locked(path):
-        yield
-
-
-def _load(document: Document) -> tuple[_Plan, _Origins]:
-    """Both files; the plan's source_path becomes this document's."""
-    source, path = source_path(document), _pending_path(document)
-    plan = _read(path, _PLAN) or _Plan(source_path=source, created_at=now())
-    check_owner(document, plan.source_path, path)
-    plan.source_path = source
-    return plan, _read(_origins_path(document), _ORIGINS) or {}
-
-
-def _read(path: Path, shape: TypeAdapter[Any]) -> Any:
-    """The validated content of this file, or None if it doesn't exist."""
-    if not os.path.exists(path):
-        return None
-    try:
-        return shape.validate_json(read_bytes(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"{place}: {first['msg']}." if place else f"{first['msg']}.") from None
-
-
-def _save(document: Document, plan: _Plan) -> None:
-    path = _pending_path(document)
-    if plan.sections:
-        _write(path, plan.model_dump())
-        return
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error.strerror or str(error), "Check the permissions.") from None
-
-
-def _write(path: Path, content: Any) -> None:
-    # Byte for byte as the reference implementation writes it.
-    replace_file(path, f"{json.dumps(content, indent=2, sort_keys=True)}\n".encode())
-
-
-def _damaged(path: Path, problem: str) -> StagingError:
-    hint = "Repair the file, or delete it and rerun the synth command: it stages the same pairs from the ledger, free."
-    return StagingError(f"The file is damaged. {problem}", hint=hint, path=path)
