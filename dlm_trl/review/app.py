@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.applications import Starlette
@@ -43,7 +43,7 @@ _FILES = {
 
 
 class _Asked(BaseModel):
-    """The body of a POST. version: of the document that the page shows."""
+    """The body of a POST. version: of the document that the page shows. state: in which it shows the pair."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,6 +51,7 @@ class _Asked(BaseModel):
     id: str = ""
     question: str | None = None
     answer: str | None = None
+    state: Literal["staged", "rejected"] = "staged"
 
 
 def application(review: Review, token: str) -> ASGIApp:
@@ -73,7 +74,7 @@ def application(review: Review, token: str) -> ASGIApp:
     def accept(asked: _Asked) -> Decision:
         has_texts = asked.question is not None and asked.answer is not None
         pair = QAPair(asked.question or "", asked.answer or "") if has_texts else None
-        return review.accept(asked.id, asked.version, pair)
+        return review.accept(asked.id, asked.version, pair, asked.state)
 
     routes = [
         *(Route(f"/{path}", _file(name, kind)) for path, (name, kind) in _FILES.items()),

@@ -85,8 +85,10 @@ class Review:
         """The pair that `undo` is about."""
         return self._done[-1].after.pair if self._done else None
 
-    def accept(self, section_id: str, version: int, pair: QAPair | None = None) -> Decision:
-        """Write a staged or rejected pair into the document; pair: with these texts instead of its own.
+    def accept(
+        self, section_id: str, version: int, pair: QAPair | None = None, state: Literal["staged", "rejected"] = "staged"
+    ) -> Decision:
+        """Write a pair that is in this state into the document; pair: with these texts instead of its own.
 
         Raises DlmError: ReviewError if the document has changed since this version or the texts can't be written, and
         as `apply` does. Nothing has changed then.
@@ -94,8 +96,8 @@ class Review:
         self._check(version)
         items = staged(self.document)
         position = _position(items, section_id)
-        lost = self._rejected(section_id) if position is None else None
-        if position is not None:
+        lost = self._rejected(section_id) if state == "rejected" else None
+        if position is not None and state == "staged":
             before = items[position]
         elif lost is not None:
             before = lost.item
@@ -152,8 +154,8 @@ class Review:
         if done.kind == "accept" and _position(applied(self.document), own_id) is None:
             self._done.pop()
             raise ReviewError(
-                f"The pair {own_id[:8]} isn't in the document any more: another program changed or removed it.",
-                hint=_RELOAD,
+                f"The pair {own_id[:8]} was edited or removed in the document since, so it isn't taken out.",
+                hint="Take it out in an editor. Undo goes on with the decision before.",
             )
         if done.rejection is None:
             restage(self.document, done.before, done.position)
@@ -180,7 +182,7 @@ class Review:
         return next((each for each in rejected(self.document) if each.item.section_id == section_id), None)
 
     def _decided(self, section_id: str) -> Decision:
-        """What became of a pair that isn't staged any more."""
+        """What became of a pair that isn't in the state any more that the page shows."""
         ids = {section_id} | {done.after.section_id for done in self._done if done.before.section_id == section_id}
         for item in applied(self.document):
             if item.section_id in ids:
@@ -188,6 +190,9 @@ class Review:
         if lost := self._rejected(section_id):
             message = "This pair was already dropped."
             return Decision(section_id, lost.item, "rejected", message, lost.stage, lost.reason, is_new=False)
+        for item in staged(self.document):
+            if item.section_id == section_id:
+                return Decision(section_id, item, "staged", "This pair is staged again.", is_new=False)
         raise ReviewError("This pair isn't staged any more: another command dropped it.", hint=_RELOAD)
 
 

@@ -7,7 +7,7 @@ let data = null; // what /state sent; pairs change with each decision
 let view = "staged";
 let shown = []; // the pairs of this view that pass the filters, in order
 let current = null; // the pair on show, or null
-let isBusy = false; // a decision is on its way
+let isBusy = false; // waiting for the server
 let section = null; // number of the section on show
 
 // ---- text
@@ -52,12 +52,20 @@ async function request(path, body) {
   return result;
 }
 
+function setBusy(on) {
+  isBusy = on;
+  $("main").setAttribute("aria-busy", String(on));
+}
+
 async function load() {
+  setBusy(true);
   try {
     data = await request("state");
   } catch (error) {
     alertUser(error.message);
     return;
+  } finally {
+    setBusy(false);
   }
   $("#alert").hidden = true;
   document.title = `Review: ${data.name}`;
@@ -77,8 +85,8 @@ async function load() {
 }
 
 async function decide(path, pair, more = {}) {
-  if (isBusy || (!pair && path !== "undo")) return false;
-  isBusy = true;
+  if (isBusy || (!pair && path !== "undo")) return;
+  setBusy(true);
   const at = shown.indexOf(pair);
   try {
     const done = await request(path, { version: data.version, ...(pair && { id: pair.id }), ...more });
@@ -86,7 +94,7 @@ async function decide(path, pair, more = {}) {
     const old = data.pairs.find((each) => each.id === done.was) ?? data.pairs.find((each) => each.id === done.pair.id);
     if (!old) { // decided about in another tab, since this one was loaded
       await load();
-      return true;
+      return;
     }
     sessionStorage.removeItem(`draft ${old.id}`);
     Object.assign(old, done.pair);
@@ -100,23 +108,21 @@ async function decide(path, pair, more = {}) {
       refresh(next && next.id);
     }
     say(done.message, old.question);
-    return true;
   } catch (error) {
     alertUser(error.message);
-    return false;
   } finally {
-    isBusy = false;
+    setBusy(false);
   }
 }
 
 function alertUser(text) {
   $("#alert span").textContent = visible(text);
   $("#alert").hidden = false;
-  $("#status").replaceChildren();
+  $("#said").replaceChildren();
 }
 
 function say(message, question) {
-  $("#status").replaceChildren(element("b", message), document.createTextNode(` ${visible(question)}`));
+  $("#said").replaceChildren(element("b", message), document.createTextNode(` ${visible(question)}`));
 }
 
 // ---- which pairs are shown
@@ -252,22 +258,24 @@ function showScores(pair) {
   const rows = pair.scores.map(({ name, shown, verdict }) => {
     const row = element("tr");
     const result = verdict.endsWith("not passed") ? "failed" : verdict.endsWith("passed") ? "passed" : "";
-    row.append(element("td", name), element("td", shown, "number"), element("td", verdict, result), element("td", data.scores[name]));
+    row.append(element("td", name), element("td", shown, "number"), element("td", verdict, result));
     return row;
   });
   if (pair.runnerUp) {
     const row = element("tr");
-    const cell = element("td", `Runner-up: ${pair.runnerUp}`);
-    cell.colSpan = 3;
-    row.append(element("td"), cell);
+    const cell = element("td", pair.runnerUp);
+    cell.colSpan = 2;
+    row.append(element("td", "runner-up"), cell);
     rows.push(row);
   }
+  $("#meaning").hidden = !pair.scores.length;
+  $("#meaning dl").replaceChildren(...pair.scores.flatMap(({ name }) => [element("dt", name), element("dd", data.scores[name])]));
   $("#scores tbody").replaceChildren(...rows);
 }
 
 function showChecks(pair) {
   $("#checks").hidden = !pair.checks.length;
-  $("#checks summary").textContent = `It passed ${plural(pair.checks.length, "check")} before that`;
+  $("#checks summary").textContent = `The ${plural(pair.checks.length, "check")} it passed before that`;
   $("#checks ul").replaceChildren(...pair.checks.map((name) => element("li", `${name}: ${data.checks[name]}`)));
 }
 
@@ -396,7 +404,7 @@ function toggleEditing(on) {
   for (const id of ["#texts", "#deciding"]) $(id).hidden = on;
 }
 
-const save = () => decide("accept", current, { question: $("#edit").question.value, answer: $("#edit").answer.value });
+const save = () => decide("accept", current, { state: current.state, question: $("#edit").question.value, answer: $("#edit").answer.value });
 
 // ---- keys and buttons
 
@@ -405,7 +413,7 @@ function setView(name) {
   refresh(null);
 }
 
-const accept = () => current && current.state !== "applied" && decide("accept", current);
+const accept = () => current && current.state !== "applied" && decide("accept", current, { state: current.state });
 const drop = () => current && current.state === "staged" && decide("drop", current);
 const undo = () => data.undo !== null && decide("undo", null);
 const KEYS = {

@@ -16,6 +16,7 @@ from dlm_trl.notes.errors import ReviewError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+    from uvicorn import Server
 
 _LOCAL = "127.0.0.1"
 
@@ -41,8 +42,8 @@ def address(listening: socket.socket, token: str) -> str:
     return f"http://{_LOCAL}:{listening.getsockname()[1]}/{token}/"
 
 
-def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Serve until Ctrl+C."""
+def server(app: ASGIApp) -> Server:
+    """A server for this application, which logs only its own errors."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -55,8 +56,13 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
         log_config=None,
         timeout_graceful_shutdown=1,
     )
+    return uvicorn.Server(config)
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Serve until Ctrl+C."""
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        server(app).run(sockets=[listening])
 
 
 def open_browser(url: str) -> bool:
