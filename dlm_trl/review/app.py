@@ -35,10 +35,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-_FILES = {
-    "": ("page.html", "text/html"),
-    "page.css": ("page.css", "text/css"),
-    "page.js": ("page.js", "text/javascript"),
+_TYPES = {"css": "text/css", "js": "text/javascript"}
+_FILES = {"": ("page.html", "text/html")} | {
+    name: (name, _TYPES[name.rpartition(".")[2]]) for name in ("page.css", "text.js", "coverage.js", "page.js")
 }
 
 

@@ -1,7 +1,6 @@
 "use strict";
-// Text is only ever set as text (textContent, value), never as HTML. Every decision goes to the server, which writes it.
+// One pair at a time, beside a list of plain rows. Every decision goes to the server, which writes it.
 
-const $ = (selector) => document.querySelector(selector);
 const VIEWS = { staged: "to review", applied: "in the file", rejected: "rejected" };
 let data = null; // what /state sent; pairs change with each decision
 let view = "staged";
@@ -10,47 +9,7 @@ let current = null; // the pair on show, or null
 let isBusy = false; // waiting for the server
 let section = null; // number of the section on show
 
-// ---- text
-
-// Control characters, and those that change the direction of text, are shown as escapes, so that nothing hides.
-const HIDDEN = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
-const visible = (text) => text.replace(HIDDEN, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
-const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
-
-function element(name, text = "", className = "") {
-  const made = document.createElement(name);
-  if (text !== "") made.textContent = visible(String(text));
-  if (className) made.className = className;
-  return made;
-}
-
-function options(select, entries) {
-  const chosen = select.value;
-  select.replaceChildren(...entries.map(([value, text]) => {
-    const option = element("option", text);
-    option.value = value;
-    return option;
-  }));
-  select.value = entries.some(([value]) => value === chosen) ? chosen : entries[0][0];
-}
-
 // ---- the server
-
-async function request(path, body) {
-  const how = body ? { method: "POST", body: JSON.stringify(body) } : {};
-  let response;
-  try {
-    response = await fetch(path, how);
-  } catch {
-    throw new Error("dlm-trl review isn't running any more. Start it again, and open the address that it prints.");
-  }
-  if (response.headers.get("Content-Type") !== "application/json") {
-    throw new Error(response.status === 403 ? await response.text() : "The server failed; its terminal says why.");
-  }
-  const result = await response.json();
-  if (result.error) throw new Error(result.error);
-  return result;
-}
 
 function setBusy(on) {
   isBusy = on;
@@ -154,7 +113,6 @@ function refresh(id) {
   $("#clear").disabled = !isFiltered();
   $("#undo").disabled = data.undo === null;
   $("#undo").title = data.undo === null ? "Nothing to undo" : `Undo the decision about: ${visible(data.undo)}`;
-  $("#progress").textContent = `${counts.staged} left`;
   $("#list").replaceChildren(...shown.map(listed));
   showCoverage();
   show(shown.find((pair) => pair.id === id) ?? shown[0] ?? null);
@@ -240,7 +198,7 @@ function showState(pair, at) {
   const add = (text, className) => parts.push(document.createTextNode(" · "), element("strong", text, className));
   if (pair.state === "rejected") {
     add(pair.dropped ? "you dropped it" : `rejected (${pair.stage}): ${pair.reason}`, "no");
-    if (!pair.dropped && data.checks[pair.stage]) parts.push(document.createTextNode(`. Wanted: ${data.checks[pair.stage]}.`));
+    if (!pair.dropped && data.checks[pair.stage]) parts.push(document.createTextNode(` · what is checked: ${data.checks[pair.stage]}`));
   }
   if (pair.editedFrom) add("edited");
   if (pair.state === "applied") parts.push(document.createTextNode(` · to take it out: dlm-trl synth revert ${visible(data.name)} --id ${pair.id.slice(0, 8)}`));
@@ -257,7 +215,7 @@ function showScores(pair) {
   $("#scores-of").textContent = pair.editedFrom ? "(of the pair before it was edited)" : "";
   const rows = pair.scores.map(({ name, shown, verdict }) => {
     const row = element("tr");
-    const result = verdict.endsWith("not passed") ? "failed" : verdict.endsWith("passed") ? "passed" : "";
+    const result = verdict.endsWith("not passed") ? "failed" : verdict.endsWith("passed") ? "passed" : "unchecked";
     row.append(element("td", name), element("td", shown, "number"), element("td", verdict, result));
     return row;
   });
@@ -306,67 +264,9 @@ function showProse(pair) {
     if (part.sentence === pair.marks[0]) first ??= made;
     return made;
   }));
+  if (pair.isEdited) $("#prose h3").textContent += " · edited since the pair was written";
   if (!pair.marks.length) $("#prose h3").textContent += " · no sentence has the answer: the pair goes beyond the prose";
   if (first) text.scrollTop += first.getBoundingClientRect().top - text.getBoundingClientRect().top - text.clientHeight / 3;
-}
-
-// The numbers of the sentences that the document's own pairs and those in these states ask about.
-function covered(states) {
-  const asked = new Set(data.own);
-  for (const pair of data.pairs) if (states.includes(pair.state)) pair.asks.forEach((number) => asked.add(number));
-  return asked;
-}
-
-function showCoverage() {
-  const inFile = covered(["applied"]);
-  const withStaged = covered(["applied", "staged"]);
-  const total = data.facts.length;
-  const parts = [
-    ["own", data.own.length, "by pairs of the document"],
-    ["accepted", inFile.size - data.own.length, "by synthesised pairs in the file"],
-    ["waiting", withStaged.size - inFile.size, "by staged pairs only"],
-    ["none", total - withStaged.size, "by none"],
-  ];
-  $("#cover-text").textContent = `${inFile.size} of ${total} sentences covered`;
-  for (const bar of document.querySelectorAll(".bar")) {
-    bar.replaceChildren(...parts.map(([name, count]) => {
-      const piece = element("i", "", name);
-      piece.style.flexGrow = count;
-      return piece;
-    }));
-  }
-  $("#coverage .total").textContent = `Of ${plural(total, "sentence")}, ${inFile.size} are asked about by pairs in the file.`;
-  $("#coverage .key").replaceChildren(...parts.map(([name, count, words]) => {
-    const item = element("li");
-    item.append(element("i", "", name), document.createTextNode(`${count} ${words}`));
-    return item;
-  }));
-}
-
-function openCoverage() {
-  const facts = new Set(data.facts);
-  const inFile = covered(["applied"]);
-  const withStaged = covered(["applied", "staged"]);
-  const rows = [];
-  const open = new Map();
-  for (const { line, title, parts } of data.sections) {
-    const sentences = new Map(parts.filter((part) => facts.has(part.sentence)).map((part) => [part.sentence, part]));
-    if (!sentences.size) continue;
-    const numbers = [...sentences.keys()];
-    const counts = [sentences.size, numbers.filter((n) => inFile.has(n)).length, numbers.filter((n) => withStaged.has(n)).length];
-    const row = element("tr");
-    row.append(element("td", line), element("td", title), ...counts.map((count) => element("td", count, "number")));
-    rows.push(row);
-    for (const [number, part] of sentences) if (!withStaged.has(number)) open.set(number, part);
-  }
-  $("#coverage tbody").replaceChildren(...rows);
-  $("#coverage .open-sentences").replaceChildren(...[...open.values()].map((part) => {
-    const item = element("li");
-    item.append(element("small", `line ${part.line}`), document.createTextNode(visible(part.text.replace(/\s+/g, " "))));
-    return item;
-  }));
-  $("#coverage h3").hidden = !open.size;
-  $("#coverage").showModal();
 }
 
 // ---- editing
@@ -424,7 +324,14 @@ const KEYS = {
 const DECISIONS = new Set(["a", "d", "u", "e"]); // a key that is held down decides only once
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.closest("dialog")) return;
+  const dialog = $("dialog[open]");
+  if (dialog) {
+    if (event.key === "Escape") {
+      event.preventDefault();
+      dialog.close();
+    }
+    return;
+  }
   if (isEditing() && event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     save();

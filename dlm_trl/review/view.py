@@ -28,21 +28,26 @@ from dlm_trl.synth.staging import Staged, applied, staged
 class Prose:
     """The prose of a document, by which its pairs are shown.
 
-    sections: with the number of each. sentences: the number of each sentence. by_id: sections by each id they have.
+    sections: the prose sections. sentences: the number of each sentence, and homes the section that it is in first.
+    by_id: sections by each id that they have or had. numbers: of the sections, by their first line.
     """
 
     sections: list[Section]
     sentences: dict[str, int]
+    homes: dict[str, Section]
     by_id: Mapping[str, Section]
-    numbers: dict[int, int]  # of a section, by its first line
+    numbers: dict[int, int]
 
 
 def read_prose(document: Document) -> Prose:
     """The prose of this document."""
     sections = [section for section in document.sections if section.kind == "prose"]
-    texts = dict.fromkeys(text for section in sections for part in paragraphs(section.content) for text in part)
+    homes: dict[str, Section] = {}
+    for section in sections:
+        for sentence in (text for paragraph in paragraphs(section.content) for text in paragraph):
+            homes.setdefault(sentence, section)
     numbers = {section.start_line: i for i, section in enumerate(sections)}
-    return Prose(sections, {text: i for i, text in enumerate(texts)}, prose_by_id(document), numbers)
+    return Prose(sections, {text: i for i, text in enumerate(homes)}, homes, prose_by_id(document), numbers)
 
 
 def page(review: Review) -> dict[str, Any]:
@@ -87,6 +92,10 @@ def pair_fields(item: Staged, state: State, prose: Prose, lost: Rejected | None 
 
 def _fields(row: Listed, prose: Prose, lost: Rejected | None) -> dict[str, Any]:
     item = row.item
+    section, marks, line = row.section, _marked(row), row.found.line if row.found else None
+    if section is None and item.facts and item.facts[0] in prose.homes:  # edited around the sentence
+        section, marks = prose.homes[item.facts[0]], list(item.facts)
+        line = line_of_each(section)[marks[0]]
     values = {name: getattr(item.scores, name) for name in SCORES} if item.scores else {}
     return {
         "id": item.section_id,
@@ -98,9 +107,10 @@ def _fields(row: Listed, prose: Prose, lost: Rejected | None) -> dict[str, Any]:
         "kind": item.kind or item.strategy,
         "at": item.synth_at,
         "adapter": item.adapter,
-        "section": prose.numbers[row.section.start_line] if row.section else None,
-        "line": row.found.line if row.found else None,
-        "marks": [prose.sentences[text] for text in _marked(row) if text in prose.sentences],
+        "section": prose.numbers[section.start_line] if section else None,
+        "isEdited": row.section is None,
+        "line": line,
+        "marks": [prose.sentences[text] for text in marks if text in prose.sentences],
         "scores": [
             {"name": s.name, "shown": s.shown, "verdict": s.verdict, "value": _finite(values[s.name])}
             for s in scores_of(item)

@@ -13,7 +13,7 @@ from dlm_trl.review.serve import listen
 from dlm_trl.synth.staging import applied, staged
 from tests.review.pages import LIMITS, PAIRS, TEXT, TOKEN, YEAST, Page, document
 
-ROUTES = [("GET", ""), ("GET", "page.js"), ("GET", "page.css"), ("GET", "state")]
+ROUTES = [("GET", path) for path in ("", "page.css", "text.js", "coverage.js", "page.js", "state")]
 DECISIONS = ["accept", "drop", "undo"]
 
 
@@ -142,3 +142,13 @@ def test_a_document_that_became_unreadable_is_one_clear_error(page: Page) -> Non
     assert status == 409 and str(page.path) in refused["error"]
     document(page.path)
     assert ask(page, "GET", "state")[0] == 200
+
+
+def test_a_sentence_is_found_in_prose_that_was_edited_around_it(page: Page) -> None:
+    page.path.write_text(TEXT.replace("The bacteria make acids.", "Bacteria make acids."))
+    first, second, _, third = ask(page, "GET", "state")[1]["pairs"]
+    assert [pair["isEdited"] for pair in (first, second, third)] == [True, True, False]
+    assert (second["section"], second["line"], len(second["marks"])) == (0, 9, 1)
+    page.path.write_text(TEXT.replace(YEAST, "Gas lifts it."))
+    pairs = {pair["question"]: pair for pair in ask(page, "GET", "state")[1]["pairs"]}
+    assert (pairs[PAIRS[0][0]]["section"], pairs[PAIRS[1][0]]["section"]) == (0, None)
