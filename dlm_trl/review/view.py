@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from dlm_trl.notes import Document, Section
@@ -67,6 +67,10 @@ def page(review: Review) -> dict[str, Any]:
         for pair in sentence.pairs:
             asked.setdefault(pair.section_id, []).append(prose.sentences[sentence.text])
     own = [prose.sentences[s.text] for s in found.sentences if any(pair.kind == OWN for pair in s.pairs)]
+    pairs = [
+        {**_fields(row, prose, lost.get(row.item.section_id)), "asks": asked.get(row.item.section_id, [])}
+        for row in rows
+    ]
     return {
         "name": document.path.name if document.path else "",
         "path": str(document.path),
@@ -77,10 +81,7 @@ def page(review: Review) -> dict[str, Any]:
         "sections": [_section(section, prose) for section in prose.sections],
         "facts": sorted({prose.sentences[sentence.text] for sentence in found.sentences}),
         "own": sorted(set(own)),
-        "pairs": [
-            {**_fields(row, prose, lost.get(row.item.section_id)), "asks": asked.get(row.item.section_id, [])}
-            for row in rows
-        ],
+        "pairs": sorted(pairs, key=_position),
     }
 
 
@@ -88,6 +89,11 @@ def pair_fields(item: Staged, state: State, prose: Prose, lost: Rejected | None 
     """One pair with its scores, its reasons, and the numbers of its section and of the sentences that it asks about."""
     section = prose.by_id.get(item.source_section_id)
     return _fields(Listed(item, state, section, passage(item, section) if section else None), prose, lost)
+
+
+def _position(pair: dict[str, Any]) -> tuple[float, float]:
+    """Of a pair's sentence in the document; those without any come last, in their section or at all."""
+    return inf if pair["section"] is None else pair["section"], pair["marks"][0] if pair["marks"] else inf
 
 
 def _fields(row: Listed, prose: Prose, lost: Rejected | None) -> dict[str, Any]:

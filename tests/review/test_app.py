@@ -146,7 +146,7 @@ def test_a_document_that_became_unreadable_is_one_clear_error(page: Page) -> Non
 
 def test_a_sentence_is_found_in_prose_that_was_edited_around_it(page: Page) -> None:
     page.path.write_text(TEXT.replace("The bacteria make acids.", "Bacteria make acids."))
-    first, second, _, third = ask(page, "GET", "state")[1]["pairs"]
+    first, second, third, _ = ask(page, "GET", "state")[1]["pairs"]  # still in the order of their sentences
     assert [pair["isEdited"] for pair in (first, second, third)] == [True, True, False]
     assert (second["section"], second["line"], len(second["marks"])) == (0, 9, 1)
     page.path.write_text(TEXT.replace(YEAST, "Gas lifts it."))
