@@ -22,6 +22,7 @@ EXTRAS = {
     "openai": "OpenAI and vLLM servers as teachers, and serve-check",
     "anthropic": "Anthropic's models as teachers",
     "guidance": "local teachers that keep to a JSON schema",
+    "review": "the review page",
     "tracking": "TensorBoard and trackio",
 }
 # Some packages are installed but can't be imported: a GPU build without its driver, a missing compiler.

@@ -241,3 +241,12 @@ def test_dropping_by_a_command_meanwhile_is_noticed(path: Path) -> None:
     review.reload()
     with pytest.raises(DlmError, match="another command dropped it"):
         review.accept(item.section_id, review.version)
+
+
+def test_a_pair_that_was_dropped_and_restored_is_not_kept_as_rejected(path: Path) -> None:
+    item = staged(read(path))[0]
+    review = Review(path)
+    review.drop(item.section_id, review.version)
+    review.undo(review.version)
+    staging.drop(read(path), [item.section_id])
+    assert item not in [each.item for each in rejected(read(path))]
