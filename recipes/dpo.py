@@ -131,7 +131,7 @@ def run_facts(run: PreferenceRun, accelerator, wrong: list[str]) -> dict[str, ob
         "base": run.base_model,
         "adapter": f"{run.adapter.adapter}, {run.trainable:,} parameters, from {run.adapter_from}",
         "loss": f"{' + '.join(training.loss_type)}, beta {training.beta:g}, reference {run.notes.reference}",
-        "preference rows": run.rows.provenance(),
+        "preference rows": {**run.rows.provenance(), "held out": len(run.rows.held_out or ())},
         "rows that still reward the rejected answer": ", ".join(wrong) or "none",
         "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value})",
     }

@@ -132,8 +132,8 @@ def _recall(measures: Sequence[Measure]) -> list[str]:
     if not fell:
         return []
     return [
-        f"Recall of the notes fell (F1, {'; '.join(fell)}): lower learning_rate or num_train_epochs, raise beta, or add "
-        "the loss sft (loss_type: [sigmoid, sft])."
+        f"Recall of the notes fell (F1, {'; '.join(fell)}): lower learning_rate or num_train_epochs, raise beta, or "
+        "add the loss sft (loss_type: [sigmoid, sft])."
     ]
 
 
@@ -147,7 +147,7 @@ def _learning(named: Mapping[str, Measure]) -> list[str]:
         ]
     if held_out and held_out.high is not None and held_out.high < 1 - CLEARLY and held_out.after is not None:
         return [
-            f"What was learned doesn't carry over to held-out rows (reward accuracy {number(held_out.after, 'share')}): "
+            f"It doesn't carry over to held-out rows (reward accuracy {number(held_out.after, 'share')}): "
             "write more rows, about more questions."
         ]
     return []

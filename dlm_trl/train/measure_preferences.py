@@ -101,12 +101,13 @@ class MeasurePreferences(TrainerCallback):
                 prompt, chosen = (rows[i][column][-1]["content"] for column in ("prompt", "chosen"))
                 was = before.answers[group][i] if before else "–"
                 answers.append(Sample(f"preferences, {group}", prompt, chosen, was, said))
+        was_notes = before.notes if before else None
         recall = [
             measure
-            for measure in measures(before and before.notes, after.notes, self.run.questions)
+            for measure in measures(was_notes, after.notes, self.run.questions)
             if measure.name != "validation loss"
         ]
-        more = samples(self.run.questions, before and before.notes, after.notes)
+        more = samples(self.run.questions, was_notes, after.notes)
         return PreferenceResult([*table, *recall], [*answers, *more], wrong, after.notes)
 
     def _numbers(self) -> PreferenceNumbers:

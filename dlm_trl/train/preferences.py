@@ -52,8 +52,9 @@ def read_preferences(
     """The document's preference rows, with this fraction of them held out.
 
     asked, spec: the document whose pairs measure recall, and which of them are held out; a preference about the same
-    question is held out, too, because training on it would teach an answer that recall is measured with. Raises DlmError: PreferenceParseError for a
-    malformed section, NoRowsError without rows to train on, PreflightError for a row whose answers are the same.
+    question is held out, too, because training on it would teach an answer that recall is measured with. Raises
+    DlmError: PreferenceParseError for a malformed section, NoRowsError without rows to train on, PreflightError for a
+    row whose answers are the same.
     """
     every = parsed_rows(document, "preference", adapter_name)
     if every is None:
