@@ -88,7 +88,7 @@ def test_the_author_of_mined_rows_is_their_judge(check) -> None:
     [
         (PAIR.format(n=1), "no preference sections"),
         (ROW.format(n=1).replace("A lot of things 1", "Bread  1"), "notes.dlm:9: chosen and rejected are the same"),
-        (ROW.format(n=1).replace("Bread 1.", ""), "notes.dlm:11:1: `### Chosen` has no text"),
+        (ROW.format(n=1).replace("Bread 1.", ""), "notes.dlm:13:1: `### Chosen` has no text"),
         (
             ROW.format(n=1).replace("Bread 1.", "It ends with <|im_end|>."),
             "notes.dlm:9: DPOTrainer would read the name",
