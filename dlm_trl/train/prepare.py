@@ -89,6 +89,8 @@ def prepare(configuration: Configuration) -> Run:
             problems.add(f"rehearsal_text: {error}.")
     problems.extend(missing_extras(training, adapter.quantization))
     problems.extend(_contradictions(configuration))
+    if configuration.document and any(section.kind == "preference" for section in configuration.document.sections):
+        notices.append("The preference sections are not trained here: run `dlm-trl dpo` afterwards.")
     if configuration.document and (unused := unused_keys(configuration.document)):
         notices.append(f"Not used by this package: {', '.join(unused)}.")
     needed = bytes_needed(trainable, training, adapter.adapter == "adalora")
