@@ -142,7 +142,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(dpo: Dpo) -> None:
 
 
 def test_a_run_is_not_resumed_from_another_adapter(dpo: Dpo, trained_adapter: Path, tmp_path: Path) -> None:
-    settings = (*QUIET, "--max_steps", 1, "--save_strategy", "steps", "--save_steps", 1)
+    settings = (*QUIET, "--max_steps", 1, "--warmup_steps", 0, "--save_strategy", "steps", "--save_steps", 1)
     out = dpo(*settings)
     with pytest.raises(Exception, match=r"can't be resumed with other settings.*adapter_from"):
         dpo(*settings, "--resume_from_checkpoint", "true", start=Path(shutil.copytree(out, tmp_path / "other")))
