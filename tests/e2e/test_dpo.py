@@ -53,9 +53,9 @@ Dpo = Callable[..., Path]
 
 @pytest.fixture
 def document(tmp_path: Path, random_base: Path) -> Path:
-    """Four pairs, and 24 preference rows of different lengths: with 16 rows per step, two steps per epoch."""
+    """Four pairs, and 32 preference rows of different lengths: with 16 rows per step, two steps per epoch."""
     path = tmp_path / "notes.dlm"
-    rows = [PAIR.format(n=n) for n in range(4)] + [ROW.format(n=n, more="very " * (n % 5)) for n in range(24)]
+    rows = [PAIR.format(n=n) for n in range(4)] + [ROW.format(n=n, more="very " * (n % 5)) for n in range(32)]
     path.write_text(HEAD.format(base=random_base) + "".join(rows), encoding="utf-8")
     return path
 
