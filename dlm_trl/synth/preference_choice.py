@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 from dlm_trl.synth import answers
@@ -15,6 +16,8 @@ from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.verdict import limits, verdict
 from dlm_trl.synth.words import words
 from dlm_trl.teachers.protocol import Reply, Request
+
+_WHOLE = re.compile(r".*[.!?。！？](?=\s|$)", re.DOTALL)
 
 
 class Answered(NamedTuple):
@@ -69,15 +72,22 @@ def choose(
 
 def unusable(one: Answered) -> Lost | None:
     """What is wrong with two replies before they are judged."""
-    texts = [words(reply.text) for reply in one.replies]
-    if not all(reply.text.strip() for reply in one.replies):
-        return Lost("answer", "an answer is empty")
-    if any(
-        reply.is_truncated or reply.usage.completion_tokens >= request.max_new_tokens
-        for request, reply in zip(one.requests, one.replies, strict=True)
-    ):
-        return Lost("answer", "an answer is cut off; raise --max-new-tokens")
-    return Lost("duplicate", "both answers are the same") if texts[0] == texts[1] else None
+    texts = _texts(one)
+    if not all(texts):
+        return Lost("answer", "an answer is empty, or cut off in its first sentence")
+    return Lost("duplicate", "both answers are the same") if words(texts[0]) == words(texts[1]) else None
+
+
+def _texts(one: Answered) -> list[str]:
+    """Both answers; one that reached its limit on tokens, as far as its sentences are whole."""
+    found = []
+    for request, reply in zip(one.requests, one.replies, strict=True):
+        text = reply.text.strip()
+        if reply.is_truncated or reply.usage.completion_tokens >= request.max_new_tokens:
+            whole = _WHOLE.match(text)
+            text = whole[0] if whole else ""
+        found.append(text)
+    return found
 
 
 def candidates_of(one: Answered, teacher: str) -> tuple[Candidate, Candidate]:
@@ -85,7 +95,7 @@ def candidates_of(one: Answered, teacher: str) -> tuple[Candidate, Candidate]:
     question = one.question
     first, second = (
         Candidate(
-            QAPair(question.text, reply.text.strip()),
+            QAPair(question.text, text),
             question.section_id,
             "extraction",
             question.prose,
@@ -93,6 +103,6 @@ def candidates_of(one: Answered, teacher: str) -> tuple[Candidate, Candidate]:
             0,
             teacher,
         )
-        for request, reply in zip(one.requests, one.replies, strict=True)
+        for request, text in zip(one.requests, _texts(one), strict=True)
     )
     return first, second

@@ -17,6 +17,16 @@ from dlm_trl.synth.preference_staging import Preference, applied_preferences, st
 from dlm_trl.synth.show import losses
 
 SHOWN = 30  # failures
+# For the stages in which answers are lost, what to change.
+_ADVICE = {
+    ("duplicate", "threshold"): "the judge finds both answers as good. Raise --temp, or lower --min-gap.",
+    ("judge", "grounding"): "neither answer is right by the prose. Try a larger teacher, or another --judge.",
+    (
+        "answer",
+        "ending",
+    ): "the answers are cut off, or have numbers that the text doesn't have. Raise --max-new-tokens.",
+    ("guard",): "the answers can't be written into a document, see the reasons above.",
+}
 
 
 def outcome(run: PreferenceSynthesis) -> RenderableType:
@@ -72,14 +82,16 @@ def as_plain(items: Sequence[tuple[str, Preference]], state: str) -> list[dict[s
 
 
 def _advice(run: PreferenceSynthesis) -> str:
+    """Why nothing is new, and what to do about it."""
     counts = run.counts
     if counts.kept:
         return f"All {counts.kept} preferences were already there. To see them: dlm-trl synth list {run.path}."
     if not counts.sections:
         return "No question was asked: each has a preference already, is held out, or has no prose about it."
-    if counts.threshold > counts.generated / 2:
-        return "No preference: the judge finds both answers as good. Raise --temp, or lower --min-gap."
-    return "No preference: the judge found no answer right by the prose. Try a larger teacher, or another --judge."
+    if not counts.generated:
+        return "No question has two answers, see above. Finished replies are kept: rerun the same command to resume."
+    worst = max(_ADVICE, key=lambda names: sum(getattr(counts, name) for name in names))
+    return f"No preference. Main reason: {_ADVICE[worst]}"
 
 
 def _text(text: str) -> Text:

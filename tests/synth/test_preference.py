@@ -15,7 +15,7 @@ from dlm_trl.synth.guard import Refusal
 from dlm_trl.synth.judge import Judge
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.preference import prefer
-from dlm_trl.synth.preference_choice import Lost, Made, choose
+from dlm_trl.synth.preference_choice import Answered, Lost, Made, candidates_of, choose, unusable
 from dlm_trl.synth.preference_questions import Question, questions
 from dlm_trl.synth.preference_staging import (
     Preference,
@@ -29,6 +29,7 @@ from dlm_trl.synth.preference_staging import (
     staged_preferences,
 )
 from dlm_trl.synth.settings import SynthSettings
+from dlm_trl.teachers.protocol import Reply, Request, Usage
 from tests.synth.writer import HEAD, asked
 from tests.teachers.servers import App, Call
 
@@ -197,3 +198,18 @@ def test_a_document_without_questions_is_refused_before_anything_is_loaded(docum
     document.write_text(HEAD + PROSE, encoding="utf-8")
     with pytest.raises(DlmError, match="no questions to ask"):
         prefer(document, SETTINGS)
+
+
+def test_an_answer_that_reached_its_limit_is_shortened_to_whole_sentences() -> None:
+    question = Question("What is a starter?", 1, PROSE, "0" * 16, None)
+    requests = (Request("a", [], max_new_tokens=9), Request("b", [], max_new_tokens=9))
+
+    def answered(first: str, second: str) -> Answered:
+        return Answered(question, requests, (Reply("a", first, Usage(1, 9)), Reply("b", second, Usage(1, 5))))
+
+    first, second = candidates_of(answered("It has 2.5 parts. It is made of", "It is made of"), "t")
+    assert (first.pair.answer, second.pair.answer) == ("It has 2.5 parts.", "It is made of")
+    assert unusable(answered("It is made of", "Flour.")) == Lost(
+        "answer", "an answer is empty, or cut off in its first sentence"
+    )
+    assert unusable(answered("Flour. And", "flour")).stage == "duplicate"
