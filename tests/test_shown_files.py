@@ -233,7 +233,7 @@ def check_script(words: list[str], where: str) -> None:
     script, *rest = words
     assert (ROOT / script).is_file(), (where, script)
     options = [word.removeprefix("--") for word in rest if word.startswith("--")]
-    if script == "recipes/sft.py":
+    if script in ("recipes/sft.py", "recipes/dpo.py"):
         assert {*options} <= {"config", *settings()}, (where, options)
     else:
         source = (ROOT / script).read_text(encoding="utf-8")
