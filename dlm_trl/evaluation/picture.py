@@ -77,7 +77,7 @@ def _rewards(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     axes.set(title="Rewards", xlabel="step", ylabel="nats")
     for key, name, style in (("chosen", "chosen", "-"), ("rejected", "rejected", "-"), ("margins", "margin", "k--")):
         _curve(axes, history, f"rewards/{key}", name, style)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center right")
 
 
 def _accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
