@@ -41,7 +41,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def settings() -> str:
-    """A table for each dataclass of the recipe's settings, under its docstring."""
+    """A table for each dataclass of the recipes' settings, under its docstring; inherited ones are in another table."""
     parts = []
     for owner in vars(arguments).values():
         if isinstance(owner, type) and is_dataclass(owner):
@@ -49,6 +49,7 @@ def settings() -> str:
             rows = [
                 (f"`{f.name}`", type_words(hints[f.name]), default_words(f.default), f.metadata["help"])
                 for f in fields(owner)
+                if f.name in vars(owner)["__annotations__"]
             ]
             shown = table(("setting", "type", "default", "what it does"), rows)
             parts.append(f"## {owner.__name__}\n\n{owner.__doc__}\n\n{shown}")

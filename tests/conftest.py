@@ -67,6 +67,22 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained_adapter(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a LoRA adapter of the random base that changes its output, with the base's tokenizer."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from dlm_trl.models.load import load_base, load_tokenizer
+
+    folder = tmp_path_factory.mktemp("trained_adapter")
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(load_base(str(random_base)), config).save_pretrained(folder)
+    load_tokenizer(str(random_base)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer(random_base: Path) -> "PreTrainedTokenizerBase":
     from dlm_trl.models.load import load_tokenizer
 

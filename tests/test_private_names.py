@@ -97,7 +97,7 @@ TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
     ),
     ("datasets", "packaged_modules", "rows/register.py"): packaged_modules_have_tables,
     ("deepspeed", "ops.__compatible_ops__", "train/distributed.py"): deepspeed_lists_compatible_operators,
-    ("argparse", "ArgumentParser._get_value", "train/config.py"): has(
+    ("argparse", "ArgumentParser._get_value", "train/settings.py"): has(
         "argparse", "ArgumentParser._get_value", "action", "arg_string"
     ),
 }

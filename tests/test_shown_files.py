@@ -233,7 +233,7 @@ def check_script(words: list[str], where: str) -> None:
     script, *rest = words
     assert (ROOT / script).is_file(), (where, script)
     options = [word.removeprefix("--") for word in rest if word.startswith("--")]
-    if script == "recipes/sft.py":
+    if script in ("recipes/sft.py", "recipes/dpo.py"):
         assert {*options} <= {"config", *settings()}, (where, options)
     else:
         source = (ROOT / script).read_text(encoding="utf-8")
@@ -263,18 +263,18 @@ def check_verb(words: list[str], where: str) -> None:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     assert len(given) >= sum(p.required for p in arguments), (where, given)
     assert any(p.nargs == -1 for p in arguments) or len(given) <= len(arguments), (where, given)
-    if command.name == "train":
+    if command.name in ("train", "dpo"):
         assert {setting.partition("=")[0] for setting in given[1:]} <= {"config", *settings()}, (where, given)
 
 
 def settings() -> set[str]:
-    """Every setting of recipes/sft.py, by name."""
-    from trl import SFTConfig
+    """Every setting of the recipes, by name."""
+    from trl import DPOConfig, SFTConfig
 
     from dlm_trl.train import arguments
 
     owners = [owner for owner in vars(arguments).values() if isinstance(owner, type) and is_dataclass(owner)]
-    return {f.name for owner in (*owners, SFTConfig) for f in fields(owner)}
+    return {f.name for owner in (*owners, SFTConfig, DPOConfig) for f in fields(owner)}
 
 
 def project() -> dict[str, Any]:

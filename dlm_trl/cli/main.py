@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from dlm_trl.cli import doctor, evaluate, export, improve, review, synth, synth_views
+from dlm_trl.cli import doctor, evaluate, export, improve, review, synth, synth_preference, synth_views
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.shipped import shipped
 from dlm_trl.notes.terminal import logging_to_stderr, say
@@ -91,20 +91,43 @@ def train(
     The recipe's --help lists all settings. With several GPUs, each gets a
     process; to choose otherwise, use `accelerate launch recipes/sft.py`.
     """
+    _run_recipe("sft", file, settings or [])
+
+
+@app.command()
+def dpo(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]…", help="Settings, such as beta=0.2 or adapter_from=runs/notes."),
+    ] = None,
+) -> None:
+    """Train the document's adapter further, on its preference sections: runs recipes/dpo.py.
+
+    It starts from the document's current adapter, which `dlm-trl train` makes, unless
+    adapter_from names another one. The recipe's --help lists all settings.
+    """
+    _run_recipe("dpo", file, settings or [])
+
+
+def _run_recipe(name: str, file: Path, settings: list[str]) -> None:
+    """Run a recipe with this document: in this process, or with one process per GPU."""
     from dlm_trl.doctor.launch_files import fitting, here
 
     arguments = ["--notes", str(file)]
-    for setting in settings or []:
+    for setting in settings:
         key, equals, value = setting.partition("=")
         if not (key and equals):
             raise typer.BadParameter(f"{setting!r} is not KEY=VALUE.")
         arguments += [f"--{key}", value]
     launch, processes = fitting(here())
     if processes == 1:
-        _recipe("sft").main(arguments)
+        _recipe(name).main(arguments)
         return
     say(f"{processes} processes, one per GPU: accelerate launch --config_file {launch.path}", err=True)
-    command = ["--config_file", str(launch.path), "--num_processes", str(processes), str(shipped("recipes/sft.py"))]
+    command = ["--config_file", str(launch.path), "--num_processes", str(processes), str(shipped(f"recipes/{name}.py"))]
     done = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command, *arguments])
     raise typer.Exit(done.returncode)
 
@@ -157,6 +180,7 @@ def _recipe(name: str) -> ModuleType:
 
 # In the order in which they are used, after check and train.
 synth.app.command()(synth_views.views)
+synth.app.command()(synth_preference.preference)
 app.add_typer(synth.app, name="synth", no_args_is_help=True)
 app.command()(review.review)
 app.command()(improve.improve)

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -50,7 +51,7 @@ def misuse_exits_with_2(command: Callable[..., None]) -> Callable[..., None]:
 @app.callback()
 def _exit_other_processes(context: typer.Context) -> None:
     """Under `accelerate launch`, only the commands that ask a teacher use more than the first process."""
-    if context.invoked_subcommand not in ("instructions", "views") and not is_main():
+    if context.invoked_subcommand not in ("instructions", "views", "preference") and not is_main():
         raise typer.Exit
 
 
@@ -178,7 +179,7 @@ def instructions(
 
 def ask_teacher(paths: list[Path], settings: SynthSettings, apply: bool, dry_run: bool, json_: bool) -> None:
     """Run or estimate these settings for each document, and print the outcomes. Exits with 1 if a request failed."""
-    _silence_libraries()
+    silence_libraries()
     from dlm_trl.synth import show
 
     if dry_run:
@@ -218,9 +219,12 @@ def list_(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print as JSON, with the whole prose of each pair.")] = False,
 ) -> None:
-    """List the synthesised pairs, staged and in the file, with their answers and the prose that they come from."""
+    """List the synthesised pairs, staged and in the file, with their answers and the prose that they come from.
+
+    Preferences that a judge ranked are listed after them.
+    """
     from dlm_trl.notes import read
-    from dlm_trl.synth import listing, show
+    from dlm_trl.synth import listing, preference_show, show
 
     paths = documents(files)
     if explain is not None:
@@ -233,12 +237,17 @@ def list_(
         show_result(explained(document, *items[full_id]))
         return
     rows_of = {path: listing.listed(read(path)) for path in paths}
+    preferred = {path: preference_show.listed(read(path)) for path in paths}
     if json_:
         states = ("applied", "staged")
         show_result(
             show.as_json(
                 [
-                    {"path": path, **{state: listing.as_plain(rows, state) for state in states}}
+                    {
+                        "path": path,
+                        **{state: listing.as_plain(rows, state) for state in states},
+                        "preferences": {state: preference_show.as_plain(preferred[path], state) for state in states},
+                    }
                     for path, rows in rows_of.items()
                 ]
             )
@@ -250,6 +259,10 @@ def list_(
             show_result(listing.blocks(rows, out.width) if out.is_terminal else listing.table(rows))
         in_file = sum(row.state == "applied" for row in rows)
         show_result(f"{path}: {in_file} applied, {len(rows) - in_file} staged.")
+        if found := preferred[path]:
+            show_result(preference_show.table(found))
+            in_file = sum(state == "applied" for state, _ in found)
+            show_result(f"{path}: {in_file} preferences applied, {len(found) - in_file} staged.")
 
 
 @app.command()
@@ -293,29 +306,38 @@ def show_(file: FILE, id: Annotated[str, typer.Argument(help=IDS)]) -> None:
 
 @app.command()
 def apply(file: FILE, ids: Annotated[list[str] | None, typer.Argument(metavar="[IDS]…", help=IDS)] = None) -> None:
-    """Write staged pairs into the file, exactly as they were staged: those with the given ids, or all.
+    """Write staged pairs and preferences into the file, exactly as they were staged: those with the given ids, or all.
 
     The previous version of the file is kept as FILE.bak.
     """
+    from dlm_trl.notes import read
     from dlm_trl.synth import apply as applying
+    from dlm_trl.synth import preference_staging
 
-    result = applying.apply(file, ids or None)
-    present = f"; {len(result.present)} were already there" if result.present else ""
-    show_result(f"Applied {result.count} pairs to {file}{present}.")
+    chosen, preferred = _staged_ids(read(file), ids)
+    if chosen or not preferred:
+        result = applying.apply(file, chosen)
+        present = f"; {len(result.present)} were already there" if result.present else ""
+        show_result(f"Applied {result.count} pairs to {file}{present}.")
+    if preferred:
+        show_result(f"Applied {preference_staging.apply_preferences(file, preferred)} preferences to {file}.")
 
 
 @app.command()
 def drop(file: FILE, ids: Annotated[list[str], typer.Argument(metavar="IDS…", help=IDS)]) -> None:
-    """Remove pairs from staging; the file doesn't change.
+    """Remove pairs and preferences from staging; the file doesn't change.
 
     The ledger keeps the teacher's replies, so the `instructions` command that staged the pairs would stage them again.
     """
     from dlm_trl.notes import read
-    from dlm_trl.synth import staging
+    from dlm_trl.synth import preference_staging, staging
 
     document = read(file)
-    known = [item.section_id for item in staging.staged(document)]
-    show_result(f"Dropped {staging.drop(document, staging.resolve_ids(ids, known))} staged pairs.")
+    chosen, preferred = _staged_ids(document, ids)
+    if chosen:
+        show_result(f"Dropped {staging.drop(document, chosen)} staged pairs.")
+    if preferred:
+        show_result(f"Dropped {preference_staging.drop_preferences(document, preferred)} staged preferences.")
 
 
 @app.command()
@@ -324,14 +346,46 @@ def revert(
     teacher: Annotated[str | None, typer.Option(metavar="REF", help="Only pairs from this teacher.")] = None,
     id: Annotated[list[str] | None, typer.Option(help="Only this pair; can be repeated.")] = None,
 ) -> None:
-    """Remove synthesised pairs from the file, and nothing else."""
+    """Remove synthesised pairs and judged preferences from the file, and nothing else."""
+    from dlm_trl.notes import read
     from dlm_trl.synth import apply as applying
+    from dlm_trl.synth import preference_staging
 
     paths = documents(files)
     if id and len(paths) > 1:
         raise typer.BadParameter("--id works with one document only.")
     for path in paths:
-        show_result(f"Removed {applying.revert(path, id or None, teacher).count} synthesised pairs from {path}.")
+        sections = read(path).sections
+        pairs, preferences = (
+            [section.bare_id for section in sections if is_kind(section)]
+            for is_kind in (attrgetter("auto_synth"), attrgetter("auto_mined"))
+        )
+        chosen, preferred = _by_kind(id, pairs, preferences)
+        if chosen or not preferred:
+            count = applying.revert(path, chosen, teacher).count
+            show_result(f"Removed {count} synthesised pairs from {path}.")
+        if preferred:
+            removed = preference_staging.revert_preferences(path, preferred, teacher)
+            show_result(f"Removed {len(removed)} preferences from {path}.")
+
+
+def _staged_ids(document: Document, ids: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The full ids of the staged pairs and of the staged preferences with these prefixes; without ids, all of both."""
+    from dlm_trl.synth.preference_staging import staged_preferences
+    from dlm_trl.synth.staging import staged
+
+    pairs, preferences = staged(document), staged_preferences(document)
+    return _by_kind(ids, [item.section_id for item in pairs], [item.section_id for item in preferences])
+
+
+def _by_kind(
+    ids: Sequence[str] | None, pairs: Sequence[str], preferences: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The full ids of pairs and of preferences with these prefixes; without ids, all of both."""
+    from dlm_trl.synth.staging import resolve_ids
+
+    full = resolve_ids(ids, [*pairs, *preferences]) if ids else list(dict.fromkeys([*pairs, *preferences]))
+    return [one for one in full if one in set(pairs)], [one for one in full if one in set(preferences)]
 
 
 def _pairs(
@@ -345,7 +399,7 @@ def _pairs(
     return items, resolve_ids(ids, [*items, *others])
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """Silence warnings that libraries print while they load weights; the user can't act on them."""
     if not sys.stderr.isatty():
         from huggingface_hub.utils.tqdm import disable_progress_bars

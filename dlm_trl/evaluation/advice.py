@@ -60,7 +60,7 @@ def missed(questions: NotesQuestions, answers: Mapping[str, Mapping[str, str]]) 
 def advise(measures: Sequence[Measure]) -> list[str]:
     """One to three sentences that follow from the numbers by the rules above; none without questions."""
     named = {measure.name: measure for measure in measures}
-    sentences = [*_learning(named), *_prompt(named), *_forgetting(named), *_inventing(named)]
+    sentences = [*_learning(named), *_prompt(named), *forgetting(named), *_inventing(named)]
     if not sentences and any(name.startswith("F1, ") for name in named):
         return ["No rule asks for a change: the model answers most questions and forgot little."]
     return sentences[:MOST]
@@ -110,7 +110,8 @@ def _prompt(named: Mapping[str, Measure]) -> list[str]:
     ]
 
 
-def _forgetting(named: Mapping[str, Measure]) -> list[str]:
+def forgetting(named: Mapping[str, Measure]) -> list[str]:
+    """What to do if the perplexity of general text rose; named: the measures by name."""
     perplexity = named.get("perplexity, general text")
     if perplexity is None or not perplexity.before or perplexity.after is None:
         return []

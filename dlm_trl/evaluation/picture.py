@@ -18,7 +18,7 @@ NOT_DRAWN = ("exact match", "fuzzy match")  # only in the tables: more bars for 
 
 
 def draw(history: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> Figure:
-    """Panels: training and validation loss; the learning rate or a task's accuracy; bars for the shares.
+    """Panels: training and validation loss; the learning rate, a task's accuracy or rewards; bars for the shares.
 
     Shares of which less is better have bars of their own, below the others. history: the trainer's log.
     """
@@ -32,12 +32,14 @@ def draw(history: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> F
     bars = [figure.add_subplot(rows[0] if rows else columns[2])]
     for key, name, style in (("loss", "training", "-"), ("eval_loss", "validation", "o--")):
         _curve(loss, history, key, name, style)
-    loss.set(title="Loss", xlabel="step", ylabel="nats per token")
+    loss.set(title="Loss", xlabel="step", ylabel="per row" if _has_rewards(history) else "nats per token")
     loss.set_ylim(bottom=0)
     if loss.lines:
         loss.legend(frameon=False)
     if _has_task(history):
         _accuracy(middle, history)
+    elif _has_rewards(history):
+        _rewards(middle, history)
     else:
         _curve(middle, history, "learning_rate", "learning rate", "-")
         middle.set(title="Learning rate", xlabel="step")
@@ -64,6 +66,18 @@ def _in_words(ratio: Measure) -> str:
 
 def _has_task(history: Sequence[Mapping[str, Any]]) -> bool:
     return any(name == "online/accuracy" or name.startswith("eval_mcsb/") for line in history for name in line)
+
+
+def _has_rewards(history: Sequence[Mapping[str, Any]]) -> bool:
+    return any("rewards/margins" in line for line in history)
+
+
+def _rewards(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    """The rewards of both answers while preferences are trained, and their difference."""
+    axes.set(title="Rewards", xlabel="step", ylabel="nats")
+    for key, name, style in (("chosen", "chosen", "-"), ("rejected", "rejected", "-"), ("margins", "margin", "k--")):
+        _curve(axes, history, f"rewards/{key}", name, style)
+    axes.legend(frameon=False, loc="center right")
 
 
 def _accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:

@@ -6,12 +6,15 @@ questions.groups, questions.traps                         # {"seen": […], "rew
 eval_spec.question_sets(base, tokenizer)                  # {"5:upper": […]}
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datasets import Dataset
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.answers import normalize
@@ -76,6 +79,15 @@ class EvaluationSpec:
     condition_questions: int = 100
     held_out: float = HELD_OUT
     glosses: str | None = None
+
+    @classmethod
+    def from_record(cls, recorded: Any) -> EvaluationSpec:
+        """The spec that lineage.json records. Raises ValueError if it isn't one."""
+        try:
+            TypeAdapter(cls).validate_python(recorded)
+            return cls(**recorded)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
     def read_document(self) -> Document | None:
         """The document, None without one. Raises DlmError if it can't be read."""

@@ -170,14 +170,9 @@ def _check_base(base: str, weights: Weights, recorded: dict[str, Any] | None) ->
     """Compare the base with the fingerprint that training recorded, if it did."""
     if recorded is None:
         return
-    actual = lineage.fingerprint(weights)
-    differing = [] if actual["config"] == recorded.get("config") else ["config.json"]
-    names = recorded["tensors"].keys() | actual["tensors"].keys()
-    differing += sorted(name for name in names if recorded["tensors"].get(name) != actual["tensors"].get(name))
-    if differing:
+    if differing := lineage.differing(recorded, weights):
         raise BaseModelError(
-            f"{base!r} isn't the base that the adapter was trained on: "
-            f"{', '.join(differing[:3])}{' and others' if len(differing) > 3 else ''} differ.",
+            f"{base!r} isn't the base that the adapter was trained on: {differing} differ.",
             hint="Give that base, or the folder of its revision, with --base.",
         )
 

@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from dlm_trl.evaluation.mcsb import McsbQuestion
@@ -85,9 +84,8 @@ def _is_missing(file: str | None) -> bool:
 
 def _eval_spec(recorded: Any) -> EvaluationSpec:
     try:
-        TypeAdapter(EvaluationSpec).validate_python(recorded)
-        return EvaluationSpec(**recorded)
-    except (TypeError, ValidationError) as error:
+        return EvaluationSpec.from_record(recorded)
+    except ValueError as error:
         raise lineage_error(Path(FILE), f"its eval_spec is invalid: {error}") from error
 
 

@@ -59,6 +59,11 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, add_special_token
     return encode_texts(tokenizer, [text], add_special_tokens)[0]
 
 
+def names_control_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text spells a control token, which the tokenizer itself would take for the token."""
+    return _control_tokens(tokenizer).named_in(text)
+
+
 def mark(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """Marks all control tokens that the text names, so that they become tokens."""
     return _control_tokens(tokenizer).mark(text)

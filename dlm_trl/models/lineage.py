@@ -91,6 +91,15 @@ def fingerprint(weights: Weights) -> dict[str, Any]:
     }
 
 
+def differing(recorded: Mapping[str, Any], weights: Weights) -> str:
+    """What of a base's weights differs from their recorded fingerprint, in words; "" if they are the same."""
+    actual = fingerprint(weights)
+    different = [] if actual["config"] == recorded.get("config") else ["config.json"]
+    names = recorded["tensors"].keys() | actual["tensors"].keys()
+    different += sorted(name for name in names if recorded["tensors"].get(name) != actual["tensors"].get(name))
+    return f"{', '.join(different[:3])}{' and others' if len(different) > 3 else ''}"
+
+
 def file_hash(file: Path) -> str:
     """SHA-256 of a file's bytes."""
     with file.open("rb") as stream:

@@ -121,11 +121,22 @@ def load_adapted(
     if not (folder / TENSORS).is_file():  # PEFT would load a pickle, or look for it on the Hub
         raise no_tensors(folder)
     model, tokenizer = load_base(name, dtype, quantization), adapter_tokenizer(folder)
+    return _attach(model, folder, autocast_adapter_dtype=False).eval(), tokenizer
+
+
+def attach_trainable(model: PreTrainedModel, adapter: str | os.PathLike[str]) -> PeftModel:
+    """The base with the adapter in a folder, to train it further; in float32, as a new adapter is.
+
+    Raises DlmError (AdapterError).
+    """
+    return _attach(model, Path(adapter), is_trainable=True)
+
+
+def _attach(model: PreTrainedModel, folder: Path, **options: bool) -> PeftModel:
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+        return PeftModel.from_pretrained(model, str(folder), **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _adapter_error(folder, error) from error
-    return adapted.eval(), tokenizer
 
 
 def load_for_inference(

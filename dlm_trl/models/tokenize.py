@@ -60,7 +60,7 @@ class TokenReport:
     def __str__(self) -> str:
         text = f"{self.rows} rows → {self.sequences} sequences, {self.tokens} tokens, {self.trained_tokens} in the loss"
         if self.too_long:
-            text += f"; dropped as too long: {_few(self.too_long)}"
+            text += f"; dropped as too long: {few(self.too_long)}"
         return text
 
 
@@ -178,25 +178,23 @@ def preflight(tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig
         elif not stops & set(trained):
             without_end.append(where)
     if without_loss:
-        problems.append(
-            f"No token is in the loss for {_few(without_loss)}. Check that the template renders the answer."
-        )
+        problems.append(f"No token is in the loss for {few(without_loss)}. Check that the template renders the answer.")
     if changed:
         hint = ONLY_PARTS if takes_only_parts(tokenizer) else _CHANGED
-        problems.append(f"The chat template changes what is written in {_few(changed)}. {hint}")
+        problems.append(f"The chat template changes what is written in {few(changed)}. {hint}")
     if without_end:
         ends = ", ".join(sorted(map(repr, tokenizer.convert_ids_to_tokens(sorted(stops))))) or "none set"
         problems.append(
-            f"No end of turn ({ends}) is in the loss for {_few(without_end)}, so the model wouldn't learn to stop. End "
+            f"No end of turn ({ends}) is in the loss for {few(without_end)}, so the model wouldn't learn to stop. End "
             "the assistant's turn in the chat template with the tokenizer's eos_token."
         )
     return problems
 
 
 def _encode_pairs(batch: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-    conversations, places = _conversations(batch), _places(batch)
+    conversations, where_from = _conversations(batch), places(batch)
     columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
-    for (whole, start), where in zip(split_answers(tokenizer, conversations, places), places, strict=True):
+    for (whole, start), where in zip(split_answers(tokenizer, conversations, where_from), where_from, strict=True):
         _append(columns, whole, [IGNORED] * start + whole[start:], where)
     return columns
 
@@ -219,7 +217,7 @@ def _encode_texts(
         )
     columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
     texts = encode_texts(tokenizer, list(batch["text"]))
-    for text, where in zip(texts, _places(batch), strict=True):
+    for text, where in zip(texts, places(batch), strict=True):
         for window in windows([start, *text, *_as_list(eos)], max_length):
             _append(columns, window, [IGNORED, *window[1:]], where)
     return columns
@@ -244,8 +242,8 @@ def _append(columns: dict[str, list[Any]], ids: list[int], labels: list[int], wh
         columns[column].append(value)
 
 
-def _places(batch: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Where each row comes from: file and line if known, else its number."""
+def places(batch: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Where each row of a batch comes from, such as `dataset[:]`: file and line if known, else its number."""
     count = len(next(iter(batch.values())))
     if "source_file" not in batch:
         return [f"row {index}" for index in range(count)]
@@ -261,6 +259,7 @@ def _quoted(text: str) -> str:
     return repr(text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…")
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first of these names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""How this package hooks into a stock SFTTrainer: the only module that replaces methods of a trainer.
+"""How this package hooks into a stock trainer of TRL: the only module that replaces methods of a trainer.
 
     class Penalty(StepHook):
         def after_loss(self, loss, num_items_in_batch):
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import SFTTrainer
+from transformers import Trainer
 
 from dlm_trl.notes.errors import UsageError
 
@@ -61,7 +61,7 @@ class StepHook:
         return nullcontext()
 
 
-def add_hook(trainer: SFTTrainer, hook: StepHook) -> None:
+def add_hook(trainer: Trainer, hook: StepHook) -> None:
     """Add a hook. Raises UsageError for a second hook that makes the batches."""
     hooks = _hooks(trainer).hooks
     if sum(type(one).batches is not StepHook.batches for one in (*hooks, hook)) > 1:
@@ -69,7 +69,7 @@ def add_hook(trainer: SFTTrainer, hook: StepHook) -> None:
     hooks.append(hook)
 
 
-def evaluate_without_a_trace(trainer: SFTTrainer) -> None:
+def evaluate_without_a_trace(trainer: Trainer) -> None:
     """Keep `trainer.evaluate` from using up random numbers: a run resumed after it would not have drawn them."""
     _hooks(trainer)
 
@@ -77,7 +77,7 @@ def evaluate_without_a_trace(trainer: SFTTrainer) -> None:
 class _Hooks:
     """The wrapped methods of one trainer."""
 
-    def __init__(self, trainer: SFTTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.hooks: list[StepHook] = []
         self._batches: Fetch = trainer.get_batch_samples
@@ -129,7 +129,7 @@ class _Hooks:
             return dict(self._evaluate(*args, **kwargs))
 
 
-def _hooks(trainer: SFTTrainer) -> _Hooks:
+def _hooks(trainer: Trainer) -> _Hooks:
     if _ATTRIBUTE not in vars(trainer):
         setattr(trainer, _ATTRIBUTE, _Hooks(trainer))
     hooks: _Hooks = vars(trainer)[_ATTRIBUTE]

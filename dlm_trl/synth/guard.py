@@ -22,7 +22,7 @@ from dlm_trl.synth.prompts import Strategy
 
 _HEADERS = {"### Q", "### A", "### Q !probe"}
 _BACKTICKS = re.compile(r"`{3,}")
-_TRIAL = "---\ndlm_id: 0000000000000000000000000A\nbase_model: tiny\n---\n"
+TRIAL = "---\ndlm_id: 0000000000000000000000000A\nbase_model: tiny\n---\n"
 
 
 class Refusal(NamedTuple):
@@ -126,7 +126,7 @@ def _reads_back(pair: QAPair) -> bool:
         pair, teacher="t", strategy="extraction", synth_at="2000-01-01T00:00:00Z", source_section_id="0" * 16
     )
     try:
-        sections = parse(_TRIAL + section).sections
+        sections = parse(TRIAL + section).sections
         return [[(p.question, p.answer) for p in s.pairs()] for s in sections] == [[pair]]
     except DlmError:
         return False

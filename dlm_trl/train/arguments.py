@@ -1,4 +1,4 @@
-"""Settings of the recipe besides those of SFTConfig. `recipes/sft.py --help` lists both."""
+"""Settings of the recipes besides those of SFTConfig and DPOConfig. `recipes/sft.py --help` lists all of its own."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,8 +9,8 @@ def _setting(default: object, help: str) -> Any:
 
 
 @dataclass
-class NotesArguments:
-    """What to train on, and how to measure it."""
+class RunArguments:
+    """What both recipes share: the document, how to measure, where the adapter goes."""
 
     notes: str | None = _setting(
         None, "The .dlm document. Its frontmatter provides settings that you don't set. Optional with a task."
@@ -18,36 +18,8 @@ class NotesArguments:
     adapter_name: str | None = _setting(
         None, "Which of the document's named adapters (training.adapters) to train; required if it declares any."
     )
-    rows: Literal["sft", "sft_human", "sft_synth", "none"] = _setting(
-        "sft",
-        "Question/answer pairs to train on: all, hand-written ones, synthesised ones, or none. With none, the pairs "
-        "are only used to measure.",
-    )
-    prose: bool = _setting(True, "Also train on the document's prose.")
-    views: float = _setting(
-        1.0,
-        "Weight of the prose views stored by `dlm-trl synth views`: copies of each per epoch, beside one of each pair "
-        "and each section of prose. 0 leaves them out.",
-    )
-    expand_sources: bool = _setting(True, "Read the files listed under training.sources as prose.")
     validation_fraction: float = _setting(
         0.1, "Share of the source groups to hold out and only measure; 0 trains on everything."
-    )
-    split_method: Literal["source_group", "reference"] = _setting(
-        "source_group", "Hold out whole source groups, or row by row like the format's reference implementation."
-    )
-    objective: Literal["nll", "kl", "both"] = _setting(
-        "nll",
-        "Loss on answers. nll: cross-entropy. kl: context distillation, which pulls the model, without the notes, to "
-        "the probabilities of the base that reads them. both: their sum. For pairs, and tasks that give a context "
-        "(prose_qa does).",
-    )
-    rehearsal: float = _setting(
-        0.0,
-        "Against forgetting: weight of the KL divergence from the base on general texts. Try 5; 0 turns it off.",
-    )
-    rehearsal_text: str | None = _setting(
-        None, "Text file with general prose to rehearse. Unset: texts that the base writes before the first step."
     )
     questions: str | None = _setting(
         None,
@@ -70,6 +42,55 @@ class NotesArguments:
         False,
         "Delete the checkpoints of an earlier run in output_dir. With resume_from_checkpoint: only if none of them is "
         "whole.",
+    )
+
+
+@dataclass
+class NotesArguments(RunArguments):
+    """What recipes/sft.py trains on, and how to measure it."""
+
+    rows: Literal["sft", "sft_human", "sft_synth", "none"] = _setting(
+        "sft",
+        "Question/answer pairs to train on: all, hand-written ones, synthesised ones, or none. With none, the pairs "
+        "are only used to measure.",
+    )
+    prose: bool = _setting(True, "Also train on the document's prose.")
+    views: float = _setting(
+        1.0,
+        "Weight of the prose views stored by `dlm-trl synth views`: copies of each per epoch, beside one of each pair "
+        "and each section of prose. 0 leaves them out.",
+    )
+    expand_sources: bool = _setting(True, "Read the files listed under training.sources as prose.")
+    split_method: Literal["source_group", "reference"] = _setting(
+        "source_group", "Hold out whole source groups, or row by row like the format's reference implementation."
+    )
+    objective: Literal["nll", "kl", "both"] = _setting(
+        "nll",
+        "Loss on answers. nll: cross-entropy. kl: context distillation, which pulls the model, without the notes, to "
+        "the probabilities of the base that reads them. both: their sum. For pairs, and tasks that give a context "
+        "(prose_qa does).",
+    )
+    rehearsal: float = _setting(
+        0.0,
+        "Against forgetting: weight of the KL divergence from the base on general texts. Try 5; 0 turns it off.",
+    )
+    rehearsal_text: str | None = _setting(
+        None, "Text file with general prose to rehearse. Unset: texts that the base writes before the first step."
+    )
+
+
+@dataclass
+class PreferenceArguments(RunArguments):
+    """What recipes/dpo.py starts from. It trains on the document's preference sections."""
+
+    adapter_from: str | None = _setting(
+        None,
+        "Folder of the adapter to go on with, from recipes/sft.py; a copy of it is the reference. Unset: the "
+        "document's current adapter.",
+    )
+    base_model: str | None = _setting(None, "The base that this adapter must be of. Unset: the document's.")
+    reference: Literal["pre_adapter", "base"] = _setting(
+        "pre_adapter", "What rewards are measured against: the adapter as it was at the start, or the base without it."
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import SFTTrainer
 
 from dlm_trl.notes.errors import DlmWriteError
 from dlm_trl.online.hooks import StepHook, add_hook, evaluate_without_a_trace
@@ -127,7 +126,7 @@ class TrimMemory(TrainerCallback):
             self._trim(0)
 
 
-def install(trainer: SFTTrainer, settings: Mapping[str, Any], signals: StopSignals) -> StopWithCheckpoint:
+def install(trainer: Trainer, settings: Mapping[str, Any], signals: StopSignals) -> StopWithCheckpoint:
     """Add them to a trainer; the callback returned tells after training whether the run was stopped.
 
     settings: what a run that is resumed is compared with.

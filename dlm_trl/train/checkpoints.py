@@ -14,18 +14,21 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from safetensors import SafetensorError
-from trl import SFTConfig
+from trl import DPOConfig, SFTConfig
 
 from dlm_trl.models.lineage import file_hash
 from dlm_trl.notes.errors import DlmWriteError, UsageError
 from dlm_trl.notes.files import replace_file
 
+Training: TypeAlias = SFTConfig | DPOConfig
 SEAL = "seal.json"  # in a checkpoint
 # A run can't go on if one of these has changed: the weights and their optimizer would not fit.
-FIXED = ("base_model", "adapter", "lora_r", "lora_alpha", "target_modules", "quantization", "adalora_init_r")
+FIXED = (
+    "base_model", "adapter", "lora_r", "lora_alpha", "target_modules", "quantization", "adalora_init_r", "adapter_from",
+)  # fmt: skip
 SPARE = 20 * 2**20  # bytes for everything small
 RESUME = "Free some space, then rerun with --resume_from_checkpoint true --overwrite true."
 
@@ -79,7 +82,7 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
-def bytes_needed(trainable: int, training: SFTConfig, adalora: bool) -> int:
+def bytes_needed(trainable: int, training: Training, adalora: bool) -> int:
     """Disk space for the checkpoints that are kept, the one being written, and the adapter itself, all in float32.
 
     A checkpoint holds the adapter and Adam's two moments, and for AdaLoRA three running means of importance.
@@ -89,7 +92,7 @@ def bytes_needed(trainable: int, training: SFTConfig, adalora: bool) -> int:
     return trainable * 4 * (copies * (kept + 1) + 2) + SPARE
 
 
-def check_output_dir(training: SFTConfig, needed: int) -> list[str]:
+def check_output_dir(training: Training, needed: int) -> list[str]:
     """What is wrong with output_dir. needed: free bytes the run may take."""
     folder = Path(training.output_dir)
     try:
@@ -109,7 +112,7 @@ def check_output_dir(training: SFTConfig, needed: int) -> list[str]:
     ]
 
 
-def find_checkpoint(training: SFTConfig, overwrite: bool) -> tuple[str | None, list[str]]:
+def find_checkpoint(training: Training, overwrite: bool) -> tuple[str | None, list[str]]:
     """The checkpoint that resume_from_checkpoint asks for, None to start from the base; and lines that say which it is
     and which damaged ones are skipped.
 

@@ -1,6 +1,13 @@
-"""The settings in a document's frontmatter: `from_frontmatter(document)` maps each setting to its value and line."""
+"""The settings in a document's frontmatter, each with its value and line.
+
+from_frontmatter(document)                # of recipes/sft.py
+preferences_from_frontmatter(document)    # of recipes/dpo.py: `training.preference`, and what both recipes use
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import UsageError
@@ -24,7 +31,23 @@ NAMES = {
     "warmup_ratio": "warmup_steps",  # a number below 1 is a share of all steps
     "seed": "seed",
 }
-UNUSED = ("preference", "cpt", "gate", "cache", "audio")  # keys of the training block that the format has for others
+# Those that preference training uses, too; an adapter that exists has its own rank and modules.
+SHARED = (
+    "sequence_len", "micro_batch_size", "grad_accum", "optimizer", "lr_scheduler", "warmup_ratio", "seed"
+)  # fmt: skip
+# Key of `training.preference` → setting.
+PREFERENCE_NAMES = {
+    ("loss_type",): "loss_type",
+    ("reference",): "reference",
+    ("hyperparams", "beta"): "beta",
+    ("hyperparams", "learning_rate"): "learning_rate",
+    ("hyperparams", "num_epochs"): "num_train_epochs",
+}
+# The method "orpo" with DPOTrainer: cross-entropy on the chosen answers plus `alpha` times a preference term on
+# log-probabilities per token. ORPO itself has no reference and compares odds; TRL has it as an experiment only.
+ORPO_LOSSES = ["sft", "sigmoid_norm"]
+ORPO_BETA = 1.0
+UNUSED = ("cpt", "gate", "cache", "audio")  # keys of the training block that the format has for others
 
 
 def from_frontmatter(document: Document, adapter_name: str | None = None) -> dict[str, Setting]:
@@ -37,10 +60,7 @@ def from_frontmatter(document: Document, adapter_name: str | None = None) -> dic
     source = _Sources(document)
     settings = {"base_model": Setting(document.frontmatter.base_model, source("base_model"))}
     said = training.model_dump(include=training.model_fields_set)
-    settings |= {name: Setting(said[key], source("training", key)) for key, name in NAMES.items() if key in said}
-    if precision := said.get("precision"):
-        place = source("training", "precision")
-        settings |= {"bf16": Setting(precision == "bf16", place), "fp16": Setting(precision == "fp16", place)}
+    settings |= _training(source, said, NAMES)
     if adapter := _named_adapter(document, adapter_name):
         settings |= {
             key: Setting(value, source("training", "adapters", adapter_name or "", key))
@@ -48,6 +68,56 @@ def from_frontmatter(document: Document, adapter_name: str | None = None) -> dic
         }
     if "target_modules" in settings and settings["target_modules"].value == "auto":
         settings["target_modules"] = Setting(None, settings["target_modules"].source)
+    return settings
+
+
+def preferences_from_frontmatter(document: Document, adapter_name: str | None = None) -> dict[str, Setting]:
+    """The settings of preference training that the document sets, by name.
+
+    Raises DlmError (UsageError) as `from_frontmatter` does, and if the document switches preference training off.
+    """
+    training, source = document.frontmatter.training, _Sources(document)
+    said = training.model_dump(include=training.model_fields_set)
+    settings = {"base_model": Setting(document.frontmatter.base_model, source("base_model"))}
+    settings |= _training(source, said, {key: NAMES[key] for key in SHARED})
+    _named_adapter(document, adapter_name)
+    if "preference" not in said:
+        return settings
+    chosen = training.preference.model_dump(exclude_unset=True)
+
+    def place(*key: str) -> str:
+        return source("training", "preference", *key)
+
+    if chosen.get("enabled") is False:
+        raise UsageError(
+            f"{place('enabled')}: training.preference.enabled is false.",
+            hint="Set it to true or leave it out to train on the document's preferences.",
+        )
+    for key, name in PREFERENCE_NAMES.items():
+        value = chosen.get(key[0]) if len(key) == 1 else chosen.get(key[0], {}).get(key[1])
+        if value is not None:
+            settings[name] = Setting([value] if name == "loss_type" else value, place(*key))
+    if training.preference.method == "orpo":
+        if "loss_type" in settings:
+            raise UsageError(
+                f"{settings['loss_type'].source}: training.preference.loss_type is for the method dpo, and the method "
+                "is orpo.",
+                hint="Leave out one of them.",
+            )
+        orpo = place("method")
+        alpha = place("hyperparams", "alpha") if "alpha" in chosen.get("hyperparams", {}) else orpo
+        settings["loss_type"] = Setting(ORPO_LOSSES, f"{orpo} (orpo)")
+        settings["loss_weights"] = Setting([1.0, training.preference.hyperparams.alpha], f"{alpha} (orpo)")
+        settings.setdefault("beta", Setting(ORPO_BETA, f"{orpo} (orpo)"))
+    return settings
+
+
+def _training(source: _Sources, said: dict[str, Any], names: Mapping[str, str]) -> dict[str, Setting]:
+    """These settings of the training block and its precision."""
+    settings = {name: Setting(said[key], source("training", key)) for key, name in names.items() if key in said}
+    if precision := said.get("precision"):
+        place = source("training", "precision")
+        settings |= {"bf16": Setting(precision == "bf16", place), "fp16": Setting(precision == "fp16", place)}
     return settings
 
 

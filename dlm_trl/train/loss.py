@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import torch
 from peft.helpers import disable_input_dtype_casting
-from trl import SFTTrainer
+from transformers import Trainer
 from trl.trainer import utils
 
 from dlm_trl.online.hooks import StepHook
@@ -22,7 +22,7 @@ from dlm_trl.online.hooks import StepHook
 
 @contextmanager
 def scored_where_labelled() -> Iterator[None]:
-    """Inside, SFTTrainer computes log-probabilities for labelled positions only, on a CPU too.
+    """Inside, TRL's trainers compute log-probabilities for labelled positions only, on a CPU too.
 
     `_use_triton` is what TRL asks whether to skip positions; its kernels ask another function.
     """
@@ -44,7 +44,7 @@ class UncastInputs(StepHook):
     Only in the forward passes of training: elsewhere there is no autocast, and the cast is needed.
     """
 
-    def __init__(self, trainer: SFTTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._model = trainer.accelerator.unwrap_model(trainer.model)
         self._autocast = trainer.accelerator.native_amp
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import SFTTrainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dlm_trl.evaluation.mcsb import wilson
 from dlm_trl.evaluation.notes_score import CHOICE, INVENTIONS, Answered, choice_groups, score_notes, score_open_book
@@ -40,29 +39,35 @@ class Numbers:
     open_book: Answered | None = None
 
 
-def measure(trainer: SFTTrainer, questions: NotesQuestions) -> Numbers:
+def measure(trainer: Trainer, questions: NotesQuestions) -> Numbers:
     """Measure the model as it is now. All processes take part; the run's random state doesn't change."""
+    with torch.random.fork_rng():
+        loss = trainer.evaluate()["eval_loss"] if trainer.eval_dataset is not None else None
+        return replace(ask(trainer, questions), validation_loss=loss)
+
+
+def ask(trainer: Trainer, questions: NotesQuestions) -> Numbers:
+    """Like `measure`, without the validation loss."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     tokenizer = trainer.processing_class
     with torch.random.fork_rng():
-        loss = trainer.evaluate()["eval_loss"] if trainer.eval_dataset is not None else None
-        answered = score_notes(model, tokenizer, questions, _shown(trainer))
-        with progress("reading the general text", 1.0, _shown(trainer)) as advance:
+        answered = score_notes(model, tokenizer, questions, shown(trainer))
+        with progress("reading the general text", 1.0, shown(trainer)) as advance:
             perplexity = general_perplexity(model, tokenizer, advance)
-    return Numbers(loss, perplexity, answered)
+    return Numbers(None, perplexity, answered)
 
 
-def measure_open_book(trainer: SFTTrainer, questions: NotesQuestions, prose: Sequence[str]) -> Answered | None:
+def measure_open_book(trainer: Trainer, questions: NotesQuestions, prose: Sequence[str]) -> Answered | None:
     """The base with the notes in its prompt; None without prose or questions, or if the context is too short."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     with frozen(model) as base:
-        return score_open_book(base, trainer.processing_class, questions, prose, _shown(trainer))
+        return score_open_book(base, trainer.processing_class, questions, prose, shown(trainer))
 
 
 class MeasureBefore(TrainerCallback):
     """Measures once the trainer is set up, before the first step: ZeRO-3 can't generate earlier."""
 
-    def __init__(self, trainer: SFTTrainer, questions: NotesQuestions, prose: Sequence[str] = ()) -> None:
+    def __init__(self, trainer: Trainer, questions: NotesQuestions, prose: Sequence[str] = ()) -> None:
         self.trainer = trainer
         self.questions = questions
         self.prose = prose
@@ -180,5 +185,6 @@ def samples(questions: NotesQuestions, before: Numbers | None, after: Numbers) -
     ]
 
 
-def _shown(trainer: SFTTrainer) -> bool:
+def shown(trainer: Trainer) -> bool:
+    """Whether to show progress bars."""
     return trainer.is_world_process_zero() and not trainer.args.disable_tqdm

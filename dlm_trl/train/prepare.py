@@ -3,8 +3,7 @@
 run = prepare(read_configuration(argv))        # or one PreflightError with a line for each problem
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from dlm_trl.models import tokenize
 from dlm_trl.models.chat import set_thinking
-from dlm_trl.models.load import context_length, load_config, load_tokenizer
+from dlm_trl.models.load import load_config, load_tokenizer
 from dlm_trl.models.weights import find_weights
-from dlm_trl.notes import DlmError, Document
-from dlm_trl.notes.errors import MissingExtraError, PreflightError
-from dlm_trl.notes.extras import require_extra
+from dlm_trl.notes import Document
 from dlm_trl.notes.source_report import not_notes, parts_table, source_parts
 from dlm_trl.notes.store import check_writable
 from dlm_trl.online.rows_on_disk import load_rows
@@ -29,12 +26,12 @@ from dlm_trl.train.config import Configuration
 from dlm_trl.train.contexts import pair_contexts
 from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
 from dlm_trl.train.frontmatter import unused_keys
+from dlm_trl.train.preflight import Problems, fit_to_base, missing_extras, raise_epochs
 from dlm_trl.train.rehearsal import pieces
 from dlm_trl.train.run import Run
 from dlm_trl.train.spec import evaluation_spec
 from dlm_trl.train.task import check_task
 
-LEAST_STEPS = 48  # optimizer steps; three epochs of a few dozen rows teach nothing
 # Settings of SFTConfig that this recipe would ignore, and why.
 IGNORED = {
     "model_init_kwargs": "the recipe loads the base itself",
@@ -44,7 +41,6 @@ IGNORED = {
     "dataset_kwargs": "the recipe tokenizes the rows itself",
     "enable_jit_checkpoint": "every run leaves a checkpoint on SIGTERM",
 }
-EXTRAS = {"tensorboard": "tracking", "trackio": "tracking", "bitsandbytes": "bnb"}
 
 
 def prepare(configuration: Configuration) -> Run:
@@ -53,7 +49,7 @@ def prepare(configuration: Configuration) -> Run:
     Lowers max_length to what the base can read, raises the epochs of very few rows, and gives the tokenizer a pad
     token. Raises PreflightError, and NoRowsError if no row fits max_length.
     """
-    problems = _Problems()
+    problems = Problems()
     adapter, training, task = configuration.adapter, configuration.training, configuration.task
     notices: list[str] = []
     base = tokenizer = rows = spec = task_rows = texts = None
@@ -68,7 +64,9 @@ def prepare(configuration: Configuration) -> Run:
         if configuration.document and not (task.task or task.task_rows):
             require_rows(rows, configuration.document)
     if base and tokenizer:
-        notices += _fit_to_base(configuration, base, tokenizer)
+        notices += fit_to_base(configuration, training, base, tokenizer)
+        # The tokenizer has its template now; the trainer must not load it again (and resize the model for it).
+        training.chat_template_path = None
         try:
             adapted = adapt(base, peft_config(adapter))
             trainable = adapted.num_parameters(only_trainable=True)
@@ -78,7 +76,7 @@ def prepare(configuration: Configuration) -> Run:
     if rows and configuration.document and configuration.notes.expand_sources:
         notices += _source_notices(configuration.document)
     if rows:
-        notices += _raise_epochs(configuration, sum(len(part) for part in rows.parts()))
+        notices += raise_epochs(configuration, training, sum(len(part) for part in rows.parts()))
     if tokenizer and spec and rows:
         with problems:
             task_rows = _task_rows(configuration, tokenizer)
@@ -89,8 +87,10 @@ def prepare(configuration: Configuration) -> Run:
             texts = pieces(configuration.notes.rehearsal_text, tokenizer)
         except ValueError as error:
             problems.add(f"rehearsal_text: {error}.")
-    problems.extend(_missing_extras(configuration))
+    problems.extend(missing_extras(training, adapter.quantization))
     problems.extend(_contradictions(configuration))
+    if configuration.document and any(section.kind == "preference" for section in configuration.document.sections):
+        notices.append("The preference sections are not trained here: run `dlm-trl dpo` afterwards.")
     if configuration.document and (unused := unused_keys(configuration.document)):
         notices.append(f"Not used by this package: {', '.join(unused)}.")
     needed = bytes_needed(trainable, training, adapter.adapter == "adalora")
@@ -134,32 +134,6 @@ def prepare(configuration: Configuration) -> Run:
     )
 
 
-class _Problems:
-    """Collects problems; as a context, it collects the DlmError that ends the block."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def add(self, line: str) -> None:
-        self.lines.append(line)
-
-    def extend(self, lines: Sequence[str] | Iterator[str]) -> None:
-        self.lines += lines
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if not isinstance(error, DlmError):
-            return False
-        self.add(str(error))
-        return True
-
-    def raise_any(self) -> None:
-        if self.lines:
-            raise PreflightError("\n".join(dict.fromkeys(self.lines)))
-
-
 def _resume_settings(configuration: Configuration, rows: Rows | None) -> dict[str, Any]:
     """What decides how a run goes on from a checkpoint."""
     adapter, training = configuration.adapter, configuration.training
@@ -189,20 +163,6 @@ def _task_rows(configuration: Configuration, tokenizer: PreTrainedTokenizerBase)
     return load_rows(folder, tokenizer, configuration.training.max_length) if folder else None
 
 
-def _fit_to_base(configuration: Configuration, base: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Lower what the base can't do and give the tokenizer a pad token; returns what was changed."""
-    notices = []
-    context = context_length(base)
-    if context and configuration.training.max_length > context:
-        configuration.change("max_length", context, f"lowered to the {context} positions that the base has")
-        notices.append(f"max_length is lowered to the {context} positions that the base has.")
-    token, notice = tokenize.pad_token(tokenizer)
-    tokenizer.pad_token = token
-    # The tokenizer has its template now; the trainer must not load it again (and resize the model for it).
-    configuration.training.chat_template_path = None
-    return [*notices, *([notice] if notice else [])]
-
-
 def _merge_problems(base_model: str, base: PretrainedConfig, adapted: PeftModel) -> list[str]:
     """Why the adapter couldn't be merged. If the base is stored quantised, its original is what to merge into."""
     if getattr(base, "quantization_config", None):
@@ -214,33 +174,6 @@ def _source_notices(document: Document) -> list[str]:
     """What the document's sources contribute, and a warning if most of it isn't notes."""
     parts = source_parts(document)
     return [*([parts_table(parts)] if parts else []), *(f"Warning: {text}" for text in not_notes(parts) or ())]
-
-
-def _raise_epochs(configuration: Configuration, rows: int) -> list[str]:
-    """Unless the number of epochs is set, as many as `LEAST_STEPS` take; returns what was changed."""
-    training = configuration.training
-    if not configuration.settings["num_train_epochs"].is_default or training.max_steps > 0 or not rows:
-        return []
-    rows_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
-    epochs = math.ceil(LEAST_STEPS / math.ceil(rows / rows_per_step))
-    if epochs <= training.num_train_epochs:
-        return []
-    configuration.change("num_train_epochs", epochs, f"raised so that {rows} rows make {LEAST_STEPS} steps")
-    return [f"num_train_epochs is raised to {epochs}, so that {rows} rows make {LEAST_STEPS} steps."]
-
-
-def _missing_extras(configuration: Configuration) -> list[str]:
-    training = configuration.training
-    wanted = {name for name in training.report_to if name in EXTRAS}
-    if configuration.adapter.quantization or "8bit" in training.optim or "bnb" in training.optim:
-        wanted.add("bitsandbytes")
-    problems = []
-    for package in sorted(wanted):
-        try:
-            require_extra(EXTRAS[package], "This run", package)
-        except MissingExtraError as error:
-            problems.append(str(error))
-    return problems
 
 
 def _objective_problems(configuration: Configuration, rows: Rows) -> Iterator[str]:

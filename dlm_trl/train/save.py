@@ -4,7 +4,6 @@ folder = save(trainer, run)               # right after training: nothing that f
 describe([folder, …], run, measures)      # the numbers, once they are measured
 """
 
-import json
 import math
 import os
 import shutil
@@ -16,28 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from transformers import GenerationConfig
-from trl import SFTTrainer
+from transformers import GenerationConfig, Trainer
 
 from dlm_trl.evaluation.numbers import Measure
 from dlm_trl.evaluation.report import measures_table
 from dlm_trl.models import lineage
-from dlm_trl.models.card_header import card_header
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.models.load import TENSORS, TOKENIZER_FILES
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
 from dlm_trl.notes.errors import AdapterError, DlmWriteError, StoreError
-from dlm_trl.notes.escape import code, markdown, redact
 from dlm_trl.notes.files import replace_file
 from dlm_trl.notes.terminal import say
-from dlm_trl.tasks.load import read_stages
+from dlm_trl.train.card import model_card
 from dlm_trl.train.checkpoints import disk_errors
-from dlm_trl.train.run import Run
+from dlm_trl.train.run import PreferenceRun, Run
 
 
-def save(trainer: SFTTrainer, run: Run) -> Path:
+def save(trainer: Trainer, run: Run | PreferenceRun) -> Path:
     """Write adapter, tokenizer, chat template, generation_config, lineage and model card, and make the adapter the
     document's current one.
 
@@ -79,16 +75,17 @@ def save(trainer: SFTTrainer, run: Run) -> Path:
     return folder
 
 
-def _publish_later(run: Run) -> str:
+def _publish_later(run: Run | PreferenceRun) -> str:
     name = f" --name {run.notes.adapter_name}" if run.notes.adapter_name else ""
     return f"Then: dlm-trl publish {run.notes.notes} {run.training.output_dir}{name}"
 
 
-def describe(folders: Sequence[Path], run: Run, measures: Sequence[Measure] = ()) -> None:
+def describe(folders: Sequence[Path], run: Run | PreferenceRun, measures: Sequence[Measure] = ()) -> None:
     """Write lineage and model card into the adapter's folders; call it again once there are numbers."""
     record, card = training_step(run, measures), model_card(run, measures_table(measures) if measures else "")
+    earlier = run.earlier if isinstance(run, PreferenceRun) else ()
     for folder in folders:
-        lineage.write(folder, [record])
+        lineage.write(folder, [*earlier, record])
         replace_file(folder / "README.md", card.encode())
 
 
@@ -116,7 +113,7 @@ def adapter_files(output_dir: Path) -> list[Path]:
     return sorted(file for pattern in patterns for file in output_dir.glob(pattern))
 
 
-def generation_config(trainer: SFTTrainer) -> GenerationConfig:
+def generation_config(trainer: Trainer) -> GenerationConfig:
     """Greedy decoding that ends at every end token of base and tokenizer.
 
     The pad token is left out unless it is the end token too: servers stop at any token of the list, and would give
@@ -130,17 +127,17 @@ def generation_config(trainer: SFTTrainer) -> GenerationConfig:
     )
 
 
-def training_step(run: Run, measures: Sequence[Measure]) -> lineage.Step:
+def training_step(run: Run | PreferenceRun, measures: Sequence[Measure]) -> lineage.Step:
     """The run's entry in lineage.json: base, data, settings, numbers, and the questions that later checks ask again.
 
     A base without safetensors weights has no fingerprint; merging refuses it.
     """
     adapter, document, base = run.adapter, run.document, ModelRef(run.base_model)
-    step = {
+    step: dict[str, Any] = {
         "step": "train",
         "document": document and document.frontmatter.dlm_id,
         "rows": run.rows.provenance(),
-        "task": run.task.task or run.task.task_rows,
+        "task": None,
         "base": base.record,
         "base_source": base.conversion,
         "adapter": {"type": adapter.adapter, "rank": adapter.lora_r, "alpha": adapter.lora_alpha},
@@ -150,74 +147,17 @@ def training_step(run: Run, measures: Sequence[Measure]) -> lineage.Step:
         "eval_spec": asdict(run.eval_spec),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
+    if isinstance(run, PreferenceRun):
+        training = run.training
+        step["preferences"] = {
+            "loss": training.loss_type, "beta": training.beta, "reference": run.notes.reference
+        }  # fmt: skip
+        step["adapter_from"] = {"folder": str(run.adapter_from.resolve()), TENSORS: run.weights}
+    else:
+        step["task"] = run.task.task or run.task.task_rows
     try:
         weights = find_weights(run.base_model)
         found = {"base_revision": weights.revision, "base_fingerprint": lineage.fingerprint(weights)}
     except DlmError:
         found = {"base_revision": None, "base_fingerprint": None}
     return step | found
-
-
-def model_card(run: Run, table: str) -> str:
-    """The model card: the data and who wrote it, the training, the numbers before and after."""
-    adapter, training = run.adapter, run.training
-    data = "\n\n".join(filter(None, (task_data(run), document_data(run))))
-    header = card_header(ModelRef(run.base_model).record, "peft", ["dlm", "trl", "sft", adapter.adapter])
-    return f"""{header}
-
-# An adapter for {markdown(run.base_model)}
-
-Trained by supervised fine-tuning (TRL's SFTTrainer, loss on the answers){_on(run.base_model)}.
-
-## Data
-
-{data}
-
-## Training
-
-{adapter.adapter}, rank {adapter.lora_r}, alpha {adapter.lora_alpha}, dropout {adapter.lora_dropout}, quantisation \
-{adapter.quantization or "none"}; learning rate {training.learning_rate:g}, {training.lr_scheduler_type.value}, \
-seed {training.seed}, at most {training.max_length} tokens a row.
-
-## Before and after
-
-{table}
-"""
-
-
-def _on(base_model: str) -> str:
-    """A note if the base's weights differ from the published ones."""
-    base = ModelRef(base_model)
-    return f", on weights of {code(base.record)} {base.conversion}" if base.conversion else ""
-
-
-def document_data(run: Run) -> str:
-    """The card's paragraph about the document, "" without one."""
-    if run.document is None:
-        return ""
-    written = "\n".join(f"- {markdown(who)}: {count} rows" for who, count in run.rows.provenance().items())
-    learned = f"""Training rows by author ("human" is the document's own text, other names are teachers):
-
-{written}
-
-Held out, only used to measure: {held_out_share(run)}."""
-    return f"""The document {code(run.document.frontmatter.dlm_id)}. \
-{learned if run.rows.parts() else "No row was trained on as it is written in the document."}"""
-
-
-def task_data(run: Run) -> str:
-    """The card's paragraph about the task, "" without one."""
-    task, training = run.task, run.training
-    if task.task_rows:
-        return f"Synthetic rows, written before the run, from the folder {code(Path(task.task_rows).name)}."
-    if not task.task:
-        return ""
-    who = "the frozen base itself" if task.task_teacher == "base" else code(redact(task.task_teacher))
-    stages = code(json.dumps(read_stages(task.stages)))
-    return f"""Rows of the task {code(task.task)}, written during the run by {who}: {task.synthetic_fraction:.0%} of \
-all. Its options, stage by stage: {stages}; seed {training.seed}."""
-
-
-def held_out_share(run: Run) -> str:
-    """How much of the document was held out, in words."""
-    return f"{run.notes.validation_fraction:.0%} of the source groups ({run.notes.split_method})"

@@ -16,18 +16,18 @@ def evaluation_spec(notes: NotesArguments, task: TaskArguments, seed: int) -> Ev
     """The questions about the document and those about the task. Raises DlmError for stages that can't be read."""
     name, stages = trained_task(task)
     return EvaluationSpec(
-        notes=_absolute(notes.notes),
+        notes=absolute(notes.notes),
         rows=notes.rows,
         adapter_name=notes.adapter_name,
         validation_fraction=notes.validation_fraction,
         split_method=notes.split_method,
         seed=seed,
-        questions=_absolute(notes.questions),
+        questions=absolute(notes.questions),
         max_questions=notes.max_questions,
         conditions=task.conditions or (CONDITIONS if name == "mcsb" else ()),
         condition_questions=task.condition_questions,
         held_out=stages[0].get("held_out", HELD_OUT) if name == "mcsb" else HELD_OUT,
-        glosses=_absolute(task.glosses),
+        glosses=absolute(task.glosses),
     )
 
 
@@ -39,6 +39,6 @@ def trained_task(task: TaskArguments) -> tuple[str | None, Sequence[Mapping[str,
     return task.task, read_stages(task.stages)
 
 
-def _absolute(file: str | None) -> str | None:
-    """Later steps may run in another working directory."""
+def absolute(file: str | None) -> str | None:
+    """The absolute path of a file, because later steps may run in another working directory."""
     return file and str(Path(file).expanduser().resolve())

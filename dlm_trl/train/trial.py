@@ -1,6 +1,6 @@
 """Find out before training whether the trainer takes the settings: `with trainer_errors(configuration): …`.
 
-Many settings are only checked when SFTTrainer uses them: an optimizer or a logger whose package is missing, the
+Many settings are only checked when the trainer uses them: an optimizer or a logger whose package is missing, the
 arguments of a scheduler. `try_optimizer` uses those that would fail after the first measurement.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from trl import SFTTrainer
+from transformers import Trainer
 
 from dlm_trl.notes.errors import DlmError, UsageError
-from dlm_trl.train.config import Configuration, sources_of
+from dlm_trl.train.settings import Settings, sources_of
 
 
 @contextmanager
-def trainer_errors(configuration: Configuration) -> Iterator[None]:
+def trainer_errors(configuration: Settings) -> Iterator[None]:
     """Raise a DlmError (UsageError) for any exception, naming the settings that somebody set."""
     try:
         yield
@@ -30,7 +30,7 @@ def trainer_errors(configuration: Configuration) -> Iterator[None]:
         ) from error
 
 
-def try_optimizer(trainer: SFTTrainer) -> None:
+def try_optimizer(trainer: Trainer) -> None:
     """Create the optimizer and the scheduler once, and drop them; `train` creates its own.
 
     DeepSpeed and FSDP create theirs from sharded weights, so with these it does nothing.

@@ -24,7 +24,7 @@ from dlm_trl.notes.store import synth_dir
 from dlm_trl.online.dataset_card import card
 from dlm_trl.online.rows_folder import Progress, TaskRowsSettings
 from dlm_trl.synth.staging import staged
-from dlm_trl.train import save
+from dlm_trl.train import card as train_card
 from tests.notes.test_escape import HOSTILE, dangerous
 from tests.synth.writer import HEAD, asked, listed, notes
 from tests.teachers.servers import Answer, App, Call
@@ -155,12 +155,13 @@ def test_the_card_of_an_adapter_shows_text_and_no_password() -> None:
         task=SimpleNamespace(
             task=ATTACK, task_rows=None, task_teacher=ATTACK, synthetic_fraction=0.5, stages=json.dumps([{"a": ATTACK}])
         ),
-        notes=SimpleNamespace(validation_fraction=0.1, split_method="source"),
+        notes=SimpleNamespace(validation_fraction=0.1),
+        eval_spec=SimpleNamespace(split_method="source"),
         document=document,
         base_model="hf:a/<img src=x>",
         rows=rows,
     )
-    body = save.model_card(cast(Any, made), "").split("---\n", 2)[2]
+    body = train_card.model_card(cast(Any, made), "").split("---\n", 2)[2]
     assert interpreted(body) == set() and not dangerous(body)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -19,6 +20,7 @@ from dlm_trl import load_dlm
 from dlm_trl.cli import main as cli
 from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger
+from dlm_trl.synth.preference_staging import Preference, stage_preferences
 from dlm_trl.synth.report import Stage
 from dlm_trl.synth.staging import staged
 from dlm_trl.teachers.protocol import Reply, Request
@@ -531,3 +533,25 @@ class TestDryRun:
         assert lines[0].split("\t")[:4] == ["document", "sections", "sentences", "requests"]
         assert lines[-1].startswith(f"{found['sentences']} sentences, {found['requests']} requests: ")
         assert found["max_usage"]["prompt_tokens"] == ran["usage"]["prompt_tokens"]
+
+
+def test_preferences_are_listed_applied_dropped_and_reverted_like_pairs(app: App, synth: Synth) -> None:
+    one = Preference("What?", "This.", "That.", "hf:tiny", 1.5, 0.25, "2026-01-01T00:00:00Z", 1, teacher="openai:m")
+    other = replace(one, prompt="Why?")
+    original = Path("notes.dlm").read_bytes()
+    synth("instructions", "notes.dlm", *PLAIN, "--max-pairs", "1")
+    stage_preferences(read("notes.dlm"), [one, other])
+    out = synth("list", "notes.dlm").out
+    assert "0 applied, 1 staged.\n" in out and out.endswith("notes.dlm: 0 preferences applied, 2 staged.\n")
+    assert f"\n{one.section_id[:8]}\tstaged\topenai:m\thf:tiny\t1.50 > 0.25\tWhat?\tThis.\tThat.\n" in out
+    (found,) = json.loads(synth("list", "notes.dlm", "--json").out)
+    assert [item["prompt"] for item in found["preferences"]["staged"]] == ["What?", "Why?"]
+
+    assert synth("apply", "notes.dlm", one.section_id[:8]).out == "Applied 1 preferences to notes.dlm.\n"
+    assert len(ids()) == 1, "the pair is still staged"
+    assert synth("drop", "notes.dlm", other.section_id[:8]).out == "Dropped 1 staged preferences.\n"
+    assert synth("apply", "notes.dlm").out == "Applied 1 pairs to notes.dlm.\n"
+    assert "No id starts with" in synth("drop", "notes.dlm", "0123").err
+    done = synth("revert", "notes.dlm")
+    assert done.out == "Removed 1 synthesised pairs from notes.dlm.\nRemoved 1 preferences from notes.dlm.\n"
+    assert Path("notes.dlm").read_bytes() == original

@@ -8,14 +8,8 @@ import pytest
 
 from dlm_trl.models import precision
 from dlm_trl.notes import DlmError
-from dlm_trl.train.config import (
-    GLOBAL_BATCH,
-    Configuration,
-    auto_batches,
-    learning_rate,
-    print_settings,
-    read_configuration,
-)
+from dlm_trl.train.config import Configuration, learning_rate, read_configuration
+from dlm_trl.train.settings import GLOBAL_BATCH, auto_batches, print_settings
 
 HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\n{training}---\nProse.\n"
 

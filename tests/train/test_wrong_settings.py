@@ -150,5 +150,5 @@ def test_unused_keys_of_the_document_are_named_with_their_lines(tmp_path: Path) 
     training = "training:\n  preference: {enabled: true}\n  seed: 3\n  cpt: {schedule: dapt}\nexport: {}\n"
     (tmp_path / "a.dlm").write_text(HEAD.format(training=training) + BODY)
     found = prepare(read_configuration(["--notes", str(tmp_path / "a.dlm"), "--output_dir", str(tmp_path / "out")]))
-    line = "Not used by this package: training.preference (a.dlm:6), training.cpt (a.dlm:8), export (a.dlm:9)."
+    line = "Not used by this package: training.cpt (a.dlm:8), export (a.dlm:9)."
     assert line in found.notices
