@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 
-from dlm_trl.models.ranks import map_over_ranks
+from dlm_trl.models.ranks import is_main, map_over_ranks
 from dlm_trl.notes import Document, read
+from dlm_trl.notes.synth_runs import add_run
 from dlm_trl.rows.views import ProseView, add_views, line_of_each, live_views, read_views
 from dlm_trl.synth import prompts
 from dlm_trl.synth.answers import shortened
@@ -101,6 +102,8 @@ def synthesize(
         ((outcome.staged, outcome.stored, outcome.applied, outcome.coverage),) = written
     outcome.cost = cost_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
+    if outcome.counts.sent + outcome.counts.from_ledger and is_main():
+        add_run(document.frontmatter.dlm_id, outcome.record(now()))
     return outcome
 
 

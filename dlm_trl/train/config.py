@@ -139,11 +139,19 @@ def learning_rate(width: int) -> float:
     return min(3e-3, float(f"{5e-4 * (2000 / width) ** 0.781:.1e}"))
 
 
+def shown_settings(configuration: Configuration) -> list[tuple[str, str, str]]:
+    """Name, value and source of each setting, without secrets; defaults of SFTConfig are left out."""
+    return [
+        (name, "(not shown)" if name == SECRET else redact(str(setting.value)), setting.source)
+        for name, setting in sorted(configuration.settings.items())
+    ]
+
+
 def print_settings(configuration: Configuration) -> None:
-    """Print each setting with its value and source; defaults of SFTConfig are left out."""
+    """Print the settings as a table."""
     table = Table("setting", "value", "source", title="Settings", title_justify="left")
-    for name, setting in sorted(configuration.settings.items()):
-        table.add_row(name, "(not shown)" if name == SECRET else redact(str(setting.value)), setting.source)
+    for row in shown_settings(configuration):
+        table.add_row(*row)
     # Full width even if the output goes to a file.
     console(width=160, soft_wrap=True).print(table)
 
