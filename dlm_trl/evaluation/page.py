@@ -38,6 +38,7 @@ from dlm_trl.notes.escape import printable
 
 TEMPLATE = "page.html.jinja"
 INK = "#000000"  # what the curves draw in this colour takes the colour of the page's text, which is dark or light
+SUBTITLE = ("base", "adapter", "training", "hardware", "finished")
 FIGURES = 6  # numbers at the top of the page
 OPEN_ROWS = 12  # a longer list of missed questions is folded
 SYNTHESIS_RUNS = 5  # the last ones of the document
@@ -66,6 +67,8 @@ def page(report: Report) -> str:
     shown, more = _first_samples([sample for sample in report.samples if sample.group != TRAPS])
     return _template().render(
         report=report,
+        title=_title(report.run),
+        subtitle=" · ".join(words(report.run[name]) for name in SUBTITLE if name in report.run),
         figures=_figures(measures),
         facts=[(name, words(value)) for name, value in report.run.items()],
         columns=columns,
@@ -127,6 +130,12 @@ def _template() -> Template:
         "width": lambda value: f"{100 * min(1.0, max(0.0, value or 0.0)):.1f}",
     }
     return environment.get_template(TEMPLATE)
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    base = str(run.get("base", "the model")).partition(",")[0]
+    sources = [Path(str(run[name])).name for name in ("document", "task", "rows of a task") if name in run]
+    return f"What {base} learned from {' and '.join(sources)}" if sources else f"What {base} learned"
 
 
 def _figures(measures: Sequence[Measure]) -> list[tuple[str, str, Measure]]:
