@@ -178,7 +178,7 @@ def instructions(
 
 def ask_teacher(paths: list[Path], settings: SynthSettings, apply: bool, dry_run: bool, json_: bool) -> None:
     """Run or estimate these settings for each document, and print the outcomes. Exits with 1 if a request failed."""
-    _silence_libraries()
+    silence_libraries()
     from dlm_trl.synth import show
 
     if dry_run:
@@ -345,7 +345,7 @@ def _pairs(
     return items, resolve_ids(ids, [*items, *others])
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """Silence warnings that libraries print while they load weights; the user can't act on them."""
     if not sys.stderr.isatty():
         from huggingface_hub.utils.tqdm import disable_progress_bars

@@ -1,4 +1,4 @@
-"""What a report says, as `report` (Markdown, JSON) and `page` (HTML) show it: `Report`, and how its numbers are grouped."""
+"""What a report says, as `report` (Markdown, JSON) and `page` (HTML) show it: `Report`, and its numbers by group."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

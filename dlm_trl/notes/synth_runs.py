@@ -1,6 +1,6 @@
 """What each synthesis run did for a document, one JSON line a run, in its store: `add_run(…)`, `read_runs(dlm_id)`.
 
-A report shows where the teacher's pairs went. Like the ledger, the file is only appended to, and a torn line is skipped.
+A report shows where the teacher's pairs went. The file is only appended to, and a torn line is skipped.
 """
 
 from __future__ import annotations

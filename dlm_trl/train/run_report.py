@@ -1,4 +1,4 @@
-"""The report of a run: `report.write(output_dir, run_report(trainer, run, configuration, table, before, after, rows))`."""
+"""What the report of a run says: `report.write(output_dir, run_report(trainer, run, configuration, measures, …))`."""
 
 import os
 import platform
