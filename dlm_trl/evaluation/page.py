@@ -65,7 +65,7 @@ def page(report: Report) -> str:
     measures, columns = report.measures, shown_columns(report.measures)
     grouped = in_groups(measures)
     shown, more = _first_samples([sample for sample in report.samples if sample.group != TRAPS])
-    return _template().render(
+    text = _template().render(
         report=report,
         title=_title(report.run),
         subtitle=" · ".join(words(report.run[name]) for name in SUBTITLE if name in report.run),
@@ -88,6 +88,7 @@ def page(report: Report) -> str:
         chosen=[setting for setting in report.settings if not setting[2].startswith("default")],
         defaults=[setting for setting in report.settings if setting[2].startswith("default")],
     )
+    return f"{text.strip()}\n"
 
 
 def words(value: object) -> str:
