@@ -147,7 +147,7 @@ def _figures(measures: Sequence[Measure]) -> list[tuple[str, str, Measure]]:
         chosen = [(m.name, "", m) for m in measures if m.unit == "share"][: FIGURES - 2]
     named = {measure.name: measure for measure in measures}
     if traps := named.get(INVENTIONS):
-        chosen.append(("made-up answers", "to what the notes don't say; lower is better", traps))
+        chosen.append(("made up", "answers to what the notes don't say; lower is better", traps))
     if perplexity := named.get(PERPLEXITY):
         chosen.append(("perplexity", f"of general text: {_change(perplexity)}", perplexity))
     return chosen[:FIGURES]

@@ -177,7 +177,7 @@ def test_a_document_that_moved_is_reported(chat: ChatModel, notes: Path, tmp_pat
 def test_a_folder_without_a_model_and_awq_weights_without_kernels_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DlmError, match="neither an adapter .* nor a model"):
+    with pytest.raises(DlmError, match=r"neither an adapter .* nor a model"):
         open_model(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "awq"}}))
     monkeypatch.setattr("dlm_trl.notes.extras.find_spec", lambda name: None)

@@ -30,7 +30,8 @@ MEASURES = [
     Measure("share of open book", "ratio", 0.5, 1.25, None, 1.01, 1.5, note="It says how much."),
     Measure("perplexity, general text", "per token", 40.0, 1044.5),
 ]
-RUN = SynthRun("2026-04-24T10:18:42Z", "hf:t", "hf:j", 20, 5, 1, 0, 30, {"question": 12, "judge": 8}, 10, 900, None, 4.0, None)  # fmt: skip
+LOST = {"question": 12, "judge": 8}
+RUN = SynthRun("2026-04-24T10:18:42Z", "hf:t", "hf:j", 20, 5, 1, 0, 30, LOST, 10, 900, None, 4.0, None)
 FULL = Report(
     run={"document": "a/notes.dlm", "base": "tiny", "rows": {"human": 3}},
     measures=MEASURES,
