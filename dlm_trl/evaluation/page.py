@@ -144,7 +144,8 @@ def _figures(measures: Sequence[Measure]) -> list[tuple[str, str, Measure]]:
     f1 = [m for m in in_groups(measures) if score_of(m) == "F1"]
     chosen = [(f"F1, {m.group}", GROUP_MEANINGS.get(str(m.group), ""), m) for m in f1]
     if not chosen:
-        chosen = [(m.name, "", m) for m in measures if m.unit == "share"][: FIGURES - 2]
+        of_task = [m for m in measures if m.name.endswith("/accuracy")]
+        chosen = [(m.name.removesuffix("/accuracy"), "accuracy", m) for m in of_task[: FIGURES - 2]]
     named = {measure.name: measure for measure in measures}
     if traps := named.get(INVENTIONS):
         chosen.append(("made up", "answers to what the notes don't say; lower is better", traps))

@@ -222,3 +222,5 @@ def test_a_run_that_lacks_parts_has_a_page_without_them(report: Report) -> None:
     rows = [row.attributes["data-measure"] for row in tree.all("tr") if "data-measure" in row.attributes]
     assert rows == [measure.name for measure in report.measures]
     assert "None" not in tree.text
+    figures = [figure.text for figure in tree.all("div") if "data-figure" in figure.attributes]
+    assert figures == (["mcsb/5:upper 90.0% before – accuracy"] if "task" in report.run else [])
