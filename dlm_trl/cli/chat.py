@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +70,8 @@ def chat(
     if question is not None and not question.strip():
         raise UsageError("--question is empty.", "Leave it out to chat.")
     silence_libraries()
-    with console(stderr=True).status(f"loading {path} …"):
+    # stdout is for answers: DeepSpeed, which transformers imports to convert a model, logs there.
+    with console(stderr=True).status(f"loading {path} …"), redirect_stdout(sys.stderr):
         from dlm_trl.chat.loop import answer_once, chat_at_terminal, chat_by_lines
         from dlm_trl.chat.opening import open_model
         from dlm_trl.chat.session import Session
