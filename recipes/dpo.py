@@ -25,9 +25,11 @@ from trl import DPOTrainer
 
 from dlm_trl.evaluation import report
 from dlm_trl.evaluation.advice import missed
+from dlm_trl.evaluation.content import Report
 from dlm_trl.evaluation.preferences import advise_preferences
 from dlm_trl.export import ship
 from dlm_trl.export.run_module import run_module
+from dlm_trl.models import lineage
 from dlm_trl.models.load import attach_trainable, load_base
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.terminal import logging_to_stderr, say
@@ -39,7 +41,7 @@ from dlm_trl.train.preference_config import read_preference_configuration
 from dlm_trl.train.prepare_preferences import prepare_preferences
 from dlm_trl.train.run import PreferenceRun
 from dlm_trl.train.save import describe, save
-from dlm_trl.train.settings import print_settings
+from dlm_trl.train.settings import print_settings, shown_settings
 from dlm_trl.train.stop import StopSignals
 from dlm_trl.train.trial import trainer_errors, try_optimizer
 
@@ -110,11 +112,19 @@ def train(argv: list[str], signals: StopSignals) -> None:
             facts = run_facts(run, accelerator, result.wrong)
             unknown = missed(run.questions, result.after.recall.answers)
             advice = advise_preferences(result.measures)
-            history = trainer.state.log_history
-            whole = report.Report(facts, result.measures, result.samples, history, (), unknown, advice)
+            whole = Report(
+                facts,
+                result.measures,
+                result.samples,
+                trainer.state.log_history,
+                missed=unknown,
+                advice=advice,
+                lineage=lineage.read(Path(args.output_dir)),
+                settings=shown_settings(configuration),
+            )
             report.write(args.output_dir, whole)
             say(report.summary(whole))
-            say(f"report: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
+            say(f"report: {args.output_dir}/report.html, as Markdown: {args.output_dir}/report.md")
     accelerator.end_training()
 
     # 5. Export in a fresh process, because this one is set up for distributed training.

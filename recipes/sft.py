@@ -9,6 +9,7 @@ frontmatter, and the frontmatter overrides the defaults. The run prints where ea
 """
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -24,9 +25,9 @@ from peft import prepare_model_for_kbit_training
 from trl import SFTTrainer
 
 from dlm_trl.evaluation import report
-from dlm_trl.evaluation.advice import advise, missed
 from dlm_trl.export import ship
 from dlm_trl.export.run_module import run_module
+from dlm_trl.models.chat import has_template
 from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.terminal import logging_to_stderr, say
@@ -39,10 +40,11 @@ from dlm_trl.train.callbacks import install
 from dlm_trl.train.checkpoints import remove_checkpoints
 from dlm_trl.train.config import read_configuration
 from dlm_trl.train.loss import UncastInputs, scored_where_labelled
-from dlm_trl.train.measure import MeasureBefore, measure, measures, samples, task_measures
+from dlm_trl.train.measure import MeasureBefore, measure, measures, task_measures
 from dlm_trl.train.prepare import prepare
 from dlm_trl.train.rehearsal import Rehearsal
 from dlm_trl.train.run import Run
+from dlm_trl.train.run_report import run_report
 from dlm_trl.train.save import describe, save
 from dlm_trl.train.settings import print_settings
 from dlm_trl.train.stop import StopSignals
@@ -125,21 +127,19 @@ def train(argv: list[str], signals: StopSignals) -> None:
         table = task_measures(trainer.state.log_history) + measures(before.numbers, after, run.rows.questions)
     if run.notes.measure and accelerator.is_main_process:
         describe([Path(args.output_dir), folder], run, table)
-        answers = samples(run.rows.questions, before.numbers, after)
         fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
-        facts = run_facts(run, accelerator)
-        unknown = missed(run.rows.questions, after.recall.answers)
-        history = trainer.state.log_history
-        whole = report.Report(facts, table, answers, history, fresh, unknown, advise(table))
+        whole = run_report(trainer, run, configuration, table, before.numbers, after, fresh)
         report.write(args.output_dir, whole)
         say(report.summary(whole))
-        say(f"report: {args.output_dir}/report.md, picture: {args.output_dir}/report.png")
+        say(f"report: {args.output_dir}/report.html, as Markdown: {args.output_dir}/report.md")
     accelerator.end_training()
 
     # 5. Export in a fresh process, because this one is set up for distributed training.
     if run.notes.export and accelerator.is_main_process:
         arguments = (str(folder), args.output_dir, "--to", run.notes.export, "--calibration", str(calibration(run)))
         run_module("dlm_trl.export.ship", *arguments, show=True)
+    if has_template(run.tokenizer) and accelerator.is_main_process:
+        say(f"try it: dlm-trl chat {shlex.quote(args.output_dir)}")
 
 
 def calibration(run: Run) -> Path:
@@ -149,19 +149,6 @@ def calibration(run: Run) -> Path:
     if run.task.task_rows:
         return min(Path(run.task.task_rows).glob("data/*.jsonl"))
     return Path(run.training.output_dir) / "online_rows-0.jsonl"
-
-
-def run_facts(run: Run, accelerator) -> dict[str, object]:
-    """What the report says about the run, apart from its numbers."""
-    sources = {"document": run.notes.notes, "task": run.task.task, "rows of a task": run.task.task_rows}
-    return {
-        **{name: source for name, source in sources.items() if source},
-        "base": run.base_model,
-        "adapter": f"{run.adapter.adapter}, {run.trainable:,} parameters",
-        "rows": run.rows.provenance(),
-        "shares of the loss": {kind: round(share, 3) for kind, share in run.tokens.shares().items()},
-        "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value})",
-    }
 
 
 if __name__ == "__main__":

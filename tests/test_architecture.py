@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "train": {"notes", "rows", "tiny", "models", "teachers", "tasks", "online", "evaluation"},
     "export": {"notes", "rows", "models", "evaluation"},
     "doctor": {"notes", "models"},
+    "chat": {"notes", "rows", "models", "evaluation", "export"},
     "improve": {"notes", "rows", "teachers", "synth", "evaluation", "train", "export"},
     "review": {"notes", "rows", "synth"},
     "cli": {
@@ -41,6 +42,7 @@ ROOMS: dict[str, set[str]] = {
         "train",
         "export",
         "doctor",
+        "chat",
         "improve",
         "review",
     },

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from dlm_trl.cli import doctor, evaluate, export, improve, review, synth, synth_preference, synth_views
+from dlm_trl.cli import chat, doctor, evaluate, export, improve, review, synth, synth_preference, synth_views
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.shipped import shipped
 from dlm_trl.notes.terminal import logging_to_stderr, say
@@ -185,6 +185,7 @@ app.add_typer(synth.app, name="synth", no_args_is_help=True)
 app.command()(review.review)
 app.command()(improve.improve)
 app.command()(evaluate.evaluate)
+app.command()(chat.chat)
 app.command()(export.merge)
 app.command()(export.quantize)
 app.command()(export.verify)

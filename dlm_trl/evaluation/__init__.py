@@ -7,7 +7,8 @@
 - `notes_score`: all numbers about a document at once; `questions_file`: questions that no run trains on
 - `perplexity`: on the fixed text `general.txt`, which no run trains on
 - `suite`: all numbers of a model at once; `during`: the same during training; `spec`: which questions a run uses
-- `report`: writes report.json, report.md and report.png; `numbers`, `picture`: its parts; `progress`: a progress bar
+- `report`: writes report.json, report.md, report.html, report.png; `content`, `numbers`, `picture`, `page`: its parts
+- `progress`: a progress bar
 - `advice`: what the numbers suggest, and which facts the model still misses
 - `metrics`: modules for the `evaluate` library
 

@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dlm_trl.evaluation.answers import token_f1
+from dlm_trl.evaluation.inventions import abstains
 from dlm_trl.evaluation.numbers import Measure, number
-from dlm_trl.evaluation.spec import UNTRAINED, NotesQuestions
+from dlm_trl.evaluation.spec import TRAPS, UNTRAINED, NotesQuestions
 
 MISSED = 0.6  # token F1 below which an answer counts as missed
 LEARNED = 0.8  # F1 of trained pairs that a sufficient run reaches
@@ -43,6 +44,11 @@ class Missed:
     f1: float
     file: str | None
     line: int | None
+
+
+def is_right(group: str, expected: str, said: str) -> bool:
+    """Whether an answer counts as right where it is shown: an F1 of MISSED or more; to a trap, that it abstains."""
+    return abstains(said) if group == TRAPS else token_f1(said, expected) >= MISSED
 
 
 def missed(questions: NotesQuestions, answers: Mapping[str, Mapping[str, str]]) -> list[Missed]:

@@ -1,4 +1,4 @@
-"""The picture of a report: `draw(history, measures)`.
+"""The picture of a report: `draw(history, measures)`; its curves alone: `curves(history)`.
 
 Curves from the trainer's log, and bars for the numbers before, with open book and after.
 """
@@ -30,20 +30,8 @@ def draw(history: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> F
     loss, middle = figure.add_subplot(columns[0]), figure.add_subplot(columns[1])
     rows = columns[2].subgridspec(2, 1, height_ratios=(max(1, len(better)), 1.2 * len(worse))) if worse else None
     bars = [figure.add_subplot(rows[0] if rows else columns[2])]
-    for key, name, style in (("loss", "training", "-"), ("eval_loss", "validation", "o--")):
-        _curve(loss, history, key, name, style)
-    loss.set(title="Loss", xlabel="step", ylabel="per row" if _has_rewards(history) else "nats per token")
-    loss.set_ylim(bottom=0)
-    if loss.lines:
-        loss.legend(frameon=False)
-    if _has_task(history):
-        _accuracy(middle, history)
-    elif _has_rewards(history):
-        _rewards(middle, history)
-    else:
-        _curve(middle, history, "learning_rate", "learning rate", "-")
-        middle.set(title="Learning rate", xlabel="step")
-        middle.set_ylim(bottom=0)
+    _losses(loss, history)
+    _second(middle, history)
     _bars(bars[0], "Before and after (higher is better)", better)
     if rows:
         bars.append(figure.add_subplot(rows[1]))
@@ -53,9 +41,46 @@ def draw(history: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> F
         figure.legend(handles, names, frameon=False, loc="outside lower right", ncols=len(COLOURS))
     if reached := [m for m in measures if m.unit == "ratio" and m.after is not None]:
         figure.text(0.01, 0.01, "\n".join(_in_words(m) for m in reached))
-    for axes in (loss, middle, *bars):
+    for axes in bars:
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """The panels with curves, a figure each, by title; those without a point are left out."""
+    figures = {}
+    second = "Accuracy" if _has_task(history) else "Rewards" if _has_rewards(history) else "Learning rate"
+    for title, panel in (("Loss", _losses), (second, _second)):
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        panel(axes := figure.add_subplot(), history)
+        axes.set_title("")
+        if axes.lines:
+            figures[title] = figure
+    return figures
+
+
+def _losses(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    for key, name, style in (("loss", "training", "-"), ("eval_loss", "validation", "o--")):
+        _curve(axes, history, key, name, style)
+    axes.set(title="Loss", xlabel="step", ylabel="per row" if _has_rewards(history) else "nats per token")
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(frameon=False)
+
+
+def _second(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    """A task's accuracy, or the rewards of preferences, else the learning rate."""
+    axes.spines[["top", "right"]].set_visible(False)
+    if _has_task(history):
+        _accuracy(axes, history)
+        return
+    if _has_rewards(history):
+        _rewards(axes, history)
+        return
+    _curve(axes, history, "learning_rate", "learning rate", "-")
+    axes.set(title="Learning rate", xlabel="step")
+    axes.set_ylim(bottom=0)
 
 
 def _in_words(ratio: Measure) -> str:

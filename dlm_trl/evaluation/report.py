@@ -1,4 +1,5 @@
-"""The report of a run: `report.json` for programs, `report.md` for people, `report.png` for a quick look.
+"""The report of a run: `report.json` for programs, `report.html` and `report.md` for people, `report.png` for a quick
+look.
 
     report = Report(
         run={"document": "recipes/notes.dlm", "base": "tiny"},
@@ -8,14 +9,14 @@
     )
     write("runs/notes", report)
 
-A person reads `summary` first; the picture is drawn by `picture`.
+A person reads `summary` first; the picture is drawn by `picture`, the page written by `page`.
 """
 
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,46 +24,18 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dlm_trl.evaluation.advice import MISSED, Missed
+from dlm_trl.evaluation.content import BY_GROUP, OPEN_BOOK, Report, besides_groups, in_groups, meanings, score_of
 from dlm_trl.evaluation.numbers import LOWER_IS_BETTER, Measure, Sample, label, number, shown_columns
+from dlm_trl.evaluation.page import page
 from dlm_trl.evaluation.picture import draw
 from dlm_trl.notes.escape import markdown as escaped
 from dlm_trl.notes.files import replace_file
 
-OPEN_BOOK = (
-    "open book: the base model before training, with the notes in its prompt. If they are too long, it gets the "
-    "paragraphs that share most words with the question."
-)
-# The scores of the table by group, with their headings and what they mean.
-BY_GROUP = {
-    "F1": ("F1", "F1: token F1 of the written answers, averaged over the group."),
-    "multiple choice": (
-        "choice",
-        "choice: how often the question favours the right one of four answers of the document (guessing: 25 %).",
-    ),
-}
 SHOWN_MISSED = 10  # rows of each group in report.md
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The content of a report.
-
-    run: facts about the run by name, in display order; the values must fit in JSON. history: the trainer's
-    `state.log_history`, dicts with "step" and any of "loss", "learning_rate", "eval_loss" and the numbers of online
-    synthesis and `MeasureDuring`. rows: some (prompt, target) rows of a task. missed, advice: see `advice`.
-    """
-
-    run: Mapping[str, Any]
-    measures: Sequence[Measure]
-    samples: Sequence[Sample] = ()
-    history: Sequence[Mapping[str, Any]] = field(default=())
-    rows: Sequence[tuple[str, str]] = ()
-    missed: Sequence[Missed] = ()
-    advice: Sequence[str] = ()
-
-
 def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
-    """Write the three files to `output_dir`, which is created if needed; returns the path of `report.md`.
+    """Write the four files to `output_dir`, which is created if needed; returns the path of `report.md`.
 
     Each file is replaced as a whole. Raises DlmError (DlmWriteError) if one can't be written.
     """
@@ -73,6 +46,7 @@ def write(output_dir: str | os.PathLike[str], report: Report) -> Path:
     FigureCanvasAgg(figure := draw(report.history, report.measures))
     figure.savefig(picture := BytesIO(), dpi=120)
     replace_file(folder / "report.png", picture.getvalue())
+    replace_file(folder / "report.html", page(report).encode())
     replace_file(folder / "report.md", markdown(report).encode())
     return folder / "report.md"
 
@@ -94,25 +68,22 @@ def markdown(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """What to read first: the scores by group of questions, the other numbers, what they mean, and the advice."""
-    in_groups = [m for m in report.measures if m.group and _score(m) in BY_GROUP]
-    if not in_groups:
+    grouped = in_groups(report.measures)
+    if not grouped:
         return "\n\n".join([measures_table(report.measures), *_advice(report.advice)])
-    others = [m for m in report.measures if m.name.startswith("inventions") or not m.group]
-    meanings = [meaning for score, (_, meaning) in BY_GROUP.items() if any(_score(m) == score for m in in_groups)]
-    if "open_book" in shown_columns(report.measures):
-        meanings.append(OPEN_BOOK)
-    notes = [measure.note for measure in report.measures if measure.note]
-    return "\n\n".join([groups_table(in_groups), _table(others), *_list([*meanings, *notes]), *_advice(report.advice)])
+    notes = meanings(report.measures, "open_book" in shown_columns(report.measures))
+    others = _table(besides_groups(report.measures))
+    return "\n\n".join([groups_table(grouped), others, *_list(notes), *_advice(report.advice)])
 
 
 def groups_table(measures: Sequence[Measure]) -> str:
     """A Markdown table with a row for each group of questions. measures: those whose score is in BY_GROUP."""
     shown = shown_columns(measures)
-    scores = [score for score in BY_GROUP if any(_score(m) == score for m in measures)]
+    scores = [score for score in BY_GROUP if any(score_of(m) == score for m in measures)]
     head = ["", "questions", *(f"{BY_GROUP[score][0]} {label(column)}" for score in scores for column in shown)]
     rows = []
     for group in dict.fromkeys(measure.group for measure in measures):
-        of_group = {_score(m): m for m in measures if m.group == group}
+        of_group = {score_of(m): m for m in measures if m.group == group}
         asked = next(iter(of_group.values())).questions
         cells = [getattr(of_group.get(score), column, None) for score in scores for column in shown]
         rows.append([str(group), "–" if asked is None else str(asked), *(number(cell, "share") for cell in cells)])
@@ -147,10 +118,6 @@ def _interval(measure: Measure) -> str:
     if measure.low is None or measure.high is None:
         return "–"
     return f"{number(measure.low, measure.unit)} to {number(measure.high, measure.unit)}"
-
-
-def _score(measure: Measure) -> str:
-    return measure.name.removesuffix(f", {measure.group}")
 
 
 def _list(lines: Sequence[str]) -> list[str]:

@@ -1,10 +1,10 @@
 """Generate text for many prompts: `generate(model, tokenizer, prompts, max_new_tokens=64) -> list of texts`.
 
 Prompts are texts or lists of token ids, of any lengths; `chat.encode` turns a conversation into token ids.
-`generate_batches(…)` yields each batch as soon as it is done.
+`generate_batches(…)` yields each batch as soon as it is done, `generate_stream(…)` hands over a text as it is written.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +23,7 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
     TemperatureLogitsWarper,
+    TextStreamer,
     TopPLogitsWarper,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -110,6 +111,30 @@ def generate_batches(
         yield [generated for _, generated in done]
 
 
+def generate_stream(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    on_text: Callable[[str], object],
+    temperature: float = 0.0,
+    seed: int = 0,
+    prefix: PrefixCache | None = None,
+) -> Generated:
+    """The continuation of one prompt, the same as `generate` gives; on_text gets it piece by piece, word by word.
+
+    An exception in on_text, or a KeyboardInterrupt, ends it and leaves the model unchanged.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    ends = end_token_ids(base, tokenizer)
+    generator = _BatchGenerator(
+        base, tokenizer, ends, _pad_id(tokenizer), max_new_tokens, temperature, 1.0, (), prefix, None,
+        _Pieces(tokenizer, on_text, ends),
+    )  # fmt: skip
+    ((text, new_tokens),) = generator.generate([list(prompt)], [seed])
+    return Generated(0, text, new_tokens)
+
+
 def row_seed(*parts: int | str | None) -> int:
     """A seed from whatever identifies a row, such as (seed, index) or a request's key; the same in every process."""
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
@@ -141,6 +166,7 @@ class _BatchGenerator:
     stop: Sequence[str]
     prefix: PrefixCache | None
     schema: Mapping[str, Any] | None
+    streamer: TextStreamer | None = None  # for a single row
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[tuple[str, int]]:
@@ -174,6 +200,7 @@ class _BatchGenerator:
                         ]
                     ),
                     stopping_criteria=self._stopping(),
+                    streamer=self.streamer,
                 )
                 ids, cache = output.sequences, output.past_key_values
                 texts = [self._decode(new) for new in ids[:, width:].tolist()]
@@ -251,6 +278,25 @@ class SeededSampler(LogitsProcessor):
         cumulative = scores.double().softmax(-1).cumsum(-1)
         at = cumulative[:, -1:] * torch.tensor(uniform, dtype=cumulative.dtype, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter_(-1, torch.searchsorted(cumulative, at, right=True), 0.0)
+
+
+class _Pieces(TextStreamer):
+    """Hands the text over instead of printing it, without the end token, which may be an ordinary one."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], object], ends: Sequence[int]
+    ) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.on_text = on_text
+        self.ends = ends
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.next_tokens_are_prompt or value.flatten()[0] not in self.ends:
+            super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self.on_text(text)
 
 
 class _SomeRowsEnded(StoppingCriteria):

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def say(text: object = "", *, err: bool = False) -> None:
-    """Print the text to stdout, or to stderr, with control characters escaped."""
+def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:
+    """Print the text to stdout, or to stderr, with control characters escaped; end as for `print`."""
     stream = sys.stderr if err else sys.stdout
     encoding = stream.encoding or "utf-8"
     # A terminal's encoding may lack characters; their escapes are readable.
     line = printable(str(text)).encode(encoding, "backslashreplace").decode(encoding)
-    print(line, file=stream, flush=True)
+    print(line, file=stream, end=end, flush=True)
 
 
 def console(*, stderr: bool = False, width: int | None = None, soft_wrap: bool = False, quiet: bool = False) -> Console:

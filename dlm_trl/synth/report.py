@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from dlm_trl.notes.escape import redact
+from dlm_trl.notes.synth_runs import SynthRun
 from dlm_trl.rows.views import ProseView
 from dlm_trl.synth.coverage import Totals
 from dlm_trl.synth.pairs import QAPair
@@ -126,6 +128,27 @@ class Synthesis:
     has_views: bool = False
     stopped: str | None = None
     coverage: Totals | None = None
+
+    def record(self, at: str) -> SynthRun:
+        """What the document's store keeps of the run. at: when it ended."""
+        counts = self.counts
+        lost = {stage: getattr(counts, stage) for stage in get_args(Stage)}
+        return SynthRun(
+            at=at,
+            teacher=redact(self.teacher),
+            judge=self.judge and redact(self.judge),
+            requests=counts.sent + counts.from_ledger,
+            from_ledger=counts.from_ledger,
+            failed=counts.failed,
+            unparsed=counts.unparsed,
+            written=counts.generated,
+            lost={stage: count for stage, count in lost.items() if count},
+            kept=counts.kept,
+            tokens=self.usage.prompt_tokens + self.usage.completion_tokens,
+            cost=self.cost,
+            seconds=round(self.seconds, 1),
+            stopped=self.stopped,
+        )
 
 
 SOURCES_NOT_ASKED = (

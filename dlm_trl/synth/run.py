@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 
-from dlm_trl.models.ranks import map_over_ranks
+from dlm_trl.models.ranks import is_main, map_over_ranks
 from dlm_trl.notes import Document, read
+from dlm_trl.notes.synth_runs import add_run
 from dlm_trl.rows.views import live_views, read_views
 from dlm_trl.synth import prompts
 from dlm_trl.synth.answers import shortened
@@ -27,7 +28,7 @@ from dlm_trl.synth.coverage import coverage
 from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.language import is_english
-from dlm_trl.synth.ledger import Ledger, run_lock
+from dlm_trl.synth.ledger import Ledger, now, run_lock
 from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.plan import PlannedRequest, plan, retry, split
 from dlm_trl.synth.progress import Progress
@@ -103,6 +104,8 @@ def synthesize(
         ((outcome.staged, outcome.stored, outcome.applied, outcome.coverage),) = written
     outcome.cost = cost_of(outcome.usage, settings.price)
     outcome.seconds = time.monotonic() - started
+    if outcome.counts.sent + outcome.counts.from_ledger and is_main():
+        add_run(document.frontmatter.dlm_id, outcome.record(now()))
     return outcome
 
 

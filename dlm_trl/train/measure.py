@@ -12,12 +12,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dlm_trl.evaluation.advice import is_right
 from dlm_trl.evaluation.mcsb import wilson
 from dlm_trl.evaluation.notes_score import CHOICE, INVENTIONS, Answered, choice_groups, score_notes, score_open_book
 from dlm_trl.evaluation.numbers import Measure, Sample
 from dlm_trl.evaluation.open_book_share import OpenBookShare, open_book_share
 from dlm_trl.evaluation.perplexity import general_perplexity
 from dlm_trl.evaluation.progress import progress
+from dlm_trl.evaluation.recall import RecallQuestion
 from dlm_trl.evaluation.spec import UNTRAINED, NotesQuestions
 from dlm_trl.models.frozen import frozen
 from dlm_trl.notes.files import replace_file
@@ -26,6 +28,7 @@ from dlm_trl.notes.terminal import say
 FILE = "before.json"  # in output_dir: a resumed run needs the numbers of the untrained model
 TASK_MEASURES = ("accuracy", "ppa")  # of each condition
 SAMPLES = 5  # questions per group in the report
+WRONG = 2  # of these, at least, if the model answers as many wrong
 OPEN_BOOK_SHARE = "share of open book"
 
 
@@ -168,7 +171,7 @@ def task_measures(history: Sequence[Mapping[str, Any]]) -> list[Measure]:
 
 
 def samples(questions: NotesQuestions, before: Numbers | None, after: Numbers) -> list[Sample]:
-    """A few answers of each group side by side; a dash for a question that was not asked before training."""
+    """A few answers of each group side by side, right and wrong ones; a dash for one that was not asked before."""
     was = before.recall.answers if before else {}
     with_notes = before.open_book.answers if before and before.open_book else None
     return [
@@ -181,8 +184,15 @@ def samples(questions: NotesQuestions, before: Numbers | None, after: Numbers) -
             None if with_notes is None else with_notes.get(group, {}).get(question, "–"),
         )
         for group, asked in questions.every().items()
-        for question, answer, _ in asked[:SAMPLES]
+        for question, answer, _ in _chosen(group, asked, after.recall.answers[group])
     ]
+
+
+def _chosen(group: str, asked: Sequence[RecallQuestion], said: Mapping[str, str]) -> list[RecallQuestion]:
+    """The first questions, and the first ones that are answered wrong, in their order."""
+    wrong = [question for question in asked if not is_right(group, question[1], said[question[0]])][:WRONG]
+    others = [question for question in asked if question not in wrong][: SAMPLES - len(wrong)]
+    return [question for question in asked if question in wrong or question in others]
 
 
 def shown(trainer: Trainer) -> bool:

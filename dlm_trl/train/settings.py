@@ -214,11 +214,19 @@ def auto_batches(micro: int | str, steps: int | str, world: int) -> tuple[int, i
     return int(micro), int(steps)
 
 
+def shown_settings(configuration: Settings) -> list[tuple[str, str, str]]:
+    """Name, value and source of each setting, without secrets; defaults of the trainer's configuration are left out."""
+    return [
+        (name, "(not shown)" if name == SECRET else redact(str(setting.value)), setting.source)
+        for name, setting in sorted(configuration.settings.items())
+    ]
+
+
 def print_settings(configuration: Settings) -> None:
-    """Print each setting with its value and source; defaults of the trainer's configuration are left out."""
+    """Print the settings as a table."""
     table = Table("setting", "value", "source", title="Settings", title_justify="left")
-    for name, setting in sorted(configuration.settings.items()):
-        table.add_row(name, "(not shown)" if name == SECRET else redact(str(setting.value)), setting.source)
+    for row in shown_settings(configuration):
+        table.add_row(*row)
     # Full width even if the output goes to a file.
     console(width=160, soft_wrap=True).print(table)
 

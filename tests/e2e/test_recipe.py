@@ -59,6 +59,12 @@ def test_a_run_leaves_adapter_tokenizer_card_and_report(
     assert Path(file).read_text().splitlines()[line] == "Who bakes the bread of day 1?", "after its ### Q"
     assert report["advice"] and report["advice"][0] in (out / "report.md").read_text().replace("\\", "")
     assert report["advice"][0] in printed.replace("\\", "")
+    page = (out / "report.html").read_text()
+    assert all(one["question"] in page for one in report["missed"]) and "notes.dlm:" in page
+    assert {"finished", "hardware", "versions", "seed"} <= report["run"].keys()
+    assert ["lora_r", "2", "command line"] in report["settings"] and "command line" in page
+    assert [step["step"] for step in report["lineage"]] == ["train"]
+    assert printed.splitlines()[-1] == f"try it: dlm-trl chat {out}"
     loss = named["validation loss"]
     assert loss["after"] < loss["before"]
     assert named["perplexity, general text"]["before"] != named["perplexity, general text"]["after"]

@@ -39,6 +39,8 @@ def test_a_skill_without_a_document(recipe: Recipe, tmp_path: Path) -> None:
     assert all(line["online/rows"] == 8 for line in trained)
     assert report["run"]["task"] == "mcsb" and "document" not in report["run"]
     assert "## Rows of the last step" in (out / "report.md").read_text()
+    page = (out / "report.html").read_text()
+    assert "Rows of the last step" in page and "mcsb/3:upper/accuracy" in page and "Accuracy" in page
     assert (
         "Rows of the task `mcsb`, written during the run by the frozen base itself: 100%"
         in (out / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""The three files of a report are complete, and survive unusual runs."""
+"""The files of a report are complete, and survive unusual runs."""
 
 import json
 from itertools import pairwise
@@ -35,10 +35,15 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")]
 
 
-def test_writes_three_files_into_a_new_folder(tmp_path: Path) -> None:
+def test_writes_its_files_into_a_new_folder(tmp_path: Path) -> None:
     path = write(tmp_path / "runs" / "one", REPORT)
     assert path.read_text(encoding="utf-8") == markdown(REPORT)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["report.json", "report.md", "report.png"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "report.html",
+        "report.json",
+        "report.md",
+        "report.png",
+    ]
     with Image.open(path.parent / "report.png") as picture:
         assert picture.width > picture.height > 300
         assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 10  # something is drawn

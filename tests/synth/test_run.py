@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from dlm_trl.models.load import load_tokenizer
 from dlm_trl.notes import read, store
 from dlm_trl.notes.errors import DlmError, TeacherError
+from dlm_trl.notes.synth_runs import read_runs
 from dlm_trl.rows.convert import convert
 from dlm_trl.synth import SynthSettings, synthesize, synthesize_all
 from dlm_trl.synth.apply import revert
@@ -660,3 +661,16 @@ def test_a_server_gets_one_request_per_sentence_without_an_opening(app: App, tmp
         ((f"What is {topic}?", answer), (prose(topic),)) for topic, answer in answers.items()
     ]
     assert len(app.calls) == 2
+
+
+def test_the_store_keeps_what_became_of_the_pairs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def same(call: Call) -> str:
+        return listed([("What colour is the road?", "The road is as grey as stone.")])
+
+    with asked(App(reply=same), monkeypatch):
+        first, again = synthesize(path, PLAIN), synthesize(path, PLAIN)
+    one, two = read_runs(read(path).frontmatter.dlm_id)
+    assert (one.teacher, one.requests, one.from_ledger) == ("openai:m", first.counts.sent, 0)
+    assert one.lost == Counter(loss.stage for loss in first.losses) and one.lost["duplicate"] == one.written - 1
+    assert (one.written, one.kept) == (first.counts.generated, len(first.staged))
+    assert two.from_ledger == two.requests == one.requests and two.kept == again.counts.kept
