@@ -35,6 +35,7 @@ ROOT = Path(__file__).parent.parent
 NOTES = ROOT / "recipes" / "notes.dlm"
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted(page for page in (ROOT / "examples").glob("*/README.md")),
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if "generated" not in page.parts),
 ]
 SMALL_NOTES = """---
@@ -189,6 +190,8 @@ def test_shown_commands_exist(block: Block) -> None:
         "python benchmarks/judge.py --jugde hf:x",
         "pip install -e '.[bnbb]'",
         "make demos",
+        "HEAD=a accelerate_configs/two_nodes.sh --confg recipes/notes.yaml",
+        "sbatch --nodes 4 accelerate_configs/slurmy.sbatch",
         "dlmtrl check",
     ],
 )
@@ -199,8 +202,11 @@ def test_a_wrong_command_is_detected(command: str) -> None:
 
 def check_command(words: list[str], where: str) -> None:
     """Assert that the program, verb, options and files of a command line exist, without running it."""
+    while re.fullmatch(r"[A-Z]+=.*", words[0]):  # an environment variable
+        words = words[1:]
     program, *rest = words
-    missing = [w for w in rest if re.fullmatch(r"(recipes|benchmarks|scripts|accelerate_configs|tests)/[\w./]+", w)]
+    folders = "recipes|benchmarks|scripts|accelerate_configs|tests|examples"
+    missing = [word for word in rest if re.fullmatch(rf"({folders})/[\w./]+", word)]
     assert not [word for word in missing if not (ROOT / word).exists()], (where, missing)
     if program == "accelerate":
         check_launch(rest, where)
@@ -208,6 +214,10 @@ def check_command(words: list[str], where: str) -> None:
         check_verb(rest, where)
     elif program in ("python", "python3") and rest[0].endswith(".py"):
         check_script(rest, where)
+    elif program == "sbatch" or program.endswith(".sh"):
+        script = next(word for word in words if word.startswith("accelerate_configs/"))
+        assert (ROOT / script).is_file(), (where, script)
+        check_script(["recipes/sft.py", *words[words.index(script) + 1 :]], where)
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(rest) <= set(targets), (where, rest)
