@@ -37,7 +37,8 @@ def merge(
     push_to_hub: Annotated[
         str | None,
         typer.Option(
-            metavar="ID", help="Upload the result to this Hub repository. A new repository is created as private."
+            metavar="ID",
+            help="Upload the result to this private Hub repository, unchecked. dlm-trl push uploads it after verify.",
         ),
     ] = None,
 ) -> None:
@@ -51,16 +52,17 @@ def merge(
 
     Exit codes: 0 merged, 1 failed, 2 wrong usage.
     """
-    _silence_libraries()
-    from dlm_trl.export import hub
+    silence_libraries()
     from dlm_trl.export.merge import merge as merge_adapter
+    from dlm_trl.hub.folders import model_upload
+    from dlm_trl.hub.upload import check_hub, push_files
 
     if push_to_hub:
-        hub.check_hub(push_to_hub)
+        check_hub(push_to_hub)
     merge_adapter(adapter_dir, out_dir, base, shard_size, dtype, progress=True)
     say(f"merged: {out_dir}")
     if push_to_hub:
-        say(hub.push_to_hub(out_dir, push_to_hub))
+        say(push_files(model_upload(out_dir, push_to_hub, unverified=True), push_to_hub).url)
 
 
 @misuse_exits_with_2
@@ -91,7 +93,7 @@ def quantize(
 
     Exit codes: 0 quantised, 1 failed, 2 wrong usage.
     """
-    _silence_libraries()
+    silence_libraries()
     from dlm_trl.export import awq
 
     awq.quantize(model_dir, out_dir, calibration, group_size, samples, seed, progress=True)
@@ -120,7 +122,7 @@ def verify(
 
     Exit codes: 0 within all limits, 1 beyond a limit or failed, 2 wrong usage.
     """
-    _silence_libraries()
+    silence_libraries()
     from dlm_trl.export.verify import verify as verify_step
 
     result = verify_step(before, after, notes, prompts)
@@ -168,7 +170,7 @@ def serve_check(
         raise typer.Exit(1)
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """Hide warnings about loading weights that you can do nothing about."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from dlm_trl.cli import chat, doctor, evaluate, export, improve, review, synth, synth_preference, synth_views
+from dlm_trl.cli import chat, doctor, evaluate, export, improve, push, review, synth, synth_preference, synth_views
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.shipped import shipped
 from dlm_trl.notes.terminal import logging_to_stderr, say
@@ -190,6 +190,7 @@ app.command()(export.merge)
 app.command()(export.quantize)
 app.command()(export.verify)
 app.command("serve-check")(export.serve_check)
+app.command()(push.push)
 app.command()(doctor.doctor)
 
 

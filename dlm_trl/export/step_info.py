@@ -10,7 +10,7 @@ from pathlib import Path
 from dlm_trl.export.serve_command import vllm_command
 from dlm_trl.models.lineage import Fields, Step
 from dlm_trl.models.load import TENSORS
-from dlm_trl.notes.escape import code, markdown
+from dlm_trl.notes.escape import code, markdown, without_folders
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class StepInfo:
     """What lineage.json calls it."""
     weights: str
     """How the model card describes the weights."""
+    needs: str
+    """What loading it with transformers needs besides, "" for nothing."""
     tags: tuple[str, ...]
     """Tags of the model card."""
     fields: Fields
@@ -32,11 +34,10 @@ class StepInfo:
 
 
 def _merge_line(record: Step) -> str:
+    base = code(without_folders(record["base"]))
     revision = f" at {markdown(record['base_revision'])}" if record.get("base_revision") else ""
     adapter = f"sha256 of the adapter: {markdown(record['adapter'][TENSORS][:16])}…"
-    return (
-        f"Merged into {code(record['base'])}{revision}, in float32, stored as {markdown(record['dtype'])}; {adapter}."
-    )
+    return f"Merged into {base}{revision}, in float32, stored as {markdown(record['dtype'])}; {adapter}."
 
 
 def _awq_line(record: Step) -> str:
@@ -55,6 +56,7 @@ def _awq_command(folder: Path, name: str) -> str:
 MERGE_INFO = StepInfo(
     name="merge",
     weights="16-bit safetensors",
+    needs="",
     tags=(),
     fields={"base": str, "adapter": {TENSORS: str}, "dtype": str, "shards": dict},
     card_line=_merge_line,
@@ -63,6 +65,7 @@ MERGE_INFO = StepInfo(
 AWQ_INFO = StepInfo(
     name="awq",
     weights="4-bit AWQ",
+    needs="gptqmodel",
     tags=("awq", "4-bit"),
     fields={
         "calibration": {"file": str, "sha256": str, **dict.fromkeys(("samples", "seed", "length", "tokens"), int)},

@@ -6,17 +6,22 @@ from huggingface_hub import ModelCardData
 
 from dlm_trl.models.registry import ModelRef
 
+NO_LICENCE = "# license: fill it in; the base's terms apply"
 
-def card_header(base: str | None, library: str, tags: Sequence[str]) -> str:
+
+def card_header(base: str | None, library: str, tags: Sequence[str], license: str | None = None) -> str:
     """The header with its two `---` lines, for a text-generation model.
 
     base: a base as `ModelRef.record` gives it. A base that isn't on the Hub is left out: the Hub rejects a card
-    that names a local folder.
+    that names a local folder. license: an id such as apache-2.0, by default the base's if the registry knows it.
     """
+    model = ModelRef.from_record(base) if base else None
+    license = license or (model.license if model else None)
     data = ModelCardData(
-        base_model=ModelRef.from_record(base).hub_id if base else None,
+        base_model=model.hub_id if model else None,
         library_name=library,
+        license=license,
         pipeline_tag="text-generation",
         tags=list(tags),
     )
-    return f"---\n{data.to_yaml()}\n---"
+    return "\n".join(["---", *([] if license else [NO_LICENCE]), data.to_yaml(), "---"])

@@ -35,6 +35,15 @@ FIELDS: dict[str, Fields] = {
         **dict.fromkeys(("document", "task", "quantization"), (str, NoneType)),
     },
 }
+# Those that older versions didn't write.
+OPTIONAL_FIELDS: dict[str, Fields] = {
+    "train": {
+        **dict.fromkeys(("synthetic", "settings", "versions"), dict),
+        "eval_spec": {"validation_fraction": (int, float), "split_method": str},
+        "written_online": {"teacher": str, "share": (int, float), "stages": list},
+    },
+}
+COUNTS = ("rows", "synthetic")  # of training rows by author
 TENSORS, ROWS = 8, 64  # a fingerprint hashes this many matrices, spread over the model, and rows of each
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache"}  # may differ between copies of the same weights
 
@@ -109,7 +118,11 @@ def file_hash(file: Path) -> str:
 def _checked(step: Step, fields: Mapping[str, Fields]) -> Step:
     if not isinstance(step["step"], str):
         raise TypeError(f"{step['step']!r} is not the name of a step")
-    _check_fields(step, fields.get(step["step"], {}), step["step"])
+    optional = {name: kind for name, kind in OPTIONAL_FIELDS.get(step["step"], {}).items() if name in step}
+    _check_fields(step, {**fields.get(step["step"], {}), **optional}, step["step"])
+    for name in COUNTS if step["step"] == "train" else ():
+        if not all(isinstance(count, int) for count in step.get(name, {}).values()):
+            raise TypeError(f"{name} is {step[name]!r:.60}")
     base_fingerprint = step.get("base_fingerprint")
     if base_fingerprint is not None and not isinstance(base_fingerprint["tensors"], dict):
         raise TypeError(f"base_fingerprint is {base_fingerprint!r:.60}")

@@ -47,6 +47,28 @@ HUB_IDS = {
     "phi-4-mini-reasoning": "microsoft/Phi-4-mini-reasoning",
     "mixtral-8x7b-instruct": "mistralai/Mixtral-8x7B-Instruct-v0.1",
 }
+# Licences of bases, as their cards on the Hub give them. Qwen2.5-3B's is not one of the Hub's ids.
+LICENSES = {
+    "tiny": "apache-2.0",
+    "Qwen/Qwen2.5-0.5B-Instruct": "apache-2.0",
+    "Qwen/Qwen2.5-1.5B-Instruct": "apache-2.0",
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct": "apache-2.0",
+    "Qwen/Qwen3-1.7B": "apache-2.0",
+    "Qwen/Qwen3-4B": "apache-2.0",
+    "Qwen/Qwen3-8B": "apache-2.0",
+    "meta-llama/Llama-3.2-1B-Instruct": "llama3.2",
+    "meta-llama/Llama-3.2-3B-Instruct": "llama3.2",
+    "HuggingFaceTB/SmolLM3-3B": "apache-2.0",
+    "allenai/OLMo-2-1124-7B-Instruct": "apache-2.0",
+    "google/gemma-2-2b-it": "gemma",
+    "google/gemma-2-9b-it": "gemma",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",
+    "HuggingFaceTB/SmolLM2-360M-Instruct": "apache-2.0",
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": "apache-2.0",
+    "microsoft/Phi-3.5-mini-instruct": "mit",
+    "microsoft/Phi-4-mini-reasoning": "mit",
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": "apache-2.0",
+}
 
 
 class Package(NamedTuple):
@@ -145,6 +167,11 @@ class ModelRef:
             location = self.name.removeprefix("hf:")
             return None if Path(location).is_absolute() else location
         return HUB_IDS.get(self.name)
+
+    @property
+    def license(self) -> str | None:
+        """The id of the model's licence, such as apache-2.0; None if it isn't known here."""
+        return LICENSES.get(self.hub_id or self.name)
 
     @property
     def conversion(self) -> str | None:

@@ -21,6 +21,9 @@ _MARKUP = re.compile(r"[\\`*\[\]<>|]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w)|:(?=//)|
 # Where a line would start a heading, a list, a rule or a block of code.
 _BLOCK = re.compile(r"\A(?:(?=#{1,6}(?:\s|\Z)|[-+](?:[\s-]|\Z)|~~~)|\d{1,9}(?=[.)](?:\s|\Z)))")
 
+# `//` starts the host of a URL.
+_ABSOLUTE = re.compile(r"\A((?:[\w-]+:)*?)(?:/(?!/)|~/|[A-Za-z]:[/\\])(?:[^\n]*[/\\])?([^\n/\\]+)[/\\]?\Z")
+
 # Environment variables with keys. Shorter keys are placeholders, and may occur in any text.
 _KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "VLLM_API_KEY", "HF_TOKEN")
 MIN_SECRET = 8
@@ -65,6 +68,11 @@ def redact(text: str) -> str:
     for pattern, shown in _SECRETS:
         text = pattern.sub(shown, text)
     return text
+
+
+def without_folders(text: str) -> str:
+    """A path, or a model or teacher that lies at one (`hf:/home/me/model`), without the folders of this machine."""
+    return _ABSOLUTE.sub(r"\1\2", text)
 
 
 def mask_keys(text: str) -> str:

@@ -43,7 +43,7 @@ _MESSAGES = """
 def card(settings: TaskRowsSettings, progress: Progress, first: Mapping[str, Any] | None) -> str:
     """The card as Markdown. first: any of the rows, or None; shows whether prompts are texts or messages."""
     has_messages = first is not None and _are_messages(first)
-    size = next((name for limit, name in _SIZES if progress.rows < limit), "10M<n<100M")
+    size = size_category(progress.rows)
     base = _cell(settings.base_model) + (f" ({markdown(settings.base_revision)})" if settings.base_revision else "")
     teacher = "the base itself, without an adapter"
     if settings.teacher != "base":
@@ -100,6 +100,11 @@ An online run with the same settings trains on the same rows in the same steps.
 
 or, with any TRL trainer, `load_dataset("FOLDER", split="train").select_columns(["input_ids", "labels"])`.
 """
+
+
+def size_category(rows: int) -> str:
+    """The Hub's name for a dataset of this size, such as 1K<n<10K."""
+    return next((name for limit, name in _SIZES if rows < limit), "10M<n<100M")
 
 
 def counts(rejected: Counter[str]) -> str:

@@ -50,6 +50,13 @@ class Rows:
             counts["views"] = len(self.views)
         return dict(counts)
 
+    def synthetic(self) -> dict[str, int]:
+        """Rows to train on that a teacher wrote, pairs and views, by teacher."""
+        counts: Counter[str] = Counter()
+        for part in filter(None, (self.pairs, self.views)):
+            counts.update(redact(teacher) for teacher in part["teacher"] if teacher)
+        return dict(counts)
+
 
 @dataclass(frozen=True)
 class Tokens:

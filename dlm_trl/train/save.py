@@ -18,7 +18,7 @@ from safetensors import safe_open
 from transformers import GenerationConfig, Trainer
 
 from dlm_trl.evaluation.numbers import Measure
-from dlm_trl.evaluation.report import measures_table
+from dlm_trl.evaluation.training_card import adapter_card
 from dlm_trl.models import lineage
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.models.load import TENSORS, TOKENIZER_FILES
@@ -26,9 +26,10 @@ from dlm_trl.models.registry import ModelRef
 from dlm_trl.models.weights import find_weights
 from dlm_trl.notes import DlmError, store
 from dlm_trl.notes.errors import AdapterError, DlmWriteError, StoreError
+from dlm_trl.notes.escape import redact
 from dlm_trl.notes.files import replace_file
 from dlm_trl.notes.terminal import say
-from dlm_trl.train.card import model_card
+from dlm_trl.tasks.load import read_stages
 from dlm_trl.train.checkpoints import disk_errors
 from dlm_trl.train.run import PreferenceRun, Run
 
@@ -82,11 +83,11 @@ def _publish_later(run: Run | PreferenceRun) -> str:
 
 def describe(folders: Sequence[Path], run: Run | PreferenceRun, measures: Sequence[Measure] = ()) -> None:
     """Write lineage and model card into the adapter's folders; call it again once there are numbers."""
-    record, card = training_step(run, measures), model_card(run, measures_table(measures) if measures else "")
-    earlier = run.earlier if isinstance(run, PreferenceRun) else ()
+    record = training_step(run, measures)
+    records = [*(run.earlier if isinstance(run, PreferenceRun) else ()), record]
     for folder in folders:
-        lineage.write(folder, [*earlier, record])
-        replace_file(folder / "README.md", card.encode())
+        lineage.write(folder, records)
+        replace_file(folder / "README.md", adapter_card(records, str(folder)).encode())
 
 
 def _check_finite(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -132,7 +133,7 @@ def training_step(run: Run | PreferenceRun, measures: Sequence[Measure]) -> line
 
     A base without safetensors weights has no fingerprint; merging refuses it.
     """
-    adapter, document, base = run.adapter, run.document, ModelRef(run.base_model)
+    adapter, training, document, base = run.adapter, run.training, run.document, ModelRef(run.base_model)
     step: dict[str, Any] = {
         "step": "train",
         "document": document and document.frontmatter.dlm_id,
@@ -140,21 +141,39 @@ def training_step(run: Run | PreferenceRun, measures: Sequence[Measure]) -> line
         "task": None,
         "base": base.record,
         "base_source": base.conversion,
-        "adapter": {"type": adapter.adapter, "rank": adapter.lora_r, "alpha": adapter.lora_alpha},
+        "adapter": {
+            "type": adapter.adapter,
+            "rank": adapter.lora_r,
+            "alpha": adapter.lora_alpha,
+            "dropout": adapter.lora_dropout,
+        },
         "quantization": adapter.quantization,
-        "seed": run.training.seed,
-        "measures": {measure.name: measure.after for measure in measures},
+        "seed": training.seed,
+        "settings": {
+            "learning_rate": training.learning_rate,
+            "schedule": training.lr_scheduler_type.value,
+            "epochs": training.num_train_epochs,
+            "max_length": training.max_length,
+        },
+        "measures": [asdict(measure) for measure in measures],
         "eval_spec": asdict(run.eval_spec),
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
+        "versions": {name: version(name) for name in ("dlm-trl", "torch", "transformers", "peft", "trl")},
     }
     if isinstance(run, PreferenceRun):
-        training = run.training
+        preferences = run.training
         step["preferences"] = {
-            "loss": training.loss_type, "beta": training.beta, "reference": run.notes.reference
+            "loss": preferences.loss_type, "beta": preferences.beta, "reference": run.notes.reference
         }  # fmt: skip
         step["adapter_from"] = {"folder": str(run.adapter_from.resolve()), TENSORS: run.weights}
     else:
+        step["synthetic"] = run.rows.synthetic()
         step["task"] = run.task.task or run.task.task_rows
+        if run.task.task:
+            step["written_online"] = {
+                "teacher": redact(run.task.task_teacher),
+                "share": run.task.synthetic_fraction,
+                "stages": read_stages(run.task.stages),
+            }
     try:
         weights = find_weights(run.base_model)
         found = {"base_revision": weights.revision, "base_fingerprint": lineage.fingerprint(weights)}
