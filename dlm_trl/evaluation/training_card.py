@@ -160,7 +160,11 @@ def _settings(record: Step) -> str:
     text += "".join(f", {name} {markdown(adapter[name])}" for name in ("alpha", "dropout") if name in adapter)
     text += f", quantisation {markdown(record.get('quantization') or 'none')}, seed {record['seed']}"
     settings = record.get("settings") or {}
-    return text + "".join(f", {name.replace('_', ' ')} {markdown(value)}" for name, value in settings.items()) + "."
+    return (
+        text
+        + "".join(f", {markdown(name.replace('_', ' '))} {markdown(value)}" for name, value in settings.items())
+        + "."
+    )
 
 
 def _unmeasured(record: Step) -> str:

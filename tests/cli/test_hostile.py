@@ -5,9 +5,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import chdir, suppress
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,6 +17,7 @@ from dlm_trl.cli import main as cli
 from dlm_trl.evaluation.advice import Missed
 from dlm_trl.evaluation.numbers import Measure, Sample
 from dlm_trl.evaluation.report import Report, markdown
+from dlm_trl.evaluation.training_card import adapter_card
 from dlm_trl.export.model_card import model_card
 from dlm_trl.notes import DlmError, parse, read
 from dlm_trl.notes.document import section_id
@@ -24,7 +25,6 @@ from dlm_trl.notes.store import synth_dir
 from dlm_trl.online.dataset_card import card
 from dlm_trl.online.rows_folder import Progress, TaskRowsSettings
 from dlm_trl.synth.staging import staged
-from dlm_trl.train import card as train_card
 from tests.notes.test_escape import HOSTILE, dangerous
 from tests.synth.writer import HEAD, asked, listed, notes
 from tests.teachers.servers import Answer, App, Call
@@ -145,24 +145,27 @@ def test_reports_and_cards_show_text_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_card_of_an_adapter_shows_text_and_no_password() -> None:
-    document = parse(hostile_document(ATTACK.replace("\n", " "), ATTACK + " http://me:word@host/"))
-    rows = SimpleNamespace(provenance=lambda: {ATTACK: 3}, parts=lambda: [1])
-    made = SimpleNamespace(
-        adapter=SimpleNamespace(adapter="lora", lora_r=1, lora_alpha=1, lora_dropout=0.0, quantization=None),
-        training=SimpleNamespace(
-            learning_rate=1e-3, lr_scheduler_type=SimpleNamespace(value="cosine"), seed=1, max_length=64
-        ),
-        task=SimpleNamespace(
-            task=ATTACK, task_rows=None, task_teacher=ATTACK, synthetic_fraction=0.5, stages=json.dumps([{"a": ATTACK}])
-        ),
-        notes=SimpleNamespace(validation_fraction=0.1),
-        eval_spec=SimpleNamespace(split_method="source"),
-        document=document,
-        base_model="hf:a/<img src=x>",
-        rows=rows,
-    )
-    body = train_card.model_card(cast(Any, made), "").split("---\n", 2)[2]
-    assert interpreted(body) == set() and not dangerous(body)
+    attack = ATTACK + " http://me:word@host/"
+    record = {
+        "step": "train",
+        "base": "a/<img src=x>",
+        "base_source": attack,
+        "document": attack,
+        "rows": {"human": 1, "prose": 1, attack: 3},
+        "synthetic": {attack: 3},
+        "task": attack,
+        "written_online": {"teacher": attack, "share": 0.5, "stages": [{"a": attack}]},
+        "adapter": {"type": attack, "rank": 4, "alpha": attack, "dropout": attack},
+        "quantization": attack,
+        "seed": 1,
+        "settings": {attack: attack},
+        "measures": [asdict(Measure(attack, attack, 0.0, 1.0))],
+        "eval_spec": {"validation_fraction": 0.1, "split_method": attack},
+        "versions": {attack: attack},
+    }
+    body = adapter_card(record, f"x/{attack}", attack).split("\n---\n", 1)[1]
+    blocks = body.split("```python\n")
+    assert interpreted(blocks[0]) == set() and not dangerous(body) and "word@" not in blocks[0]
 
 
 def test_a_key_that_a_server_repeats_is_kept_nowhere(

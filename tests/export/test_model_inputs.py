@@ -55,15 +55,24 @@ def test_folders_next_to_the_current_one_have_names(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("base", "published"),
-    [("/data/my: models/b", None), ("tiny", None), ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-1.7B"), ("{x}", "{x}")],
+    ("base", "published", "license"),
+    [
+        ("/data/my: models/b", None, None),
+        ("tiny", None, "apache-2.0"),
+        ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-1.7B", "apache-2.0"),
+        ("{x}", "{x}", None),
+    ],
 )
-def test_the_header_of_a_card_names_only_bases_on_the_hub(tmp_path: Path, base: str, published: str | None) -> None:
+def test_the_header_of_a_card_names_only_bases_on_the_hub(
+    tmp_path: Path, base: str, published: str | None, license: str | None
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
     adapter = {"adapter_model.safetensors": "0" * 64}
     card = model_card(tmp_path, [{"step": "merge", "base": base, "dtype": "float32", "adapter": adapter}], "runs/m")
     header = yaml.safe_load(card.split("---\n")[1])
     assert header.pop("base_model", None) == published
+    assert header.pop("license", None) == license
+    assert ("**Licence: fill it in.**" in card) == (license is None)
     assert header == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 LFS_ENDINGS = (".safetensors", ".parquet")  # as in a new repository's .gitattributes
 TOKEN = "hf_baker_of_the_tests"
@@ -70,6 +72,8 @@ class Handler(BaseHTTPRequestHandler):
             repo = f"{asked.get('type', 'model')}s/{asked['organization']}/{asked['name']}"
             self.server.private[repo] = asked["visibility"] == "private"
             self.answer({"url": f"{self.server.address}/{repo.removeprefix('models/')}"})
+        elif path == "/api/validate-yaml":
+            self.answer({"errors": header_errors(json.loads(body)["content"]), "warnings": []})
         elif "/preupload/" in path:
             modes = [
                 {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
@@ -97,8 +101,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({})
 
     def action(self, oid: str, size: int) -> dict[str, Any]:
-        upload = {} if oid in self.server.objects else {"upload": {"href": f"{self.server.address}/lfs/{oid}"}}
-        return {"oid": oid, "size": size, "actions": upload}
+        if oid in self.server.objects:  # of an earlier push
+            return {"oid": oid, "size": size}
+        return {"oid": oid, "size": size, "actions": {"upload": {"href": f"{self.server.address}/lfs/{oid}"}}}
 
     def commit(self, repo: str, key: str, value: dict[str, Any]) -> None:
         if key == "file":
@@ -119,6 +124,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         pass
+
+
+def header_errors(card: str) -> list[dict[str, str]]:
+    """What the Hub refuses in a card's header: a value of the wrong kind, and a base that isn't a repository."""
+    header = yaml.safe_load(card.split("---\n")[1]) if card.startswith("---\n") else {}
+    wrong = [key for key in ("license", "base_model", "library_name") if not isinstance(header.get(key, ""), str)]
+    wrong += ["base_model"] if not re.fullmatch(r"([\w.-]+/)?[\w.-]+|", header.get("base_model", "")) else []
+    return [{"message": f'"{key}" is invalid'} for key in wrong]
 
 
 @pytest.fixture
