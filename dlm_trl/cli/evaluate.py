@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +17,13 @@ from dlm_trl.notes.escape import printable_json
 from dlm_trl.notes.terminal import console, say
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from rich.table import Table
+    from transformers import PreTrainedModel
 
     from dlm_trl.evaluation.cloze import Cloze
     from dlm_trl.evaluation.mcsb import Binding
+    from dlm_trl.evaluation.spec import NotesQuestions
     from dlm_trl.evaluation.suite import Evaluation
 
 
@@ -56,6 +60,14 @@ def evaluate(
     quantization: Annotated[
         Literal["4bit", "8bit"] | None, typer.Option(help="Load the base model in 4 or 8 bit.")
     ] = None,
+    lm_eval: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            metavar="OUT_DIR",
+            help="Also write the questions, and for an adapter those about its notes, as lm-evaluation-harness tasks.",
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure how well a model answers multiple-choice questions, and its perplexity on a general text.
@@ -83,8 +95,13 @@ def evaluate(
         descriptions = None if glosses is None else suite.read_glosses(glosses)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.") from None
-    loaded, tokenizer = load_for_inference(_model_or_adapter(model), quantization)
+    name = _model_or_adapter(model)
+    loaded, tokenizer = load_for_inference(name, quantization)
     sets = suite.question_sets(loaded, tokenizer, conditions, questions, seed, split, held_out, descriptions)
+    if lm_eval is not None:
+        from dlm_trl.evaluation.lm_eval_tasks import write_tasks
+
+        write_tasks(lm_eval, tokenizer, sets, _questions_of_the_run(Path(name)))
     result = suite.measure(loaded, tokenizer, sets)
     if json_:
         say(printable_json({"model": model, "split": split, "seed": seed, **asdict(result)}))
@@ -95,6 +112,37 @@ def evaluate(
     passes = result.cloze.passes_per_question
     say(f"Forward passes per question: 1 for an answer by label, {passes:.1f} for the cloze baseline.")
     say(f"Perplexity of the general text: {result.perplexity:.2f} per token.")
+    if lm_eval is not None:
+        say(f"Tasks: {lm_eval}. Ask this model, or any other:\n{_lm_eval_commands(lm_eval, Path(name), loaded)}")
+
+
+def _questions_of_the_run(folder: Path) -> NotesQuestions | None:
+    """What the report of a run asked about its notes; None for a model without a recorded run."""
+    from dlm_trl.export.model_inputs import recorded_eval_spec
+    from dlm_trl.export.record import read_lineage
+
+    records = read_lineage(folder)
+    if not records:
+        return None
+    spec, remarks = recorded_eval_spec(records, None)
+    for remark in remarks:
+        say(remark, err=True)
+    document = spec.read_document()
+    return spec.notes_questions(*spec.pairs(document), document)
+
+
+def _lm_eval_commands(tasks: Path, folder: Path, model: PreTrainedModel | PeftModel) -> str:
+    """The lines that ask this model the tasks; the questions about notes go through the chat template."""
+    from dlm_trl.evaluation.lm_eval_tasks import MCSB, NOTES
+
+    arguments = f"pretrained={model.config.name_or_path},dtype={str(model.dtype).removeprefix('torch.')}"
+    if (folder / "adapter_config.json").is_file():
+        arguments += f",peft={folder},tokenizer={folder}"
+    start = f"lm_eval --model hf --model_args {shlex.quote(arguments)} --include_path {shlex.quote(str(tasks))}"
+    notes = any(tasks.glob(f"{NOTES}_*.yaml"))
+    return "\n".join(
+        [f"{start} --tasks {MCSB}", *([f"{start} --tasks {NOTES} --apply_chat_template"] if notes else [])]
+    )
 
 
 def _model_or_adapter(model: str) -> str:

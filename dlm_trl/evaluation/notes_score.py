@@ -79,6 +79,11 @@ def score_open_book(
         return _with_choices(answered, base, tokenizer, choice_groups(questions), ask, show)
 
 
+def answer_limit(tokenizer: PreTrainedTokenizerBase, questions: NotesQuestions) -> int:
+    """The number of tokens after which answers to all questions are cut off."""
+    return max([LEAST_TOKENS, *(answer_tokens(tokenizer, asked) for asked in questions.groups.values())])
+
+
 def choice_groups(questions: NotesQuestions) -> dict[str, list[ChoiceQuestion]]:
     """The questions as multiple choice, by group."""
     return choice_questions(questions.groups)
@@ -97,7 +102,7 @@ def _answer(
     Answers are cut off at the same length in all groups: the base often repeats the question first, which is longer
     than the short answers of some groups.
     """
-    limit = max([LEAST_TOKENS, *(answer_tokens(tokenizer, asked) for asked in questions.groups.values())])
+    limit = answer_limit(tokenizer, questions)
     shares: dict[str, dict[str, float]] = {}
     answers: dict[str, dict[str, str]] = {}
     for group, asked in questions.groups.items():

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import chdir, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
