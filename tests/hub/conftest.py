@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -152,16 +152,53 @@ def push(hub: Hub, tmp_path: Path) -> Push:
     huggingface_hub reads its settings when it is imported.
     """
 
-    def run(*words: object, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
         settings = {
             "HF_ENDPOINT": hub.address,
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HOME": str(tmp_path / "hf_home"),
-            **({"HF_TOKEN": token} if token else {}),
+            "HF_TOKEN": TOKEN,
         }
-        environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"} | settings
         command = [sys.executable, "-m", "dlm_trl", "push", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})
+
+    return run
+
+
+@pytest.fixture
+def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The server, for huggingface_hub in this process."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", hub.address, raising=False)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return hub
+
+
+class Done(NamedTuple):
+    """The exit code of a command, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Done]
+
+
+@pytest.fixture
+def cli(online: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """cli("baker/notes", …): `dlm-trl push` in this process, for what sends nothing."""
+    from dlm_trl.cli import main
+
+    def run(*words: object) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["dlm-trl", "push", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        assert isinstance(ended.value.code, int)
+        return Done(ended.value.code, *capsys.readouterr())
 
     return run

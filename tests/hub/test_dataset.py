@@ -12,7 +12,7 @@ from dlm_trl.notes import DlmError, parse, read
 from dlm_trl.rows.convert import KINDS, features
 from dlm_trl.rows.parsed import parsed_rows
 from dlm_trl.rows.views import ProseView, add_views, views_path
-from tests.hub.conftest import Hub, Push
+from tests.hub.conftest import Cli, Hub, Push
 
 PROSE = "The ferry leaves at seven. It carries nine cars."
 HEAD = """---
@@ -91,7 +91,7 @@ def test_the_card(notes: Path) -> None:
         ("prose", "data/prose-train.parquet"),
     ]
     assert "4 rows, 2 of them synthetic (50%)" in card and "Licence: cc-by-4.0." in card
-    assert "| hf:writer    | sft  |    1 |        25.0% |" in card and "paraphrase (1)" in card
+    assert "| hf:writer | sft | 1 | 25.0% |" in " ".join(card.split()) and "paraphrase (1)" in card
     assert 'load_dataset("baker/ferry", "prose", split="train")' in card
     assert "/home" not in card
 
@@ -131,7 +131,9 @@ def test_views_are_synthetic(notes: Path, tmp_path: Path) -> None:
     views_path(document).parent.mkdir(parents=True)
     add_views(document, [view])
     upload = dataset_upload(document, "baker/ferry")
-    assert "5 rows, 3 of them synthetic (60%)" in upload.card and "| anthropic:writer |" in upload.card
+    assert "5 rows, 3 of them synthetic (60%)" in upload.card and "| anthropic:writer | views | 1 |" in " ".join(
+        upload.card.split()
+    )
     assert loaded(dict(upload.files), tmp_path / "arrived", "views")["text"][:] == [view.text]
 
 
@@ -150,10 +152,11 @@ def test_an_unknown_teacher_is_refused_with_its_line(notes: Path, teacher: str) 
     assert caught.value.line == 1 + notes.read_text().splitlines().index("How many cars?") - 1
 
 
-def test_a_broken_document_is_one_line(push: Push, notes: Path) -> None:
+def test_a_broken_document_and_misuse_are_one_line(cli: Cli, notes: Path) -> None:
+    assert "--unverified is for models" in cli(notes, "baker/ferry", "--unverified").err
     notes.write_text(DOCUMENT.replace("### A\nInes.", ""))
-    done = push(notes, "baker/ferry", "--dry-run")
-    assert done.returncode == 1 and f"{notes}:" in done.stderr and "Traceback" not in done.stderr
+    done = cli(notes, "baker/ferry", "--dry-run")
+    assert done.code == 1 and done.err.startswith(f"{notes}:")
 
 
 def test_every_kind_of_rows_is_one_of_the_dataset() -> None:

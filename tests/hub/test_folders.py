@@ -17,7 +17,7 @@ from dlm_trl.export.record import read_lineage, write_lineage
 from dlm_trl.hub.folders import model_upload
 from dlm_trl.models import lineage
 from dlm_trl.notes import DlmError
-from tests.hub.conftest import Hub, Push
+from tests.hub.conftest import Cli, Hub, Push
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PRIVATE = ("serve_check.json", "report.json", "report.md", "before.json", "training_args.bin", "optimizer.pt")
@@ -121,10 +121,10 @@ def test_the_card_of_an_adapter(adapter: Path) -> None:
     upload = model_upload(adapter, "baker/notes")
     header = yaml.safe_load(upload.card.split("---\n")[1])
     assert header["base_model"] == SMOLLM and header["license"] == "apache-2.0" and header["library_name"] == "peft"
-    assert "50 training rows, 70% of them synthetic" in upload.card
-    assert "| hf:writer        | synthetic |   20 |   40% |" in upload.card
-    assert "| openai:gpt-9     | synthetic |   15 |   30% |" in upload.card
-    assert "12.5% | 87.5% |" in upload.card and "as in SQuAD" in upload.card and "dlm-trl 0.1.0" in upload.card
+    shown = " ".join(upload.card.split())
+    assert "50 training rows, 70% of them synthetic" in shown
+    assert "| hf:writer | synthetic | 20 | 40% | | openai:gpt-9 | synthetic | 15 | 30% |" in shown
+    assert "| F1, seen (share) | 12.5% | 87.5% |" in shown and "as in SQuAD" in shown and "dlm-trl 0.1.0" in shown
     assert json.loads(upload.files["adapter_config.json"])["base_model_name_or_path"] == SMOLLM  # type: ignore[arg-type]
     assert not upload.notes
     assert "/home" not in upload.card
@@ -220,28 +220,31 @@ def test_broken_weights_and_numbers_are_refused(adapter: Path) -> None:
         refused(adapter, "Malformed lineage file")
 
 
-def test_a_dry_run_contacts_nobody(hub: Hub, push: Push, adapter: Path) -> None:
-    done = push(adapter, "baker/notes", "--dry-run", token=None)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("---\n") and "adapter would go to the private model baker/notes" in done.stdout
-    assert f"{(adapter / 'adapter_model.safetensors').stat().st_size / 1000:.1f} kB" in done.stdout
-    result = json.loads(push(adapter, "baker/notes", "--dry-run", "--json", token=None).stdout)
+def test_a_dry_run_contacts_nobody(cli: Cli, online: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlm_trl.hub.upload.get_token", lambda: None)
+    done = cli(adapter, "baker/notes", "--dry-run")
+    assert done.code == 0
+    assert done.out.startswith("---\n") and "adapter would go to the private model baker/notes" in done.out
+    assert f"{(adapter / 'adapter_model.safetensors').stat().st_size / 1000:.1f} kB" in done.out
+    result = json.loads(cli(adapter, "baker/notes", "--dry-run", "--json").out)
     assert result["files"]["tokenizer.json"] == (adapter / "tokenizer.json").stat().st_size
-    assert result["url"] is None and result["private"] and result["card"] in done.stdout
-    assert hub.requests == []
+    assert result["url"] is None and result["private"] and result["card"] in done.out
+    assert online.requests == []
 
 
-def test_misuse_is_one_line(hub: Hub, push: Push, adapter: Path) -> None:
+def test_misuse_is_one_line(cli: Cli, online: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words, code, expected in (
         ([adapter, "baker/notes", "--license", "Apache 2"], 2, "isn't the id of a licence"),
         ([adapter, "baker/notes", "--rows", "sft"], 2, "--rows is for documents"),
         ([adapter, "not a name", "--dry-run"], 1, "the name is invalid"),
+        ([adapter, "someone/notes"], 1, "baker can only write to baker, bakery"),
     ):
-        done = push(*words)
-        assert done.returncode == code and expected in done.stderr and "Traceback" not in done.stderr
-    done = push(adapter, "baker/notes", token=None)
-    assert done.returncode == 1 and "you aren't logged in. Run `hf auth login`, or set HF_TOKEN." in done.stderr
-    assert not hub.files
+        done = cli(*words)
+        assert done.code == code and expected in done.err
+    monkeypatch.setattr("dlm_trl.hub.upload.get_token", lambda: None)
+    done = cli(adapter, "baker/notes")
+    assert done.code == 1 and "you aren't logged in. Run `hf auth login`, or set HF_TOKEN." in done.err
+    assert not online.files
 
 
 def test_recorded_numbers_read_back() -> None:

@@ -6,18 +6,7 @@ import pytest
 
 from dlm_trl.hub.upload import Upload, check_hub, check_repo_id, push_files
 from dlm_trl.notes import DlmError
-from tests.hub.conftest import TOKEN, Hub
-
-
-@pytest.fixture
-def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The server, for huggingface_hub in this process."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", hub.address, raising=False)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    return hub
+from tests.hub.conftest import Hub
 
 
 def upload(tmp_path: Path, weights: str = "model.safetensors", repo_type: str = "model") -> Upload:
