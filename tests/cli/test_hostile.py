@@ -144,25 +144,25 @@ def test_reports_and_cards_show_text_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_card_of_an_adapter_shows_text_and_no_password() -> None:
-    attack = ATTACK + " http://me:word@host/"
+    teacher = ATTACK + " http://me:word@host/"
     record = {
         "step": "train",
         "base": "a/<img src=x>",
-        "base_source": attack,
-        "document": attack,
-        "rows": {"human": 1, "prose": 1, attack: 3},
-        "synthetic": {attack: 3},
-        "task": attack,
-        "written_online": {"teacher": attack, "share": 0.5, "stages": [{"a": attack}]},
-        "adapter": {"type": attack, "rank": 4, "alpha": attack, "dropout": attack},
-        "quantization": attack,
+        "base_source": ATTACK,
+        "document": ATTACK,
+        "rows": {"human": 1, "prose": 1, teacher: 3},
+        "synthetic": {teacher: 3},
+        "task": ATTACK,
+        "written_online": {"teacher": teacher, "share": 0.5, "stages": [{"a": ATTACK}]},
+        "adapter": {"type": ATTACK, "rank": 4, "alpha": ATTACK, "dropout": ATTACK},
+        "quantization": ATTACK,
         "seed": 1,
-        "settings": {attack: attack},
-        "measures": [asdict(Measure(attack, attack, 0.0, 1.0))],
-        "eval_spec": {"validation_fraction": 0.1, "split_method": attack},
-        "versions": {attack: attack},
+        "settings": {ATTACK: ATTACK},
+        "measures": [asdict(Measure(ATTACK, ATTACK, 0.0, 1.0))],
+        "eval_spec": {"validation_fraction": 0.1, "split_method": ATTACK},
+        "versions": {ATTACK: ATTACK},
     }
-    body = adapter_card(record, f"x/{attack}", attack).split("\n---\n", 1)[1]
+    body = adapter_card(record, f"x/{ATTACK}", ATTACK).split("\n---\n", 1)[1]
     blocks = body.split("```python\n")
     assert interpreted(blocks[0]) == set() and not dangerous(body) and "word@" not in blocks[0]
 
