@@ -260,7 +260,9 @@ def check_verb(words: list[str], where: str) -> None:
     while hasattr(command, "commands"):
         assert words and words[0] in command.commands, (where, words)
         command, words = command.commands[words[0]], words[1:]
-    options = {name: p for p in command.params if p.param_type_name == "option" for name in p.opts}
+    options = {
+        name: p for p in command.params if p.param_type_name == "option" for name in (*p.opts, *p.secondary_opts)
+    }
     given: list[str] = []
     rest = iter(words)
     for word in rest:

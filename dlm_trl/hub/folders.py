@@ -65,7 +65,8 @@ def model_upload(folder: Path, repo_id: str, license: str | None = None, unverif
         file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()
     }
     files[CARD] = card.encode()
-    files[lineage.FILE] = _json({"steps": records})
+    # The command that verify recorded names a folder; the card has the one for the repository.
+    files[lineage.FILE] = _json({"steps": [{k: v for k, v in record.items() if k != "serve"} for record in records]})
     if adapter:
         files[CONFIG] = _json(_with_hub_base(read_json(folder / CONFIG), records[-1]))
     base = records[0].get("base")

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def merged(adapter: Path, random_base: Path, tmp_path: Path) -> Path:
 
 def set_checks(folder: Path, checks: list[dict[str, Any]]) -> None:
     *before, last = read_lineage(folder)
-    write_lineage(folder, [*before, last | {"checks": checks}], str(folder))
+    write_lineage(folder, [*before, last | {"checks": checks, "serve": f"vllm serve {folder}"}], str(folder))
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -177,6 +177,7 @@ def test_an_awq_model_is_served_by_its_card(merged: Path) -> None:
     assert upload.kind == "awq"
     assert "vllm serve baker/notes-awq --served-model-name notes-awq --quantization awq" in upload.card
     assert "serve_check.json" in upload.left_out and "serve_check.json" not in upload.files
+    assert str(merged.parent).encode() not in cast(bytes, upload.files["lineage.json"])
 
 
 def refused(folder: Path, match: str, **options: Any) -> None:
