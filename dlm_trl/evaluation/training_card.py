@@ -144,7 +144,9 @@ def _task(record: Step) -> str:
     written: Mapping[str, Any] | None = record.get("written_online")
     name = code(Path(record["task"]).name)
     if written is None:
-        return f"Synthetic rows of the task {name}."
+        before = record.get("written_before")
+        where = f", written before the run, from the folder {code(before)}" if before else f" of the task {name}"
+        return f"Synthetic rows{where}."
     who = (
         "the frozen base itself" if written["teacher"] == "base" else code(redact(without_folders(written["teacher"])))
     )

@@ -40,6 +40,7 @@ OPTIONAL_FIELDS: dict[str, Fields] = {
     "train": {
         **dict.fromkeys(("synthetic", "settings", "versions"), dict),
         "eval_spec": {"validation_fraction": (int, float), "split_method": str},
+        "written_before": str,
         "written_online": {"teacher": str, "share": (int, float), "stages": list},
     },
 }

@@ -159,21 +159,14 @@ def training_step(run: Run | PreferenceRun, measures: Sequence[Measure]) -> line
         "eval_spec": asdict(run.eval_spec),
         "versions": {name: version(name) for name in ("dlm-trl", "torch", "transformers", "peft", "trl")},
     }
-    if isinstance(run, PreferenceRun):
-        preferences = run.training
-        step["preferences"] = {
-            "loss": preferences.loss_type, "beta": preferences.beta, "reference": run.notes.reference
-        }  # fmt: skip
-        step["adapter_from"] = {"folder": str(run.adapter_from.resolve()), TENSORS: run.weights}
-    else:
-        step["synthetic"] = run.rows.synthetic()
-        step["task"] = run.task.task or run.task.task_rows
-        if run.task.task:
-            step["written_online"] = {
-                "teacher": redact(run.task.task_teacher),
-                "share": run.task.synthetic_fraction,
-                "stages": read_stages(run.task.stages),
-            }
+    if run.task.task_rows:
+        step["written_before"] = Path(run.task.task_rows).name
+    if run.task.task:
+        step["written_online"] = {
+            "teacher": redact(run.task.task_teacher),
+            "share": run.task.synthetic_fraction,
+            "stages": read_stages(run.task.stages),
+        }
     try:
         weights = find_weights(run.base_model)
         found = {"base_revision": weights.revision, "base_fingerprint": lineage.fingerprint(weights)}

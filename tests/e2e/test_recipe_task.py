@@ -42,7 +42,7 @@ def test_a_skill_without_a_document(recipe: Recipe, tmp_path: Path) -> None:
     page = (out / "report.html").read_text()
     assert "Rows of the last step" in page and "mcsb/3:upper/accuracy" in page and "Accuracy" in page
     assert (
-        "Rows of the task `mcsb`, written during the run by the frozen base itself: 100%"
+        "Synthetic rows of the task `mcsb`, written during the run by the frozen base itself: 100%"
         in (out / "README.md").read_text()
     )
     assert load_adapted(out)[0].peft_config["default"].r == 2
@@ -82,7 +82,9 @@ def test_rows_of_a_task_mixed_with_a_documents(recipe: Recipe) -> None:
     trained = [line for line in history(out) if "loss" in line]
     assert sum(line["online/rows"] for line in trained) in (11, 12, 13), "half of 24, give or take one"
     card = (out / "README.md").read_text()
-    assert "human: " in card and "`arithmetic`, written during the run by the frozen base itself: 50%" in card
+    assert (
+        "| people, as pairs |" in card and "`arithmetic`, written during the run by the frozen base itself: 50%" in card
+    )
 
 
 def test_context_distillation_of_pairs_and_of_a_task(recipe: Recipe, tmp_path: Path) -> None:
