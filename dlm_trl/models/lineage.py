@@ -41,6 +41,7 @@ OPTIONAL_FIELDS: dict[str, Fields] = {
         **dict.fromkeys(("synthetic", "settings", "versions"), dict),
         "eval_spec": {"validation_fraction": (int, float), "split_method": str},
         "written_before": str,
+        "preferences": {"loss": list, "beta": (int, float), "reference": str},
         "written_online": {"teacher": str, "share": (int, float), "stages": list},
     },
 }

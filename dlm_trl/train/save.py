@@ -30,6 +30,7 @@ from dlm_trl.notes.escape import redact
 from dlm_trl.notes.files import replace_file
 from dlm_trl.notes.terminal import say
 from dlm_trl.tasks.load import read_stages
+from dlm_trl.train.arguments import TaskArguments
 from dlm_trl.train.checkpoints import disk_errors
 from dlm_trl.train.run import PreferenceRun, Run
 
@@ -159,17 +160,30 @@ def training_step(run: Run | PreferenceRun, measures: Sequence[Measure]) -> line
         "eval_spec": asdict(run.eval_spec),
         "versions": {name: version(name) for name in ("dlm-trl", "torch", "transformers", "peft", "trl")},
     }
-    if run.task.task_rows:
-        step["written_before"] = Path(run.task.task_rows).name
-    if run.task.task:
-        step["written_online"] = {
-            "teacher": redact(run.task.task_teacher),
-            "share": run.task.synthetic_fraction,
-            "stages": read_stages(run.task.stages),
-        }
+    if isinstance(run, PreferenceRun):
+        preferences = run.training
+        step["preferences"] = {
+            "loss": preferences.loss_type, "beta": preferences.beta, "reference": run.notes.reference
+        }  # fmt: skip
+        step["adapter_from"] = {"folder": str(run.adapter_from.resolve()), TENSORS: run.weights}
+    else:
+        step["synthetic"] = run.rows.synthetic()
+        step |= _task(run.task)
     try:
         weights = find_weights(run.base_model)
         found = {"base_revision": weights.revision, "base_fingerprint": lineage.fingerprint(weights)}
     except DlmError:
         found = {"base_revision": None, "base_fingerprint": None}
     return step | found
+
+
+def _task(task: TaskArguments) -> lineage.Step:
+    """The fields of a record about rows of a task."""
+    if task.task is None:
+        return {"task": task.task_rows, "written_before": Path(task.task_rows).name} if task.task_rows else {}
+    written = {
+        "teacher": redact(task.task_teacher),
+        "share": task.synthetic_fraction,
+        "stages": read_stages(task.stages),
+    }
+    return {"task": task.task, "written_online": written}

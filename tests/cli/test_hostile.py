@@ -162,7 +162,7 @@ def test_the_card_of_an_adapter_shows_text_and_no_password() -> None:
         "eval_spec": {"validation_fraction": 0.1, "split_method": ATTACK},
         "versions": {ATTACK: ATTACK},
     }
-    body = adapter_card(record, f"x/{ATTACK}", ATTACK).split("\n---\n", 1)[1]
+    body = adapter_card([record], f"x/{ATTACK}", ATTACK).split("\n---\n", 1)[1]
     blocks = body.split("```python\n")
     assert interpreted(blocks[0]) == set() and not dangerous(body) and "word@" not in blocks[0]
 
