@@ -42,7 +42,8 @@ def trained(tmp_path: Path, notes: Path) -> Callable[[str], Path]:
         load_tokenizer(base).save_pretrained(folder)
         step = {"step": "train", "base": base, "base_fingerprint": None, "document": "01K9BREADW1THS0VRD0VGH2T3R"}
         step |= {"rows": {"human": 1}, "task": None, "adapter": {"type": "lora", "rank": 4}, "quantization": None}
-        lineage.write(folder, [step | {"seed": 1, "eval_spec": {"notes": str(notes)}}])
+        spec = {"notes": str(notes), "validation_fraction": 0.1, "split_method": "source_group"}
+        lineage.write(folder, [step | {"seed": 1, "eval_spec": spec}])
         return folder
 
     return make
