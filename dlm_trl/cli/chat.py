@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dlm_trl.cli.synth import misuse_exits_with_2, silence_libraries
+from dlm_trl.cli.shared import misuse_exits_with_2, silence_libraries
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.notes.terminal import console, say
 

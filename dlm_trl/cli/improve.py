@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from dlm_trl.cli.synth import misuse_exits_with_2, read_prices
+from dlm_trl.cli.shared import misuse_exits_with_2, read_prices
 from dlm_trl.notes.escape import printable_json
 from dlm_trl.notes.terminal import say
 

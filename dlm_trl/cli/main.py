@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from dlm_trl.cli import chat, doctor, evaluate, export, improve, push, review, synth, synth_preference, synth_views
+from dlm_trl.cli import chat, doctor, evaluate, export, improve, push, review, synth
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.shipped import shipped
 from dlm_trl.notes.terminal import logging_to_stderr, say
@@ -179,8 +179,6 @@ def _recipe(name: str) -> ModuleType:
 
 
 # In the order in which they are used, after check and train.
-synth.app.command()(synth_views.views)
-synth.app.command()(synth_preference.preference)
 app.add_typer(synth.app, name="synth", no_args_is_help=True)
 app.command()(review.review)
 app.command()(improve.improve)

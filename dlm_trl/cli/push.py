@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dlm_trl.cli.export import silence_libraries
-from dlm_trl.cli.synth import misuse_exits_with_2
+from dlm_trl.cli.shared import misuse_exits_with_2
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.notes.escape import printable_json
 from dlm_trl.notes.terminal import say

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dlm_trl.cli.synth import FILES, documents, misuse_exits_with_2, read_prices, show_result, silence_libraries
+from dlm_trl.cli.shared import FILES, documents, misuse_exits_with_2, read_prices, show_result, silence_libraries
 from dlm_trl.models.ranks import is_main
 from dlm_trl.notes.terminal import say
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from dlm_trl.cli.synth import FILES, ask_teacher, documents, misuse_exits_with_2, read_prices, show_result
+from dlm_trl.cli.shared import FILES, ask_teacher, documents, misuse_exits_with_2, read_prices, show_result
 from dlm_trl.models.ranks import is_main
 
 if TYPE_CHECKING:

@@ -1,0 +1,128 @@
+"""What several verbs share: arguments, exit codes, reading of options, asking a teacher, printing of results."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlm_trl.models.ranks import is_main
+from dlm_trl.notes.errors import UsageError
+from dlm_trl.notes.terminal import console, say
+
+if TYPE_CHECKING:
+    from dlm_trl.synth.settings import SynthSettings
+
+FILES = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Documents, or folders of documents.")]
+FILE = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)]
+_MIN_COLUMNS = 60  # in a narrower terminal, tables truncate ids and numbers
+
+
+def misuse_exits_with_2(command: Callable[..., None]) -> Callable[..., None]:
+    """Exit with 2 for a UsageError; other errors exit with 1."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except UsageError as error:
+            say(error, err=True)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+def ask_teacher(paths: list[Path], settings: SynthSettings, apply: bool, dry_run: bool, json_: bool) -> None:
+    """Run or estimate these settings for each document, and print the outcomes. Exits with 1 if a request failed."""
+    silence_libraries()
+    from dlm_trl.synth import show
+
+    if dry_run:
+        from dlm_trl.synth.dry_run import estimate
+
+        estimates = [estimate(path, settings) for path in paths]
+        show_result(show.as_json(estimates) if json_ else show.estimates(estimates))
+        return
+    from dlm_trl.synth.run import synthesize_all
+    from dlm_trl.synth.watch import Watch
+
+    outcomes = []
+    try:
+        with Watch() as watch:
+            for outcome in synthesize_all(paths, settings, apply, watch if is_main() else None):
+                outcomes.append(outcome)
+                if not json_:
+                    with watch.hidden():
+                        show_result(show.outcome(outcome, settings.filter))
+    except KeyboardInterrupt:
+        say("Stopped. Finished requests are kept: rerun the same command to resume.", err=True)
+        raise
+    finally:  # after an error, too, print the documents that were finished
+        if json_:
+            show_result(show.as_json(outcomes))
+    # Only in the first process: the launcher kills the others when one fails, and the first may still be printing.
+    if is_main() and any(outcome.counts.failed for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def silence_libraries() -> None:
+    """Silence warnings that libraries print while they load weights; the user can't act on them."""
+    if not sys.stderr.isatty():
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def documents(files: list[Path]) -> list[Path]:
+    """The files, and the documents in the folders, without repeats."""
+    paths: dict[Path, None] = {}
+    for file in files:
+        if not file.exists():
+            raise typer.BadParameter(f"No such file or folder: {str(file)!r}.")
+        inside = sorted(path for path in file.rglob("*.dlm") if path.is_file()) if file.is_dir() else [file]
+        if not inside:
+            raise typer.BadParameter(f"No .dlm files in the folder {str(file)!r}.")
+        paths |= dict.fromkeys(inside)
+    return list(paths)
+
+
+def read_prices(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        prompt, completion = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            "--price takes two numbers, IN,OUT: the price of a million prompt tokens, and of a million new tokens."
+        ) from None
+    return prompt, completion
+
+
+def show_result(shown: Any) -> None:
+    """Print a text, a table, or a group of them: tables as lines where there is no room for them."""
+    from rich.console import Group
+    from rich.table import Table
+
+    from dlm_trl.synth.show import as_lines
+
+    if not is_main():
+        return
+    if isinstance(shown, str):
+        say(shown)
+        return
+    out = console()
+    for part in shown.renderables if isinstance(shown, Group) else [shown]:
+        if isinstance(part, Table) and not (out.is_terminal and out.width >= _MIN_COLUMNS):
+            say(as_lines(part))
+        else:
+            out.print(part, soft_wrap=not isinstance(part, Table))  # unwrapped, so that commands can be copied
