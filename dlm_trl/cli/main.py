@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from dlm_trl.cli import chat, doctor, evaluate, export, improve, push, review, synth
+from dlm_trl.cli.shared import misuse_exits_with_2
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.shipped import shipped
 from dlm_trl.notes.terminal import logging_to_stderr, say
@@ -77,6 +78,7 @@ def check(
 
 
 @app.command()
+@misuse_exits_with_2
 def train(
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
@@ -95,6 +97,7 @@ def train(
 
 
 @app.command()
+@misuse_exits_with_2
 def dpo(
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
@@ -115,13 +118,9 @@ def dpo(
 def _run_recipe(name: str, file: Path, settings: list[str]) -> None:
     """Run a recipe with this document: in this process, or with one process per GPU."""
     from dlm_trl.doctor.launch_files import fitting, here
+    from dlm_trl.train.setting import as_arguments
 
-    arguments = ["--notes", str(file)]
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not (key and equals):
-            raise typer.BadParameter(f"{setting!r} is not KEY=VALUE.")
-        arguments += [f"--{key}", value]
+    arguments = ["--notes", str(file), *as_arguments(settings)]
     launch, processes = fitting(here())
     if processes == 1:
         _recipe(name).main(arguments)

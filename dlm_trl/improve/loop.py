@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.load import inspect_teacher, is_self
 from dlm_trl.train.config import read_configuration
 from dlm_trl.train.save import adapter_files
+from dlm_trl.train.setting import as_arguments
 
 Train = Callable[[Path, Sequence[str], Path], None]  # document, settings, output_dir
 
@@ -65,7 +66,7 @@ def improve(
     if not is_self(settings.teacher):  # its adapter is trained in round 0
         check(document, settings)
         inspect_teacher(settings.teacher, document, settings.quantization)
-    configuration = read_configuration(["--notes", str(path), *_arguments(recipe)])
+    configuration = read_configuration(["--notes", str(path), *as_arguments(recipe)])
     if not configuration.notes.questions:
         raise UsageError(
             "No questions to measure by: the rounds compare answers to questions that nothing trained.",
@@ -172,14 +173,6 @@ def _taken_back(path: Path, current: Round, best: Round, adapter_name: str | Non
 def _train(path: Path, recipe: Sequence[str], output_dir: Path) -> None:
     settings = [*recipe, f"output_dir={output_dir}", "resume_from_checkpoint=true", "overwrite=true"]
     run_module("dlm_trl", "train", str(path), *settings, show=True)
-
-
-def _arguments(recipe: Sequence[str]) -> Iterator[str]:
-    for setting in recipe:
-        key, equals, value = setting.partition("=")
-        if not (key and equals):
-            raise UsageError(f"{setting!r} is not KEY=VALUE.", hint="Write config=recipes/notes.yaml, for example.")
-        yield from (f"--{key}", value)
 
 
 def _score(done: Round) -> float:
