@@ -15,6 +15,7 @@ from tests.chat.conftest import notes, trained  # noqa: F401  # fixtures
 pty = pytest.importorskip("pty")
 CHAT = [sys.executable, "-m", "dlm_trl", "chat"]
 PATIENCE = 600  # seconds, for a machine that hangs
+PAUSE = 5.0  # seconds after which a key is pressed again
 
 
 class Terminal:
@@ -37,10 +38,25 @@ class Terminal:
     def write(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def status(self) -> int:
-        """The exit code, once the program has ended."""
-        while self._more():
-            pass
+    def press(self, key: str, mark: str) -> None:
+        """Press a key until the program prints this text.
+
+        Python sees a signal that arrives between its prompt and its wait for a key only at the next key.
+        """
+        while mark not in self.read:
+            self.write(key)
+            while mark not in self.read and select.select([self.fd], [], [], PAUSE)[0]:
+                self.read += self._more()
+        self.until(mark)
+
+    def status(self, key: str) -> int:
+        """The exit code, once the program has ended; the key ends it."""
+        more = "."
+        while more:
+            if not select.select([self.fd], [], [], 0)[0]:
+                self.write(key)
+                select.select([self.fd], [], [], PAUSE)
+            more = self._more() if select.select([self.fd], [], [], 0)[0] else "."
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def _more(self) -> str:
@@ -67,15 +83,13 @@ def test_a_person_can_talk_compare_interrupt_and_leave(
     assert adapted and base and adapted != base
     terminal.write("/notes\n")
     terminal.until("base+notes> ")
-    terminal.write("\x03")
-    terminal.until("/exit or Ctrl+D ends the chat.")
+    terminal.press("\x03", "/exit or Ctrl+D ends the chat.")
     terminal.until("base+notes> ")
     terminal.write("What is a starter?\n")
     terminal.until("What is a starter?")
     terminal.write("\x03")  # while it answers, or right after
     terminal.until("base+notes> ")
-    terminal.write("\x04")
-    assert terminal.status() == 0
+    assert terminal.status("\x04") == 0
 
 
 def test_a_real_base_answers_questions_from_a_pipe(tmp_path: Path) -> None:
