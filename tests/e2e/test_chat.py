@@ -31,7 +31,7 @@ class Terminal:
         """What the program prints up to this text, and the text."""
         while mark not in self.read:
             assert select.select([self.fd], [], [], PATIENCE)[0], f"no {mark!r} after {self.read[-500:]!r}"
-            self.read += self._more()
+            self._read_more()
         found, mark, self.read = self.read.partition(mark)
         return found + mark
 
@@ -46,7 +46,7 @@ class Terminal:
         while mark not in self.read:
             self.write(key)
             while mark not in self.read and select.select([self.fd], [], [], PAUSE)[0]:
-                self.read += self._more()
+                self._read_more()
         self.until(mark)
 
     def status(self, key: str) -> int:
@@ -58,6 +58,11 @@ class Terminal:
                 select.select([self.fd], [], [], PAUSE)
             more = self._more() if select.select([self.fd], [], [], 0)[0] else "."
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def _read_more(self) -> None:
+        more = self._more()
+        assert more, f"it ended after {self.read[-500:]!r}"
+        self.read += more
 
     def _more(self) -> str:
         try:
