@@ -13,7 +13,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +82,9 @@ def _converted(file: Path, size: int, modified: int, sha256: str | None) -> Path
     if not _is_complete(folder):
         with locked(folder, LOCK_TIMEOUT):
             if not _is_complete(folder):
-                _convert(file, actual, folder)
+                # DeepSpeed, which transformers imports here, logs to what stdout is then; stdout is for results.
+                with redirect_stdout(sys.stderr):
+                    _convert(file, actual, folder)
     return folder
 
 

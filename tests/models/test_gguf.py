@@ -103,6 +103,13 @@ def test_a_killed_conversion_leaves_no_model(file: Path, home: Path) -> None:
     assert load_base(folders.pop()).dtype is torch.bfloat16
 
 
+def test_a_conversion_prints_nothing_to_stdout(file: Path) -> None:
+    code = "import sys, pathlib; from dlm_trl.models.gguf import converted; converted(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "converting random.gguf" in done.stderr
+
+
 def test_an_adapters_record_resolves_to_the_same_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     recorded = ModelRef(f"./{file.name}").record
