@@ -158,6 +158,7 @@ def test_a_dora_adapter_goes_on(dpo: Dpo, random_base: Path, tmp_path: Path) -> 
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
 
 
+@pytest.mark.heavy
 def test_two_processes_equal_one(dpo: Dpo, document: Path, trained_adapter: Path, tmp_path: Path) -> None:
     settings = (*QUIET, "--save_strategy", "epoch", "--max_grad_norm", "0", "--validation_fraction", "0")
     one = dpo(*settings, output="one")

@@ -27,6 +27,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **own}
 
 
+@pytest.mark.heavy
 def test_train_starts_a_process_for_each_of_several_gpus(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +136,7 @@ def test_two_processes_equal_one(
     assert all((a[name] - b[name]).abs().max() < 1e-3 for name in a)
 
 
+@pytest.mark.heavy
 def test_a_run_of_two_processes_is_resumed_by_one(recipe: Recipe, document: Path, tmp_path: Path) -> None:
     settings = (*LINE, "--lora_dropout", "0", "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2")
     whole = recipe(*settings, output="whole")
