@@ -43,6 +43,7 @@ def test_what_it_prints_is_json_and_its_exit_code_says_whether_training_works(tm
     assert report["launch_files"]["single.yaml"] is None
 
 
+@pytest.mark.heavy
 def test_a_store_that_cannot_be_written_to_is_a_problem(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
@@ -54,6 +55,7 @@ def test_a_store_that_cannot_be_written_to_is_a_problem(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.heavy
 def test_the_tables_name_each_finding_and_launch_file(tmp_path: Path) -> None:
     done = run(DLM_HOME=str(tmp_path))
     assert done.returncode == 0 and "Training on a document works here." in done.stdout

@@ -99,6 +99,7 @@ def test_a_person_can_talk_compare_interrupt_and_leave(
     assert terminal.status("\x04") == 0
 
 
+@pytest.mark.heavy
 def test_a_real_base_answers_questions_from_a_pipe(tmp_path: Path) -> None:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "DLM_HOME": str(tmp_path)}
     done = subprocess.run(
