@@ -45,6 +45,6 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     where = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=None, kernel_name="python3", resources=where).execute()
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "Applied" in printed and "world size: 1" in printed and "F1 after" in printed
+    assert "Applied" in printed and "F1 after" in printed
     assert "Removed" in printed, "what was applied is taken out again"
     assert (tmp_path / "runs" / "notebook" / "run" / "report.png").is_file()
