@@ -65,7 +65,7 @@ def test_a_preference_about_a_held_out_pair_is_held_out(check, trained_adapter: 
         "document": None,
         "task": None,
         "quantization": None,
-        "eval_spec": {"validation_fraction": 0.5, "seed": 5},
+        "eval_spec": {"validation_fraction": 0.5, "split_method": "source_group", "seed": 5},
     }
     lineage.write(start, [record])
     body = "".join(PAIR.format(n=n) + ROW.format(n=n) for n in range(20))
