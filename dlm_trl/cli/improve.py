@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from dlm_trl.cli.options import DOCUMENT, PRICE
 from dlm_trl.cli.shared import misuse_exits_with_2, read_prices
 from dlm_trl.notes.escape import printable_json
 from dlm_trl.notes.terminal import say
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 @misuse_exits_with_2
 def improve(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
-    ],
+    file: DOCUMENT,
     settings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -45,10 +44,7 @@ def improve(
     max_cost: Annotated[
         float | None, typer.Option(help="Stop asking before the cost of all rounds exceeds this; requires --price.")
     ] = None,
-    price: Annotated[
-        str | None,
-        typer.Option(metavar="IN,OUT", help="Price of a million prompt tokens, and of a million new tokens."),
-    ] = None,
+    price: PRICE = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the rounds; default: runs/improve-NAME. The same one again resumes.")
     ] = None,

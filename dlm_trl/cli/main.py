@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from dlm_trl.cli import chat, doctor, evaluate, export, improve, push, review, synth
+from dlm_trl.cli.options import DOCUMENT
 from dlm_trl.cli.shared import misuse_exits_with_2
 from dlm_trl.notes.errors import DlmError
 from dlm_trl.notes.shipped import shipped
@@ -80,9 +81,7 @@ def check(
 @app.command()
 @misuse_exits_with_2
 def train(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
-    ],
+    file: DOCUMENT,
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]…", help="Settings, such as lora_r=16 or config=recipes/notes.yaml."),
@@ -99,9 +98,7 @@ def train(
 @app.command()
 @misuse_exits_with_2
 def dpo(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
-    ],
+    file: DOCUMENT,
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]…", help="Settings, such as beta=0.2 or adapter_from=runs/notes."),
@@ -133,9 +130,7 @@ def _run_recipe(name: str, file: Path, settings: list[str]) -> None:
 
 @app.command()
 def publish(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
-    ],
+    file: DOCUMENT,
     adapter: Annotated[
         Path, typer.Argument(exists=True, file_okay=False, metavar="ADAPTER", help="The output_dir of a training run.")
     ],

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dlm_trl.cli.options import DOCUMENT
 from dlm_trl.notes.terminal import say
 
 
 def review(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="The .dlm document.")
-    ],
+    file: DOCUMENT,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page on this machine; 0: a free one.")] = 0,
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Only print the address; don't open a browser.")

@@ -1,4 +1,4 @@
-"""What several verbs share: arguments, exit codes, reading of options, asking a teacher, printing of results."""
+"""What several verbs share: exit codes, reading of options, asking a teacher, printing of results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,8 +20,6 @@ from dlm_trl.notes.terminal import console, say
 if TYPE_CHECKING:
     from dlm_trl.synth.settings import SynthSettings
 
-FILES = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Documents, or folders of documents.")]
-FILE = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)]
 _MIN_COLUMNS = 60  # in a narrower terminal, tables truncate ids and numbers
 
 

@@ -11,7 +11,23 @@ from typing import Annotated, Literal
 import typer
 
 from dlm_trl.cli import synth_preference, synth_staged, synth_views
-from dlm_trl.cli.shared import FILES, ask_teacher, documents, misuse_exits_with_2, read_prices
+from dlm_trl.cli.options import (
+    BUDGET_TOKENS,
+    CONCURRENCY,
+    CONTEXT,
+    DRY_RUN,
+    FILES,
+    FRESH,
+    JSON,
+    JUDGE,
+    MAX_COST,
+    MAX_NEW_TOKENS,
+    PRICE,
+    QUANTIZATION,
+    TEMP,
+    TOP_P,
+)
+from dlm_trl.cli.shared import ask_teacher, documents, misuse_exits_with_2, read_prices
 from dlm_trl.models.ranks import is_main
 
 app = typer.Typer(help="Synthesise question/answer pairs from a document's prose; review, apply or revert them.")
@@ -68,43 +84,20 @@ def instructions(
     max_pairs: Annotated[
         int | None, typer.Option(help="Stop after this many accepted pairs per document, spread over its sections.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of a reply, in tokens.")] = 512,
-    temp: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy decoding.")] = 0.0,
-    top_p: Annotated[
-        float | None,
-        typer.Option(help="Nucleus sampling: sample from the likeliest tokens with this total probability."),
-    ] = None,
+    max_new_tokens: MAX_NEW_TOKENS = 512,
+    temp: TEMP = 0.0,
+    top_p: TOP_P = None,
     seed: Annotated[int | None, typer.Option(help="Seed for sampling; no effect at temperature 0.")] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write accepted pairs into the file right away.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the number of requests and their maximum cost, and exit.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Send requests again that the ledger already has replies to.")
-    ] = False,
-    concurrency: Annotated[int, typer.Option(help="Maximum concurrent requests per server.")] = 16,
-    quantization: Annotated[
-        Literal["4bit", "8bit"] | None,
-        typer.Option(help="Load a local teacher and judge in 4 or 8 bit; requires the extra bnb."),
-    ] = None,
-    context: Annotated[
-        int | None,
-        typer.Option(help="Tokens that a prompt and its reply may have together, for a server that doesn't report it."),
-    ] = None,
-    max_cost: Annotated[
-        float | None, typer.Option(help="Stop before the total cost of all files exceeds this; requires --price.")
-    ] = None,
-    price: Annotated[
-        str | None,
-        typer.Option(metavar="IN,OUT", help="Price of a million prompt tokens, and of a million new tokens."),
-    ] = None,
-    budget_tokens: Annotated[
-        int | None, typer.Option(help="Stop before the total tokens of all files exceed this.")
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(help="self, self#NAME or hf:…; default: the document's adapter if trained, else its base model."),
-    ] = None,
+    dry_run: DRY_RUN = False,
+    fresh: FRESH = False,
+    concurrency: CONCURRENCY = 16,
+    quantization: QUANTIZATION = None,
+    context: CONTEXT = None,
+    max_cost: MAX_COST = None,
+    price: PRICE = None,
+    budget_tokens: BUDGET_TOKENS = None,
+    judge: JUDGE = None,
     min_grounding: Annotated[
         float | None,
         typer.Option(help="Minimum gain in an extracted answer's log-probability from the prose, in nats per token."),
@@ -124,7 +117,7 @@ def instructions(
             help="Your own prompt: a Jinja template with the variables n, prose and strategy.",
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the full outcome as JSON.")] = False,
+    json_: JSON = False,
 ) -> None:
     """Ask a teacher for pairs about the prose, filter them and stage them for review.
 

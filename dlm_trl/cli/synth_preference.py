@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from dlm_trl.cli.shared import FILES, documents, misuse_exits_with_2, read_prices, show_result, silence_libraries
+from dlm_trl.cli.options import CONCURRENCY, FILES, FRESH, JSON, JUDGE, PRICE, QUANTIZATION
+from dlm_trl.cli.shared import documents, misuse_exits_with_2, read_prices, show_result, silence_libraries
 from dlm_trl.models.ranks import is_main
 from dlm_trl.notes.terminal import say
 
@@ -17,10 +18,7 @@ def preference(
     teacher: Annotated[
         str, typer.Option(help="Who answers, as for `synth instructions`: self, hf:…, openai:…, vllm-server:…, ….")
     ] = "self",
-    judge: Annotated[
-        str | None,
-        typer.Option(help="self, self#NAME or hf:…; default: the document's adapter if trained, else its base model."),
-    ] = None,
+    judge: JUDGE = None,
     temp: Annotated[float, typer.Option(help="Sampling temperature of the answers.")] = 0.8,
     top_p: Annotated[float | None, typer.Option(help="Nucleus sampling, as for `synth instructions`.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed for sampling; another one gives other answers.")] = None,
@@ -37,25 +35,17 @@ def preference(
     max_questions: Annotated[int | None, typer.Option(help="Ask at most this many questions of each document.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")] = 128,
     apply: Annotated[bool, typer.Option("--apply", help="Write the preferences into the file right away.")] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Send requests again that the ledger already has replies to.")
-    ] = False,
-    concurrency: Annotated[int, typer.Option(help="Maximum concurrent requests per server.")] = 16,
-    quantization: Annotated[
-        Literal["4bit", "8bit"] | None,
-        typer.Option(help="Load a local teacher and judge in 4 or 8 bit; requires the extra bnb."),
-    ] = None,
+    fresh: FRESH = False,
+    concurrency: CONCURRENCY = 16,
+    quantization: QUANTIZATION = None,
     max_cost: Annotated[
         float | None, typer.Option(help="Send no more requests to a document than cost this; requires --price.")
     ] = None,
-    price: Annotated[
-        str | None,
-        typer.Option(metavar="IN,OUT", help="Price of a million prompt tokens, and of a million new tokens."),
-    ] = None,
+    price: PRICE = None,
     budget_tokens: Annotated[
         int | None, typer.Option(help="Send no more requests to a document than these tokens allow.")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the full outcome as JSON.")] = False,
+    json_: JSON = False,
 ) -> None:
     """Have a teacher answer the document's questions twice, and stage which answer is better.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlm_trl.cli.shared import FILE, FILES, documents, show_result
+from dlm_trl.cli.options import FILE, FILES
+from dlm_trl.cli.shared import documents, show_result
 from dlm_trl.notes.terminal import console
 
 if TYPE_CHECKING:

@@ -7,7 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from dlm_trl.cli.shared import FILES, ask_teacher, documents, misuse_exits_with_2, read_prices, show_result
+from dlm_trl.cli.options import (
+    BUDGET_TOKENS,
+    CONCURRENCY,
+    CONTEXT,
+    DRY_RUN,
+    FILES,
+    FRESH,
+    JSON,
+    JUDGE,
+    MAX_COST,
+    MAX_NEW_TOKENS,
+    PRICE,
+    QUANTIZATION,
+    TEMP,
+    TOP_P,
+)
+from dlm_trl.cli.shared import ask_teacher, documents, misuse_exits_with_2, read_prices, show_result
 from dlm_trl.models.ranks import is_main
 
 if TYPE_CHECKING:
@@ -43,51 +59,28 @@ def views(
             "words, and duplicates; sway: also what the judge rejects."
         ),
     ] = "sway",
-    judge: Annotated[
-        str | None,
-        typer.Option(help="self, self#NAME or hf:…; default: the document's adapter if trained, else its base model."),
-    ] = None,
-    temp: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy decoding.")] = 0.0,
-    top_p: Annotated[
-        float | None,
-        typer.Option(help="Nucleus sampling: sample from the likeliest tokens with this total probability."),
-    ] = None,
+    judge: JUDGE = None,
+    temp: TEMP = 0.0,
+    top_p: TOP_P = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed for sampling; another one gives other views. No effect at temperature 0.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of a reply, in tokens.")] = 512,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the number of requests and their maximum cost, and exit.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Send requests again that the ledger already has replies to.")
-    ] = False,
-    concurrency: Annotated[int, typer.Option(help="Maximum concurrent requests per server.")] = 16,
-    quantization: Annotated[
-        Literal["4bit", "8bit"] | None,
-        typer.Option(help="Load a local teacher and judge in 4 or 8 bit; requires the extra bnb."),
-    ] = None,
-    context: Annotated[
-        int | None,
-        typer.Option(help="Tokens that a prompt and its reply may have together, for a server that doesn't report it."),
-    ] = None,
-    max_cost: Annotated[
-        float | None, typer.Option(help="Stop before the total cost of all files exceeds this; requires --price.")
-    ] = None,
-    price: Annotated[
-        str | None,
-        typer.Option(metavar="IN,OUT", help="Price of a million prompt tokens, and of a million new tokens."),
-    ] = None,
-    budget_tokens: Annotated[
-        int | None, typer.Option(help="Stop before the total tokens of all files exceed this.")
-    ] = None,
+    max_new_tokens: MAX_NEW_TOKENS = 512,
+    dry_run: DRY_RUN = False,
+    fresh: FRESH = False,
+    concurrency: CONCURRENCY = 16,
+    quantization: QUANTIZATION = None,
+    context: CONTEXT = None,
+    max_cost: MAX_COST = None,
+    price: PRICE = None,
+    budget_tokens: BUDGET_TOKENS = None,
     list_: Annotated[
         bool, typer.Option("--list", help="Ask nothing; list the prose views, with the line of their sentence.")
     ] = False,
     remove: Annotated[
         bool, typer.Option("--remove", help="Ask nothing; remove the prose views. Pairs: `synth drop`, `synth revert`.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print the full outcome as JSON.")] = False,
+    json_: JSON = False,
 ) -> None:
     """Ask a teacher for several views of each fact: a model learns a fact that it reads in many wordings.
 
