@@ -78,7 +78,7 @@ def _take(session: Session, line: str, as_json: bool) -> bool:
         case "/help":
             say(HELP, err=True)
         case "/base" if not session.has_adapter:
-            say("There is no adapter to switch off: its weights are part of the model.", err=True)
+            say("This model has no adapter to switch off.", err=True)
         case "/base":
             session.use_base = not session.use_base
             say("The adapter is off." if session.use_base else "The adapter is on.", err=True)

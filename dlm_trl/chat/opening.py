@@ -44,7 +44,7 @@ def open_model(source: str, notes: Path | None = None, adapter_name: str | None 
     """Load the model, in the precision that it's measured in.
 
     notes: the document, if it has moved since training. adapter_name: which of a document's named adapters. Raises
-    DlmError for a source that is none of these, and for AWQ weights without the library that computes with them.
+    DlmError for any other source, and for AWQ weights if the library that runs them is not installed.
     """
     remarks: list[str] = []
     document: Document | None

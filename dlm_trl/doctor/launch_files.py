@@ -1,6 +1,6 @@
 """Which of accelerate's launch files, `accelerate_configs/*.yaml`, can work on this machine, and why the others can't.
 
-obstacle(read_launch_file(path), here())     # None, or "needs 2 GPUs, and there is none"
+obstacle(read_launch_file(path), here())     # None, or "needs GPUs; this machine has none"
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ def obstacle(file: LaunchFile, here: Here) -> str | None:
     if file.machines > 1:
         return None if here.gpus else "needs a GPU on every machine"
     if file.kind != "NO" and not here.gpus:
-        return "needs GPUs, and there is none"
+        return "needs GPUs; this machine has none"
     if file.processes > here.gpus > 0 and file.kind != "NO":
-        return f"starts {file.processes} processes, and there is {here.gpus} GPU: add --num_processes {here.gpus}"
+        remedy = f"add --num_processes {here.gpus}"
+        return f"starts {file.processes} processes, but this machine has {here.gpus} GPU: {remedy}"
     return None
 
 

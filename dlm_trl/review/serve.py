@@ -66,6 +66,6 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
 
 
 def open_browser(url: str) -> bool:
-    """Open the address in the user's browser; False where there is none, or only one inside a terminal."""
+    """Open the address in the user's browser; False if there is none, or only a text browser."""
     has_display = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
     return bool(has_display or os.environ.get("BROWSER")) and webbrowser.open(url)

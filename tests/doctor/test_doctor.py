@@ -103,10 +103,10 @@ def test_a_full_disk_and_an_unreachable_hub_are_warnings(monkeypatch: pytest.Mon
     [
         ("single.yaml", Here(0, False), None),
         ("single.yaml", Here(8, True), None),
-        ("ddp.yaml", Here(0, True), "there is none"),
+        ("ddp.yaml", Here(0, True), "this machine has none"),
         ("ddp.yaml", Here(1, True), "--num_processes 1"),
         ("ddp.yaml", Here(2, False), None),
-        ("fsdp2.yaml", Here(0, True), "there is none"),
+        ("fsdp2.yaml", Here(0, True), "this machine has none"),
         ("cpu_2proc.yaml", Here(0, False), None),
         ("cpu_2proc.yaml", Here(2, False), "without a GPU"),
         ("deepspeed_zero2_cpu.yaml", Here(0, False), "needs DeepSpeed"),

@@ -31,7 +31,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_train_starts_a_process_for_each_of_several_gpus(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # There is no GPU here, so only their number is made up: the launch file starts two processes, on the CPU.
+    # Without GPUs, only their number is faked: the launch file really starts two processes, on the CPU.
     monkeypatch.setattr(launch_files, "here", lambda: launch_files.Here(gpus=2, deepspeed=False))
     monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
     settings = ["max_steps=1", "measure=false", "world_size=2", f"output_dir={tmp_path / 'out'}"]
