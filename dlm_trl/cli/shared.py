@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,16 +49,31 @@ def ask_teacher(paths: list[Path], settings: SynthSettings, apply: bool, dry_run
         show_result(show.as_json(estimates) if json_ else show.estimates(estimates))
         return
     from dlm_trl.synth.run import synthesize_all
+
+    print_each(
+        lambda progress: synthesize_all(paths, settings, apply, progress),
+        lambda outcome: show.outcome(outcome, settings.filter),
+        json_,
+    )
+
+
+def print_each(run: Callable[[Any], Iterable[Any]], shown: Callable[[Any], Any], json_: bool) -> None:
+    """Print the outcome of each document once it is there; with json_, all of them at the end.
+
+    run: called with the progress display, None in other processes; its outcomes have counts. shown: an outcome in
+    words. Exits with 1 if a request failed.
+    """
+    from dlm_trl.synth import show
     from dlm_trl.synth.watch import Watch
 
     outcomes = []
     try:
         with Watch() as watch:
-            for outcome in synthesize_all(paths, settings, apply, watch if is_main() else None):
+            for outcome in run(watch if is_main() else None):
                 outcomes.append(outcome)
                 if not json_:
                     with watch.hidden():
-                        show_result(show.outcome(outcome, settings.filter))
+                        show_result(shown(outcome))
     except KeyboardInterrupt:
         say("Stopped. Finished requests are kept: rerun the same command to resume.", err=True)
         raise
@@ -107,7 +122,7 @@ def read_prices(text: str | None) -> tuple[float, float] | None:
 
 
 def show_result(shown: Any) -> None:
-    """Print a text, a table, or a group of them: tables as lines where there is no room for them."""
+    """Print a text, a table, or a group of them: tables as lines if the terminal is too narrow for them."""
     from rich.console import Group
     from rich.table import Table
 

@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 from dlm_trl.cli.options import CONCURRENCY, FILES, FRESH, JSON, JUDGE, PRICE, QUANTIZATION
-from dlm_trl.cli.shared import documents, misuse_exits_with_2, read_prices, show_result, silence_libraries
-from dlm_trl.models.ranks import is_main
-from dlm_trl.notes.terminal import say
+from dlm_trl.cli.shared import documents, misuse_exits_with_2, print_each, read_prices, silence_libraries
 
 
 @misuse_exits_with_2
@@ -65,25 +63,13 @@ def preference(
     paths = documents(files)
     silence_libraries()
     from dlm_trl.notes import read
-    from dlm_trl.synth import preference_show, show
+    from dlm_trl.synth import preference_show
     from dlm_trl.synth.preference import check, prefer
-    from dlm_trl.synth.watch import Watch
 
     for path in paths:
         check(read(path), settings)
-    outcomes = []
-    try:
-        with Watch() as watch:
-            for path in paths:
-                outcomes.append(prefer(path, settings, min_gap, apply, progress=watch if is_main() else None))
-                if not json_:
-                    with watch.hidden():
-                        show_result(preference_show.outcome(outcomes[-1]))
-    except KeyboardInterrupt:
-        say("Stopped. Finished requests are kept: rerun the same command to resume.", err=True)
-        raise
-    finally:  # after an error, too, print the documents that were finished
-        if json_:
-            show_result(show.as_json(outcomes))
-    if is_main() and any(outcome.counts.failed for outcome in outcomes):
-        raise typer.Exit(1)
+    print_each(
+        lambda progress: (prefer(path, settings, min_gap, apply, progress=progress) for path in paths),
+        preference_show.outcome,
+        json_,
+    )

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import huggingface_hub
@@ -16,6 +15,7 @@ from httpx2 import HTTPError
 from huggingface_hub import constants
 
 from dlm_trl.doctor.finding import Finding
+from dlm_trl.doctor.packages import installed_version
 from dlm_trl.models.precision import cpu_has_bfloat16
 from dlm_trl.models.registry import PACKAGES
 from dlm_trl.notes.store import home
@@ -98,19 +98,16 @@ def _folder(about: str, folder: Path, remedy: str) -> Finding:
 
 
 def _vllm() -> Finding:
-    try:
-        return Finding("vLLM", "ok", f"{version('vllm')}, in this environment")
-    except PackageNotFoundError:
-        remedy = "Install it in an environment of its own and use --teacher vllm-server:URL."
-        return Finding(
-            "vLLM", "missing", "not in this environment, where it isn't needed: it's used as a server", remedy
-        )
+    if installed := installed_version("vllm"):
+        return Finding("vLLM", "ok", f"{installed}, in this environment")
+    remedy = "Install it in an environment of its own and use --teacher vllm-server:URL."
+    return Finding("vLLM", "missing", "not in this environment, where it isn't needed: it's used as a server", remedy)
 
 
 def _bases() -> list[Finding]:
     """Whether base models can be had: from the Hub, or the small one from its package."""
     hub = _hub()
-    packages = [package for package in PACKAGES.values() if _has(package.name)]
+    packages = [package for package in PACKAGES.values() if installed_version(package.name)]
     if packages:
         return [hub, Finding("base model", "ok", f"{', '.join(PACKAGES)} without the Hub, from {packages[0].name}")]
     if hub.state == "ok":
@@ -145,10 +142,3 @@ def _hub() -> Finding:
         "logged in" if huggingface_hub.get_token() else "not logged in: gated models and uploads need `hf auth login`"
     )
     return Finding("Hub", "ok", f"{constants.ENDPOINT} answers; {token}")
-
-
-def _has(package: str) -> bool:
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False

@@ -36,7 +36,7 @@ def check_packages() -> list[Finding]:
     known = known_versions()
     found = [_needed(needed, known)]
     found += [_extra(extra, extras[extra], known) for extra in EXTRAS if extra in extras]
-    installed = [name for name in IMPORTED if _version(name)]
+    installed = [name for name in IMPORTED if installed_version(name)]
     with ThreadPoolExecutor(2) as pool:
         errors = dict(zip(installed, pool.map(import_error, [IMPORTED[name] for name in installed]), strict=True))
     return found + [
@@ -98,13 +98,13 @@ def _extra(extra: str, wanted: list[Requirement], known: dict[str, str]) -> Find
         return Finding(about, "missing", f"no {purpose}: {'; '.join(wrong)}", install_command(extra))
     if other := _other_versions(wanted, known):
         return Finding(about, "warning", f"{purpose}; untested versions: {', '.join(other)}", install_command(extra))
-    names = ", ".join(f"{item.name} {_version(item.name)}" for item in wanted)
+    names = ", ".join(f"{item.name} {installed_version(item.name)}" for item in wanted)
     return Finding(about, "ok", f"{purpose}: {names}")
 
 
 def _unmet(wanted: list[Requirement]) -> Iterator[str]:
     for item in wanted:
-        installed = _version(item.name)
+        installed = installed_version(item.name)
         if installed is None:
             yield f"{item.name} isn't installed"
         elif not item.specifier.contains(installed, prereleases=True):
@@ -112,7 +112,7 @@ def _unmet(wanted: list[Requirement]) -> Iterator[str]:
 
 
 def _other_versions(wanted: list[Requirement], known: dict[str, str]) -> list[str]:
-    pairs = [(item.name, _version(item.name), known.get(canonicalize_name(item.name))) for item in wanted]
+    pairs = [(item.name, installed_version(item.name), known.get(canonicalize_name(item.name))) for item in wanted]
     return [f"{name} {have} (known: {good})" for name, have, good in pairs if good and have and _public(have) != good]
 
 
@@ -121,7 +121,8 @@ def _public(installed: str) -> str:
     return installed.partition("+")[0]
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """The version of an installed package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError, safe_open
 
 from dlm_trl.models.load import TENSORS, no_tensors
+from dlm_trl.models.weights import is_finite
 from dlm_trl.notes.errors import AdapterError
 
 CONFIG = "adapter_config.json"
@@ -130,11 +131,6 @@ def open_adapter(folder: Path) -> Adapter:
 def is_adapter(folder: Path) -> bool:
     """Whether the folder holds a PEFT adapter."""
     return (folder / CONFIG).is_file()
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all values are finite. Minimum and maximum tell, without a mask as large as the tensor."""
-    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

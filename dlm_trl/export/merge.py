@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.export.adapter import CONFIG, Adapter, is_finite, open_adapter
+from dlm_trl.export.adapter import CONFIG, Adapter, open_adapter
 from dlm_trl.export.deltas import Delta, Deltas, plan
 from dlm_trl.export.output_folder import check_out_dir, new_folder
 from dlm_trl.export.record import read_lineage, write_lineage
@@ -38,7 +38,7 @@ from dlm_trl.models import lineage
 from dlm_trl.models.layout import Part, empty_model, storage_problems, stored_parts
 from dlm_trl.models.load import TENSORS, adapter_base
 from dlm_trl.models.registry import ModelRef
-from dlm_trl.models.weights import INDEX, Shape, Weights, find_weights
+from dlm_trl.models.weights import INDEX, Shape, Weights, find_weights, is_finite
 from dlm_trl.notes.errors import AdapterError, BaseModelError, MergeError, UsageError
 from dlm_trl.notes.terminal import console
 

@@ -168,3 +168,17 @@ def _damaged(file: Path, error: Exception) -> BaseModelError:
     return BaseModelError(
         f"Not a complete safetensors file: {error}.", hint="Download or save the model again.", path=file
     )
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are finite. Minimum and maximum tell, without a mask as large as the tensor."""
+    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+
+
+def first_not_finite(file: Path) -> str | None:
+    """The name of the first tensor of a safetensors file with a NaN or an infinity, or None.
+
+    Raises SafetensorError and OSError for a damaged file.
+    """
+    with safe_open(file, framework="pt") as tensors:
+        return next((name for name in tensors.keys() if not is_finite(tensors.get_tensor(name))), None)  # noqa: SIM118

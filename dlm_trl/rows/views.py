@@ -17,12 +17,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dlm_trl.notes import Document, Section
-from dlm_trl.notes.errors import StagingError
 from dlm_trl.notes.files import locked, replace_file
-from dlm_trl.notes.parser import read_bytes
+from dlm_trl.notes.records import read_records
 from dlm_trl.notes.sentences import paragraphs, sentence_lines
 from dlm_trl.notes.store import synth_dir
 
@@ -53,6 +52,9 @@ class ProseView(BaseModel):
     scores: dict[str, float] | None = None
 
 
+_VIEWS = TypeAdapter(ProseView)
+
+
 def views_path(document: Document) -> Path:
     """The file with the document's prose views; it need not exist."""
     return synth_dir(document.frontmatter.dlm_id) / "views.jsonl"
@@ -60,22 +62,8 @@ def views_path(document: Document) -> Path:
 
 def read_views(document: Document) -> list[ProseView]:
     """All prose views in the document's store, oldest first. Raises DlmError (StagingError) if the file is damaged."""
-    path = views_path(document)
-    if not os.path.exists(path):
-        return []
-    views = []
-    for number, line in enumerate(read_bytes(path).splitlines(), start=1):
-        try:
-            views.append(ProseView.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise StagingError(
-                f"The line isn't a prose view: {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}.",
-                hint="Repair or delete it; `dlm-trl synth views` writes it again from the ledger, free.",
-                path=path,
-                line=number,
-            ) from None
-    return views
+    hint = "Repair or delete it; `dlm-trl synth views` writes it again from the ledger, free."
+    return read_records(views_path(document), _VIEWS, "a prose view", hint)
 
 
 def add_views(document: Document, new: Sequence[ProseView]) -> list[ProseView]:

@@ -21,6 +21,7 @@ from dlm_trl.notes.errors import StagingError
 from dlm_trl.synth.guard import make_safe, synth_section
 from dlm_trl.synth.passage import prose_by_id
 from dlm_trl.synth.prompts import Strategy
+from dlm_trl.synth.removal import choose, remove
 from dlm_trl.synth.staging import Staged, drop, line_after_pair, resolve_ids, staged
 
 logger = logging.getLogger(__name__)
@@ -85,21 +86,10 @@ def revert(target: Target, ids: Sequence[str] | None = None, teacher: str | None
     text that someone added after the pair. The document is then unchanged.
     """
     document = target if isinstance(target, Document) else read(target)
-    sections = [section for section in document.sections if section.auto_synth]
-    if ids is not None:
-        wanted = set(resolve_ids(ids, [section.bare_id for section in sections]))
-        sections = [section for section in sections if section.bare_id in wanted]
-    if teacher is not None:
-        sections = [section for section in sections if section.provenance["synth_teacher"] == teacher]
-    if line := line_after_pair(document, sections):
-        raise StagingError(
-            "This text follows a synthesised answer in the same section and would be removed with it.",
-            hint="To keep it, put a line `::prose::` before it; otherwise delete it. Then revert again.",
-            path=document.path,
-            line=line,
-        )
-    lines = {section.start_line for section in sections}
-    return Reverted(edit.remove(document, lambda section: section.start_line in lines), sections)
+    every = [section for section in document.sections if section.auto_synth]
+    sections = choose(every, ids, teacher, lambda section: str(section.provenance["synth_teacher"]))
+    added = line_after_pair(document, sections)
+    return Reverted(remove(document, sections, added, "a synthesised answer"), sections)
 
 
 def resolve_source(document: Document, source_section_id: str) -> Section | None:

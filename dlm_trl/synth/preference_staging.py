@@ -27,6 +27,7 @@ from dlm_trl.notes.store import synth_dir
 from dlm_trl.synth.guard import TRIAL, Refusal, make_safe
 from dlm_trl.synth.ledger import check_owner, make_folder, source_path
 from dlm_trl.synth.pairs import QAPair
+from dlm_trl.synth.removal import choose, remove
 from dlm_trl.synth.staging import resolve_ids
 
 
@@ -204,21 +205,9 @@ def revert_preferences(
     """
     document = read(path)
     origins = _load(document).origins
-    sections = [section for section in document.sections if section.auto_mined]
-    if ids is not None:
-        wanted = set(resolve_ids(ids, [section.bare_id for section in sections]))
-        sections = [section for section in sections if section.bare_id in wanted]
-    if teacher is not None:
-        sections = [section for section in sections if origins.get(section.bare_id, ("", ""))[0] == teacher]
-    if line := _line_after(sections, origins):
-        raise StagingError(
-            "This text follows a rejected answer in the same section and would be removed with it.",
-            hint="To keep it, put a line `::prose::` before it; otherwise delete it. Then revert again.",
-            path=document.path,
-            line=line,
-        )
-    lines = {section.start_line for section in sections}
-    edit.remove(document, lambda section: section.start_line in lines)
+    every = [section for section in document.sections if section.auto_mined]
+    sections = choose(every, ids, teacher, lambda section: origins.get(section.bare_id, ("", ""))[0])
+    remove(document, sections, _line_after(sections, origins), "a rejected answer")
     return sections
 
 

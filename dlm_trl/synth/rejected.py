@@ -9,17 +9,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from dlm_trl.notes import Document
-from dlm_trl.notes.errors import StagingError
 from dlm_trl.notes.files import locked, replace_file
-from dlm_trl.notes.parser import read_bytes
+from dlm_trl.notes.records import read_records
 from dlm_trl.notes.store import synth_dir
 from dlm_trl.synth.ledger import make_folder
 from dlm_trl.synth.staging import Staged, applied, staged
@@ -80,20 +78,5 @@ def _path(document: Document) -> Path:
 
 
 def _read(document: Document) -> dict[str, Rejected]:
-    path = _path(document)
-    if not os.path.exists(path):
-        return {}
-    found = {}
-    for number, line in enumerate(read_bytes(path).splitlines(), start=1):
-        try:
-            each = _REJECTED.validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise StagingError(
-                f"The line isn't a rejected pair: {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}.",
-                hint="Delete it; rerunning the synth command writes it again from the ledger, free.",
-                path=path,
-                line=number,
-            ) from None
-        found[each.item.section_id] = each
-    return found
+    hint = "Delete it; rerunning the synth command writes it again from the ledger, free."
+    return {each.item.section_id: each for each in read_records(_path(document), _REJECTED, "a rejected pair", hint)}

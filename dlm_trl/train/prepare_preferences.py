@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftConfig
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from dlm_trl.evaluation.spec import EvaluationSpec
 from dlm_trl.models import lineage
 from dlm_trl.models.load import TENSORS, adapter_base, adapter_quantization, adapter_tokenizer, load_config, no_tensors
 from dlm_trl.models.registry import ModelRef
-from dlm_trl.models.weights import find_weights
+from dlm_trl.models.weights import find_weights, first_not_finite
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.errors import AdapterError, BaseModelError
 from dlm_trl.notes.store import check_writable
@@ -119,8 +119,7 @@ def _tensors(folder: Path) -> Path:
     if not file.is_file():
         raise no_tensors(folder)
     try:
-        with safe_open(file, framework="pt") as tensors:
-            broken = next((n for n in tensors.keys() if not tensors.get_tensor(n).isfinite().all()), None)  # noqa: SIM118
+        broken = first_not_finite(file)
     except (SafetensorError, OSError) as error:
         raise AdapterError(
             f"The weights can't be read: {error}.", "Copy it again, or train again.", path=file

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from transformers import GenerationConfig, Trainer
 
 from dlm_trl.evaluation.numbers import Measure
@@ -23,7 +22,7 @@ from dlm_trl.models import lineage
 from dlm_trl.models.generate import end_token_ids
 from dlm_trl.models.load import TENSORS, TOKENIZER_FILES
 from dlm_trl.models.registry import ModelRef
-from dlm_trl.models.weights import find_weights
+from dlm_trl.models.weights import find_weights, first_not_finite
 from dlm_trl.notes import DlmError, store
 from dlm_trl.notes.errors import AdapterError, DlmWriteError, StoreError
 from dlm_trl.notes.escape import redact
@@ -93,9 +92,7 @@ def describe(folders: Sequence[Path], run: Run | PreferenceRun, measures: Sequen
 
 def _check_finite(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Raises AdapterError for NaN or infinity in the adapter in this folder."""
-    file = folder / TENSORS
-    with safe_open(file, framework="pt") as weights:
-        broken = next((name for name in weights.keys() if not weights.get_tensor(name).isfinite().all()), None)  # noqa: SIM118
+    broken = first_not_finite(folder / TENSORS)
     if broken is None:
         return
     logged = ((line["step"], line[name]) for line in history for name in ("loss", "grad_norm") if name in line)
