@@ -30,9 +30,11 @@ from dlm_trl.evaluation.preferences import advise_preferences
 from dlm_trl.export import ship
 from dlm_trl.export.run_module import run_module
 from dlm_trl.models import lineage
+from dlm_trl.models.batching import memory_errors
 from dlm_trl.models.load import attach_trainable, load_base
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.terminal import logging_to_stderr, say
+from dlm_trl.train.agree import agree
 from dlm_trl.train.base import attention, base_dtype
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.checkpoints import remove_checkpoints
@@ -43,7 +45,7 @@ from dlm_trl.train.run import PreferenceRun
 from dlm_trl.train.save import describe, save
 from dlm_trl.train.settings import print_settings, shown_settings
 from dlm_trl.train.stop import StopSignals
-from dlm_trl.train.trial import trainer_errors, try_optimizer
+from dlm_trl.train.trial import LESS_MEMORY, trainer_errors, try_optimizer
 
 
 def main(argv: list[str]) -> None:
@@ -57,10 +59,14 @@ def train(argv: list[str], signals: StopSignals) -> None:
     # 1. Read the settings and the data, and check everything that needs no weights.
     configuration = read_preference_configuration(argv)
     args = configuration.training
-    with args.main_process_first(desc="reading the document"):
+
+    def prepared() -> PreferenceRun:
         run = prepare_preferences(configuration)
         if run.notes.export:
             ship.check(run.base_model, Path(args.output_dir), run.notes.export)
+        return run
+
+    run = agree(configuration, prepared)
     if args.process_index == 0:
         print_settings(configuration)
         say("\n".join(run.notices))
@@ -94,7 +100,8 @@ def train(argv: list[str], signals: StopSignals) -> None:
     if run.notes.measure:
         trainer.add_callback(measuring)
     stop = install(trainer, run.resume_settings, signals)
-    trainer.train(resume_from_checkpoint=run.checkpoint)
+    with memory_errors("in training", LESS_MEMORY):
+        trainer.train(resume_from_checkpoint=run.checkpoint)
     if stop.saved:
         accelerator.end_training()
         signals.release(f"{stop.saved} is complete. Resume with: --resume_from_checkpoint true")

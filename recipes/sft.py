@@ -27,6 +27,7 @@ from trl import SFTTrainer
 from dlm_trl.evaluation import report
 from dlm_trl.export import ship
 from dlm_trl.export.run_module import run_module
+from dlm_trl.models.batching import memory_errors
 from dlm_trl.models.chat import has_template
 from dlm_trl.models.load import load_base
 from dlm_trl.notes import DlmError
@@ -35,6 +36,7 @@ from dlm_trl.online.callback import placeholder
 from dlm_trl.online.distillation import Distillation
 from dlm_trl.online.hooks import add_hook
 from dlm_trl.train.adapter import ShrinkRanks
+from dlm_trl.train.agree import agree
 from dlm_trl.train.base import attention, base_dtype
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.checkpoints import remove_checkpoints
@@ -49,7 +51,7 @@ from dlm_trl.train.save import describe, save
 from dlm_trl.train.settings import print_settings
 from dlm_trl.train.stop import StopSignals
 from dlm_trl.train.task import attach_task
-from dlm_trl.train.trial import trainer_errors, try_optimizer
+from dlm_trl.train.trial import LESS_MEMORY, trainer_errors, try_optimizer
 
 
 def main(argv: list[str]) -> None:
@@ -63,10 +65,14 @@ def train(argv: list[str], signals: StopSignals) -> None:
     # 1. Read the settings and the data, and check everything that needs no weights.
     configuration = read_configuration(argv)
     args = configuration.training
-    with args.main_process_first(desc="reading the document"):
+
+    def prepared() -> Run:
         run = prepare(configuration)
         if run.notes.export:
             ship.check(run.base_model, Path(args.output_dir), run.notes.export)
+        return run
+
+    run = agree(configuration, prepared)
     if args.process_index == 0:
         print_settings(configuration)
         say("\n".join(run.notices))
@@ -112,7 +118,7 @@ def train(argv: list[str], signals: StopSignals) -> None:
         trainer.add_callback(ShrinkRanks(run.adapter.adalora_warmup, run.adapter.adalora_final, run.checkpoint))
     stop = install(trainer, run.resume_settings, signals)
     add_hook(trainer, UncastInputs(trainer))
-    with scored_where_labelled():
+    with scored_where_labelled(), memory_errors("in training", LESS_MEMORY):
         trainer.train(resume_from_checkpoint=run.checkpoint)
     if stop.saved:
         accelerator.end_training()

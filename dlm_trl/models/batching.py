@@ -1,4 +1,6 @@
-"""Batches for rows of different lengths: sorted by length, limited by tokens, halved when out of memory."""
+"""Batches for rows of different lengths: sorted by length, limited by tokens, halved when out of memory; and the error
+for memory that runs out all the same.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +11,10 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import PreTrainedModel
 
+from dlm_trl.notes.errors import OutOfMemoryError
+
 T = TypeVar("T")
+SMALLER = "Shorten the text, or use a smaller or a quantised model."  # when a single text is too much
 
 
 def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -32,8 +37,8 @@ def in_batches(
 ) -> Iterator[list[tuple[int, T]]]:
     """Calls `run` for each batch of indices, and yields the batch's (index, result) pairs.
 
-    run: returns one result per index. A batch that runs out of memory is halved and run again; for a single row, the
-    error is raised.
+    run: returns one result per index. A batch that runs out of memory is halved and run again. Raises DlmError
+    (OutOfMemoryError) if a single row does.
     """
     pending = list(by_token_budget(lengths, budget))[::-1]
     while pending:
@@ -41,8 +46,10 @@ def in_batches(
         try:
             results = run(batch)
         except RuntimeError as error:
-            if len(batch) == 1 or not should_reduce_batch_size(error):
+            if not should_reduce_batch_size(error):
                 raise
+            if len(batch) == 1:
+                raise _out_of_memory(error, f"for a single text of {lengths[batch[0]]:,} tokens", SMALLER) from error
         else:
             yield list(zip(batch, results, strict=True))
             continue
@@ -56,6 +63,25 @@ def run_in_batches(run: Callable[[list[int]], Sequence[T]], lengths: Sequence[in
     """All results of `in_batches`, in the order of `lengths`."""
     results = dict(chain.from_iterable(in_batches(run, lengths, budget)))
     return [results[index] for index in range(len(lengths))]
+
+
+@contextmanager
+def memory_errors(doing: str, hint: str) -> Iterator[None]:
+    """Raise a DlmError (OutOfMemoryError) if torch can't get memory, on a GPU or the CPU; other errors pass.
+
+    On a CPU, the kernel may also kill the process, without an error here.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        raise _out_of_memory(error, doing, hint) from error
+
+
+def _out_of_memory(error: RuntimeError, doing: str, hint: str) -> OutOfMemoryError:
+    why = " ".join(str(error).split())[:200].rstrip(".")
+    return OutOfMemoryError(f"Out of memory {doing}: {why}.", hint=hint)
 
 
 @contextmanager

@@ -76,6 +76,10 @@ class MissingExtraError(DlmError):
     """An optional dependency that isn't installed."""
 
 
+class ProcessError(DlmError):
+    """A process of a run that was killed, or can't reach the others."""
+
+
 # A document, and what is kept for it.
 
 
@@ -175,6 +179,10 @@ class ChatTemplateError(DlmError):
 
 class AdapterError(DlmError):
     """An adapter that can't be found, loaded or used."""
+
+
+class OutOfMemoryError(DlmError):
+    """A model that doesn't fit into memory together with what it works on."""
 
 
 class TeacherError(DlmError):

@@ -144,6 +144,7 @@ def _resume_settings(configuration: Configuration, rows: Rows | None) -> dict[st
         **{name: getattr(adapter, name) for name in names},
         "rows": sum(len(part) for part in rows.parts()) if rows else 0,
         "rows per step": per_step,
+        "processes that share the optimizer's state": training.world_size if training.deepspeed_plugin else None,
         "task": configuration.task.task,
         "rehearsal": configuration.notes.rehearsal,
         "objective": configuration.notes.objective,

@@ -243,5 +243,6 @@ def _resume_settings(
         "reference": configuration.notes.reference,
         "rows": len(rows.train) if rows else 0,
         "rows per step": per_step,
+        "processes that share the optimizer's state": training.world_size if training.deepspeed_plugin else None,
         **{name: getattr(training, name) for name in names},
     }

@@ -11,15 +11,22 @@ from contextlib import contextmanager
 
 from transformers import Trainer
 
+from dlm_trl.models.batching import memory_errors
 from dlm_trl.notes.errors import DlmError, UsageError
 from dlm_trl.train.settings import Settings, sources_of
+
+LESS_MEMORY = (
+    "Lower per_device_train_batch_size and raise gradient_accumulation_steps, lower max_length, set "
+    "gradient_checkpointing=true or adapter=qlora, or use more memory."
+)
 
 
 @contextmanager
 def trainer_errors(configuration: Settings) -> Iterator[None]:
-    """Raise a DlmError (UsageError) for any exception, naming the settings that somebody set."""
+    """Raise a DlmError for any exception: OutOfMemoryError, or UsageError, naming the settings that somebody set."""
     try:
-        yield
+        with memory_errors("for the trainer", LESS_MEMORY):
+            yield
     except DlmError:
         raise
     except Exception as error:  # the trainer, the optimizer and the loggers raise anything

@@ -1,10 +1,12 @@
 """Batches: complete, in order, bounded, and halved when out of memory."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm_trl.models.batching import by_token_budget, run_in_batches
+from dlm_trl.models.batching import by_token_budget, memory_errors, run_in_batches
+from dlm_trl.notes.errors import OutOfMemoryError
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40)
 
@@ -35,8 +37,22 @@ def test_other_errors_and_a_row_that_never_fits_raise() -> None:
         calls.append(batch)
         raise RuntimeError(message)
 
-    for message, count in (("shapes do not match", 1), ("DefaultCPUAllocator: can't allocate memory", 3)):
+    for message, count, raised in (
+        ("shapes do not match", 1, RuntimeError),
+        ("DefaultCPUAllocator: can't allocate memory", 3, OutOfMemoryError),
+    ):
         calls.clear()
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(raised, match=message):
             run_in_batches(run, [1, 1, 1, 1], budget=100)
         assert len(calls) == count
+
+
+def test_memory_that_runs_out_is_one_line_that_says_what_to_do() -> None:
+    with (
+        pytest.raises(OutOfMemoryError, match=r"Out of memory in this test: .*can't allocate memory") as caught,
+        memory_errors("in this test", "Do less."),
+    ):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert str(caught.value).endswith(". Do less.") and "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors("in this test", "Do less."):
+        raise RuntimeError("shapes do not match")
