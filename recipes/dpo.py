@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 warnings.filterwarnings("ignore", category=FutureWarning)  # TRL and PEFT use names that transformers deprecates
 
-from dlm_trl.train.distributed import exit_worker, prepare_deepspeed
+from dlm_trl.train.distributed import exit_worker, prepare_deepspeed, process_errors, refuse
 
 prepare_deepspeed()  # before TRL is imported, which imports DeepSpeed
 
@@ -50,7 +50,7 @@ from dlm_trl.train.trial import LESS_MEMORY, trainer_errors, try_optimizer
 
 def main(argv: list[str]) -> None:
     """Train. Raises DlmError if the input is wrong, before any weights are loaded; a signal ends it with SystemExit."""
-    with StopSignals() as signals:
+    with StopSignals() as signals, process_errors():
         train(argv, signals)
 
 
@@ -163,5 +163,4 @@ if __name__ == "__main__":
         exit_worker(stopped.code)
         raise
     except DlmError as error:
-        rank = os.environ.get("RANK", "0")
-        sys.exit(str(error) if rank == "0" else f"[rank {rank}] {error}")
+        refuse(error)

@@ -1,5 +1,5 @@
-"""docs/troubleshooting.md quotes messages that the package has: each quotation in the first column of its tables is in a
-string of the source, with … for what differs from case to case.
+"""docs/troubleshooting.md quotes messages that the package has: each quotation in the first column of its tables is in
+a string of the source, with … for what differs from case to case.
 """
 
 import ast

@@ -22,12 +22,14 @@ from trl import DPOConfig, SFTConfig
 from dlm_trl.models.lineage import file_hash
 from dlm_trl.notes.errors import DlmWriteError, UsageError
 from dlm_trl.notes.files import replace_file
+from dlm_trl.train.distributed import is_lost
 
 Training: TypeAlias = SFTConfig | DPOConfig
 SEAL = "seal.json"  # in a checkpoint
 # A run can't go on if one of these has changed: the weights and their optimizer would not fit.
 FIXED = (
     "base_model", "adapter", "lora_r", "lora_alpha", "target_modules", "quantization", "adalora_init_r", "adapter_from",
+    "sharding",
 )  # fmt: skip
 SPARE = 20 * 2**20  # bytes for everything small
 RESUME = "Free some space, then rerun with --resume_from_checkpoint true --overwrite true."
@@ -212,6 +214,8 @@ def disk_errors(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        if is_lost(error):
+            raise
         why = getattr(error, "strerror", None) or " ".join(str(error).split())
         free = shutil.disk_usage(path if path.exists() else path.parent).free
         raise DlmWriteError(

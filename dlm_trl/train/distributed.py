@@ -1,7 +1,24 @@
-"""What several processes need on a machine without a GPU. Call `prepare_deepspeed` before TRL is imported."""
+"""What several processes need: on a machine without a GPU (`prepare_deepspeed`, before TRL is imported), before torch
+connects them (`meet`), and when one of them ends.
+"""
+
+from __future__ import annotations
 
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, NoReturn
+
+from dlm_trl.notes.errors import DlmError, ProcessError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+MEETING = timedelta(minutes=10)  # from the first process that has read its files to the last
+TELLING = timedelta(seconds=10)
 
 
 def prepare_deepspeed() -> None:
@@ -21,6 +38,70 @@ def prepare_deepspeed() -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def meet(problem: str = "") -> None:
+    """Wait until all processes of a launch have read their files. problem: why this one can't go on, which the others
+    then raise as a DlmError (ProcessError).
+
+    Torch connects the processes next, and would wait half an hour for one that has ended on another machine.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # a single process, or another launcher
+        return
+    from torch.distributed import DistError, TCPStore
+
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address, timeout = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), TELLING if problem else MEETING
+    try:
+        store = TCPStore(*address, is_master=False, timeout=timeout)
+        store.set(f"dlm_trl/{rank}", problem and f"Process {rank} on {socket.gethostname()} has ended: {problem}")
+        found = [store.get(f"dlm_trl/{other}").decode() for other in range(count)] if not problem else []
+    except DistError as error:
+        raise ProcessError(
+            f"The other processes can't be reached: {' '.join(str(error).split())}",
+            "If one has ended, its own message says why. Else check the address, the port and the firewall.",
+        ) from error
+    if any(found):
+        raise ProcessError(next(filter(None, found)))
+
+
+def sharding(training: TrainingArguments) -> str | None:
+    """How the optimizer's state is divided, which a run that resumes can't change; None if each process has all."""
+    if plugin := training.deepspeed_plugin:
+        return f"DeepSpeed ZeRO-{plugin.zero_stage} on {training.world_size} processes"
+    return "FSDP" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else None
+
+
+@contextmanager
+def process_errors() -> Iterator[None]:
+    """Raise a DlmError (ProcessError) if another process has ended while this one exchanges tensors with it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        raise ProcessError(
+            f"Another process has ended: {' '.join(str(error).split())[:200]}",
+            "Its own message says why. To resume: --resume_from_checkpoint true --overwrite true.",
+        ) from error
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether torch raised this because it can't reach another process."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
+def refuse(error: DlmError) -> NoReturn:
+    """End this process with the error, and tell the others."""
+    rank = os.environ.get("RANK", "0")
+    print(error if rank == "0" else f"[rank {rank}] {error}", file=sys.stderr, flush=True)
+    if not isinstance(error, ProcessError):
+        with suppress(ProcessError):
+            meet(str(error))
+    exit_worker(1)
+    sys.exit(1)
 
 
 def exit_worker(code: int = 0) -> None:
