@@ -58,7 +58,7 @@ def meet(problem: str = "") -> None:
         found = [store.get(f"dlm_trl/{other}").decode() for other in range(count)] if not problem else []
     except DistError as error:
         raise ProcessError(
-            f"The other processes can't be reached: {' '.join(str(error).split())}",
+            f"The other processes can't be reached: {str(error).splitlines()[0].rstrip('.')}.",
             "If one has ended, its own message says why. Else check the address, the port and the firewall.",
         ) from error
     if any(found):
@@ -81,7 +81,7 @@ def process_errors() -> Iterator[None]:
         if not is_lost(error):
             raise
         raise ProcessError(
-            f"Another process has ended: {' '.join(str(error).split())[:200]}",
+            f"Another process has ended: {str(error).splitlines()[0].split('. ')[0]}.",
             "Its own message says why. To resume: --resume_from_checkpoint true --overwrite true.",
         ) from error
 

@@ -31,9 +31,10 @@ def launch(recipe: Path, launch_file: Path, processes: int, arguments: Sequence[
     try:
         launch_command(launch_command_parser().parse_args([*options, str(recipe), *arguments]))
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode > 0:
-            sys.exit(failure.exitcode)
+        killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0}
+        if not killed:
+            sys.exit(error.get_first_failure()[1].exitcode)
+        rank, failure = killed.popitem()
         raise ProcessError(
             f"Process {rank} of {processes} was killed by {failure.signal_name()}, and the others were stopped.",
             hint="If nobody did that, memory ran out: see `dmesg`. To go on from the last checkpoint, run this again "
