@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 warnings.filterwarnings("ignore", category=FutureWarning)  # TRL and PEFT use names that transformers deprecates
 
-from dlm_trl.train.distributed import exit_worker, prepare_deepspeed, process_errors, refuse
+from dlm_trl.train.distributed import TO_RESUME, exit_worker, prepare_deepspeed, refuse
 
 prepare_deepspeed()  # before TRL is imported, which imports DeepSpeed
 
@@ -30,6 +30,7 @@ from dlm_trl.export.run_module import run_module
 from dlm_trl.models.batching import memory_errors
 from dlm_trl.models.chat import has_template
 from dlm_trl.models.load import load_base
+from dlm_trl.models.ranks import process_errors
 from dlm_trl.notes import DlmError
 from dlm_trl.notes.terminal import logging_to_stderr, say
 from dlm_trl.online.callback import placeholder
@@ -56,7 +57,7 @@ from dlm_trl.train.trial import LESS_MEMORY, trainer_errors, try_optimizer
 
 def main(argv: list[str]) -> None:
     """Train. Raises DlmError if the input is wrong, before any weights are loaded; a signal ends it with SystemExit."""
-    with StopSignals() as signals, process_errors():
+    with StopSignals() as signals, process_errors(TO_RESUME):
         train(argv, signals)
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import TypeVar
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import DlmError, ProcessError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,12 +53,35 @@ def map_over_ranks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[
     except DlmError as error:
         own = error
     parts: list[Sequence[Result] | DlmError] = [[] for _ in range(count)]
-    distributed.all_gather_object(parts, own, group=group)
+    with process_errors("Finished work is kept: run the same command again."):
+        distributed.all_gather_object(parts, own, group=group)
     distributed.destroy_process_group(group)
     for part in parts:
         if isinstance(part, DlmError):
             raise part
     return [parts[i % count][i // count] for i in range(len(items))]
+
+
+@contextmanager
+def process_errors(resume: str) -> Iterator[None]:
+    """Raise a DlmError (ProcessError) if another process has ended while this one exchanges data with it.
+
+    resume: what to do then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise ProcessError(f"Another process has ended: {why}.", hint=f"Its own message says why. {resume}") from error
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether torch raised this because it can't reach another process."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 @cache

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from trl import DPOConfig, SFTConfig
 
 from dlm_trl.models.lineage import file_hash
+from dlm_trl.models.ranks import is_lost
 from dlm_trl.notes.errors import DlmWriteError, UsageError
 from dlm_trl.notes.files import replace_file
-from dlm_trl.train.distributed import is_lost
 
 Training: TypeAlias = SFTConfig | DPOConfig
 SEAL = "seal.json"  # in a checkpoint

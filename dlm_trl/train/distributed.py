@@ -7,18 +7,19 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from dlm_trl.notes.errors import DlmError, ProcessError
+from dlm_trl.notes.terminal import say
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 MEETING = timedelta(minutes=10)  # from the first process that has read its files to the last
 TELLING = timedelta(seconds=10)
+TO_RESUME = "To resume: --resume_from_checkpoint true --overwrite true."
 
 
 def prepare_deepspeed() -> None:
@@ -72,31 +73,10 @@ def sharding(training: TrainingArguments) -> str | None:
     return "FSDP" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else None
 
 
-@contextmanager
-def process_errors() -> Iterator[None]:
-    """Raise a DlmError (ProcessError) if another process has ended while this one exchanges tensors with it."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_lost(error):
-            raise
-        raise ProcessError(
-            f"Another process has ended: {str(error).splitlines()[0].split('. ')[0]}.",
-            "Its own message says why. To resume: --resume_from_checkpoint true --overwrite true.",
-        ) from error
-
-
-def is_lost(error: Exception) -> bool:
-    """Whether torch raised this because it can't reach another process."""
-    from torch.distributed import DistError
-
-    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
-
-
 def refuse(error: DlmError) -> NoReturn:
     """End this process with the error, and tell the others."""
     rank = os.environ.get("RANK", "0")
-    print(error if rank == "0" else f"[rank {rank}] {error}", file=sys.stderr, flush=True)
+    say(error if rank == "0" else f"[rank {rank}] {error}", err=True)
     if not isinstance(error, ProcessError):
         with suppress(ProcessError):
             meet(str(error))

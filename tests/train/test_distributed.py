@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 from torch import distributed
 
+from dlm_trl.models.ranks import process_errors
 from dlm_trl.notes.errors import ProcessError
 from dlm_trl.train.checkpoints import disk_errors
-from dlm_trl.train.distributed import meet, process_errors, sharding
+from dlm_trl.train.distributed import TO_RESUME, meet, sharding
 
 LOST = "[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:22690."
 
@@ -49,11 +50,11 @@ def test_a_lost_connection_is_one_line_and_not_taken_for_a_full_disk(tmp_path) -
     for error in (RuntimeError(LOST), distributed.DistBackendError("NCCL error: remote process exited")):
         with (
             pytest.raises(ProcessError, match=r"^Another process has ended: .* Its own message says why"),
-            process_errors(),
+            process_errors(TO_RESUME),
             disk_errors(tmp_path, "The checkpoint"),
         ):
             raise error
-    with pytest.raises(RuntimeError, match="shapes"), process_errors():
+    with pytest.raises(RuntimeError, match="shapes"), process_errors(TO_RESUME):
         raise RuntimeError("shapes do not match")
 
 
