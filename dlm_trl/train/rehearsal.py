@@ -34,7 +34,7 @@ from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.online.hooks import Batch, StepHook, add_hook
 
 TEXTS = 256  # written by the base
-TOKENS = 32  # at most, per text: short rows are padded to the longest one
+TOKENS = 32  # at most, per text
 ROWS = 8  # texts added to a batch
 
 
@@ -76,6 +76,8 @@ class Rehearsal(TrainerCallback, StepHook):
     def before_loss(self, inputs: Batch) -> Batch:
         """Adds texts to the batch, after the base has read them."""
         texts = self._chosen()
+        if "attention_mask" in inputs:
+            texts = as_wide(texts, inputs["input_ids"].shape[1])
         with frozen(self._model) as base:
             segments = [Segment(k, 0, len(text)) for k, text in enumerate(texts)]
             self._wanted = next_tokens(base, at(last_hidden(base, texts), segments))
@@ -124,6 +126,17 @@ def pieces(file: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[list[in
     if len(found) < ROWS:
         raise ValueError(f"{file} has {len(tokens)} tokens, and rehearsal needs {ROWS * TOKENS}")
     return found
+
+
+def as_wide(texts: Sequence[Sequence[int]], width: int) -> list[list[int]]:
+    """The texts one after the other, in as few lines of about equal length as fit into `width` tokens.
+
+    Each text in a line of its own would be padded to the batch's width: with prose in it, half of the batch's work.
+    """
+    tokens = [token for text in texts for token in text]
+    count = -(-len(tokens) // max(width, TOKENS))
+    ends = [len(tokens) * k // count for k in range(count + 1)]
+    return [tokens[start:end] for start, end in pairwise(ends)]
 
 
 def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[dict[str, Any], list[Segment]]:
