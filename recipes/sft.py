@@ -128,7 +128,7 @@ def train(argv: list[str], signals: StopSignals) -> None:
     if run.notes.measure and accelerator.is_main_process:
         describe([Path(args.output_dir), folder], run, table)
         fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
-        whole = run_report(trainer, run, configuration, table, before.numbers, after, fresh)
+        whole = run_report(trainer, run, configuration, table, before, after, fresh)
         report.write(args.output_dir, whole)
         say(report.summary(whole))
         say(f"report: {args.output_dir}/report.html, as Markdown: {args.output_dir}/report.md")

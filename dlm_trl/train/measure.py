@@ -3,6 +3,7 @@ open-book baseline (the untrained base with the notes in its prompt).
 """
 
 import json
+import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -75,6 +76,7 @@ class MeasureBefore(TrainerCallback):
         self.questions = questions
         self.prose = prose
         self.numbers: Numbers | None = None
+        self.seconds = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,10 +85,12 @@ class MeasureBefore(TrainerCallback):
         if state.global_step:
             self.numbers = _read(file)
             return
+        started = time.perf_counter()
         open_book = measure_open_book(self.trainer, self.questions, self.prose)
         self.numbers = replace(measure(self.trainer, self.questions), open_book=open_book)
         if state.is_world_process_zero:
             replace_file(file, json.dumps(asdict(self.numbers)).encode())
+        self.seconds = time.perf_counter() - started
 
 
 def _read(file: Path) -> Numbers | None:

@@ -75,7 +75,7 @@ class Rehearsal(TrainerCallback, StepHook):
 
     def before_loss(self, inputs: Batch) -> Batch:
         """Adds texts to the batch, after the base has read them."""
-        texts = self._chosen()
+        texts: Sequence[Sequence[int]] = self._chosen()
         if "attention_mask" in inputs:
             texts = as_wide(texts, inputs["input_ids"].shape[1])
         with frozen(self._model) as base:
