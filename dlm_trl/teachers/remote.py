@@ -220,12 +220,15 @@ class RemoteTeacher(ABC):
             rejected = isinstance(error, self._sdk.APIStatusError) and error.status_code in (400, 413, 422)
             is_too_long = rejected and bool(TOO_LONG.search(self._message_of(error)))
             answer = Answer("", Usage(), self._line(error), is_too_long=is_too_long)
+        return self._as_reply(request.key, answer, time.perf_counter() - started)
+
+    def _as_reply(self, key: str, answer: Answer, seconds: float = 0.0) -> Reply:
         return Reply(
-            request.key,
+            key,
             # A server may repeat the request's headers; what it sends is kept in the ledger.
             mask(answer.text, self._key),
             answer.usage,
-            time.perf_counter() - started,
+            seconds,
             answer.problem and self._short(answer.problem),
             answer.is_truncated,
             answer.is_too_long,
