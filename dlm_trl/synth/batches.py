@@ -52,36 +52,38 @@ class BatchedTeacher:
     def generate(self, requests: Sequence[Request]) -> Generator[Reply]:
         """See `Teacher.generate`. A request that fails through no fault of its own is asked once more."""
         waiting = {request.key: request for request in requests}
-        batches, is_repeat, problems = self.submit(requests), False, []
+        batches, is_repeat = self.submit(requests), False
         while batches:
             failed: dict[str, Result] = {}
+            problems = []
             for batch in batches:
                 state, results = self._ended(batch)
-                open_keys = set(batch.open)
-                for result in results:
-                    key = result.reply.key
-                    if result.reply.error is None:
-                        open_keys.discard(key)
-                    if key in waiting:  # else of prose that was edited since
-                        if result.reply.error is None:
-                            del waiting[key]
-                            yield result.reply
-                        else:
-                            failed[key] = result
-                if open_keys:
-                    self._ledger.record_batch(unanswered(batch.label, open_keys))
+                for reply in (result.reply for result in results):
+                    # A batch may also have requests about prose that was edited since.
+                    if reply.error is None and reply.key in waiting:
+                        del waiting[reply.key]
+                        yield reply
+                failed |= self._failures(batch, state, results)
                 if state.problem is not None:
                     problems.append(f"{self.reference} refused the batch {batch.id}: {state.problem.rstrip('.')}.")
-                for key in open_keys & waiting.keys() - failed.keys():
-                    reply = Reply(key, error="The batch ended without a reply to this request.")
-                    failed[key] = Result(reply, may_repeat=not state.is_cancelled)
             if problems:
                 raise TeacherError(problems[0], hint=_REFUSED_HINT)
-            again = [waiting[key] for key, result in failed.items() if result.may_repeat and not is_repeat]
-            yield from (failed[key].reply for key in failed.keys() - {request.key for request in again})
+            again = [request for key, request in waiting.items() if failed[key].may_repeat and not is_repeat]
+            yield from (failed[key].reply for key in waiting.keys() - {request.key for request in again})
             if again:
                 logger.warning("%d requests of the batch failed or expired: asking them once more.", len(again))
+            waiting = {request.key: request for request in again}
             batches, is_repeat = self._submit(again), True
+
+    def _failures(self, batch: BatchRecord, state: BatchState, results: Sequence[Result]) -> dict[str, Result]:
+        """What became of the requests that this batch has no reply to; it won't be asked for them again."""
+        replied = {result.reply.key for result in results if result.reply.error is None}
+        without = "The batch ended without a reply to this request."
+        failed = {key: Result(Reply(key, error=without), not state.is_cancelled) for key in batch.open - replied}
+        failed |= {result.reply.key: result for result in results if result.reply.key in failed}
+        if failed:
+            self._ledger.record_batch(unanswered(batch.label, failed))
+        return failed
 
     def submit(self, requests: Sequence[Request]) -> list[BatchRecord]:
         """Submit the requests that aren't in a batch yet; returns the batches of all of them."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from dlm_trl.notes.errors import TeacherError
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _CLOCK_SKEW = timedelta(hours=1)  # that the clocks here and at the server may differ by
 _FRAME = 100  # bytes around the requests of a batch
+_LOOKS_FIRST = "Rerun the same command: it looks for the batch before it submits another one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class BatchTeacher(RemoteTeacher):
 
         Not retried: after a lost connection, the batch may exist.
         """
-        with self._connected("Rerun the same command: it looks for the batch before it submits another one.") as client:
+        with self._connected(_LOOKS_FIRST) as client:
             return self._submit(client, [self._entry(request) for request in requests], label)
 
     def find(self, label: str, since: datetime, size: int) -> list[str]:
@@ -165,21 +167,25 @@ class BatchTeacher(RemoteTeacher):
     def _results(self, client: Any, batch_id: str) -> Iterator[Result]: ...
 
     @contextmanager
-    def _connected(self, hint: str | None = None) -> Iterator[Any]:
-        """The SDK's client. Its errors become a TeacherError, with this hint."""
+    def _connected(self, hint_if_unclear: str | None = None) -> Iterator[Any]:
+        """The SDK's client. Its errors become a TeacherError, with this hint if the server may have done its part."""
         from httpx2 import HTTPError
 
-        with self._open(self.client_name) as client:
-            try:
-                yield client
-            # HTTPError: the SDKs don't wrap what happens while a file is read. From ValueError on: they don't validate
-            # what a server sends.
-            except (
-                getattr(self._sdk, f"{self.client_name}Error"), HTTPError,
-                ValueError, RecursionError, AttributeError, LookupError, TypeError,
-            ) as error:  # fmt: skip
-                failure = self._error(error)
-                raise TeacherError(failure.message, hint=hint or failure.hint) from error
+        try:
+            yield self._client
+        # HTTPError: the SDKs don't wrap what happens while a file is read. From ValueError on: they don't validate what
+        # a server sends.
+        except (
+            getattr(self._sdk, f"{self.client_name}Error"), HTTPError,
+            ValueError, RecursionError, AttributeError, LookupError, TypeError,
+        ) as error:  # fmt: skip
+            failure = self._error(error)
+            is_unclear = getattr(error, "status_code", 500) >= 500
+            raise TeacherError(failure.message, hint=(is_unclear and hint_if_unclear) or failure.hint) from error
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._open(self.client_name)
 
     def _gone(self, batch_id: str) -> TeacherError:
         return TeacherError(

@@ -162,12 +162,16 @@ class BatchApp(App):
         if has_ended := self._has_ended(batch):
             host = dict(scope["headers"])[b"host"].decode()
             url = f"http://{host}/v1/messages/batches/{batch.id}/results"
-            names = {"expired": "expired", "cancelled": "canceled", None: "succeeded"}
             for body in batch.entries.values():
-                fate = self._fate(body)
-                counts[
-                    "errored" if isinstance(fate, Answer) and fate.status != 200 else names.get(fate, "succeeded")
-                ] += 1
+                match self._fate(body):
+                    case "expired":
+                        counts["expired"] += 1
+                    case "cancelled":
+                        counts["canceled"] += 1
+                    case Answer(status=status) if status != 200:
+                        counts["errored"] += 1
+                    case _:
+                        counts["succeeded"] += 1
         else:
             counts["processing"] = len(batch.entries)
         created = datetime.fromtimestamp(batch.created, UTC).isoformat()
