@@ -57,7 +57,7 @@ class BatchRecords:
     def read(self, line: Mapping[str, Any]) -> None:
         """Take note of a line; one that is damaged is ignored."""
         match line:
-            case {"batch": str(label), "at": str(at), "keys": [*keys]}:
+            case {"batch": str(label), "at": str(at), "keys": [*keys]} if all(isinstance(key, str) for key in keys):
                 self._batches[label] = BatchRecord(label, at, len(keys))
                 for key in keys:
                     self.answered(key)  # submitted again: the new batch counts
@@ -66,7 +66,7 @@ class BatchRecords:
             case {"batch": str(label), "id": str(batch_id)} if label in self._batches:
                 self._batches[label].id = batch_id
             case {"batch": str(label), "unanswered": [*keys]} if label in self._batches:
-                for key in self._batches[label].open.intersection(keys):
+                for key in self._batches[label].open & {key for key in keys if isinstance(key, str)}:
                     self.answered(key)
 
     def answered(self, key: str) -> None:

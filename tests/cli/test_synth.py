@@ -396,6 +396,8 @@ def test_requests_that_fail_are_exit_1_and_the_others_are_kept(app: App, synth: 
         ("instructions", "notes.dlm", "--teacher", "openai:m", "--judge", "openai:m"),
         ("instructions", "notes.dlm", *PLAIN, "--judge", "openai:m", "--dry-run"),
         ("instructions", "notes.dlm", "--teacher", "vllm-server:localhost:8000", "--dry-run"),
+        ("instructions", "notes.dlm", "--teacher", "hf:tiny", "--batch"),
+        ("views", "notes.dlm", "--teacher", "vllm-server:http://127.0.0.1:1#m", "--batch"),
         ("list", "nothing.dlm"),
         ("list", "notes.dlm", "copies", "--explain", "ab"),
         ("list", "notes.dlm", "--explain", "ab", "--json"),

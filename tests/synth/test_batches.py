@@ -351,5 +351,4 @@ def test_a_run_that_is_killed_while_it_submits_finds_its_batch(app: BatchApp, pa
 @pytest.mark.heavy
 def test_an_interrupted_command_says_how_to_collect(app: BatchApp, path: Path) -> None:
     err = killed_and_resumed(app, path, "openai:m", polled(app), signal.SIGINT)
-    assert "batch batch_0: 0 of 12 done" in err
     assert "The batch batch_0 goes on at the provider: rerun the same command" in err
