@@ -63,17 +63,26 @@ class BatchedTeacher:
                     if reply.error is None and reply.key in waiting:
                         del waiting[reply.key]
                         yield reply
-                failed |= self._failures(batch, state, results)
-                if state.problem is not None:
+                failures = self._failures(batch, state, results)
+                failed |= failures
+                if state.is_too_large and batch.size > 1:
+                    yield from self._in_halves([waiting.pop(key) for key in [*waiting] if key in failures])
+                elif state.problem is not None:
                     problems.append(f"{self.reference} refused the batch {batch.id}: {state.problem.rstrip('.')}.")
             if problems:
-                raise TeacherError(problems[0], hint=_REFUSED_HINT)
+                raise TeacherError(problems[0], hint="The same command submits its requests again.")
             again = [request for key, request in waiting.items() if failed[key].may_repeat and not is_repeat]
             yield from (failed[key].reply for key in waiting.keys() - {request.key for request in again})
             if again:
                 logger.warning("%d requests of the batch failed or expired: asking them once more.", len(again))
             waiting = {request.key: request for request in again}
             batches, is_repeat = self._submit(again), True
+
+    def _in_halves(self, requests: Sequence[Request]) -> Generator[Reply]:
+        logger.warning("%s has no room for the batch: asking in two, one after the other.", self.reference)
+        middle = (len(requests) + 1) // 2
+        for half in (requests[:middle], requests[middle:]):
+            yield from self.generate(half)
 
     def _failures(self, batch: BatchRecord, state: BatchState, results: Sequence[Result]) -> dict[str, Result]:
         """What became of the requests that this batch has no reply to; it won't be asked for them again."""
@@ -143,12 +152,6 @@ class BatchedTeacher:
             rerun = "rerun the same command, without --fresh," if self._fresh else "rerun the same command"
             logger.warning("The batch %s goes on at the provider: %s to collect its replies.", batch_id, rerun)
             raise
-
-
-_REFUSED_HINT = (
-    "Its requests are submitted again when you rerun the same command. For a limit on the tokens in the queue, wait "
-    "until other batches have ended, or ask for less at once with --max-pairs."
-)
 
 
 def batch_teacher(teacher: Teacher) -> BatchTeacher:

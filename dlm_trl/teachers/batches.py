@@ -37,7 +37,8 @@ _LOOKS_FIRST = "Rerun the same command: it looks for the batch before it submits
 class BatchState:
     """How far a batch is; done and total are requests as the server counts them.
 
-    problem: why the server refused the whole batch, which has no results then.
+    problem: why the server refused the whole batch, which has no results then. is_too_large: it did because the account
+    may not have so much in the queue at once.
     """
 
     done: int
@@ -45,6 +46,7 @@ class BatchState:
     has_ended: bool = False
     is_cancelled: bool = False
     problem: str | None = None
+    is_too_large: bool = False
 
 
 class Result(NamedTuple):
@@ -196,7 +198,7 @@ class BatchTeacher(RemoteTeacher):
     def _succeeded(self, key: str, read: Callable[[], Answer]) -> Result:
         try:
             return Result(self._as_reply(key, read()))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             return self._failed(key, self._line(error))
 
     def _failed(self, key: str, problem: str, *, may_repeat: bool = False) -> Result:

@@ -107,9 +107,8 @@ class OpenAITeacher(ChatTeacher, BatchTeacher):
 
     def _state(self, client: OpenAI, batch_id: str) -> BatchState:
         batch = client.batches.retrieve(batch_id)
-        problem = None
+        problem, errors = None, (batch.errors and batch.errors.data) or []
         if batch.status == "failed":
-            errors = (batch.errors and batch.errors.data) or []
             problem = "; ".join(f"{error.code}: {error.message}" for error in errors) or "no reason was given"
         counts = batch.request_counts
         return BatchState(
@@ -118,6 +117,7 @@ class OpenAITeacher(ChatTeacher, BatchTeacher):
             has_ended=batch.status in ("completed", "failed", "expired", "cancelled"),
             is_cancelled=batch.status == "cancelled",
             problem=problem,
+            is_too_large=any(error.code == "token_limit_exceeded" for error in errors),
         )
 
     def _results(self, client: OpenAI, batch_id: str) -> Iterator[Result]:
@@ -130,20 +130,17 @@ class OpenAITeacher(ChatTeacher, BatchTeacher):
         """The result in a line of a batch's output or error file."""
         from openai.types.chat import ChatCompletion
 
-        key, response = line["custom_id"], line.get("response")
-        if response is None:
-            error = line.get("error") or {}
-            return self._failed(key, str(error.get("message")), may_repeat=error.get("code") != "batch_cancelled")
-        status, body = response["status_code"], response["body"]
-        if status == 200:
-            return self._succeeded(key, lambda: _read(ChatCompletion.model_construct(**body)))
-        error = body["error"]
-        may_repeat = status not in range(400, 500) or status in (408, 409, 429)
-        return self._failed(
-            key,
-            f"Error code: {status} - {error['message']}",
-            may_repeat=may_repeat and error.get("code") != "insufficient_quota",
-        )
+        key = line["custom_id"]
+        match line:
+            case {"response": {"status_code": 200, "body": body}}:
+                return self._succeeded(key, lambda: _read(ChatCompletion.model_construct(**body)))
+            case {"response": {"status_code": int(status), "body": {"error": {"message": message} as error}}}:
+                is_rejected = status in range(400, 500) and status not in (408, 409, 429)
+                may_repeat = not is_rejected and error.get("code") != "insufficient_quota"
+                return self._failed(key, f"Error code: {status} - {message}", may_repeat=may_repeat)
+            case {"error": {"code": code, "message": message}}:
+                return self._failed(key, f"{code}: {message}", may_repeat=code != "batch_cancelled")
+        return self._failed(key, f"The result in the batch can't be read: {line}")
 
 
 def _read(completion: ChatCompletion) -> Answer:

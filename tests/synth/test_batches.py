@@ -135,8 +135,10 @@ def test_a_lasting_failure_is_reported_and_asked_by_the_next_run(app: BatchApp, 
     done = synthesize(path, OPENAI)
     assert pairs(done.staged) == all_written(TOPICS[3:]) and done.counts.failed == 3
     assert sorted(failure.reason.split(" - ")[-1] for failure in done.failures) == [
-        "The server says no.", "This request cancelled.", "This request expired.",
-    ]  # fmt: skip
+        "The server says no.",
+        "batch_cancelled: This request cancelled.",
+        "batch_expired: This request expired.",
+    ]
     assert [len(batch.entries) for batch in app.batches] == [12, 1]  # what was refused isn't asked again by itself
     app.fate = lambda call: None
     assert synthesize(path, OPENAI).counts.from_ledger == 9
@@ -246,14 +248,26 @@ def test_a_large_run_is_divided_and_a_refused_part_is_submitted_again(
     monkeypatch.setattr(OpenAITeacher, "max_requests", 5)
 
     def refuse() -> None:
-        app.batches[1].problem = "Enqueued token limit reached."
+        app.batches[1].problem, app.batches[1].code = "The file is empty.", "empty_file"
 
-    with pytest.raises(TeacherError, match=r"openai:m refused the batch batch_1: token_limit.*--max-pairs"):
+    with pytest.raises(TeacherError, match=r"openai:m refused the batch batch_1: empty_file: The file is empty\."):
         synthesize(path, OPENAI, progress=Polls(refuse))
     assert [len(batch.entries) for batch in app.batches] == [5, 5, 2]
     assert len(Ledger(read(path))) == 7
     done = synthesize(path, OPENAI)
     assert pairs(done.staged) == all_written() and [len(batch.entries) for batch in app.batches] == [5, 5, 2, 5]
+
+
+def test_a_batch_that_the_queue_has_no_room_for_is_divided(app: BatchApp, path: Path) -> None:
+    app.queue = 4
+    done = synthesize(path, OPENAI)
+    assert pairs(done.staged) == all_written() and done.counts.failed == 0
+    assert [len(batch.entries) for batch in app.batches] == [12, 6, 3, 3, 6, 3, 3] and len(app.calls) == 1
+    app.queue = 0
+    with pytest.raises(TeacherError, match=r"openai:m refused the batch batch_\d+: token_limit_exceeded: Enq"):
+        synthesize(path, replace(OPENAI, per_section=1))
+    app.queue = 100
+    assert synthesize(path, replace(OPENAI, per_section=1)).counts.failed == 0
 
 
 def test_several_documents_are_submitted_before_the_first_is_waited_for(

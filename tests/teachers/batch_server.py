@@ -26,7 +26,7 @@ Fate = Answer | Literal["expired", "cancelled", "lost"] | None
 
 @dataclass
 class Batch:
-    """entries: the bodies of the requests by id. problem: OpenAI's reason to refuse it."""
+    """entries: the bodies of the requests by id. problem: OpenAI's reason to refuse it, and its code."""
 
     id: str
     entries: dict[str, dict[str, Any]]
@@ -34,6 +34,7 @@ class Batch:
     created: float = field(default_factory=time.time)
     polls: int = 0
     problem: str | None = None
+    code: str = "token_limit_exceeded"
     is_cancelled: bool = False
 
 
@@ -52,6 +53,7 @@ class BatchApp(App):
     wait: float = 0.0
     refusal: Answer | None = None
     max_requests: int = 100_000
+    queue: int = 100_000  # requests that an account may have in the queue: OpenAI refuses larger batches later
     batches: list[Batch] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
@@ -107,7 +109,7 @@ class BatchApp(App):
         parts = {"id": batch.id, "object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         parts |= {"created_at": int(batch.created), "metadata": batch.metadata, "input_file_id": "file"}
         if batch.problem:
-            errors = {"object": "list", "data": [{"code": "token_limit_exceeded", "message": batch.problem}]}
+            errors = {"object": "list", "data": [{"code": batch.code, "message": batch.problem}]}
             return parts | {"status": "failed", "errors": errors}
         if not self._has_ended(batch):
             return parts | {"status": "in_progress", "request_counts": {"total": total, "completed": 0, "failed": 0}}
@@ -200,7 +202,8 @@ class BatchApp(App):
         assert len(set(keys)) == len(keys) and all(re.fullmatch(r"[\w-]{1,64}", key) for key in keys)
         if len(keys) > self.max_requests:
             return Answer(400, {"error": {"message": "The batch has too many requests."}})
-        self.batches.append(Batch(f"batch_{len(self.batches)}", dict(entries), metadata))
+        problem = "Enqueued token limit reached." if len(keys) > self.queue else None
+        self.batches.append(Batch(f"batch_{len(self.batches)}", dict(entries), metadata, problem=problem))
         self.asked.update(body["messages"][-1]["content"] for _, body in entries)
         if self.wait:
             await asyncio.sleep(self.wait)

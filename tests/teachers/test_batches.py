@@ -86,6 +86,7 @@ def test_each_way_to_fail_has_its_reason_and_may_be_repeated_or_not(provider: st
         "long": failed(provider, 400, "prompt is too long: 9 tokens", "invalid_request_error"),
         "thinks": Answer(200, thought),
         "garbage": Answer(200, {"content": 3}),
+        "waste": Answer(200, [3]),
         "late": "expired",
         "stopped": "cancelled",
         "lost": "lost",
@@ -246,4 +247,8 @@ def test_a_batch_that_the_server_refuses_as_a_whole_says_why() -> None:
         batch_id = teacher.submit(requests("a"), "label")
         app.batches[0].problem = "Enqueued token limit reached."
         state = teacher.poll(batch_id)
-    assert state == BatchState(0, 0, True, problem="token_limit_exceeded: Enqueued token limit reached.")
+        app.batches[0].code = "empty_file"
+        other = teacher.poll(batch_id)
+    problem = "Enqueued token limit reached."
+    assert state == BatchState(0, 0, True, problem=f"token_limit_exceeded: {problem}", is_too_large=True)
+    assert other == BatchState(0, 0, True, problem=f"empty_file: {problem}")
