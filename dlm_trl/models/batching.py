@@ -44,7 +44,7 @@ def in_batches(
             if not is_out_of_memory(error):
                 raise
             if len(batch) == 1 or not halve:
-                error.add_note(f"It happened with {len(batch)} rows of up to {lengths[batch[0]]} tokens.")
+                error.add_note(f"That was a batch of {len(batch)}, with up to {lengths[batch[0]]} tokens in a row.")
                 raise
         else:
             yield list(zip(batch, results, strict=True))

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LESS_MEMORY = (
-    "Lower per_device_train_batch_size and raise gradient_accumulation_steps as much, lower max_length, or set "
-    "gradient_checkpointing: true or adapter: qlora; then resume from the last checkpoint: "
+    "Lower per_device_train_batch_size and raise gradient_accumulation_steps as much, lower max_length, set "
+    "gradient_checkpointing: true or adapter: qlora, or shard the base with deepspeed_zero3.yaml. Then rerun with "
     "--resume_from_checkpoint true --overwrite true."
 )
 
@@ -77,11 +77,12 @@ def explained_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        first = str(error).partition("\n")[0]
         if is_out_of_memory(error):
-            raise RunError(f"Out of memory: {' '.join([first, *getattr(error, '__notes__', [])])}", LESS_MEMORY) from error
+            reason = " ".join([*str(error).splitlines()[:1], *getattr(error, "__notes__", ())])
+            raise RunError(f"Out of memory: {reason}", LESS_MEMORY) from error
         if is_lost_process(error):
-            raise RunError(f"Another process of the run has ended ({first}).", "Its own error says why.") from error
+            reason = str(error).partition(". ")[0]
+            raise RunError(f"Another process of the run has ended ({reason}).", "Its own error says why.") from error
         raise
 
 

@@ -81,10 +81,10 @@ def test_uneven_rows_with_ddp(tmp_path: Path, rows: int) -> None:
     check_equal(one, two, "cpu_2proc")
 
 
-@pytest.mark.parametrize("memory", ["", "-little-memory"])
+@pytest.mark.parametrize("memory", ["", "little-memory,"])
 def test_zero3_gathers_the_weights_once_a_step_to_generate(alone: Alone, tmp_path: Path, memory: str) -> None:
     shape = "deepspeed_zero3_cpu"
-    two = run(tmp_path, RUNS["mcsb"].split(), shape, f"tests/e2e/worker.py count{memory}")
+    two = run(tmp_path, RUNS["mcsb"].split(), shape, f"tests/e2e/worker.py {memory}count")
     check_equal(alone(RUNS["mcsb"]), two, shape)
     assert ("don't fit into the free memory" in two.printed) == bool(memory)
     for rank in range(2):
@@ -126,19 +126,25 @@ class Breaking(Letters):
 """
 
 
-@pytest.mark.parametrize("shape", ["cpu_2proc", "deepspeed_zero3_cpu"])
-def test_a_rank_that_fails_ends_the_run(tmp_path: Path, shape: str) -> None:
-    """No hang: `run` waits ten minutes at most, and each of these ends within seconds of the failure."""
-    memory = run(tmp_path / "memory", RUNS["mcsb"].split(), shape, "tests/e2e/worker.py out-of-memory")
-    assert memory.code != 0
-    (line,) = (line for line in memory.printed.splitlines() if "Out of memory" in line)
+@pytest.mark.parametrize(
+    ("shape", "memory"), [("cpu_2proc", ""), ("deepspeed_zero3_cpu", ""), ("deepspeed_zero3_cpu", "little-memory,")]
+)
+def test_a_rank_that_runs_out_of_memory_ends_the_run(tmp_path: Path, shape: str, memory: str) -> None:
+    """It ends within seconds of the error; a run that hangs would reach `run`'s limit of ten minutes."""
+    ended = run(tmp_path, RUNS["mcsb"].split(), shape, f"tests/e2e/worker.py {memory}out-of-memory")
+    assert ended.code != 0
+    (line,) = (line for line in ended.printed.splitlines() if "Out of memory" in line)
     assert line.startswith("[rank 1] Out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert "Lower per_device_train_batch_size" in line
-    assert "[rank 0] Another process of the run has ended" in memory.printed
-    assert "Traceback" not in memory.printed
+    assert "[rank 0] Another process of the run has ended" in ended.printed
+    assert not any(f"[rank {rank}] Traceback" in ended.printed for rank in range(2))
 
+
+@pytest.mark.parametrize("shape", ["cpu_2proc", "deepspeed_zero3_cpu"])
+def test_a_rank_whose_task_fails_ends_the_run(tmp_path: Path, shape: str) -> None:
     (tmp_path / "breaking.py").write_text(BREAKING)
-    broken = run(tmp_path / "broken", ["--task", f"{tmp_path / 'breaking.py'}:Breaking"], shape)
-    assert broken.code != 0
-    assert "[rank 1] ZeroDivisionError: of the task" in broken.printed
-    assert "[rank 0] Traceback" not in broken.printed
+    ended = run(tmp_path, ["--task", f"{tmp_path / 'breaking.py'}:Breaking"], shape)
+    assert ended.code != 0
+    assert "[rank 1] ZeroDivisionError: of the task" in ended.printed
+    assert "[rank 0] Another process of the run has ended" in ended.printed
+    assert "[rank 0] Traceback" not in ended.printed

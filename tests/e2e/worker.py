@@ -1,12 +1,12 @@
 """The recipe with something changed in it, for one of several processes.
 
-    accelerate launch tests/e2e/worker.py out-of-memory --config recipes/mcsb.yaml …
+    accelerate launch tests/e2e/worker.py little-memory,count --config recipes/mcsb.yaml …
 
-out-of-memory: generation runs out of memory on rank 1 from its second step on. A CPU has no such error to cause (the
-system kills the process instead), so it is raised as a GPU raises it.
-count: writes into OUT/gathers-<rank>.json, for each step, how often all weights were gathered for its rows, how many
-collective operations generation made, and how many forward passes.
-count-little-memory: the same as if the whole weights didn't fit.
+out-of-memory: generation runs out of memory on rank 1 in the second step. A CPU has no such error to cause (the system
+kills the process instead), so it is raised as a GPU raises it.
+little-memory: the whole weights don't seem to fit into the memory.
+count: writes OUT/gathers-<rank>.json: for each step, how often many weights were gathered at once for its rows, and
+how many collective operations and forward passes generation made.
 """
 
 from __future__ import annotations
@@ -95,12 +95,12 @@ def count(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    change, *arguments = sys.argv[1:]
-    if change == "out-of-memory":
-        out_of_memory()
-    else:
-        count(Path(arguments[arguments.index("--output_dir") + 1]))
-    if change == "count-little-memory":
+    changes, *arguments = sys.argv[1:]
+    if "little-memory" in changes:
         sharding._free_memory = lambda device: 0
+    if "out-of-memory" in changes:
+        out_of_memory()
+    if "count" in changes:
+        count(Path(arguments[arguments.index("--output_dir") + 1]))
     sys.argv = ["recipes/sft.py", *arguments]
     runpy.run_path("recipes/sft.py", run_name="__main__")
