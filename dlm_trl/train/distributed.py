@@ -1,10 +1,10 @@
 """The process that a recipe runs in, which may be one of several.
 
-    prepare_deepspeed()                    # before TRL is imported
-    run_program(main)                      # main(argv) with its errors and its exit code
+prepare_deepspeed()                    # before TRL is imported
+run_program(main)                      # main(argv) with its errors and its exit code
 
-    with explained_errors():               # in main: memory that is used up, a process that has ended
-        train(argv)
+with explained_errors():               # in main: memory that is used up, a process that has ended
+    train(argv)
 """
 
 import os
