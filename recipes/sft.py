@@ -10,14 +10,13 @@ frontmatter, and the frontmatter overrides the defaults. The run prints where ea
 
 import os
 import shlex
-import sys
 import warnings
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 warnings.filterwarnings("ignore", category=FutureWarning)  # TRL and PEFT use names that transformers deprecates
 
-from dlm_trl.train.distributed import exit_worker, prepare_deepspeed
+from dlm_trl.train.distributed import explained_errors, prepare_deepspeed, processes, run_program
 
 prepare_deepspeed()  # before TRL is imported, which imports DeepSpeed
 
@@ -29,8 +28,7 @@ from dlm_trl.export import ship
 from dlm_trl.export.run_module import run_module
 from dlm_trl.models.chat import has_template
 from dlm_trl.models.load import load_base
-from dlm_trl.notes import DlmError
-from dlm_trl.notes.terminal import logging_to_stderr, say
+from dlm_trl.notes.terminal import say
 from dlm_trl.online.callback import placeholder
 from dlm_trl.online.distillation import Distillation
 from dlm_trl.online.hooks import add_hook
@@ -54,7 +52,7 @@ from dlm_trl.train.trial import trainer_errors, try_optimizer
 
 def main(argv: list[str]) -> None:
     """Train. Raises DlmError if the input is wrong, before any weights are loaded; a signal ends it with SystemExit."""
-    with StopSignals() as signals:
+    with StopSignals() as signals, explained_errors():
         train(argv, signals)
 
 
@@ -95,7 +93,7 @@ def train(argv: list[str], signals: StopSignals) -> None:
         )
         try_optimizer(trainer)
     accelerator = trainer.accelerator
-    accelerator.print(f"world size: {accelerator.num_processes} ({accelerator.distributed_type.value}, {args.device})")
+    accelerator.print(f"world size: {processes(accelerator)}, {args.device}")
     accelerator.print(f"trainable parameters: {run.trainable:,}")
 
     # 3. Train, from a checkpoint if set. The first measurement is made right before the first step.
@@ -152,13 +150,4 @@ def calibration(run: Run) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        with logging_to_stderr():
-            main(sys.argv[1:])
-        exit_worker()
-    except SystemExit as stopped:
-        exit_worker(stopped.code)
-        raise
-    except DlmError as error:
-        rank = os.environ.get("RANK", "0")
-        sys.exit(str(error) if rank == "0" else f"[rank {rank}] {error}")
+    run_program(main)

@@ -28,12 +28,12 @@ def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def in_batches(
-    run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int
+    run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int, halve: bool = True
 ) -> Iterator[list[tuple[int, T]]]:
     """Calls `run` for each batch of indices, and yields the batch's (index, result) pairs.
 
     run: returns one result per index. A batch that runs out of memory is halved and run again; for a single row, the
-    error is raised.
+    error is raised. halve: False if other processes have to make the same forward passes, and would wait for more.
     """
     pending = list(by_token_budget(lengths, budget))[::-1]
     while pending:
@@ -41,7 +41,10 @@ def in_batches(
         try:
             results = run(batch)
         except RuntimeError as error:
-            if len(batch) == 1 or not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1 or not halve:
+                error.add_note(f"That was a batch of {len(batch)}, with up to {lengths[batch[0]]} tokens in a row.")
                 raise
         else:
             yield list(zip(batch, results, strict=True))
@@ -52,10 +55,17 @@ def in_batches(
         pending += [batch[half:], batch[:half]]
 
 
-def run_in_batches(run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int) -> list[T]:
+def run_in_batches(
+    run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int, halve: bool = True
+) -> list[T]:
     """All results of `in_batches`, in the order of `lengths`."""
-    results = dict(chain.from_iterable(in_batches(run, lengths, budget)))
+    results = dict(chain.from_iterable(in_batches(run, lengths, budget, halve)))
     return [results[index] for index in range(len(lengths))]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is the error of a GPU, or of torch's allocator on a CPU, without enough memory."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(should_reduce_batch_size(error))
 
 
 @contextmanager

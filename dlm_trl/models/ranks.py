@@ -31,6 +31,13 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_lost_process(error: Exception) -> bool:
+    """Whether this error means that another process has ended, or that the connection to it is lost."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def map_over_ranks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]]) -> list[Result]:
     """The result of each item, in order and in every process; each process works on its share of the items.
 

@@ -72,6 +72,10 @@ class PreflightError(DlmError):
     """A run that would fail; one line per problem, found before any weights are loaded."""
 
 
+class RunError(DlmError):
+    """A run that can't go on: its memory is used up, or another of its processes has ended."""
+
+
 class MissingExtraError(DlmError):
     """An optional dependency that isn't installed."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -30,6 +31,7 @@ from dlm_trl.models.control_tokens import encode_text, encode_texts
 from dlm_trl.models.divergence import Segment, at, hidden_states, last_hidden, next_tokens, token_kl
 from dlm_trl.models.frozen import check_attachable, frozen
 from dlm_trl.models.generate import generate, row_seed
+from dlm_trl.models.sharding import whole_weights
 from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.online.hooks import Batch, StepHook, add_hook
 
@@ -69,7 +71,7 @@ class Rehearsal(TrainerCallback, StepHook):
         tokenizer = self._trainer.processing_class
         first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         seeds = [row_seed(self.seed, "rehearsal", k) for k in range(TEXTS)]
-        with frozen(self._model) as base:
+        with whole_weights(self._trainer.model_wrapped), frozen(self._model) as base:
             texts = generate(base, tokenizer, [[first]] * TEXTS, TOKENS, temperature=1.0, seed=seeds)
         self.texts = [[first, *ids[:TOKENS]] for ids in encode_texts(tokenizer, texts)]
 
@@ -110,8 +112,8 @@ class Rehearsal(TrainerCallback, StepHook):
         return random.Random(row_seed(self.seed, "rehearsal", step, number)).sample(list(self.texts), ROWS)
 
     def log_values(self) -> dict[str, float]:
-        """The mean divergence of this process since the last line."""
-        values, self._divergences = self._divergences, []
+        """The mean divergence since the last line, over all processes."""
+        values, self._divergences = gather_object(self._divergences), []
         return {"rehearsal/kl": sum(values) / len(values)} if values else {}
 
 

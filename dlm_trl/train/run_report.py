@@ -19,6 +19,7 @@ from dlm_trl.models import lineage
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.synth_runs import read_runs
 from dlm_trl.train.config import Configuration
+from dlm_trl.train.distributed import processes
 from dlm_trl.train.measure import MeasureBefore, Numbers, samples
 from dlm_trl.train.run import Run
 from dlm_trl.train.settings import shown_settings
@@ -71,7 +72,7 @@ def run_facts(trainer: SFTTrainer, run: Run, measured: float) -> dict[str, Any]:
         "training": f"{trainer.state.global_step} steps in {seconds:,.0f} s",
         "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seed": run.training.seed,
-        "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value})",
+        "processes": processes(accelerator),
         "hardware": hardware(),
         "versions": {name: version(name) for name in VERSIONS},
     }

@@ -1,6 +1,7 @@
 """Batches: complete, in order, bounded, and halved when out of memory."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,3 +41,16 @@ def test_other_errors_and_a_row_that_never_fits_raise() -> None:
         with pytest.raises(RuntimeError, match=message):
             run_in_batches(run, [1, 1, 1, 1], budget=100)
         assert len(calls) == count
+
+
+def test_a_batch_that_other_processes_wait_for_is_not_halved() -> None:
+    calls = []
+
+    def run(batch: list[int]) -> list[int]:
+        calls.append(batch)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        run_in_batches(run, [3, 7], budget=100, halve=False)
+    assert calls == [[1, 0]]
+    assert caught.value.__notes__ == ["That was a batch of 2, with up to 7 tokens in a row."]
