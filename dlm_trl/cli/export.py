@@ -82,8 +82,8 @@ def quantize(
     group_size: Annotated[
         int | None,
         typer.Option(
-            help="Weights that share a scale: 128, 64 or 32. 32 loses least, which matters for small models. Default: the "
-            "largest that divides the model."
+            help="Weights that share a scale: 128, 64 or 32. 32 loses least, which matters for small models. Default: "
+            "the largest that divides the model."
         ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Maximum number of calibration blocks, of 512 tokens each.")] = 128,
