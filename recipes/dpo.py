@@ -31,6 +31,7 @@ from dlm_trl.export.run_module import run_module
 from dlm_trl.models import lineage
 from dlm_trl.models.load import attach_trainable, load_base
 from dlm_trl.notes.terminal import say
+from dlm_trl.train.agree import agree
 from dlm_trl.train.base import attention, base_dtype
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.checkpoints import remove_checkpoints
@@ -55,10 +56,14 @@ def train(argv: list[str], signals: StopSignals) -> None:
     # 1. Read the settings and the data, and check everything that needs no weights.
     configuration = read_preference_configuration(argv)
     args = configuration.training
-    with args.main_process_first(desc="reading the document"):
+
+    def prepared() -> PreferenceRun:
         run = prepare_preferences(configuration)
         if run.notes.export:
             ship.check(run.base_model, Path(args.output_dir), run.notes.export)
+        return run
+
+    run = agree(configuration, prepared)
     if args.process_index == 0:
         print_settings(configuration)
         say("\n".join(run.notices))

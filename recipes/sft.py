@@ -33,6 +33,7 @@ from dlm_trl.online.callback import placeholder
 from dlm_trl.online.distillation import Distillation
 from dlm_trl.online.hooks import add_hook
 from dlm_trl.train.adapter import ShrinkRanks
+from dlm_trl.train.agree import agree
 from dlm_trl.train.base import attention, base_dtype
 from dlm_trl.train.callbacks import install
 from dlm_trl.train.checkpoints import remove_checkpoints
@@ -61,10 +62,14 @@ def train(argv: list[str], signals: StopSignals) -> None:
     # 1. Read the settings and the data, and check everything that needs no weights.
     configuration = read_configuration(argv)
     args = configuration.training
-    with args.main_process_first(desc="reading the document"):
+
+    def prepared() -> Run:
         run = prepare(configuration)
         if run.notes.export:
             ship.check(run.base_model, Path(args.output_dir), run.notes.export)
+        return run
+
+    run = agree(configuration, prepared)
     if args.process_index == 0:
         print_settings(configuration)
         say("\n".join(run.notices))

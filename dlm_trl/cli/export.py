@@ -169,6 +169,8 @@ def serve_check(
         say(table(result.checks))
         for question, expected, served in result.differing:
             say(f"\n{question}\n  expected: {expected}\n  served:   {served}")
+    for check in result.failed:
+        say(f"The server failed its check: {check.name}: {check.failing}.", err=True)
     if not result.passed:
         raise typer.Exit(1)
 

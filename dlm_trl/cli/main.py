@@ -6,7 +6,7 @@ function, so `dlm-trl --help` starts fast.
 
 from __future__ import annotations
 
-import subprocess
+import signal
 import sys
 from enum import StrEnum
 from importlib.util import module_from_spec, spec_from_file_location
@@ -118,14 +118,14 @@ def _run_recipe(name: str, file: Path, settings: list[str]) -> None:
     from dlm_trl.train.setting import as_arguments
 
     arguments = ["--notes", str(file), *as_arguments(settings)]
-    launch, processes = fitting(here())
+    launch_file, processes = fitting(here())
     if processes == 1:
         _recipe(name).main(arguments)
         return
-    say(f"{processes} processes, one per GPU: accelerate launch --config_file {launch.path}", err=True)
-    command = ["--config_file", str(launch.path), "--num_processes", str(processes), str(shipped(f"recipes/{name}.py"))]
-    done = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command, *arguments])
-    raise typer.Exit(done.returncode)
+    from dlm_trl.train.launch import launch
+
+    say(f"{processes} processes, one per GPU: accelerate launch --config_file {launch_file.path}", err=True)
+    launch(shipped(f"recipes/{name}.py"), launch_file.path, processes, arguments)
 
 
 @app.command()
@@ -188,6 +188,8 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Entry point."""
+    # As an exception, so that locks, unfinished folders and subprocesses don't outlive this process.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with logging_to_stderr():
             app()

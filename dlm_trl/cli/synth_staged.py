@@ -14,6 +14,7 @@ from dlm_trl.notes.terminal import console
 
 if TYPE_CHECKING:
     from dlm_trl.notes import Document
+    from dlm_trl.synth.preference_staging import Preference
     from dlm_trl.synth.staging import Staged
 
 IDS = "Section ids or id prefixes, as shown by `synth list`."
@@ -23,7 +24,10 @@ def list_(
     files: FILES,
     explain: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Explain one pair instead: what each score compares, its limit, the checks."),
+        typer.Option(
+            metavar="ID",
+            help="Explain one pair or preference instead: what each score compares, its limit, the checks.",
+        ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print as JSON, with the whole prose of each pair.")] = False,
 ) -> None:
@@ -41,8 +45,12 @@ def list_(
         from dlm_trl.synth.explain import explain as explained
 
         document = read(paths[0])
-        items, (full_id,) = _pairs(document, [explain])
-        show_result(explained(document, *items[full_id]))
+        pairs, preferences, full_id = _find(document, explain)
+        show_result(
+            explained(document, *pairs[full_id])
+            if full_id in pairs
+            else preference_show.whole(document, *preferences[full_id])
+        )
         return
     rows_of = {path: listing.listed(read(path)) for path in paths}
     preferred = {path: preference_show.listed(read(path)) for path in paths}
@@ -97,17 +105,22 @@ def coverage(files: FILES, json_: Annotated[bool, typer.Option("--json", help="P
 
 
 def show_(file: FILE, id: Annotated[str, typer.Argument(help=IDS)]) -> None:
-    """Show a pair with its scores, prose and the teacher's reply, or all replies about a prose section.
+    """Show a pair or preference with its scores, prose and replies, or all replies about a prose section.
 
     `synth list FILE --explain ID` says what the scores mean.
     """
     from dlm_trl.notes import read
-    from dlm_trl.synth import show
+    from dlm_trl.synth import preference_show, show
 
     document = read(file)
     prose = [section.section_id for section in document.sections if section.kind == "prose"]
-    items, (full_id,) = _pairs(document, [id], prose)
-    show_result(show.one_pair(document, *items[full_id]) if full_id in items else show.replies(document, full_id))
+    pairs, preferences, full_id = _find(document, id, prose)
+    if full_id in pairs:
+        show_result(show.one_pair(document, *pairs[full_id]))
+    elif full_id in preferences:
+        show_result(preference_show.whole(document, *preferences[full_id]))
+    else:
+        show_result(show.replies(document, full_id))
 
 
 def apply(file: FILE, ids: Annotated[list[str] | None, typer.Argument(metavar="[IDS]…", help=IDS)] = None) -> None:
@@ -191,12 +204,18 @@ def _by_kind(
     return [one for one in full if one in set(pairs)], [one for one in full if one in set(preferences)]
 
 
-def _pairs(
-    document: Document, ids: Sequence[str], others: Sequence[str] = ()
-) -> tuple[dict[str, tuple[Staged, str]], list[str]]:
-    """The document's synthesised pairs with their state, by id; and these ids in full, of pairs or others."""
+def _find(
+    document: Document, prefix: str, others: Sequence[str] = ()
+) -> tuple[dict[str, tuple[Staged, str]], dict[str, tuple[Preference, str]], str]:
+    """The document's pairs and preferences with their states, by id; and the full id that starts with this prefix.
+
+    others: ids that it may be as well.
+    """
+    from dlm_trl.synth.preference_show import listed
     from dlm_trl.synth.staging import applied, resolve_ids, staged
 
-    items = {item.section_id: (item, "applied") for item in applied(document)}
-    items |= {item.section_id: (item, "staged") for item in staged(document)}
-    return items, resolve_ids(ids, [*items, *others])
+    pairs = {item.section_id: (item, "applied") for item in applied(document)}
+    pairs |= {item.section_id: (item, "staged") for item in staged(document)}
+    preferences = {item.section_id: (item, state) for state, item in listed(document)}
+    (full_id,) = resolve_ids([prefix], [*pairs, *preferences, *others])
+    return pairs, preferences, full_id

@@ -31,13 +31,13 @@ from dlm_trl.export.calibration import LENGTH, Calibration, read_calibration
 from dlm_trl.export.output_folder import check_out_dir, new_folder
 from dlm_trl.export.packing import BITS, is_layer_matrix, stored_bytes
 from dlm_trl.export.record import read_lineage, write_lineage
-from dlm_trl.export.run_module import LAST_LINES, single_process_env
+from dlm_trl.export.run_module import LAST_LINES, failure, single_process_env
 from dlm_trl.export.sidecar_files import GENERATION, open_tokenizer, read_json, write_json
 from dlm_trl.models import lineage
 from dlm_trl.models.layout import empty_model
 from dlm_trl.models.load import TOKENIZER_FILES
 from dlm_trl.models.weights import Weights, find_weights
-from dlm_trl.notes.errors import ExportError, QuantizationError, UsageError
+from dlm_trl.notes.errors import QuantizationError, UsageError
 from dlm_trl.notes.extras import require_extra
 from dlm_trl.notes.terminal import console
 
@@ -244,8 +244,8 @@ def _run_worker(scratch: Path, progress: bool) -> None:
             process.kill()
         if process.returncode:
             stderr.seek(0)
-            output = "\n".join(stderr.read().decode(errors="replace").splitlines()[-LAST_LINES:])
-            raise ExportError(f"{WORKER} exited with code {process.returncode}:\n{output}")
+            last_lines = stderr.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+            raise failure(WORKER, process.returncode, last_lines)
 
 
 def _check_ids(data: Calibration, source: Source, model_dir: Path) -> None:

@@ -6,7 +6,9 @@ What a library patches stays in that process, and everything it loads comes from
 import os
 import sys
 from collections import deque
+from collections.abc import Iterable
 from io import TextIOWrapper
+from signal import Signals
 from subprocess import DEVNULL, PIPE, Popen
 
 from dlm_trl.notes.errors import ExportError
@@ -22,32 +24,50 @@ def run_module(module: str, *arguments: str, show: bool = False) -> None:
     """Run the module and wait for it.
 
     show: pass its output through; by default it's hidden, since the warnings of libraries about their own loading help
-    nobody. Raises DlmError (ExportError) if it fails: with its last line if the module exited with an error message,
-    with its last lines after an exception or a signal.
+    nobody. After Ctrl+C it gets SIGTERM and may end by itself, as a training run does with a checkpoint; a second
+    Ctrl+C kills it. Raises DlmError (ExportError) if it fails: with its last line if the module exited with an error
+    message, with its last lines after an exception.
     """
     command = [sys.executable, "-m", module, *arguments]
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
     raised = False  # the first line of a long traceback isn't among the last lines
     with Popen(command, env=single_process_env(), stdout=None if show else DEVNULL, stderr=PIPE) as process:
         assert process.stderr is not None
-        try:
-            # Progress bars end their lines with \r. newline="" splits there too, and keeps the \r.
-            for line in TextIOWrapper(process.stderr, errors="replace", newline=""):
+        # Progress bars end their lines with \r. newline="" splits there too, and keeps the \r.
+        stderr = TextIOWrapper(process.stderr, errors="replace", newline="")
+
+        def read() -> None:
+            nonlocal raised
+            for line in stderr:
                 if show:
                     sys.stderr.write(line)
                     sys.stderr.flush()
                 raised = raised or line.startswith("Traceback")
                 if line.strip():
                     last_lines.append(line.rstrip())
+
+        try:
+            read()
         except BaseException:
-            process.kill()
+            try:
+                process.terminate()
+                read()
+            finally:
+                process.kill()
             raise
     if process.returncode == 0:
         return
     if process.returncode == 1 and last_lines and not raised:
         raise ExportError(last_lines[-1])
+    raise failure(module, process.returncode, last_lines)
+
+
+def failure(module: str, code: int, last_lines: Iterable[str]) -> ExportError:
+    """The error for a process that raised, or was killed; code is negative then."""
+    if code < 0:
+        return ExportError(f"{module} was killed by {Signals(-code).name}.", "If nobody did that, memory ran out.")
     output = "\n".join(last_lines)
-    raise ExportError(f"{module} exited with code {process.returncode}:\n{output}")
+    return ExportError(f"{module} exited with code {code}:\n{output}")
 
 
 def single_process_env() -> dict[str, str]:

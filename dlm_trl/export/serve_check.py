@@ -39,8 +39,12 @@ class ServeCheck:
     differing: list[tuple[str, str, str]]
 
     @property
+    def failed(self) -> list[Check]:
+        return [check for check in self.checks if not check.passed]
+
+    @property
     def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
+        return not self.failed
 
 
 def serve_check(url: str, folder: Path, model: str | None = None) -> ServeCheck:

@@ -126,7 +126,7 @@ def _repository(api: HfApi, name: str, repo_type: Literal["model", "dataset"], p
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _error(repo_id: str, reason: str, hint: str) -> HubError:

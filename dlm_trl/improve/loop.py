@@ -33,10 +33,12 @@ from dlm_trl.rows.views import discard_views
 from dlm_trl.synth.apply import revert
 from dlm_trl.synth.budget import Budget
 from dlm_trl.synth.facts import facts
+from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.run import check, synthesize
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.teachers.load import inspect_teacher, is_self
+from dlm_trl.teachers.protocol import Usage
 from dlm_trl.train.config import read_configuration
 from dlm_trl.train.save import adapter_files
 from dlm_trl.train.setting import as_arguments
@@ -56,10 +58,10 @@ def improve(
     """Train a first time (round 0), then up to `rounds` times more; returns all rounds, those of earlier calls too.
 
     settings: of the teacher; `views` is how many views a round adds for each missed sentence, and its limits on cost
-    and tokens are for all rounds of a call. recipe: settings of the training as KEY=VALUE, with questions to measure
-    by. folder: gets a folder per round and `rounds.json`; the same call again resumes. train: stands in for the recipe
-    in a process of its own. tell: gets one line per event. Raises DlmError before the first round if
-    something is missing.
+    and tokens are for all rounds, those of earlier calls too. recipe: settings of the training as KEY=VALUE, with
+    questions to measure by. folder: gets a folder per round and `rounds.json`; the same call again resumes. train:
+    stands in for the recipe in a process of its own. tell: gets one line per event. Raises DlmError before the first
+    round if something is missing.
     """
     path = Path(path)
     document = read(path)
@@ -73,9 +75,12 @@ def improve(
             hint="Set questions=FILE, JSON lines as in recipes/notes_questions.jsonl.",
         )
     train = train or _train
-    budget = Budget(settings.budget_tokens, settings.max_cost, settings.price)
     folder.mkdir(parents=True, exist_ok=True)
     done = read_rounds(folder)
+    if done and done[-1].replies is not None and not (done[-1].pairs or done[-1].views):  # killed while it asked
+        done[-1] = replace(done[-1], spent=_spent_since(document, done[-1].replies))
+    spent = sum((Usage(*each.spent) for each in done), Usage())
+    budget = Budget(settings.budget_tokens, settings.max_cost, settings.price, spent)
 
     def keep(current: Round) -> None:
         done[current.number :] = [current]
@@ -87,10 +92,14 @@ def improve(
         current = done[count] if count < len(done) else Round(count, str(folder / f"round-{count}"))
         began = time.monotonic()
         if count and not current.pairs and not current.views:
-            if not done[-1].missed:
+            missed = done[count - 1].missed
+            if not missed:
                 tell("Nothing is missed any more.")
                 break
-            current = _asked(path, current, done[-1].missed, settings, budget, tell)
+            if current.replies is None:
+                current = replace(current, replies=sum(1 for _ in Ledger(read(path)).entries()))
+            keep(current)  # a run that is killed while it asks counts what it spent
+            current = _asked(path, current, missed, settings, budget, tell)
             if not (current.pairs or current.views):
                 tell("The teacher wrote nothing new that passed the filter.")
                 break
@@ -103,7 +112,7 @@ def improve(
             current = _taken_back(path, current, best, configuration.notes.adapter_name)
             tell(f"Round {count} isn't better: its pairs and views are taken back, the adapter of {best.folder} stays.")
         keep(current)
-    return done
+    return [each for each in done if each.score is not None]
 
 
 def missed_sentences(document: Document, missed: Sequence[dict[str, Any]]) -> list[str]:
@@ -134,8 +143,20 @@ def _asked(
     found = synthesize(path, wanted, apply_now=True, budget=budget)
     if found.stopped:
         tell(found.stopped)
-    pairs = tuple(item.section_id for item in found.staged)
-    return replace(current, sentences=len(sentences), pairs=pairs, views=tuple(view.text for view in found.stored))
+    spent = Usage(*current.spent) + found.usage
+    return replace(
+        current,
+        sentences=len(sentences),
+        pairs=tuple(item.section_id for item in found.staged),
+        views=tuple(view.text for view in found.stored),
+        spent=(spent.prompt_tokens, spent.completion_tokens),
+    )
+
+
+def _spent_since(document: Document, replies: int) -> tuple[int, int]:
+    """The prompt and completion tokens of the document's ledger, without its first replies."""
+    entries = list(Ledger(document).entries())[replies:]
+    return sum(entry["prompt_tokens"] for entry in entries), sum(entry["completion_tokens"] for entry in entries)
 
 
 def _measured(current: Round, document: Document, seconds: float) -> Round:

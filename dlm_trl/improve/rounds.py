@@ -27,7 +27,8 @@ class Round:
     """One round. score: None until it's trained; F1 from 0 to 1, as are groups (by group of questions).
 
     sentences: how many were asked about. pairs: ids of the sections that were added; views: texts of the prose views.
-    missed: the sentences whose questions are still missed afterwards.
+    missed: the sentences whose questions are still missed afterwards. replies: how many the ledger had when the asking
+    began; spent: prompt and completion tokens of the requests since.
     """
 
     number: int
@@ -42,6 +43,8 @@ class Round:
     missed: tuple[str, ...] = ()
     taken_back: bool = False
     seconds: float = 0.0
+    replies: int | None = None
+    spent: tuple[int, int] = (0, 0)
 
 
 def read_rounds(folder: Path) -> list[Round]:

@@ -1,4 +1,6 @@
-"""Batches for rows of different lengths: sorted by length, limited by tokens, halved when out of memory."""
+"""Batches for rows of different lengths: sorted by length, limited by tokens, halved when out of memory; and the error
+for memory that runs out all the same.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +11,11 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import PreTrainedModel
 
+from dlm_trl.notes.errors import OutOfMemoryError
+
 T = TypeVar("T")
+SMALLER = "Shorten the text, or use a smaller or a quantised model."  # when a single text is too much
+FEWER = "Lower per_device_train_batch_size, or use a smaller model."
 
 
 def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -32,8 +38,9 @@ def in_batches(
 ) -> Iterator[list[tuple[int, T]]]:
     """Calls `run` for each batch of indices, and yields the batch's (index, result) pairs.
 
-    run: returns one result per index. A batch that runs out of memory is halved and run again; for a single row, the
-    error is raised. halve: False if other processes have to make the same forward passes, and would wait for more.
+    run: returns one result per index. A batch that runs out of memory is halved and run again. halve: False if other
+    processes have to make the same forward passes, and would wait for more. Raises DlmError (OutOfMemoryError) for a
+    single row, or a batch that can't be halved.
     """
     pending = list(by_token_budget(lengths, budget))[::-1]
     while pending:
@@ -43,9 +50,11 @@ def in_batches(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if len(batch) == 1 or not halve:
-                error.add_note(f"That was a batch of {len(batch)}, with up to {lengths[batch[0]]} tokens in a row.")
-                raise
+            if not halve:
+                doing = f"for {len(batch)} texts of up to {lengths[batch[0]]:,} tokens"
+                raise _out_of_memory(error, doing, FEWER) from error
+            if len(batch) == 1:
+                raise _out_of_memory(error, f"for a single text of {lengths[batch[0]]:,} tokens", SMALLER) from error
         else:
             yield list(zip(batch, results, strict=True))
             continue
@@ -66,6 +75,25 @@ def run_in_batches(
 def is_out_of_memory(error: Exception) -> bool:
     """Whether this is the error of a GPU, or of torch's allocator on a CPU, without enough memory."""
     return isinstance(error, torch.OutOfMemoryError) or bool(should_reduce_batch_size(error))
+
+
+@contextmanager
+def memory_errors(doing: str, hint: str) -> Iterator[None]:
+    """Raise a DlmError (OutOfMemoryError) if torch can't get memory, on a GPU or the CPU; other errors pass.
+
+    On a CPU, the kernel may also kill the process, without an error here.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _out_of_memory(error, doing, hint) from error
+
+
+def _out_of_memory(error: RuntimeError, doing: str, hint: str) -> OutOfMemoryError:
+    why = " ".join(str(error).split())[:200].rstrip(".")
+    return OutOfMemoryError(f"Out of memory {doing}: {why}.", hint=hint)
 
 
 @contextmanager

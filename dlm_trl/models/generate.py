@@ -27,7 +27,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dlm_trl.models.batching import contiguous_hidden, evaluating, in_batches
+from dlm_trl.models.batching import SMALLER, contiguous_hidden, evaluating, in_batches, memory_errors
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.guidance import Guide
 from dlm_trl.models.prefix import PrefixCache, common_prefix
@@ -131,7 +131,8 @@ def generate_stream(
         base, tokenizer, ends, _pad_id(tokenizer), max_new_tokens, temperature, 1.0, (), prefix, None,
         _Pieces(tokenizer, on_text, ends),
     )  # fmt: skip
-    ((text, new_tokens),) = generator.generate([list(prompt)], [seed])
+    with memory_errors(f"for a prompt of {len(prompt):,} tokens", SMALLER):
+        ((text, new_tokens),) = generator.generate([list(prompt)], [seed])
     return Generated(0, text, new_tokens)
 
 

@@ -72,12 +72,12 @@ class PreflightError(DlmError):
     """A run that would fail; one line per problem, found before any weights are loaded."""
 
 
-class RunError(DlmError):
-    """A run that can't go on: its memory is used up, or another of its processes has ended."""
-
-
 class MissingExtraError(DlmError):
     """An optional dependency that isn't installed."""
+
+
+class ProcessError(DlmError):
+    """A process of a run that was killed, or can't reach the others."""
 
 
 # A document, and what is kept for it.
@@ -179,6 +179,10 @@ class ChatTemplateError(DlmError):
 
 class AdapterError(DlmError):
     """An adapter that can't be found, loaded or used."""
+
+
+class OutOfMemoryError(DlmError):
+    """A model that doesn't fit into memory together with what it works on."""
 
 
 class TeacherError(DlmError):

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from dlm_trl.notes import Document
 from dlm_trl.notes.escape import printable, redact
+from dlm_trl.synth.apply import resolve_source
+from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.preference import PreferenceSynthesis
 from dlm_trl.synth.preference_staging import Preference, applied_preferences, staged_preferences
 from dlm_trl.synth.show import losses
@@ -74,6 +76,27 @@ def table(items: Sequence[tuple[str, Preference]]) -> Table:
         cells = [item.section_id[:8], state, redact(item.teacher) or "unknown", redact(item.judge), scores]
         result.add_row(*map(_text, [*cells, item.prompt, item.chosen, item.rejected]))
     return result
+
+
+def whole(document: Document, item: Preference, state: str) -> RenderableType:
+    """One preference with its origin, what its scores say, its prose and the teacher's replies."""
+    gap = item.chosen_score - item.rejected_score
+    lines = [
+        f"{item.section_id} ({state})",
+        f"preference, teacher {redact(item.teacher) or 'unknown'}, judge {redact(item.judge)}, {item.mined_at}",
+        f"\nprompt: {item.prompt}\nchosen: {item.chosen}\nrejected: {item.rejected}\n",
+        f"margin {item.chosen_score:.2f} chosen, {item.rejected_score:.2f} rejected: how much likelier the judge finds "
+        'the answer than "I don\'t know.", with the prose, in nats per token.',
+        f"gap {gap:.2f}: chosen minus rejected, which --min-gap limits.",
+    ]
+    if source := resolve_source(document, item.source_section_id):
+        lines.append(f"\nIts prose, line {source.start_line}:\n{source.content.strip()}")
+    elif item.source_section_id:
+        lines.append(f"\nIts prose {item.source_section_id} is no longer in the document.")
+    ledger = Ledger(document)
+    replies = [reply for key in item.request_keys if (reply := ledger.get(key))]
+    lines += [f"\nThe teacher's reply:\n{reply.text}" for reply in replies]
+    return _text("\n".join(lines))
 
 
 def as_plain(items: Sequence[tuple[str, Preference]], state: str) -> list[dict[str, Any]]:

@@ -218,7 +218,7 @@ def resolve_ids(ids: Sequence[str], known: Sequence[str]) -> list[str]:
             ambiguous = f"Several ids start with {prefix!r}: {', '.join(matches)}."
             raise UsageError(
                 ambiguous if matches else f"No id starts with {prefix!r}.",
-                hint="Give more digits." if matches else "`dlm-trl synth list FILE` shows the ids of pairs.",
+                hint="Give more digits." if matches else "`dlm-trl synth list FILE` shows the ids.",
             )
         resolved[matches[0]] = None
     return list(resolved)

@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
-from accelerate.utils.memory import should_reduce_batch_size
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,7 +17,7 @@ from dlm_trl.models.chat import encode, require_template
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.generate import TOKEN_BUDGET, generate_batches, row_seed
 from dlm_trl.models.guidance import can_guide
-from dlm_trl.notes.errors import DlmError
+from dlm_trl.notes.errors import DlmError, OutOfMemoryError
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 
 
@@ -116,9 +115,8 @@ class LocalTeacher:
                     done += len(batch)
                     started = time.perf_counter()
                 return
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
+            except OutOfMemoryError:
+                pass
             # A batch that exceeds the memory is halved first, so this one is a single row: the longest that is left.
             request, prompt = rows[done]
             yield Reply(request.key, error=f"Out of memory for this prompt alone, of {len(prompt)} tokens.")

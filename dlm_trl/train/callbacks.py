@@ -13,9 +13,11 @@ from typing import Any
 from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dlm_trl.notes.errors import DlmWriteError
+from dlm_trl.models.load import TENSORS
+from dlm_trl.notes.errors import DlmError
 from dlm_trl.online.hooks import StepHook, add_hook, evaluate_without_a_trace
 from dlm_trl.train.checkpoints import disk_errors, rotate, seal
+from dlm_trl.train.save import check_finite
 from dlm_trl.train.stop import StopSignals, StopWithCheckpoint
 
 
@@ -52,6 +54,8 @@ class SealCheckpoints(TrainerCallback, StepHook):
         self._step = state.global_step
         if state.is_world_process_zero:
             with self._whole_or_gone():
+                if (self._folder() / TENSORS).is_file():  # weights that diverged must not replace whole ones
+                    check_finite(self._folder(), state.log_history, "checkpoint")
                 seal(self._folder(), self.settings)
             rotate(self._folder(), self.keep, state.best_model_checkpoint)
 
@@ -60,7 +64,7 @@ class SealCheckpoints(TrainerCallback, StepHook):
         try:
             with disk_errors(self._folder(), "The checkpoint"):
                 yield
-        except DlmWriteError:  # a part of a checkpoint is of no use, and the others need the space
+        except DlmError:  # a part of a checkpoint is of no use, and the others need the space
             shutil.rmtree(self._folder(), ignore_errors=True)
             raise
 

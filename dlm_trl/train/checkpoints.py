@@ -30,6 +30,7 @@ SEAL = "seal.json"  # in a checkpoint
 # A run can't go on if one of these has changed: the weights and their optimizer would not fit.
 FIXED = (
     "base_model", "adapter", "lora_r", "lora_alpha", "target_modules", "quantization", "adalora_init_r", "adapter_from",
+    "sharding",
 )  # fmt: skip
 SPARE = 20 * 2**20  # bytes for everything small
 RESUME = "Free some space, then rerun with --resume_from_checkpoint true --overwrite true."

@@ -25,6 +25,7 @@ from dlm_trl.train.checkpoints import SPARE, bytes_needed, check_output_dir, com
 from dlm_trl.train.config import Configuration
 from dlm_trl.train.contexts import pair_contexts
 from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
+from dlm_trl.train.distributed import sharding
 from dlm_trl.train.frontmatter import unused_keys
 from dlm_trl.train.launch_problems import launch_problems
 from dlm_trl.train.preflight import Problems, fit_to_base, missing_extras, raise_epochs
@@ -146,6 +147,7 @@ def _resume_settings(configuration: Configuration, rows: Rows | None) -> dict[st
         **{name: getattr(adapter, name) for name in names},
         "rows": sum(len(part) for part in rows.parts()) if rows else 0,
         "rows per step": per_step,
+        "sharding": sharding(training),
         "task": configuration.task.task,
         "rehearsal": configuration.notes.rehearsal,
         "objective": configuration.notes.objective,

@@ -24,6 +24,7 @@ from dlm_trl.notes.store import check_writable
 from dlm_trl.train.adapter import adapt
 from dlm_trl.train.arguments import AdapterArguments
 from dlm_trl.train.checkpoints import SPARE, bytes_needed, check_output_dir, compare_settings, find_checkpoint
+from dlm_trl.train.distributed import sharding
 from dlm_trl.train.launch_problems import launch_problems
 from dlm_trl.train.preference_config import PreferenceConfiguration
 from dlm_trl.train.preferences import PreferenceRows, fitting, read_preferences, tokenization_problems
@@ -245,5 +246,6 @@ def _resume_settings(
         "reference": configuration.notes.reference,
         "rows": len(rows.train) if rows else 0,
         "rows per step": per_step,
+        "sharding": sharding(training),
         **{name: getattr(training, name) for name in names},
     }

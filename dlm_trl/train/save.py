@@ -55,7 +55,7 @@ def save(trainer: Trainer, run: Run | PreferenceRun) -> Path:
             if trainer.is_world_process_zero():
                 generation_config(trainer).save_pretrained(partial)
         if trainer.is_world_process_zero():
-            _check_finite(partial, trainer.state.log_history)
+            check_finite(partial, trainer.state.log_history, "adapter")
             for file in partial.iterdir():
                 os.replace(file, output_dir / file.name)
             describe([output_dir], run)
@@ -90,8 +90,8 @@ def describe(folders: Sequence[Path], run: Run | PreferenceRun, measures: Sequen
         replace_file(folder / "README.md", adapter_card(records, str(folder)).encode())
 
 
-def _check_finite(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Raises AdapterError for NaN or infinity in the adapter in this folder."""
+def check_finite(folder: Path, history: Sequence[Mapping[str, Any]], what: str) -> None:
+    """Raises AdapterError for NaN or infinity in the adapter in this folder. what: adapter or checkpoint."""
     broken = first_not_finite(folder / TENSORS)
     if broken is None:
         return
@@ -99,7 +99,7 @@ def _check_finite(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     step = next((step for step, value in logged if not math.isfinite(float(value))), None)
     since = f" The loss is not finite from step {step} on." if step is not None else ""
     raise AdapterError(
-        f"Training diverged: {broken} is not finite.{since} The adapter is not saved.",
+        f"Training diverged: {broken} is not finite.{since} The {what} is not saved.",
         "Lower learning_rate; with rehearsal, lower that too.",
         path=folder.parent,
     )

@@ -25,6 +25,7 @@ from dlm_trl.models.precision import inference_dtype
 from dlm_trl.notes.errors import ConfigError, UsageError
 from dlm_trl.notes.escape import redact
 from dlm_trl.notes.terminal import console
+from dlm_trl.train.distributed import meet
 from dlm_trl.train.ranges import range_problems
 from dlm_trl.train.recipe_yaml import read_yaml
 from dlm_trl.train.setting import Setting
@@ -88,6 +89,7 @@ class SettingsReader:
                 source = settings[action.dest].source
                 raise UsageError(f"{source}: {action.dest} is {value!r}.", hint=f"It is one of: {choices}.")
         self._parser.set_defaults_with_config(**values)
+        meet()  # the trainer's configuration connects the processes
         try:
             return tuple(self._parser.parse_args_into_dataclasses(args=[]))
         except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:

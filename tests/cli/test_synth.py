@@ -549,6 +549,12 @@ def test_preferences_are_listed_applied_dropped_and_reverted_like_pairs(app: App
     (found,) = json.loads(synth("list", "notes.dlm", "--json").out)
     assert [item["prompt"] for item in found["preferences"]["staged"]] == ["What?", "Why?"]
 
+    for words in (("show", "notes.dlm", one.section_id[:8]), ("list", "notes.dlm", "--explain", one.section_id[:8])):
+        out = synth(*words).out
+        assert out.startswith(f"{one.section_id} (staged)\npreference, teacher openai:m, judge hf:tiny")
+        assert "chosen: This.\nrejected: That.\n" in out
+        assert "margin 1.50 chosen, 0.25 rejected: " in out and "gap 1.25: " in out
+
     assert synth("apply", "notes.dlm", one.section_id[:8]).out == "Applied 1 preferences to notes.dlm.\n"
     assert len(ids()) == 1, "the pair is still staged"
     assert synth("drop", "notes.dlm", other.section_id[:8]).out == "Dropped 1 staged preferences.\n"

@@ -153,8 +153,9 @@ def test_a_rank_that_runs_out_of_memory_ends_the_run(tmp_path: Path, shape: str,
     ended = run(tmp_path, RUNS["mcsb"].split(), shape, f"tests/e2e/worker.py {memory}out-of-memory")
     assert ended.code != 0
     (line,) = (line for line in ended.printed.splitlines() if "Out of memory" in line)
-    assert line.startswith("[rank 1] Out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.")
-    assert "Lower per_device_train_batch_size" in line
+    assert line.startswith("[rank 1] Out of memory for ")
+    assert "CUDA out of memory. Tried to allocate 2.00 GiB." in line
+    assert "use a smaller" in line
     assert "[rank 0] Another process of the run has ended" in ended.printed
     assert not any(f"[rank {rank}] Traceback" in ended.printed for rank in range(2))
 

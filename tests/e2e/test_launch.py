@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -27,7 +29,18 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **own}
 
 
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Restores the signal handlers, which torch's launcher replaces."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in before.items():
+        if handler != signal.getsignal(number):
+            signal.signal(number, handler)
+
+
 @pytest.mark.heavy
+@pytest.mark.usefixtures("signals")
 def test_train_starts_a_process_for_each_of_several_gpus(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,8 +55,42 @@ def test_train_starts_a_process_for_each_of_several_gpus(
     assert "world size: 2 (MULTI_CPU" in output.out + output.err
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
-    refused = CliRunner().invoke(app, ["train", str(document), *settings[:-1], "world_size=3"])
-    assert refused.exit_code == 1
+    refused = CliRunner().invoke(app, ["train", str(document), *settings, "world_size=3"])
+    printed = refused.output + "".join(capfd.readouterr())
+    assert refused.exit_code == 1 and "Traceback" not in printed
+    assert printed.count("The run has 2 processes, and world_size asks for 3.") == 1
+
+
+TRAIN_ON_TWO = """
+import sys
+from dlm_trl.cli import main
+from dlm_trl.doctor import launch_files
+launch_files.here = lambda: launch_files.Here(gpus=2, deepspeed=False)
+main.main()
+"""
+
+
+@pytest.mark.heavy
+def test_a_killed_process_is_one_line(document: Path, tmp_path: Path) -> None:
+    words = ["train", document, f"output_dir={tmp_path / 'out'}", "max_steps=1000", "measure=false"]
+    words += ["logging_steps=1", "disable_tqdm=true"]
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAIN_ON_TWO, *map(str, words)],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as launcher:
+        output = []
+        for line in launcher.stdout:
+            output.append(line)
+            if "'loss'" in line:
+                break
+        (second,) = [c for c in psutil.Process(launcher.pid).children() if c.environ().get("RANK") == "1"]
+        second.kill()
+        output += launcher.stdout.readlines()
+    assert launcher.returncode == 1 and "Traceback" not in "".join(output), "".join(output)
+    assert output[-1].startswith("Process 1 of 2 was killed by SIGKILL, and the others were stopped. ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from dlm_trl.cli.main import app
 from dlm_trl.models.load import load_adapted, load_base
+from dlm_trl.models.weights import first_not_finite
 from dlm_trl.notes import DlmError, store
 from dlm_trl.train.checkpoints import last_checkpoint, seal
 from dlm_trl.train.save import generation_config
@@ -327,6 +328,16 @@ def test_a_diverged_run_publishes_nothing_and_says_since_when(
     assert not list((tmp_path / "home").rglob("adapter_model.safetensors"))
     with pytest.raises(DlmError, match="num_train_epochs is 0"):
         recipe(*QUIET, "--num_train_epochs", "0")
+
+
+def test_a_run_that_diverges_keeps_the_checkpoints_from_before(recipe: Recipe, tmp_path: Path) -> None:
+    settings = ("--measure", "false", "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "1")
+    settings += ("--save_total_limit", "1", "--learning_rate", "1e20", "--max_grad_norm", "0", "--max_steps", "9")
+    with pytest.raises(DlmError, match=r"diverged: .* The checkpoint is not saved\."):
+        recipe(*settings)
+    (before,) = (tmp_path / "out").glob("checkpoint-*")
+    assert last_checkpoint(str(tmp_path / "out")) == (str(before), [])
+    assert first_not_finite(before / "adapter_model.safetensors") is None
 
 
 def test_an_adapter_that_could_not_be_published_is_published_later(

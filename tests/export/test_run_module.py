@@ -1,6 +1,7 @@
 """A module in a fresh process: its errors are passed on, and it isn't part of a distributed run."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ DEEP = "def f(n, g): g(n - 1, f if n % 2 else g2)\ndef g2(n, g): f(n - 1, f) if 
             "def f(n, g): g(n - 1, f if n % 2 else g2)\ndef g2(n, g): f(n - 1, f) if n else 1 / 0\nf(40, g2)",
             "^step exited",
         ),
-        ("import os; os.kill(os.getpid(), 9)", "^step exited with code -9:"),
+        ("import os; os.kill(os.getpid(), 9)", "^step was killed by SIGKILL. If nobody did that, memory ran out"),
     ],
     ids=["DlmError", "exception", "long traceback", "killed"],
 )
@@ -32,6 +33,25 @@ def test_errors_and_exceptions_are_passed_on(
     with pytest.raises(DlmError, match=message) as caught:
         run_module("step")
     assert caught.value.kind == "ExportError"
+
+
+def test_after_ctrl_c_the_process_may_end_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = "signal.signal(15, lambda *_: sys.exit('saved'))"
+    (tmp_path / "step.py").write_text(
+        f"import signal, sys, time\n{end}\nprint('ready', file=sys.stderr)\ntime.sleep(60)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lines = []
+
+    def write(line: str) -> None:
+        lines.append(line)
+        if line == "ready\n":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(write=write, flush=lambda: None))
+    with pytest.raises(KeyboardInterrupt):
+        run_module("step", show=True)
+    assert lines == ["ready\n", "saved\n"]
 
 
 def test_the_new_process_is_not_distributed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dlm_trl.rows.views import read_views
 from dlm_trl.synth import SynthSettings
 from tests.synth.test_views import PROSE, asked_for, views_of, write
 from tests.synth.writer import HEAD, asked
-from tests.teachers.servers import App, Call
+from tests.teachers.servers import Answer, App, Call, completion
 
 SETTINGS = SynthSettings(teacher="openai:m", filter="dedup-only", views=2, kinds=("question", "rewrite"))
 QUESTIONS = (
@@ -53,6 +54,16 @@ class Training:
         missed = [{"group": q["kind"], **q} for q, k in zip(QUESTIONS, known, strict=True) if not k]
         (output_dir / "report.json").write_text(json.dumps({"measures": measures, "missed": missed}))
         (output_dir / "adapter_config.json").write_text(json.dumps({"run": self.runs}))
+
+
+class Slow(Training):
+    """Gets a little better each time."""
+
+    def __call__(self, path: Path, recipe: Sequence[str], output_dir: Path) -> None:
+        super().__call__(path, recipe, output_dir)
+        report = json.loads((output_dir / "report.json").read_text())
+        report["measures"][0]["after"] = self.runs / 10
+        (output_dir / "report.json").write_text(json.dumps(report))
 
 
 @pytest.fixture
@@ -114,13 +125,6 @@ def test_a_round_that_is_not_better_is_taken_back(app: App, path: Path) -> None:
 
 
 def test_more_views_of_the_same_sentence_in_each_round(app: App, path: Path) -> None:
-    class Slow(Training):
-        def __call__(self, path: Path, recipe: Sequence[str], output_dir: Path) -> None:
-            super().__call__(path, recipe, output_dir)
-            report = json.loads((output_dir / "report.json").read_text())
-            report["measures"][0]["after"] = self.runs / 10  # a little better each time
-            (output_dir / "report.json").write_text(json.dumps(report))
-
     written: Counter[tuple[str, str]] = Counter()
 
     async def write_next(call: Call) -> str:
@@ -160,6 +164,31 @@ def test_the_budget_is_for_all_rounds(app: App, path: Path) -> None:
     done = improve(path, limited, recipe, 3, path.parent / "out", Training(needed=99), told.append)
     assert len(done) == 1 and not app.calls
     assert any("limit on cost or tokens" in line for line in told)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_resumed_call_counts_what_was_spent_before(
+    app: App, path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    def expensive(call: Call) -> Answer:
+        kind, fact, _ = asked_for(call)
+        return Answer(body=completion("\n".join(views_of(kind, fact, 1)), prompt_tokens=50_000))
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    app.rule = expensive
+    limited, train = replace(SETTINGS, budget_tokens=60_000), Slow(needed=99)
+    words = (path, limited, [f"questions={path.parent / 'questions.jsonl'}"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if killed else nullcontext():
+        if killed:  # after the replies, before anything is staged
+            patch.setattr("dlm_trl.synth.run.write", kill)
+        improve(*words, 1, path.parent / "out", train)
+    asked_before, told = len(app.calls), []
+    assert asked_before
+    done = improve(*words, 2, path.parent / "out", train, told.append)
+    assert len(app.calls) == asked_before and any("limit on cost or tokens" in line for line in told), told
+    assert [each.spent for each in done] == [(0, 0), (50_000 * asked_before, 3 * asked_before)]
 
 
 def test_missed_sentences_are_those_of_untrained_questions(path: Path) -> None:

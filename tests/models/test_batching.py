@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm_trl.models.batching import by_token_budget, run_in_batches
+from dlm_trl.models.batching import by_token_budget, memory_errors, run_in_batches
+from dlm_trl.notes.errors import OutOfMemoryError
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40)
 
@@ -36,9 +37,12 @@ def test_other_errors_and_a_row_that_never_fits_raise() -> None:
         calls.append(batch)
         raise RuntimeError(message)
 
-    for message, count in (("shapes do not match", 1), ("DefaultCPUAllocator: can't allocate memory", 3)):
+    for message, count, raised in (
+        ("shapes do not match", 1, RuntimeError),
+        ("DefaultCPUAllocator: can't allocate memory", 3, OutOfMemoryError),
+    ):
         calls.clear()
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(raised, match=message):
             run_in_batches(run, [1, 1, 1, 1], budget=100)
         assert len(calls) == count
 
@@ -50,7 +54,19 @@ def test_a_batch_that_other_processes_wait_for_is_not_halved() -> None:
         calls.append(batch)
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.raises(torch.OutOfMemoryError) as caught:
+    with pytest.raises(
+        OutOfMemoryError, match=r"^Out of memory for 2 texts of up to 7 tokens: CUDA out of memory\. Lower "
+    ):
         run_in_batches(run, [3, 7], budget=100, halve=False)
     assert calls == [[1, 0]]
-    assert caught.value.__notes__ == ["That was a batch of 2, with up to 7 tokens in a row."]
+
+
+def test_memory_that_runs_out_is_one_line_that_says_what_to_do() -> None:
+    with (
+        pytest.raises(OutOfMemoryError, match=r"Out of memory in this test: .*can't allocate memory") as caught,
+        memory_errors("in this test", "Do less."),
+    ):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert str(caught.value).endswith(". Do less.") and "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors("in this test", "Do less."):
+        raise RuntimeError("shapes do not match")

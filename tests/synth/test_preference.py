@@ -17,6 +17,7 @@ from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.preference import prefer
 from dlm_trl.synth.preference_choice import Answered, Lost, Made, candidates_of, choose, unusable
 from dlm_trl.synth.preference_questions import Question, questions
+from dlm_trl.synth.preference_show import whole
 from dlm_trl.synth.preference_staging import (
     Preference,
     applied_preferences,
@@ -79,6 +80,9 @@ def test_the_answer_that_the_prose_supports_is_chosen(document: Path, judge: Jud
     assert made.chosen_score > made.rejected_score + 0.5
     assert (made.judge, made.teacher, made.run_id) == ("hf:tiny", "openai:m", 1)
     assert staged_preferences(read(document)) == [made]
+    shown = str(whole(read(document), made, "staged"))
+    assert f"Its prose, line 6:\n{PROSE}\n" in shown
+    assert shown.endswith(f"The teacher's reply:\n{GOOD}\n\nThe teacher's reply:\n{BAD}")
     again = prefer(document, SETTINGS, judge=judge)
     assert again.counts.sent == again.counts.sections == 0 and again.skipped == {"has a preference already": 1}
     drop_preferences(read(document), [made.section_id])

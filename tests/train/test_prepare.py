@@ -178,3 +178,12 @@ def test_a_run_is_resumed_only_with_settings_that_fit_its_checkpoint(check, out:
     for setting, value in (("lora_r", "2"), ("adapter", "dora"), ("target_modules", "q_proj")):
         with pytest.raises(DlmError, match=f"checkpoint-5 can't be resumed with other settings.*: {setting} "):
             check(*resume, f"--{setting}", value)
+
+
+def test_a_sharded_run_is_resumed_by_as_many_processes(check, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = check()
+    assert first.resume_settings["sharding"] is None
+    (out / "checkpoint-5").mkdir(parents=True)
+    seal(out / "checkpoint-5", first.resume_settings | {"sharding": "DeepSpeed ZeRO-2 on 2 processes"})
+    with pytest.raises(DlmError, match="sharding DeepSpeed ZeRO-2 on 2 processes, now None"):
+        check("--resume_from_checkpoint", "true")
