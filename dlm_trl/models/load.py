@@ -30,7 +30,7 @@ from transformers import (
 from dlm_trl.models import lineage
 from dlm_trl.models.precision import inference_dtype
 from dlm_trl.models.registry import ModelRef
-from dlm_trl.models.weights import PICKLED, no_safetensors
+from dlm_trl.models.weights import PICKLED, hub_hint, no_safetensors
 from dlm_trl.notes.errors import AdapterError, BaseModelError, ChatTemplateError
 from dlm_trl.notes.extras import require_extra
 
@@ -230,7 +230,7 @@ def _device() -> str:
 
 def _base_error(base_model: str, location: str, error: Exception) -> BaseModelError:
     reason = str(error).splitlines()[0]
-    hint = "Check the name and the network, or download the model and give its folder."
+    hint = hub_hint(error)
     if isinstance(error, ImportError):
         hint = "Install what it needs, or choose another base_model."
     elif isinstance(error, RuntimeError):

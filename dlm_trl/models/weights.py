@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from safetensors import SafetensorError, safe_open
 
 from dlm_trl.models.registry import ModelRef
@@ -123,6 +129,16 @@ def find_weights(base_model: str, revision: str | None = None) -> Weights:
     return Weights(folder / "config.json", _files(folder), commit)
 
 
+def hub_hint(error: Exception) -> str:
+    """What to do about a model that can't be had from the Hub. error: of huggingface_hub, or of transformers for it."""
+    cause = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    if isinstance(cause, GatedRepoError):
+        return "Accept its terms on its page on the Hub, and log in: hf auth login, or set HF_TOKEN."
+    if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403, 404):
+        return "Check the name. For a private model, log in: hf auth login, or set HF_TOKEN."
+    return "Check the name and the network, or download the model and give its folder."
+
+
 def _download(base_model: str, location: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(location, revision=revision, allow_patterns=HUB_FILES))
@@ -130,7 +146,7 @@ def _download(base_model: str, location: str, revision: str | None) -> Path:
         reason = str(error).splitlines()[0]
         raise BaseModelError(
             f"Can't get the base model {base_model!r} from {location}: {reason}",
-            hint="Check the name and the network, or download the model and give its folder.",
+            hint=hub_hint(error),
         ) from error
 
 

@@ -1,14 +1,16 @@
 """Find tensors in a file or shards, in a folder or the Hub's cache; missing and damaged files are reported."""
 
 import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from dlm_trl.models.weights import INDEX, SINGLE, find_weights
+from dlm_trl.models.weights import INDEX, SINGLE, find_weights, hub_hint
 from dlm_trl.notes import DlmError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -80,3 +82,34 @@ def test_a_malformed_model_is_reported(sharded: Path, tmp_path: Path) -> None:
     (sharded / "pytorch_model.bin").touch()
     refused(str(sharded), r"Weights in \.bin files are not supported")
     refused(str(tmp_path / "nowhere"), "Unknown base model")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (403, "GatedRepo", "Accept its terms on its page on the Hub, and log in: "),
+        (404, "RepoNotFound", "Check the name. For a private model, log in: "),
+        (401, "", "Check the name. For a private model, log in: "),
+    ],
+)
+def test_a_model_that_the_hub_refuses_says_what_to_do(
+    status: int, code: str, hint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        with pytest.raises(
+            DlmError, match=f"Can't get the base model 'hf:a/b' from a/b: .*{status}.* {hint}"
+        ) as caught:
+            find_weights("hf:a/b")
+        server.shutdown()
+    with pytest.raises(OSError) as wrapped:  # as transformers does
+        raise OSError("You are trying to access this model.") from caught.value.__cause__
+    assert hub_hint(wrapped.value).startswith(hint)
