@@ -93,26 +93,43 @@ def main() -> None:
         result["found"][kind] = matches / len(pairs)
         print(f"found: {kind:<20} {matches / len(pairs):.2%}")
 
-    corpora = {f"{size:,} pairs": list(distinct_pairs(rng, size, 50, 400)) for size in arguments.sizes}
-    corpora["10,000 yes or no"] = list(yes_or_no(rng, 10_000))
     result["growth"] = {}
-    for name, pairs in corpora.items():
+    for name, pairs in corpora(rng, arguments.sizes):
         gc.collect()
-        start = process_time()
-        _, dropped = build_index(pairs)
+        before, start = resident(), process_time()
+        index, dropped = build_index(pairs)
         microseconds = (process_time() - start) / len(pairs) * 1e6
-        result["growth"][name] = microseconds
-        print(f"{name:<20} {microseconds:.0f} µs per pair, {dropped} dropped")
+        megabytes = resident() - before
+        del index  # before the next pairs are made
+        result["growth"][name] = {"microseconds": microseconds, "megabytes": megabytes}
+        print(
+            f"{name:<20} {microseconds:.0f} µs per pair, {dropped} dropped, the index takes {megabytes:,.0f} MB",
+            flush=True,
+        )
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory          {megabytes:,.0f} MB")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2), "utf-8")
 
 
+def corpora(rng: random.Random, sizes: list[int]) -> Iterator[tuple[str, list[QAPair]]]:
+    """The pairs to measure growth with, one list in memory at a time."""
+    for size in sizes:
+        yield f"{size:,} pairs", list(distinct_pairs(rng, size, 50, 400))
+    yield "10,000 yes or no", list(yes_or_no(rng, 10_000))
+
+
+def resident() -> float:
+    """Memory of this process now, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
 def distinct_pairs(rng: random.Random, count: int, shortest: int, longest: int) -> Iterator[QAPair]:
     """Pairs whose lengths are log-uniform. Within a template, a slot never gets the same noun twice."""
     padding = [" ".join(rng.choices(NOUNS, k=600)) for _ in TEMPLATES]
-    slots = [[iter(names(rng, count)) for _ in range(2)] for _ in TEMPLATES]
+    per_template = -(-count // len(TEMPLATES))
+    slots = [[iter(names(rng, per_template)) for _ in range(2)] for _ in TEMPLATES]
     for i in range(count):
         t = i % len(TEMPLATES)
         values = [next(slot) for slot in slots[t]]

@@ -119,16 +119,15 @@ def synthesize_all(
 
     Raises DlmError as `check` does for any of the documents before the first request.
     """
-    documents = [read(path) for path in paths]
-    for document in documents:
-        check(document, settings)
+    for path in paths:
+        check(read(path), settings)  # read again below: a folder may have more documents than fit in memory
     budget = _budget(settings)
     teacher = judge = None
-    for path, document in zip(paths, documents, strict=True):
+    for path in paths:
         if not is_self(settings.teacher):
-            teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
+            teacher = teacher or load_teacher(settings.teacher, None, settings.quantization, settings.concurrency)
         if settings.filter == "sway":
-            judge = _load_judge(document, settings)
+            judge = _load_judge(read(path), settings)
         yield synthesize(path, settings, apply_now, teacher, judge, budget, progress)
         if judge and is_self(judge.name):
             judge = None  # free it: the next document has its own adapter
