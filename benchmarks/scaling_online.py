@@ -144,7 +144,8 @@ def main() -> None:
         step = sum(means[name] for name in PARTS)
         alone = alone or step
         cells = " | ".join(f"{means[name]:.3f} ({means[name] / step:.0%})" for name in PARTS)
-        print(f"| {processes} process(es) | {step:.3f} | {alone / step:.2f} | {cells} | {means['share']:.3f} |", flush=True)
+        ratio = alone / step
+        print(f"| {processes} process(es) | {step:.3f} | {ratio:.2f} | {cells} | {means['share']:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,10 @@ RANKS = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accele
 HEAD = "---\ndlm_id: 01K9SCA{:019d}\ndlm_version: 15\nbase_model: tiny\n---\n"
 NOUNS = ("bridge", "mill", "tower", "well", "gate", "chapel", "lock", "barn", "quay", "school", "ferry", "library")
 SYLLABLES = ("ar", "bel", "cor", "den", "el", "fa", "gar", "hol", "in", "jor", "ka", "lun", "mor", "nes", "or", "pel")
+PREFERENCE = "\n::preference::\n### Prompt\nWhat is a quay?\n### Chosen\n{}\n### Rejected\n{}\n".format(
+    "A bank of stone or timber along the water, at which ships lie while they are loaded and unloaded. " * 8,
+    "It is a kind of key, and I will gladly tell you everything that I know about keys and about locks. " * 8,
+)
 PAIRS = 3  # per section, the default of --per-section
 _ASKED = re.compile(r"Write (\d+) question and answer pairs")
 _BUILT = re.compile(r"The (\w+) of (\w+) was built by (\w+ \w+),")
@@ -64,16 +68,20 @@ def sections(rng: random.Random, count: int, characters: int) -> list[str]:
     return ["\n\n".join(" ".join(each[i : i + 8]) for i in range(0, len(each), 8)) for each in paragraphs]
 
 
-def write_folder(folder: Path, documents: int, count: int, characters: int) -> int:
-    """Documents with `count` sections each; returns the bytes written. They differ in id and first section."""
+def write_folder(folder: Path, documents: int, count: int, characters: int, filling: int = 0) -> int:
+    """Documents with `count` sections of prose each; returns the bytes written. They differ in id and first section.
+
+    filling: bytes of preferences in each document, which a run reads and doesn't ask about.
+    """
     rng = random.Random(0)
     bodies = ["".join(f"\n::prose::\n{text}\n" for text in sections(rng, count - 1, characters)) for _ in range(20)]
+    preferences = PREFERENCE * (filling // len(PREFERENCE))
     folder.mkdir()
     size = 0
     for number in range(documents):
         (first,) = sections(rng, 1, characters)
-        path = folder / f"{number:06d}.dlm"
-        size += path.write_text(f"{HEAD.format(number)}{first}\n{bodies[number % len(bodies)]}", encoding="utf-8")
+        text = f"{HEAD.format(number)}{first}\n{bodies[number % len(bodies)]}{preferences}"
+        size += (folder / f"{number:06d}.dlm").write_text(text, encoding="utf-8")
     return size
 
 
@@ -263,13 +271,15 @@ def fleet(folder: Path, home: Path, needed: int, wait: float) -> None:
     print(f"\n| {run.documents} document(s), {needed} requests | requests | against the first |\n|---|---:|---:|")
     for name, count in zip(names, counts, strict=True):
         print(f"| {name} | {count} | {count / counts[0]:.2f} |")
-    print(f"No request failed; {sum(counts) - needed} were sent twice. {needed / (run.seconds - run.begun):.1f} per second.")
+    rate = needed / (run.seconds - run.begun)
+    print(f"No request failed, {sum(counts) - needed} were sent twice; {rate:.1f} per second.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=60)
-    parser.add_argument("--kilobytes", type=int, default=50, help="per document (default: %(default)s)")
+    parser.add_argument("--kilobytes", type=int, default=50, help="of a document (default: %(default)s)")
+    parser.add_argument("--prose", type=int, help="kilobytes of prose; the rest are preferences (default: all)")
     parser.add_argument("--sections", type=int, default=4, help="per document, a request each (default: %(default)s)")
     parser.add_argument("--few", type=int, default=30, help="documents of ways and fleet (default: %(default)s)")
     parser.add_argument("--wait", type=float, default=0.1, help="seconds per answer (default: %(default)s)")
@@ -277,10 +287,11 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=["memory", "ways", "fleet"], default=["memory", "ways", "fleet"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        scratch, characters = Path(name), options.kilobytes * 1000 // options.sections
+        scratch, prose = Path(name), options.prose or options.kilobytes
         if "memory" in options.tables:
-            size = write_folder(scratch / "many", options.documents, options.sections, characters)
-            print(f"{options.documents:,} documents, {size / 1e6:,.0f} MB, {options.sections} sections each", flush=True)
+            sizes = prose * 1000 // options.sections, (options.kilobytes - prose) * 1000
+            size = write_folder(scratch / "many", options.documents, options.sections, *sizes)
+            print(f"{options.documents:,} documents, {size / 1e6:,.0f} MB, {prose} kB of prose each", flush=True)
             needed = options.documents * options.sections
             memory(scratch / "many", scratch / "home", options.documents, needed, options.wait)
         write_folder(scratch / "few", options.few, options.sections, 1000)

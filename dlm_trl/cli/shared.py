@@ -86,7 +86,7 @@ def print_each(run: Callable[[Any], Iterable[Any]], shown: Callable[[Any], Any],
 
 @contextmanager
 def json_list() -> Iterator[Callable[[Any], None]]:
-    """Print a JSON list, an item per call. It's printed item by item because a folder's documents may not fit in memory.
+    """Print a JSON list, an item per call, because what a folder's documents have may not fit in memory.
 
     After an error, the list is closed too, with the items so far.
     """

@@ -246,8 +246,8 @@ def test_outcomes_are_printed_one_by_one_and_not_kept(capsys: pytest.CaptureFixt
         for number in range(4):
             yield Synthesis(Path(f"{number}.dlm"), "openai:m", None)
             parts.append(capsys.readouterr().out)
-            gc.collect()
-            assert sum(type(each) is Synthesis for each in gc.get_objects()) <= 1
+        gc.collect()
+        assert sum(type(each) is Synthesis for each in gc.get_objects()) <= 1
 
     print_each(run, lambda outcome: f"{outcome.path} is done", json_)
     assert all(f"{number}.dlm" in part for number, part in enumerate(parts)) and len(parts) == 4
