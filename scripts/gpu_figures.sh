@@ -26,6 +26,7 @@ step() {
     local name=$1 limit=$2 began=$SECONDS outcome
     shift 2
     [[ $WANTED == "  " || $WANTED == *" $name "* ]] || return 0
+    [[ $REHEARSE ]] && limit=$((4 * limit))
     echo "+ $*" > "$OUT/$name.log"
     if [[ ! -x $(command -v "$1") ]]; then
         tell "== $name: skipped, $1 is missing"
@@ -65,9 +66,9 @@ else
     curve=()
     zero2=$(launch deepspeed_zero2) zero3=$(launch deepspeed_zero3)
 fi
-train=(recipes/sft.py --overwrite true --save_strategy no --output_dir)
+train=(recipes/sft.py --overwrite true --save_strategy no --disable_tqdm true --output_dir)
 
-step machine 60 "$PYTHON" -m dlm_trl doctor
+step machine 120 "$PYTHON" -m dlm_trl doctor
 step sft_135m 150 "$PYTHON" benchmarks/sft_throughput.py "${base[@]}" "${sft[@]}"
 step sft_1b 240 "$PYTHON" benchmarks/sft_throughput.py "${wide[@]}" --vocabulary 32000 "${sft[@]}"
 step generation_135m 60 "$PYTHON" benchmarks/generation.py "${base[@]}" "${rows[@]}"
