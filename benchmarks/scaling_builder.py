@@ -1,7 +1,8 @@
-"""`load_dlm` on a folder of many documents, with `num_proc` 1 and 2: `python benchmarks/scaling_builder.py`.
+"""`load_dlm` on many documents, with `num_proc` 1 and 2: `python benchmarks/scaling_builder.py`.
 
-Each load is a fresh process with an empty cache. Rows per second count the whole load, from listing the folder to the
-dataset; memory is the peak of the process and of the largest of its workers, interpreter and libraries included.
+Each load is a fresh process with an empty cache, with the files given as a pattern (or as a folder: `--by folder`).
+Rows per second count the whole load, from finding the files to the dataset; memory is the peak of the process and of
+the largest of its workers, interpreter and libraries included.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ def write_folder(folder: Path, documents: int, pairs: int) -> int:
     return size
 
 
-def load(folder: Path, cache: Path, num_proc: int | None) -> dict[str, float]:
-    """Load the folder in this process; seconds, CPU seconds, and memory in MB."""
+def load(folder: Path, cache: Path, num_proc: int | None, by: str = "pattern") -> dict[str, float]:
+    """Load the documents in this process; seconds, CPU seconds, and memory in MB."""
     import datasets
 
     from dlm_trl import load_dlm
 
     datasets.disable_progress_bars()
     began, cpu = time.perf_counter(), sum(os.times()[:4])
-    rows = load_dlm(data_dir=folder, split="train", num_proc=num_proc, cache_dir=cache)
+    files = {"data_dir": folder} if by == "folder" else {"data_files": f"{folder}/**/*.dlm"}
+    rows = load_dlm(**files, split="train", num_proc=num_proc, cache_dir=cache)
     seconds = time.perf_counter() - began
     peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     spent = sum(os.times()[:4]) - cpu
@@ -54,12 +56,13 @@ def main() -> None:
     parser.add_argument("--documents", type=int, nargs="+", default=[200, 2000])
     parser.add_argument("--pairs", type=int, default=10, help="per document (default: %(default)s)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="num_proc (default: %(default)s)")
+    parser.add_argument("--by", choices=["pattern", "folder"], default="pattern")
     parser.add_argument("--folder", type=Path, help="create the temporary folder here")
     parser.add_argument("--worker", nargs=2, metavar=("FOLDER", "CACHE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         folder, cache = map(Path, options.worker)
-        print(json.dumps(load(folder, cache, options.processes[0])))
+        print(json.dumps(load(folder, cache, options.processes[0], options.by)))
         return
     print("| documents | MB | num_proc | rows | rows/s | ratio | ms per document | CPU s | process, MB | worker, MB |")
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
@@ -69,7 +72,7 @@ def main() -> None:
             base = 0.0
             for processes in options.processes:
                 arguments = ["--worker", f"{scratch}/documents", f"{scratch}/cache-{processes}"]
-                command = [sys.executable, __file__, *arguments, "--processes", str(processes)]
+                command = [sys.executable, __file__, *arguments, "--processes", str(processes), "--by", options.by]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
                 run = json.loads(done.stdout.splitlines()[-1])
                 base = base or run["seconds"]
