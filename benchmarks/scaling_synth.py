@@ -1,11 +1,12 @@
 """`dlm-trl synth instructions` on a folder of many documents: `python benchmarks/scaling_synth.py --documents 200`.
 
 The command runs as users start it, against chat servers on this machine (real HTTP, the real openai SDK) that answer
-each request after `--wait` seconds with pairs about its prose. Three tables:
+each request with pairs about its prose. Three tables:
 
 memory   the folder, asked by one process that is killed after a tenth of the documents, and by a second one that goes
          on: memory along the way, requests per second, and how many requests were sent twice
-ways     a smaller folder, asked by one process, by two ranks, and by two processes with half of the files each
+ways     a smaller folder, asked by one process, by two ranks, and by two processes with half of the files each; an
+         answer takes `--wait` seconds
 fleet    four servers: one dies halfway, one takes four times as long as the others
 
 Client and servers share this machine's cores. CPU seconds are the client's, without the servers'.
@@ -47,6 +48,7 @@ PREFERENCE = "\n::preference::\n### Prompt\nWhat is a quay?\n### Chosen\n{}\n###
     "It is a kind of key, and I will gladly tell you everything that I know about keys and about locks. " * 8,
 )
 PAIRS = 3  # per section, the default of --per-section
+SECTIONS = 8  # of a document in ways and fleet
 _ASKED = re.compile(r"Write (\d+) question and answer pairs")
 _BUILT = re.compile(r"The (\w+) of (\w+) was built by (\w+ \w+),")
 _DONE = re.compile(r"^(.+\.dlm): teacher ")
@@ -210,11 +212,11 @@ def resident(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def memory(folder: Path, home: Path, documents: int, needed: int, wait: float) -> None:
+def memory(folder: Path, home: Path, documents: int, needed: int) -> None:
     """One run that is killed after a tenth of the documents, and one that goes on."""
     tenth = max(1, documents // 10)
     marks = sorted({max(1, documents // 100), tenth, documents})
-    with server(wait) as url:
+    with server(wait=0.02) as url:
         killed = watch(start([folder], home, url), marks, stop_after=tenth)
         asked = requests_to(url)
         resumed = watch(start([folder], home, url), marks)
@@ -282,7 +284,7 @@ def main() -> None:
     parser.add_argument("--prose", type=int, help="kilobytes of prose; the rest are preferences (default: all)")
     parser.add_argument("--sections", type=int, default=4, help="per document, a request each (default: %(default)s)")
     parser.add_argument("--few", type=int, default=30, help="documents of ways and fleet (default: %(default)s)")
-    parser.add_argument("--wait", type=float, default=0.1, help="seconds per answer (default: %(default)s)")
+    parser.add_argument("--wait", type=float, default=0.5, help="seconds per answer (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="create the temporary folder here")
     parser.add_argument("--tables", nargs="+", choices=["memory", "ways", "fleet"], default=["memory", "ways", "fleet"])
     options = parser.parse_args()
@@ -293,14 +295,14 @@ def main() -> None:
             size = write_folder(scratch / "many", options.documents, options.sections, *sizes)
             print(f"{options.documents:,} documents, {size / 1e6:,.0f} MB, {prose} kB of prose each", flush=True)
             needed = options.documents * options.sections
-            memory(scratch / "many", scratch / "home", options.documents, needed, options.wait)
-        write_folder(scratch / "few", options.few, options.sections, 1000)
+            memory(scratch / "many", scratch / "home", options.documents, needed)
+        write_folder(scratch / "few", options.few, SECTIONS, 1000)
         if "ways" in options.tables:
-            ways(scratch / "few", scratch, options.few * options.sections, options.wait)
+            ways(scratch / "few", scratch, options.few * SECTIONS, options.wait)
         if "fleet" in options.tables:
-            fleet(scratch / "few", scratch / "fleet", options.few * options.sections, options.wait)
-            write_folder(scratch / "one", 1, options.few * options.sections, 1000)
-            fleet(scratch / "one", scratch / "fleet of one", options.few * options.sections, options.wait)
+            fleet(scratch / "few", scratch / "fleet", options.few * SECTIONS, options.wait)
+            write_folder(scratch / "one", 1, options.few * SECTIONS, 1000)
+            fleet(scratch / "one", scratch / "fleet of one", options.few * SECTIONS, options.wait)
 
 
 if __name__ == "__main__":

@@ -149,15 +149,13 @@ class Dlm(datasets.ArrowBasedBuilder):
         self, split: str, shards: list[Shard], all_shards: tuple[Shard, ...]
     ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         has_rows = False
+        documents = (document for origin, paths in shards for document in self._listed(origin, paths))
+        tables = (table for document in documents for table in self._tables(*document))
         try:
-            for index, (origin, paths) in enumerate(shards):
-                batch = 0
-                for path, source_file in self._listed(origin, paths):
-                    for table in self._tables(path, source_file):
-                        # Not a `Key`, by which datasets 4.7 counts rows: it fails after a shard without rows.
-                        yield (index, batch), table
-                        batch += 1
-                        has_rows = True
+            for batch, table in enumerate(_merged(tables)):
+                # Not a `Key`, by which datasets 4.7 counts rows: it fails after a shard without rows.
+                yield (0, batch), table
+                has_rows = True
             # A process only sees its own shards, so the one with the last shard checks that any shard has rows.
             if not has_rows and any(origin == all_shards[-1][0] for origin, _ in shards):
                 self._check_rows_exist(split, all_shards)
@@ -225,6 +223,20 @@ class Dlm(datasets.ArrowBasedBuilder):
             f"{documents} document(s), {broken} of them broken, with these sections: {sections}.{adapter_names}",
             hint=f"The kinds are {', '.join(KINDS)}.",
         )
+
+
+def _merged(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of at least ROWS_PER_TABLE: in a dataset, each table takes kilobytes, however short."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        waiting.append(table)
+        rows += len(table)
+        if rows >= ROWS_PER_TABLE:
+            yield pa.concat_tables(waiting)
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 @cache
