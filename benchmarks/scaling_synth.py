@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -161,8 +162,8 @@ class Watched:
     from_ledger: int = 0
     replied: int = 0
     failed: int = 0
-    begun: float = 0.0  # seconds until the first document was done
-    seconds: float = 0.0
+    begun: float = 0.0  # when the first document was done
+    ended: float = 0.0
     cpu: float = 0.0
     peak: float = 0.0  # MB, of the largest process
     memory: dict[int, float] = field(default_factory=dict)
@@ -182,7 +183,7 @@ def start(paths: Sequence[Path], home: Path, teacher: str, launcher: Sequence[st
 
 def watch(process: subprocess.Popen[str], marks: Sequence[int] = (), stop_after: int | None = None) -> Watched:
     """Follow a run to its end, or kill it after so many documents. Exits if it fails."""
-    run, started = Watched(), time.monotonic()
+    run = Watched()
     assert process.stdout
     for line in process.stdout:
         if found := _PLAN.search(line):
@@ -191,7 +192,7 @@ def watch(process: subprocess.Popen[str], marks: Sequence[int] = (), stop_after:
             run.replied, run.failed = run.replied + replied, run.failed + failed
         if _DONE.match(line):
             run.documents += 1
-            run.begun = run.begun or time.monotonic() - started
+            run.begun = run.begun or time.monotonic()
             if run.documents in marks:
                 run.memory[run.documents] = resident(process.pid)
             if run.documents == stop_after:
@@ -201,7 +202,7 @@ def watch(process: subprocess.Popen[str], marks: Sequence[int] = (), stop_after:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, -signal.SIGKILL):
         sys.exit(f"The run ended with {process.returncode}.")
-    run.seconds, run.cpu = time.monotonic() - started, usage.ru_utime + usage.ru_stime
+    run.ended, run.cpu = time.monotonic(), usage.ru_utime + usage.ru_stime
     run.peak = usage.ru_maxrss * 1024 / 1e6
     return run
 
@@ -228,7 +229,7 @@ def memory(folder: Path, home: Path, documents: int, needed: int) -> None:
     for name, run, requests in (("killed", killed, asked), ("resumed", resumed, needed + twice - asked)):
         along = ", ".join(f"{count:,}: {megabytes:.0f}" for count, megabytes in run.memory.items())
         print(
-            f"| {name} | {run.documents:,} | {requests:,} | {requests / (run.seconds - run.begun):.1f} | "
+            f"| {name} | {run.documents:,} | {requests:,} | {requests / (run.ended - run.begun):.1f} | "
             f"{run.cpu / requests * 1000:.1f} | {along} | {run.peak:.0f} |"
         )
     print(f"Requests sent twice because of the kill: {twice} of {needed:,}.")
@@ -243,12 +244,12 @@ def ways(folder: Path, scratch: Path, needed: int, wait: float) -> None:
     runs: dict[str, tuple[float, float, int]] = {}
     for name in ("one process", "two ranks", "two processes, half of the files each"):
         with server(wait) as url:
-            began = time.monotonic()
             parts, launcher = (halves, ()) if "half" in name else ([[folder]], RANKS if "ranks" in name else ())
             homes = [scratch / f"{name}-{part}" for part in range(len(parts))]
             started = [start(part, home, url, launcher) for part, home in zip(parts, homes, strict=True)]
-            done = [watch(process) for process in started]
-            seconds = time.monotonic() - began - min(run.begun for run in done)
+            with ThreadPoolExecutor() as pool:
+                done = list(pool.map(watch, started))
+            seconds = max(run.ended for run in done) - min(run.begun for run in done)  # without the imports
             runs[name] = seconds, sum(run.cpu for run in done), requests_to(url)
         if any(run.failed for run in done) or sum(run.replied for run in done) != needed:
             sys.exit(f"{name}: requests failed.")
@@ -273,7 +274,7 @@ def fleet(folder: Path, home: Path, needed: int, wait: float) -> None:
     print(f"\n| {run.documents} document(s), {needed} requests | requests | against the first |\n|---|---:|---:|")
     for name, count in zip(names, counts, strict=True):
         print(f"| {name} | {count} | {count / counts[0]:.2f} |")
-    rate = needed / (run.seconds - run.begun)
+    rate = needed / (run.ended - run.begun)
     print(f"No request failed, {sum(counts) - needed} were sent twice; {rate:.1f} per second.")
 
 

@@ -182,7 +182,7 @@ class VllmTeacher(ChatTeacher):
     def _take(self, free: Sequence[_Server]) -> _Server:
         """The one of these servers that is likely to answer first, with a request more in flight."""
         fastest = min((s.seconds for s in self._servers if s.seconds), default=1.0)
-        server = min(free, key=lambda s: (s.in_flight + 1) * (s.seconds or fastest))
+        server = min(free, key=lambda s: (s.seconds or fastest) * (1 + s.in_flight / self._concurrency_each))
         for other in free:
             if other is not server and other.seconds:
                 other.seconds -= _FORGOTTEN * other.seconds
