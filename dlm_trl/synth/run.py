@@ -110,21 +110,20 @@ def synthesize_all(
 
     Raises DlmError as `check` does for any of the documents before the first request.
     """
-    documents = [read(path) for path in paths]
-    for document in documents:
-        check(document, settings)
+    for path in paths:
+        check(read(path), settings)  # read again below: a folder may have more documents than fit in memory
     budget = _budget(settings)
     teacher = judge = None
     is_one_wave = settings.max_pairs is None and budget.tokens is None and budget.cost is None
     if settings.batch and is_one_wave and not settings.fresh and len(paths) > 1:
-        teacher = _load_teacher(documents[0], settings)
+        teacher = _load_teacher(read(paths[0]), settings)
         for path in paths:  # so that they don't wait for each other
             submit_ahead(path, settings, batch_teacher(teacher), apply_now)
-    for path, document in zip(paths, documents, strict=True):
+    for path in paths:
         if not is_self(settings.teacher):
-            teacher = teacher or _load_teacher(document, settings)
+            teacher = teacher or _load_teacher(read(path), settings)
         if settings.filter == "sway":
-            judge = _load_judge(document, settings)
+            judge = _load_judge(read(path), settings)
         yield synthesize(path, settings, apply_now, teacher, judge, budget, progress)
         if judge and is_self(judge.name):
             judge = None  # free it: the next document has its own adapter
