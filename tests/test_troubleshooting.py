@@ -25,7 +25,7 @@ def strings(tree: ast.AST) -> Iterator[str]:
 
 def quotes() -> list[str]:
     cells = re.findall(r"^\| (.+?) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    return [quote for cell in cells for quote in re.findall(r'"([^"]+)"', cell)]
+    return [quote.rstrip(" …") for cell in cells for quote in re.findall(r'"([^"]+)"', cell)]
 
 
 @pytest.fixture(scope="module")

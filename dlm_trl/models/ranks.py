@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import TypeVar
 
-from dlm_trl.notes import DlmError
+from dlm_trl.notes.errors import DlmError, ProcessError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,6 +39,18 @@ def is_lost_process(error: Exception) -> bool:
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
+@contextmanager
+def process_errors(hint: str) -> Iterator[None]:
+    """Raise a DlmError (ProcessError) if another process has ended while this one exchanges data with it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ProcessError(f"Another process of the run has ended ({reason}).", hint) from error
+
+
 def map_over_ranks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]]) -> list[Result]:
     """The result of each item, in order and in every process; each process works on its share of the items.
 
@@ -59,7 +72,8 @@ def map_over_ranks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[
     except DlmError as error:
         own = error
     parts: list[Sequence[Result] | DlmError] = [[] for _ in range(count)]
-    distributed.all_gather_object(parts, own, group=group)
+    with process_errors("Its own error says why. Finished work is kept: run the same command again."):
+        distributed.all_gather_object(parts, own, group=group)
     distributed.destroy_process_group(group)
     for part in parts:
         if isinstance(part, DlmError):

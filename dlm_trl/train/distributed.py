@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dlm_trl.models.ranks import is_lost_process, world_size
+from dlm_trl.models.ranks import process_errors, world_size
 from dlm_trl.notes.errors import DlmError, ProcessError
 from dlm_trl.notes.terminal import logging_to_stderr, say
 
@@ -119,16 +119,8 @@ def explained_errors() -> Iterator[None]:
     """Raise a DlmError if memory is used up (OutOfMemoryError) or another process has ended (ProcessError)."""
     from dlm_trl.models.batching import memory_errors
 
-    with memory_errors("in the run", LESS_MEMORY):
-        try:
-            yield
-        except RuntimeError as error:
-            if not is_lost_process(error):
-                raise
-            reason = str(error).splitlines()[0].partition(". ")[0]
-            raise ProcessError(
-                f"Another process of the run has ended ({reason}).", "Its own error says why."
-            ) from error
+    with memory_errors("in the run", LESS_MEMORY), process_errors("Its own error says why."):
+        yield
 
 
 def processes(accelerator: Accelerator) -> str:
