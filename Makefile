@@ -134,8 +134,8 @@ $(VENV)-docs/.installed: pyproject.toml constraints.txt
 	$(VENV)-docs/bin/python -m pip install --quiet -c constraints.txt $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	touch $@
 
-# awq.py needs $(VENV)-quant, knowledge.py takes hours, biographies.py is its data.
-bench: SLOW := $(addprefix benchmarks/,awq.py knowledge.py biographies.py)
+# awq.py needs $(VENV)-quant, knowledge.py takes hours, biographies.py is its data, scaling.py runs the scaling_*.py.
+bench: SLOW := $(addprefix benchmarks/,awq.py knowledge.py biographies.py) $(wildcard benchmarks/scaling_*.py)
 bench: install
 	set -e; for file in $(filter-out $(SLOW),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
 

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--random", type=float, metavar="BILLIONS", help="a Llama with random weights, without MODEL_DIR"
     )
+    parser.add_argument("--width", type=int, default=2048, help="of the random Llama (default: %(default)s)")
     parser.add_argument("--noise", type=float, default=0.0, help="add noise to each matrix, in standard deviations")
     parser.add_argument("--tune", type=int, default=0, metavar="STEPS", help="fine-tune first; 256 tokens per step")
     parser.add_argument("--text", type=Path, help="text for --tune, which alternates it with CALIBRATION")
@@ -67,7 +68,7 @@ def main() -> None:
     show({"machine": {"device": device, "python": platform.python_version(), **versions}})
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as scratch:
-            model = options.model if not options.random else random_llama(Path(scratch) / "random", options.random)
+            model = options.model if not options.random else random_llama(Path(scratch) / "random", options)
             if options.noise:
                 model = with_noise(model, Path(scratch) / "noise", options.noise, seed)
             if options.tune:
@@ -173,16 +174,16 @@ def fine_tuned(model: Path, out: Path, calibration: Path, text: Path, steps: int
     return out
 
 
-def random_llama(folder: Path, billions: float) -> Path:
-    """About this many parameters, in layers of the shape of Llama 3.2's; with the embedded base's tokenizer."""
-    width = 2048
+def random_llama(folder: Path, options: argparse.Namespace) -> Path:
+    """About `random` billion parameters, in layers shaped like Llama 3.2's; with the embedded base's tokenizer."""
+    width = options.width
     per_layer = 4 * width * width + 3 * width * 4 * width
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=3072,
         hidden_size=width,
         intermediate_size=4 * width,
-        num_hidden_layers=max(1, round(billions * 1e9 / per_layer)),
+        num_hidden_layers=max(1, round(options.random * 1e9 / per_layer)),
         num_attention_heads=16,
         num_key_value_heads=16,
         tie_word_embeddings=True,

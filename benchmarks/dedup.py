@@ -25,6 +25,7 @@ import resource
 import string
 from collections.abc import Iterator
 from difflib import SequenceMatcher
+from itertools import islice
 from pathlib import Path
 from time import process_time
 
@@ -93,26 +94,52 @@ def main() -> None:
         result["found"][kind] = matches / len(pairs)
         print(f"found: {kind:<20} {matches / len(pairs):.2%}")
 
-    corpora = {f"{size:,} pairs": list(distinct_pairs(rng, size, 50, 400)) for size in arguments.sizes}
-    corpora["10,000 yes or no"] = list(yes_or_no(rng, 10_000))
     result["growth"] = {}
-    for name, pairs in corpora.items():
-        gc.collect()
-        start = process_time()
-        _, dropped = build_index(pairs)
-        microseconds = (process_time() - start) / len(pairs) * 1e6
-        result["growth"][name] = microseconds
-        print(f"{name:<20} {microseconds:.0f} µs per pair, {dropped} dropped")
+    sizes = sorted(arguments.sizes)
+    for corpus, found in (
+        ("pairs", growth(distinct_pairs(rng, sizes[-1], 50, 400), sizes)),
+        ("yes or no", growth(yes_or_no(rng, 10_000), [10_000])),
+    ):
+        for size, microseconds, megabytes, dropped in found:
+            name = f"{size:,} {corpus}"
+            result["growth"][name] = {"microseconds": microseconds, "megabytes": megabytes}
+            print(
+                f"{name:<20} {microseconds:.0f} µs per pair, {dropped} dropped, index {megabytes:,.0f} MB", flush=True
+            )
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory          {megabytes:,.0f} MB")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2), "utf-8")
 
 
+def growth(pairs: Iterator[QAPair], sizes: list[int]) -> Iterator[tuple[int, float, float, int]]:
+    """Looks up and adds one pair after the other. At each size: microseconds per pair so far, MB, pairs dropped."""
+    index, known, dropped, seconds = Index(), 0, 0, 0.0
+    gc.collect()
+    before = resident()
+    for size in sizes:
+        while known < size:
+            chunk = list(islice(pairs, min(1000, size - known)))  # made outside the clock
+            start = process_time()
+            for pair in chunk:
+                dropped += index.nearest(pair) is not None
+                index.add(pair, str(known))
+                known += 1
+            seconds += process_time() - start
+        yield size, seconds / known * 1e6, resident() - before, dropped
+
+
+def resident() -> float:
+    """Memory of this process now, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
 def distinct_pairs(rng: random.Random, count: int, shortest: int, longest: int) -> Iterator[QAPair]:
     """Pairs whose lengths are log-uniform. Within a template, a slot never gets the same noun twice."""
     padding = [" ".join(rng.choices(NOUNS, k=600)) for _ in TEMPLATES]
-    slots = [[iter(names(rng, count)) for _ in range(2)] for _ in TEMPLATES]
+    per_template = -(-count // len(TEMPLATES))
+    slots = [[iter(names(rng, per_template)) for _ in range(2)] for _ in TEMPLATES]
     for i in range(count):
         t = i % len(TEMPLATES)
         values = [next(slot) for slot in slots[t]]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import biographies as bio
+import torch
 from datasets import Dataset, concatenate_datasets
 from matplotlib.figure import Figure
 from peft import LoraConfig
@@ -41,6 +42,7 @@ from dlm_trl.notes.journal import append
 from dlm_trl.online.distillation import Distillation
 from dlm_trl.online.hooks import add_hook
 from dlm_trl.tasks.prompts import open_book
+from dlm_trl.train.base import attention
 from dlm_trl.train.config import learning_rate
 from dlm_trl.train.loss import UncastInputs, scored_where_labelled
 from dlm_trl.train.rehearsal import Rehearsal, pieces
@@ -117,7 +119,7 @@ def run(cell: str, options: argparse.Namespace) -> dict[str, Any]:
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         bf16=half == "bfloat16",
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
         max_length=MAX_LENGTH,
         train_sampling_strategy="batch_rebalance",
@@ -128,7 +130,7 @@ def run(cell: str, options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
     )
     trainer = SFTTrainer(
-        model=load_base(options.base, half, None, "eager"),
+        model=load_base(options.base, half, None, attention(args)),
         args=args,
         train_dataset=dataset(people, style, views, tokenizer, options.seed),
         processing_class=tokenizer,

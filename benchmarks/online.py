@@ -24,6 +24,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
+from generation import copied_bytes_per_second
 from note_loop import (
     ACCUMULATION,
     GPU,
@@ -180,13 +181,7 @@ def bandwidth(results: list[Result], weights: int) -> dict[str, Any]:
 
     weights: in bytes. Other reads, mainly keys and values, aren't counted, so the share can't reach 1.
     """
-    one, other = (torch.empty(2**30, dtype=torch.uint8, device="cuda") for _ in range(2))
-    now, fastest = clock("wall"), float("inf")
-    for _ in range(20):
-        started = now()
-        one.copy_(other)
-        fastest = min(fastest, now() - started)
-    per_second = 2 * one.numel() / fastest  # a copy reads and writes
+    per_second = copied_bytes_per_second()
     return {
         "bytes_per_second": round(per_second),
         "tokens_per_second": round(median(result.new_tokens / result.generating for result in results)),

@@ -2,16 +2,22 @@
 
     python benchmarks/sft_throughput.py                # on a CPU: a few minutes
     python benchmarks/sft_throughput.py --hidden 2048 --layers 16 --heads 32 --vocabulary 32000     # on a GPU
+    python benchmarks/sft_throughput.py --base_model smollm2-135m
 
-All variants use the same model with random weights and the same short pairs, with the tokens of 32 rows per optimizer
-step (with packing: 8 bins with the length of four mean rows each). Padding doesn't count. The variants take turns, so
-that other load on the machine affects all of them, and each figure is the best of its rounds. `--clock cpu` counts this
-process's CPU time, for a machine with other load.
+All variants use the same model, with random weights unless `--base_model` names one, and the same short pairs, with the
+tokens of 32 rows per optimizer step (with packing: 8 bins with the length of four mean rows each). Padding doesn't
+count. The variants take turns, so that other load on the machine affects all of them, and each figure is the best of
+its rounds. `--clock cpu` counts this process's CPU time, for a machine with other load.
+
+On a GPU, SFTTrainer's variants load float32 weights, as TRL does by default, and the recipe loads bfloat16, as it does.
+Two more columns are printed there: the peak of the GPU's memory, and TFLOP/s. One token takes 4 operations per weight
+outside embeddings and head: LoRA needs a forward pass and a backward pass to the inputs, not to the weights.
 """
 
 import argparse
 import os
 import random
+import re
 import tempfile
 import time
 from contextlib import nullcontext
@@ -23,11 +29,21 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl import SFTConfig, SFTTrainer
 
-from dlm_trl.models.tokenize import IGNORED
-from dlm_trl.train.loss import scored_where_labelled
+from dlm_trl.models.load import load_base, load_config, load_tokenizer
+from dlm_trl.models.tokenize import IGNORED, pad_token
+from dlm_trl.online.hooks import add_hook
+from dlm_trl.train.loss import UncastInputs, scored_where_labelled
 
 ROWS_PER_STEP = 32
 PAD, EOS = "<pad>", "<eos>"
@@ -36,11 +52,16 @@ RECIPE = {"train_sampling_strategy": "batch_rebalance", "gradient_checkpointing"
 
 @dataclass(frozen=True)
 class Result:
-    """Real tokens per second without the first step, tokens per optimizer step, mean loss of the last quarter."""
+    """Real tokens per second without the first step, tokens per optimizer step, mean loss of the last quarter.
+
+    peak: of the GPU's memory, in GB. flops: per token.
+    """
 
     rate: float
     tokens_per_step: float
     loss: float
+    peak: float
+    flops: float
 
 
 class Clock(TrainerCallback):
@@ -58,6 +79,8 @@ class Clock(TrainerCallback):
 def main() -> None:
     options = parse()
     gpu = torch.cuda.is_available()
+    if options.base_model:
+        options.vocabulary = load_config(options.base_model).get_text_config().vocab_size
     rows = short_pairs(options.vocabulary, options.steps * ROWS_PER_STEP)
     mean = sum(map(len, rows["input_ids"])) / len(rows)
     # As many tokens per step with TRL's packing: 8 bins of 4 mean rows each.
@@ -75,11 +98,14 @@ def main() -> None:
             best[name] = max(result, best.get(name, result), key=lambda r: r.rate)
     base = best["SFTConfig's defaults"]
     print(f"{len(rows)} pairs of {mean:.0f} tokens on average; {torch.get_num_threads()} threads; GPU: {gpu}")
-    print("| | real tokens/s | ratio | tokens per step | last loss | difference |\n|---|---:|---:|---:|---:|---:|")
+    more = " peak GB | TFLOP/s |" if gpu else ""
+    print(f"| | real tokens/s | ratio | tokens per step | last loss | difference |{more}")
+    print(f"|---|---:|---:|---:|---:|---:|{'---:|---:|' if gpu else ''}")
     for name, result in best.items():
+        on_gpu = f" {result.peak:.2f} | {result.rate * result.flops / 1e12:.1f} |" if gpu else ""
         print(
             f"| {name} | {result.rate:,.0f} | {result.rate / base.rate:.2f} | {result.tokens_per_step:,.0f} | "
-            f"{result.loss:.3f} | {result.loss / base.loss - 1:+.1%} |"
+            f"{result.loss:.3f} | {result.loss / base.loss - 1:+.1%} |{on_gpu}"
         )
 
 
@@ -87,6 +113,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"hidden": 192, "layers": 4, "heads": 4, "vocabulary": 4096, "steps": 20, "rounds": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--base_model", help="a base model, as in a document, instead of random weights")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     return parser.parse_args()
 
@@ -107,6 +134,56 @@ def short_pairs(vocabulary: int, count: int) -> Dataset:
 
 def train(rows: Dataset, settings: dict, options: argparse.Namespace) -> Result:
     torch.manual_seed(0)
+    gpu = torch.cuda.is_available()
+    is_recipe = settings.items() >= RECIPE.items()
+    model, tokenizer = load(options, torch.bfloat16 if gpu and is_recipe else torch.float32)
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    clock = Clock(options.clock)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SFTConfig(
+            folder,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=1 if settings.get("packing") else ROWS_PER_STEP // 8,
+            num_train_epochs=1,
+            learning_rate=5e-3,
+            logging_steps=1,
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not gpu,
+            **settings,
+        )
+        trainer = SFTTrainer(
+            model,
+            arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            peft_config=LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=16, lora_alpha=32),
+            callbacks=[clock],
+        )
+        trainer.remove_callback(PrinterCallback)
+        if is_recipe:
+            add_hook(trainer, UncastInputs(trainer))
+        with scored_where_labelled() if is_recipe else nullcontext():
+            trainer.train()
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    tokens = history[-1]["num_tokens"] - history[0]["num_tokens"]
+    last = [entry["loss"] for entry in history[-len(history) // 4 :]]
+    return Result(
+        rate=tokens / (clock.last - clock.first),
+        tokens_per_step=history[-1]["num_tokens"] / len(history),
+        loss=sum(last) / len(last),
+        peak=torch.cuda.max_memory_allocated() / 1e9 if gpu else 0.0,
+        flops=4.0 * sum(p.numel() for name, p in model.named_parameters() if not re.search("embed|lm_head", name)),
+    )
+
+
+def load(options: argparse.Namespace, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model with its tokenizer, or a Llama with random weights and a tokenizer of as many words."""
+    if options.base_model:
+        tokenizer = load_tokenizer(options.base_model)
+        tokenizer.pad_token = pad_token(tokenizer)[0]
+        return load_base(options.base_model, dtype), tokenizer
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=options.vocabulary,
@@ -123,39 +200,7 @@ def train(rows: Dataset, settings: dict, options: argparse.Namespace) -> Result:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token=EOS)), pad_token=PAD, eos_token=EOS
     )
-    clock = Clock(options.clock)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = SFTConfig(
-            folder,
-            per_device_train_batch_size=8,
-            gradient_accumulation_steps=1 if settings.get("packing") else ROWS_PER_STEP // 8,
-            num_train_epochs=1,
-            learning_rate=5e-3,
-            logging_steps=1,
-            save_strategy="no",
-            disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
-            **settings,
-        )
-        trainer = SFTTrainer(
-            model,
-            arguments,
-            train_dataset=rows,
-            processing_class=tokenizer,
-            peft_config=LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=16, lora_alpha=32),
-            callbacks=[clock],
-        )
-        trainer.remove_callback(PrinterCallback)
-        with scored_where_labelled() if settings.get("train_sampling_strategy") else nullcontext():
-            trainer.train()
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    tokens = history[-1]["num_tokens"] - history[0]["num_tokens"]
-    last = [entry["loss"] for entry in history[-len(history) // 4 :]]
-    return Result(
-        rate=tokens / (clock.last - clock.first),
-        tokens_per_step=history[-1]["num_tokens"] / len(history),
-        loss=sum(last) / len(last),
-    )
+    return model.to(dtype), tokenizer
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ recipes/dpo.py --help. The command line overrides the YAML, the YAML overrides t
 """
 
 import os
-import sys
 import warnings
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 warnings.filterwarnings("ignore", category=FutureWarning)  # TRL and PEFT use names that transformers deprecates
 
-from dlm_trl.train.distributed import TO_RESUME, exit_worker, prepare_deepspeed, refuse
+from dlm_trl.train.distributed import explained_errors, prepare_deepspeed, processes, run_program
 
 prepare_deepspeed()  # before TRL is imported, which imports DeepSpeed
 
@@ -30,11 +29,8 @@ from dlm_trl.evaluation.preferences import advise_preferences
 from dlm_trl.export import ship
 from dlm_trl.export.run_module import run_module
 from dlm_trl.models import lineage
-from dlm_trl.models.batching import memory_errors
 from dlm_trl.models.load import attach_trainable, load_base
-from dlm_trl.models.ranks import process_errors
-from dlm_trl.notes import DlmError
-from dlm_trl.notes.terminal import logging_to_stderr, say
+from dlm_trl.notes.terminal import say
 from dlm_trl.train.agree import agree
 from dlm_trl.train.base import attention, base_dtype
 from dlm_trl.train.callbacks import install
@@ -46,12 +42,12 @@ from dlm_trl.train.run import PreferenceRun
 from dlm_trl.train.save import describe, save
 from dlm_trl.train.settings import print_settings, shown_settings
 from dlm_trl.train.stop import StopSignals
-from dlm_trl.train.trial import LESS_MEMORY, trainer_errors, try_optimizer
+from dlm_trl.train.trial import trainer_errors, try_optimizer
 
 
 def main(argv: list[str]) -> None:
     """Train. Raises DlmError if the input is wrong, before any weights are loaded; a signal ends it with SystemExit."""
-    with StopSignals() as signals, process_errors(TO_RESUME):
+    with StopSignals() as signals, explained_errors():
         train(argv, signals)
 
 
@@ -93,7 +89,7 @@ def train(argv: list[str], signals: StopSignals) -> None:
             model.delete_adapter("ref")  # without a copy, the trainer's reference is the model without its adapter
         try_optimizer(trainer)
     accelerator = trainer.accelerator
-    accelerator.print(f"world size: {accelerator.num_processes} ({accelerator.distributed_type.value}, {args.device})")
+    accelerator.print(f"world size: {processes(accelerator)}, {args.device}")
     accelerator.print(f"trainable parameters: {run.trainable:,}, from {run.adapter_from}")
 
     # 3. Train, from a checkpoint if set. The first measurement is made right before the first step.
@@ -101,8 +97,7 @@ def train(argv: list[str], signals: StopSignals) -> None:
     if run.notes.measure:
         trainer.add_callback(measuring)
     stop = install(trainer, run.resume_settings, signals)
-    with memory_errors("in training", LESS_MEMORY):
-        trainer.train(resume_from_checkpoint=run.checkpoint)
+    trainer.train(resume_from_checkpoint=run.checkpoint)
     if stop.saved:
         accelerator.end_training()
         signals.release(f"{stop.saved} is complete. Resume with: --resume_from_checkpoint true")
@@ -151,17 +146,9 @@ def run_facts(run: PreferenceRun, accelerator, wrong: list[str]) -> dict[str, ob
         "loss": f"{' + '.join(training.loss_type)}, beta {training.beta:g}, reference {run.notes.reference}",
         "preference rows": {**run.rows.provenance(), "held out": len(run.rows.held_out or ())},
         "rows that still reward the rejected answer": ", ".join(wrong) or "none",
-        "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value})",
+        "processes": processes(accelerator),
     }
 
 
 if __name__ == "__main__":
-    try:
-        with logging_to_stderr():
-            main(sys.argv[1:])
-        exit_worker()
-    except SystemExit as stopped:
-        exit_worker(stopped.code)
-        raise
-    except DlmError as error:
-        refuse(error)
+    run_program(main)

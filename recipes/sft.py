@@ -10,14 +10,13 @@ frontmatter, and the frontmatter overrides the defaults. The run prints where ea
 
 import os
 import shlex
-import sys
 import warnings
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 warnings.filterwarnings("ignore", category=FutureWarning)  # TRL and PEFT use names that transformers deprecates
 
-from dlm_trl.train.distributed import TO_RESUME, exit_worker, prepare_deepspeed, refuse
+from dlm_trl.train.distributed import explained_errors, prepare_deepspeed, processes, run_program
 
 prepare_deepspeed()  # before TRL is imported, which imports DeepSpeed
 
@@ -27,12 +26,9 @@ from trl import SFTTrainer
 from dlm_trl.evaluation import report
 from dlm_trl.export import ship
 from dlm_trl.export.run_module import run_module
-from dlm_trl.models.batching import memory_errors
 from dlm_trl.models.chat import has_template
 from dlm_trl.models.load import load_base
-from dlm_trl.models.ranks import process_errors
-from dlm_trl.notes import DlmError
-from dlm_trl.notes.terminal import logging_to_stderr, say
+from dlm_trl.notes.terminal import say
 from dlm_trl.online.callback import placeholder
 from dlm_trl.online.distillation import Distillation
 from dlm_trl.online.hooks import add_hook
@@ -52,12 +48,12 @@ from dlm_trl.train.save import describe, save
 from dlm_trl.train.settings import print_settings
 from dlm_trl.train.stop import StopSignals
 from dlm_trl.train.task import attach_task
-from dlm_trl.train.trial import LESS_MEMORY, trainer_errors, try_optimizer
+from dlm_trl.train.trial import trainer_errors, try_optimizer
 
 
 def main(argv: list[str]) -> None:
     """Train. Raises DlmError if the input is wrong, before any weights are loaded; a signal ends it with SystemExit."""
-    with StopSignals() as signals, process_errors(TO_RESUME):
+    with StopSignals() as signals, explained_errors():
         train(argv, signals)
 
 
@@ -102,7 +98,7 @@ def train(argv: list[str], signals: StopSignals) -> None:
         )
         try_optimizer(trainer)
     accelerator = trainer.accelerator
-    accelerator.print(f"world size: {accelerator.num_processes} ({accelerator.distributed_type.value}, {args.device})")
+    accelerator.print(f"world size: {processes(accelerator)}, {args.device}")
     accelerator.print(f"trainable parameters: {run.trainable:,}")
 
     # 3. Train, from a checkpoint if set. The first measurement is made right before the first step.
@@ -119,7 +115,7 @@ def train(argv: list[str], signals: StopSignals) -> None:
         trainer.add_callback(ShrinkRanks(run.adapter.adalora_warmup, run.adapter.adalora_final, run.checkpoint))
     stop = install(trainer, run.resume_settings, signals)
     add_hook(trainer, UncastInputs(trainer))
-    with scored_where_labelled(), memory_errors("in training", LESS_MEMORY):
+    with scored_where_labelled():
         trainer.train(resume_from_checkpoint=run.checkpoint)
     if stop.saved:
         accelerator.end_training()
@@ -135,7 +131,7 @@ def train(argv: list[str], signals: StopSignals) -> None:
     if run.notes.measure and accelerator.is_main_process:
         describe([Path(args.output_dir), folder], run, table)
         fresh = [(str(row.outcome.prompt), row.outcome.target) for row in online.samples] if online else []
-        whole = run_report(trainer, run, configuration, table, before.numbers, after, fresh)
+        whole = run_report(trainer, run, configuration, table, before, after, fresh)
         report.write(args.output_dir, whole)
         say(report.summary(whole))
         say(f"report: {args.output_dir}/report.html, as Markdown: {args.output_dir}/report.md")
@@ -159,12 +155,4 @@ def calibration(run: Run) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        with logging_to_stderr():
-            main(sys.argv[1:])
-        exit_worker()
-    except SystemExit as stopped:
-        exit_worker(stopped.code)
-        raise
-    except DlmError as error:
-        refuse(error)
+    run_program(main)

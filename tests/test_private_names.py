@@ -63,6 +63,8 @@ TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
     ("trl", "trainer.utils.maybe_gather_lm_head_ctx", "online/predictions.py"): has(
         "trl.trainer.utils", "maybe_gather_lm_head_ctx"
     ),
+    ("trl", "models.utils.remove_hooks", "models/sharding.py"): has("trl.models.utils", "remove_hooks", "model"),
+    ("trl", "models.utils.add_hooks", "models/sharding.py"): has("trl.models.utils", "add_hooks", "model"),
     ("transformers", "Trainer.get_batch_samples", "online/hooks.py"): has(
         "transformers", "Trainer.get_batch_samples", *FETCH
     ),
@@ -81,7 +83,7 @@ TABLE: dict[tuple[str, str, str], Callable[[], None]] = {
     ("transformers", "cache_utils.DynamicLayer", "models/prefix.py"): has(
         "transformers.cache_utils", "DynamicLayer.lazy_initialization", "key_states", "value_states"
     ),
-    ("transformers", "integrations.fsdp.is_fsdp_managed_module", "models/generate.py"): has(
+    ("transformers", "integrations.fsdp.is_fsdp_managed_module", "models/sharding.py"): has(
         "transformers.integrations.fsdp", "is_fsdp_managed_module"
     ),
     ("transformers", "core_model_loading.rename_source_key", "models/layout.py"): has(

@@ -173,7 +173,7 @@ def test_shown_prompts_render(block: Block, tmp_path: Path) -> None:
 @shown(blocks("bash"))
 def test_shown_commands_exist(block: Block) -> None:
     text = re.sub(r"\\\n\s*", " ", block.text)
-    for command in re.split(r"\n|&&", text):
+    for command in re.split(r"\n|&&| \| ", text):
         if words := shlex.split(command, comments=True):
             check_command(words, block.where)
 
@@ -212,6 +212,8 @@ def check_command(words: list[str], where: str) -> None:
         check_launch(rest, where)
     elif program == "dlm-trl":
         check_verb(rest, where)
+    elif program == "xargs":
+        check_command(rest[rest.index("dlm-trl") :], where)
     elif program in ("python", "python3") and rest[0].endswith(".py"):
         check_script(rest, where)
     elif program == "sbatch" or program.endswith(".sh"):
@@ -226,8 +228,9 @@ def check_command(words: list[str], where: str) -> None:
         named = [name for word in rest for part in re.findall(r"\[(.*)\]", word) for name in part.split(",")]
         assert set(named) <= set(extras), (where, named)
     else:
-        assert words[:2] in ([program, "-m"], ["vllm", "serve"], ["source", ".venv/bin/activate"]) or program == "touch"
-        assert program in ("python3", "vllm", "source", "touch"), (where, program)
+        known = ([program, "-m"], ["vllm", "serve"], ["source", ".venv/bin/activate"])
+        assert words[:2] in known or program in ("touch", "find")
+        assert program in ("python3", "vllm", "source", "touch", "find"), (where, program)
 
 
 def check_launch(words: list[str], where: str) -> None:

@@ -81,7 +81,10 @@ def quantize(
     ],
     group_size: Annotated[
         int | None,
-        typer.Option(help="Weights that share a scale: 128, 64 or 32. Default: the largest that divides the model."),
+        typer.Option(
+            help="Weights that share a scale: 128, 64 or 32. 32 loses least, which matters for small models. Default: "
+            "the largest that divides the model."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Maximum number of calibration blocks, of 512 tokens each.")] = 128,
     seed: Annotated[int, typer.Option(help="Decides which rows are used and which are held out.")] = 0,

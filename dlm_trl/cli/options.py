@@ -25,6 +25,14 @@ DRY_RUN = Annotated[
 ]
 FRESH = Annotated[bool, typer.Option("--fresh", help="Send requests again that the ledger already has replies to.")]
 CONCURRENCY = Annotated[int, typer.Option(help="Maximum concurrent requests per server.")]
+BATCH = Annotated[
+    bool,
+    typer.Option(
+        "--batch",
+        help="Submit the requests of openai:… or anthropic:… as batches: half the price, answered within 24 hours. The "
+        "command waits for them. Stop it whenever you like; the same command goes on waiting and collects the replies.",
+    ),
+]
 QUANTIZATION = Annotated[
     Literal["4bit", "8bit"] | None,
     typer.Option(help="Load a local teacher and judge in 4 or 8 bit; requires the extra bnb."),

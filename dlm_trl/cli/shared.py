@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,31 +59,50 @@ def ask_teacher(paths: list[Path], settings: SynthSettings, apply: bool, dry_run
 
 
 def print_each(run: Callable[[Any], Iterable[Any]], shown: Callable[[Any], Any], json_: bool) -> None:
-    """Print the outcome of each document once it is there; with json_, all of them at the end.
+    """Print the outcome of each document once it is there, in words or as an item of a JSON list.
 
     run: called with the progress display, None in other processes; its outcomes have counts. shown: an outcome in
     words. Exits with 1 if a request failed.
     """
-    from dlm_trl.synth import show
     from dlm_trl.synth.watch import Watch
 
-    outcomes = []
+    has_failed = False
     try:
-        with Watch() as watch:
+        with Watch() as watch, json_list() if json_ else nullcontext() as add:
             for outcome in run(watch if is_main() else None):
-                outcomes.append(outcome)
-                if not json_:
-                    with watch.hidden():
+                has_failed |= outcome.counts.failed > 0
+                with watch.hidden():
+                    if add:
+                        add(outcome)
+                    else:
                         show_result(shown(outcome))
     except KeyboardInterrupt:
         say("Stopped. Finished requests are kept: rerun the same command to resume.", err=True)
         raise
-    finally:  # after an error, too, print the documents that were finished
-        if json_:
-            show_result(show.as_json(outcomes))
     # Only in the first process: the launcher kills the others when one fails, and the first may still be printing.
-    if is_main() and any(outcome.counts.failed for outcome in outcomes):
+    if is_main() and has_failed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def json_list() -> Iterator[Callable[[Any], None]]:
+    """Print a JSON list, an item per call, because what a folder's documents have may not fit in memory.
+
+    After an error, the list is closed too, with the items so far.
+    """
+    from dlm_trl.synth.show import as_json
+
+    count = 0
+
+    def add(item: Any) -> None:
+        nonlocal count
+        show_result(f"{',' if count else '['}\n{as_json(item)}")
+        count += 1
+
+    try:
+        yield add
+    finally:
+        show_result("]" if count else "[]")
 
 
 def silence_libraries() -> None:

@@ -12,6 +12,7 @@ import typer
 
 from dlm_trl.cli import synth_preference, synth_staged, synth_views
 from dlm_trl.cli.options import (
+    BATCH,
     BUDGET_TOKENS,
     CONCURRENCY,
     CONTEXT,
@@ -92,6 +93,7 @@ def instructions(
     dry_run: DRY_RUN = False,
     fresh: FRESH = False,
     concurrency: CONCURRENCY = 16,
+    batch: BATCH = False,
     quantization: QUANTIZATION = None,
     context: CONTEXT = None,
     max_cost: MAX_COST = None,
@@ -132,7 +134,7 @@ def instructions(
     settings = SynthSettings(
         teacher=teacher, per_section=per_section, strategy=strategy, ask=ask, uncovered=uncovered, filter=filter,
         threshold=threshold, max_pairs=max_pairs, max_new_tokens=max_new_tokens, temperature=temp, top_p=top_p,
-        seed=seed, fresh=fresh, concurrency=concurrency, quantization=quantization, max_cost=max_cost,
+        seed=seed, fresh=fresh, concurrency=concurrency, batch=batch, quantization=quantization, max_cost=max_cost,
         price=read_prices(price), budget_tokens=budget_tokens, judge=judge, min_grounding=min_grounding,
         min_novelty=min_novelty, prompt=prompt, context=context,
     )  # fmt: skip

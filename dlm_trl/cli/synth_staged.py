@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dlm_trl.cli.options import FILE, FILES
-from dlm_trl.cli.shared import documents, show_result
+from dlm_trl.cli.shared import documents, json_list, show_result
 from dlm_trl.notes.terminal import console
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def list_(
     Preferences that a judge ranked are listed after them.
     """
     from dlm_trl.notes import read
-    from dlm_trl.synth import listing, preference_show, show
+    from dlm_trl.synth import listing, preference_show
 
     paths = documents(files)
     if explain is not None:
@@ -52,33 +53,24 @@ def list_(
             else preference_show.whole(document, *preferences[full_id])
         )
         return
-    rows_of = {path: listing.listed(read(path)) for path in paths}
-    preferred = {path: preference_show.listed(read(path)) for path in paths}
-    if json_:
-        states = ("applied", "staged")
-        show_result(
-            show.as_json(
-                [
-                    {
-                        "path": path,
-                        **{state: listing.as_plain(rows, state) for state in states},
-                        "preferences": {state: preference_show.as_plain(preferred[path], state) for state in states},
-                    }
-                    for path, rows in rows_of.items()
-                ]
-            )
-        )
-        return
     out = console()
-    for path, rows in rows_of.items():
-        if rows:
-            show_result(listing.blocks(rows, out.width) if out.is_terminal else listing.table(rows))
-        in_file = sum(row.state == "applied" for row in rows)
-        show_result(f"{path}: {in_file} applied, {len(rows) - in_file} staged.")
-        if found := preferred[path]:
-            show_result(preference_show.table(found))
-            in_file = sum(state == "applied" for state, _ in found)
-            show_result(f"{path}: {in_file} preferences applied, {len(found) - in_file} staged.")
+    with json_list() if json_ else nullcontext() as add:
+        for path in paths:
+            document = read(path)
+            rows, preferred = listing.listed(document), preference_show.listed(document)
+            if add:
+                states = ("applied", "staged")
+                both = {state: preference_show.as_plain(preferred, state) for state in states}
+                add({"path": path, **{s: listing.as_plain(rows, s) for s in states}, "preferences": both})
+                continue
+            if rows:
+                show_result(listing.blocks(rows, out.width) if out.is_terminal else listing.table(rows))
+            in_file = sum(row.state == "applied" for row in rows)
+            show_result(f"{path}: {in_file} applied, {len(rows) - in_file} staged.")
+            if preferred:
+                show_result(preference_show.table(preferred))
+                in_file = sum(state == "applied" for state, _ in preferred)
+                show_result(f"{path}: {in_file} preferences applied, {len(preferred) - in_file} staged.")
 
 
 def coverage(files: FILES, json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
@@ -93,15 +85,14 @@ def coverage(files: FILES, json_: Annotated[bool, typer.Option("--json", help="P
     from dlm_trl.synth.coverage import coverage
     from dlm_trl.synth.staging import staged
 
-    found = {}
-    for path in documents(files):
-        document = read(path)
-        found[path] = coverage(document, staged(document), live_views(document, read_views(document)))
-    if json_:
-        show_result(show.as_json([show.coverage_fields(path, each) for path, each in found.items()]))
-        return
-    for path, each in found.items():
-        show_result(show.coverage(path, each))
+    with json_list() if json_ else nullcontext() as add:
+        for path in documents(files):
+            document = read(path)
+            found = coverage(document, staged(document), live_views(document, read_views(document)))
+            if add:
+                add(show.coverage_fields(path, found))
+            else:
+                show_result(show.coverage(path, found))
 
 
 def show_(file: FILE, id: Annotated[str, typer.Argument(help=IDS)]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from dlm_trl.cli.options import (
+    BATCH,
     BUDGET_TOKENS,
     CONCURRENCY,
     CONTEXT,
@@ -69,6 +70,7 @@ def views(
     dry_run: DRY_RUN = False,
     fresh: FRESH = False,
     concurrency: CONCURRENCY = 16,
+    batch: BATCH = False,
     quantization: QUANTIZATION = None,
     context: CONTEXT = None,
     max_cost: MAX_COST = None,
@@ -101,7 +103,7 @@ def views(
     settings = SynthSettings(
         teacher=teacher, views=views, kinds=chosen, filter=filter,
         judge=judge, temperature=temp, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens, fresh=fresh,
-        concurrency=concurrency, quantization=quantization, context=context, max_cost=max_cost,
+        concurrency=concurrency, batch=batch, quantization=quantization, context=context, max_cost=max_cost,
         price=read_prices(price), budget_tokens=budget_tokens,
     )  # fmt: skip
     ask_teacher(documents(files), settings, False, dry_run, json_)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 
 from dlm_trl.evaluation.suite import QuestionSets, measure
 from dlm_trl.models.batching import evaluating
+from dlm_trl.models.sharding import whole_weights
 
 
 class MeasureDuring(TrainerCallback):
@@ -32,7 +33,7 @@ class MeasureDuring(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         model = self._model()
-        with torch.random.fork_rng(), evaluating(model):
+        with torch.random.fork_rng(), whole_weights(self.trainer.model_wrapped), evaluating(model):
             self.sets = self.make_sets(model)
         if state.global_step == 0:
             self._measure(control)
@@ -46,7 +47,8 @@ class MeasureDuring(TrainerCallback):
         due = control.should_log
         # In eval mode, SFTTrainer keeps what it has gathered for the step's own line; and any line clears should_log.
         with torch.random.fork_rng(), evaluating(model):
-            found = measure(model, self.trainer.processing_class, self.sets, with_cloze=False)
+            with whole_weights(self.trainer.model_wrapped):
+                found = measure(model, self.trainer.processing_class, self.sets, with_cloze=False)
             self.trainer.log({f"eval_{name}": value for name, value in found.numbers().items()})
         control.should_log = due
 

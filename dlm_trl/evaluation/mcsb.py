@@ -27,6 +27,7 @@ from dlm_trl.models.batching import evaluating, run_in_batches
 from dlm_trl.models.control_tokens import encode_texts
 from dlm_trl.models.frozen import frozen
 from dlm_trl.models.generate import generate, row_seed
+from dlm_trl.models.sharding import is_sharded
 from dlm_trl.tasks import prompts
 from dlm_trl.tasks.mcsb import Mcsb, bind
 from dlm_trl.tasks.protocol import Example
@@ -185,7 +186,7 @@ def choose(
         ]
 
     with evaluating(model), torch.no_grad():
-        return run_in_batches(run, [len(t) for t in tokens], token_budget)
+        return run_in_batches(run, [len(t) for t in tokens], token_budget, halve=not is_sharded(model))
 
 
 def rotated(options: Sequence[T], by: int) -> list[T]:

@@ -15,6 +15,7 @@ from dlm_trl.notes.errors import OutOfMemoryError
 
 T = TypeVar("T")
 SMALLER = "Shorten the text, or use a smaller or a quantised model."  # when a single text is too much
+FEWER = "Lower per_device_train_batch_size, or use a smaller model."
 
 
 def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -33,12 +34,13 @@ def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def in_batches(
-    run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int
+    run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int, halve: bool = True
 ) -> Iterator[list[tuple[int, T]]]:
     """Calls `run` for each batch of indices, and yields the batch's (index, result) pairs.
 
-    run: returns one result per index. A batch that runs out of memory is halved and run again. Raises DlmError
-    (OutOfMemoryError) if a single row does.
+    run: returns one result per index. A batch that runs out of memory is halved and run again. halve: False if other
+    processes have to make the same forward passes, and would wait for more. Raises DlmError (OutOfMemoryError) for a
+    single row, or a batch that can't be halved.
     """
     pending = list(by_token_budget(lengths, budget))[::-1]
     while pending:
@@ -46,8 +48,11 @@ def in_batches(
         try:
             results = run(batch)
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
+            if not halve:
+                doing = f"for {len(batch)} texts of up to {lengths[batch[0]]:,} tokens"
+                raise _out_of_memory(error, doing, FEWER) from error
             if len(batch) == 1:
                 raise _out_of_memory(error, f"for a single text of {lengths[batch[0]]:,} tokens", SMALLER) from error
         else:
@@ -59,10 +64,17 @@ def in_batches(
         pending += [batch[half:], batch[:half]]
 
 
-def run_in_batches(run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int) -> list[T]:
+def run_in_batches(
+    run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int, halve: bool = True
+) -> list[T]:
     """All results of `in_batches`, in the order of `lengths`."""
-    results = dict(chain.from_iterable(in_batches(run, lengths, budget)))
+    results = dict(chain.from_iterable(in_batches(run, lengths, budget, halve)))
     return [results[index] for index in range(len(lengths))]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is the error of a GPU, or of torch's allocator on a CPU, without enough memory."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(should_reduce_batch_size(error))
 
 
 @contextmanager
@@ -74,7 +86,7 @@ def memory_errors(doing: str, hint: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             raise
         raise _out_of_memory(error, doing, hint) from error
 

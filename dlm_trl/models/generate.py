@@ -26,13 +26,12 @@ from transformers import (
     TextStreamer,
     TopPLogitsWarper,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from dlm_trl.models.batching import SMALLER, contiguous_hidden, evaluating, in_batches, memory_errors
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.guidance import Guide
 from dlm_trl.models.prefix import PrefixCache, common_prefix
+from dlm_trl.models.sharding import is_sharded
 
 TOKEN_BUDGET = 32_768  # rows × (longest prompt + new tokens) of one batch
 
@@ -107,7 +106,8 @@ def generate_batches(
         rows = generator.generate([tokens[i] for i in batch], [seeds[i] for i in batch])
         return [Generated(i, *row) for i, row in zip(batch, rows, strict=True)]
 
-    for done in in_batches(run, [len(t) + max_new_tokens for t in tokens], token_budget):
+    lengths = [len(t) + max_new_tokens for t in tokens]
+    for done in in_batches(run, lengths, token_budget, halve=not is_sharded(base)):
         yield [generated for _, generated in done]
 
 
@@ -146,11 +146,6 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     configured = model.generation_config.eos_token_id
     ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
     return list(dict.fromkeys(i for i in ids if i is not None))
-
-
-def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether the weights are sharded over several processes, which then have to generate in step."""
-    return bool(is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +197,7 @@ class _BatchGenerator:
                     ),
                     stopping_criteria=self._stopping(),
                     streamer=self.streamer,
+                    synced_gpus=None if is_sharded(self.model) else False,  # None: transformers decides
                 )
                 ids, cache = output.sequences, output.past_key_values
                 texts = [self._decode(new) for new in ids[:, width:].tolist()]

@@ -32,6 +32,25 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_lost_process(error: Exception) -> bool:
+    """Whether this error means that another process has ended, or that the connection to it is lost."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+@contextmanager
+def process_errors(hint: str) -> Iterator[None]:
+    """Raise a DlmError (ProcessError) if another process has ended while this one exchanges data with it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ProcessError(f"Another process of the run has ended ({reason}).", hint) from error
+
+
 def map_over_ranks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]]) -> list[Result]:
     """The result of each item, in order and in every process; each process works on its share of the items.
 
@@ -53,35 +72,13 @@ def map_over_ranks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[
     except DlmError as error:
         own = error
     parts: list[Sequence[Result] | DlmError] = [[] for _ in range(count)]
-    with process_errors("Finished work is kept: run the same command again."):
+    with process_errors("Its own error says why. Finished work is kept: run the same command again."):
         distributed.all_gather_object(parts, own, group=group)
     distributed.destroy_process_group(group)
     for part in parts:
         if isinstance(part, DlmError):
             raise part
     return [parts[i % count][i // count] for i in range(len(items))]
-
-
-@contextmanager
-def process_errors(resume: str) -> Iterator[None]:
-    """Raise a DlmError (ProcessError) if another process has ended while this one exchanges data with it.
-
-    resume: what to do then.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_lost(error):
-            raise
-        why = str(error).splitlines()[0].split(". ")[0]
-        raise ProcessError(f"Another process has ended: {why}.", hint=f"Its own message says why. {resume}") from error
-
-
-def is_lost(error: Exception) -> bool:
-    """Whether torch raised this because it can't reach another process."""
-    from torch.distributed import DistError
-
-    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 @cache

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm_trl.models.batching import contiguous_hidden, evaluating, in_batches
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.prefix import PrefixCache, common_prefix, families
+from dlm_trl.models.sharding import is_sharded
 
 TOKEN_BUDGET = 8_192  # rows × longest row of one batch, without what is cached
 CACHE_BUDGET = 32_768  # rows × longest row of one batch, with what is cached: each row has a copy of it
@@ -94,4 +95,4 @@ def _scores(
         ]
 
     lengths = [max(len(row) - shared, len(row) * token_budget // CACHE_BUDGET if shared else 0) for row, _ in rows]
-    yield from in_batches(run, lengths, token_budget)
+    yield from in_batches(run, lengths, token_budget, halve=not is_sharded(model))

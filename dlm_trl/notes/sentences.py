@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from functools import lru_cache
 from itertools import accumulate
 
 # The English numbers that prose writes in words.
@@ -26,16 +27,21 @@ _END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"”’')]))\s+(?=[^\Wa-z]|[\"“�
 
 def paragraphs(prose: str) -> list[list[str]]:
     """The sentences of each paragraph, with white space collapsed. No paragraph is empty."""
+    return [list(paragraph) for paragraph in _paragraphs(prose)]
+
+
+@lru_cache(maxsize=4)  # who asks for the sentences of a section often asks for their lines next
+def _paragraphs(prose: str) -> tuple[tuple[str, ...], ...]:
     blocks = re.split(r"\n\s*\n", _only_prose(prose))
-    split = [[s for item in _ITEM.split(block) for s in sentences(item)] for block in blocks]
-    return [paragraph for paragraph in split if paragraph]
+    split = (tuple(s for item in _ITEM.split(block) for s in sentences(item)) for block in blocks)
+    return tuple(paragraph for paragraph in split if paragraph)
 
 
 def sentence_lines(prose: str) -> list[int]:
     """The line of the prose, from 0, in which each sentence of `paragraphs(prose)` starts."""
     # The sentences have the same visible characters as the lines, in the same order.
     ends = list(accumulate(map(_visible, _ITEM.sub("", _only_prose(prose)).split("\n"))))
-    lengths = [_visible(sentence) for paragraph in paragraphs(prose) for sentence in paragraph]
+    lengths = [_visible(sentence) for paragraph in _paragraphs(prose) for sentence in paragraph]
     return [bisect_right(ends, start) for start in accumulate(lengths[:-1], initial=0)] if lengths else []
 
 

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm_trl.models.chat import encode, require_template
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.frozen import frozen
-from dlm_trl.models.generate import generate_batches, is_sharded
+from dlm_trl.models.generate import generate_batches
 from dlm_trl.models.prefix import PrefixCache, common_prefix
+from dlm_trl.models.sharding import is_sharded
 from dlm_trl.tasks.protocol import Messages, Task
 from dlm_trl.teachers.protocol import Request, Teacher
 

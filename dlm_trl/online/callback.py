@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
@@ -32,6 +32,7 @@ from trl import SFTTrainer
 from dlm_trl.models.frozen import check_attachable
 from dlm_trl.models.generate import row_seed
 from dlm_trl.models.load import context_length
+from dlm_trl.models.sharding import whole_weights
 from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.notes.files import replace_file
@@ -224,7 +225,8 @@ class OnlineSynthesisCallback(TrainerCallback, StepHook):
         """The rows for the synthetic places of a step; a teacher starts on those of the next step."""
         key, write = self._wanted(step, slots)
         if self._ahead is None:
-            return write()
+            with whole_weights(self._trainer.model_wrapped) if self.curriculum.task.max_new_tokens else nullcontext():
+                return write()
         if self._asked is None or self._asked[0] != key:
             self._asked = key, self._ahead.submit(write)
         written = self._asked[1].result()

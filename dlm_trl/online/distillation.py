@@ -22,12 +22,13 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from trl import SFTTrainer
 
 from dlm_trl.models.divergence import NextTokens, Segment, at, hidden_states, last_hidden, next_tokens, token_kl
 from dlm_trl.models.frozen import check_attachable, frozen
-from dlm_trl.models.generate import is_sharded
+from dlm_trl.models.sharding import is_sharded
 from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.online.encode import spans
 from dlm_trl.online.hooks import Batch, StepHook, add_hook
@@ -121,8 +122,8 @@ class Distillation(StepHook):
                 hook.remove()
 
     def log_values(self) -> dict[str, float]:
-        """The mean divergence of this process since the last line."""
-        values, self._divergences = self._divergences, []
+        """The mean divergence since the last line, over all processes."""
+        values, self._divergences = gather_object(self._divergences), []
         return {"distillation/kl": sum(values) / len(values)} if values else {}
 
 

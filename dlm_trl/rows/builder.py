@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -123,7 +124,11 @@ class Dlm(datasets.ArrowBasedBuilder):
             if strays := [url for url in urls if url not in origins and not url.endswith((".dlm.bak", ".dlm.lock"))]:
                 logger.warning("Skipped %d file(s) that are not .dlm documents: %s …", len(strays), strays[0])
             try:
-                paths = dl_manager.extract(dl_manager.download(origins))
+                paths = dl_manager.download(origins)
+                # Only these, because every file is opened to find out whether it is an archive.
+                packed = {origin: path for origin, path in zip(origins, paths, strict=True) if _is_packed(origin)}
+                extracted = dict(zip(packed, dl_manager.extract(list(packed.values())), strict=True))
+                paths = [extracted.get(origin, path) for origin, path in zip(origins, paths, strict=True)]
             except OSError as error:
                 raise DlmReadError(
                     f"A data file cannot be read: {error}.",
@@ -144,15 +149,13 @@ class Dlm(datasets.ArrowBasedBuilder):
         self, split: str, shards: list[Shard], all_shards: tuple[Shard, ...]
     ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         has_rows = False
+        documents = (document for origin, paths in shards for document in self._listed(origin, paths))
+        tables = (table for document in documents for table in self._tables(*document))
         try:
-            for index, (origin, paths) in enumerate(shards):
-                batch = 0
-                for path, source_file in self._listed(origin, paths):
-                    for table in self._tables(path, source_file):
-                        # Not a `Key`, by which datasets 4.7 counts rows: it fails after a shard without rows.
-                        yield (index, batch), table
-                        batch += 1
-                        has_rows = True
+            for batch, table in enumerate(_merged(tables)):
+                # Not a `Key`, by which datasets 4.7 counts rows: it fails after a shard without rows.
+                yield (0, batch), table
+                has_rows = True
             # A process only sees its own shards, so the one with the last shard checks that any shard has rows.
             if not has_rows and any(origin == all_shards[-1][0] for origin, _ in shards):
                 self._check_rows_exist(split, all_shards)
@@ -173,7 +176,7 @@ class Dlm(datasets.ArrowBasedBuilder):
             document = _read(path, source_file, self.config.expand_sources)
             weights = source_weights(document) if self.config.expand_sources else None
             rows = convert(document, self.config.kind, self.config.adapter, source_file, weights)
-            schema = features(self.config.kind).arrow_schema
+            schema = _schema(self.config.kind)
             # In chunks, because many Python objects at a time would keep the garbage collector busy.
             chunks = iter(lambda: list(islice(rows, ROWS_PER_TABLE)), [])
             return [pa.Table.from_pylist(chunk, schema) for chunk in chunks]
@@ -222,6 +225,25 @@ class Dlm(datasets.ArrowBasedBuilder):
         )
 
 
+def _merged(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of at least ROWS_PER_TABLE: in a dataset, each table takes kilobytes, however short."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        waiting.append(table)
+        rows += len(table)
+        if rows >= ROWS_PER_TABLE:
+            yield pa.concat_tables(waiting)
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+@cache
+def _schema(kind: str) -> pa.Schema:
+    return features(kind).arrow_schema
+
+
 def _read(path: str, source_file: str, expand_sources: bool) -> Document:
     try:
         with open(path, "rb") as file:
@@ -268,6 +290,10 @@ def _is_document(url: str) -> bool:
     for ending in COMPRESSIONS:
         name = name.removesuffix(ending)
     return name.endswith(EXTENSION)
+
+
+def _is_packed(url: str) -> bool:
+    return _is_archive(url) or url.split("::")[0].endswith(COMPRESSIONS)
 
 
 def _is_archive(url: str) -> bool:

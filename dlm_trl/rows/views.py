@@ -92,6 +92,8 @@ def discard_views(document: Document, texts: Collection[str]) -> int:
 
 def live_views(document: Document, views: Iterable[ProseView]) -> list[ProseView]:
     """The views whose sentences are all still in one section, with the id and the line that these have now."""
+    if not (views := list(views)):
+        return []
     prose = [section for section in document.sections if section.kind == "prose"]
     lines = [line_of_each(section) for section in prose]
     ids = {name: i for i, section in reversed(list(enumerate(prose))) for name in section.names}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from dlm_trl.notes.sentences import NUMBERS
 from dlm_trl.synth.facts import background, facts
@@ -42,10 +43,9 @@ def problem(pair: QAPair, prose: str, strategy: Strategy) -> str | None:
     said = content_words(answer)
     if len(said) >= _MIN_WORDS and said <= content_words(question):
         return "the answer only repeats the question"
-    if strategy == "extraction" and is_english(prose):
-        known = numbers(f"{prose} {question}") | {NUMBERS[word] for word in words(prose) if word in NUMBERS}
-        if invented := sorted(numbers(answer) - known):
-            return f"the text doesn't have this number: {', '.join(invented)}"
+    invented = numbers(answer) - numbers(question)
+    if invented and strategy == "extraction" and is_english(prose) and (invented := invented - _known_numbers(prose)):
+        return f"the text doesn't have this number: {', '.join(sorted(invented))}"
     return None
 
 
@@ -104,6 +104,12 @@ def _repeated(asked: Sequence[str], words: Sequence[str]) -> int:
     while n and words[n - 1] in _ARTICLES:  # they belong to what follows
         n -= 1
     return n
+
+
+@lru_cache(maxsize=4)  # the pairs of a request have the same prose
+def _known_numbers(prose: str) -> frozenset[str]:
+    """The numbers in a text, in digits or in words."""
+    return frozenset(numbers(prose)) | {NUMBERS[word] for word in words(prose) if word in NUMBERS}
 
 
 def numbers(text: str) -> set[str]:

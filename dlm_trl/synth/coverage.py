@@ -101,9 +101,10 @@ def coverage(document: Document, staged: Sequence[Staged], views: Sequence[Prose
     A sentence that occurs twice has the same pairs both times. Raises DlmError: InstructionParseError for a malformed
     section, StagingError.
     """
-    prose = [(section, facts(section.content)) for section in document.sections if section.kind == "prose"]
-    matcher = Matcher([fact for _, found in prose for fact in found])
-    known = {fact.sentence for _, found in prose for fact in found}
+    sections = [section for section in document.sections if section.kind == "prose"]
+    prose = [(section, facts(section.content), line_of_each(section)) for section in sections]
+    matcher = Matcher([fact for _, found, _ in prose for fact in found])
+    known = {fact.sentence for _, found, _ in prose for fact in found}
     sources = _positions(prose)
     asking: dict[str, list[Asking]] = defaultdict(list)
     lines = {}
@@ -128,7 +129,7 @@ def coverage(document: Document, staged: Sequence[Staged], views: Sequence[Prose
     for view in views:
         for sentence in view.facts:
             texts[sentence].append(view.kind)
-    covered = (_covered(section, found, asking, texts) for section, found in prose if found)
+    covered = (_covered(section, found, lines, asking, texts) for section, found, lines in prose if found)
     return Coverage(tuple(covered), tuple(gone))
 
 
@@ -140,11 +141,11 @@ def line_and_title(section: Section) -> tuple[int, str]:
     return section.content_line + section.content[: -len(text)].count("\n"), short
 
 
-def _positions(prose: Sequence[tuple[Section, Sequence[Fact]]]) -> dict[str, range]:
+def _positions(prose: Sequence[tuple[Section, Sequence[Fact], Mapping[str, int]]]) -> dict[str, range]:
     """For each id of a section, the positions of its sentences among all."""
     positions: dict[str, range] = {}
     begin = 0
-    for section, found in prose:
+    for section, found, _ in prose:
         positions |= dict.fromkeys(section.names, range(begin, begin + len(found)))
         begin += len(found)
     return positions
@@ -159,10 +160,10 @@ def _sentences(matcher: Matcher, pair: QAPair, source: range | None) -> tuple[st
 def _covered(
     section: Section,
     found: Sequence[Fact],
+    lines: Mapping[str, int],
     asking: Mapping[str, Sequence[Asking]],
     texts: Mapping[str, Sequence[str]],
 ) -> CoveredSection:
-    lines = line_of_each(section)
     return CoveredSection(
         *line_and_title(section),
         tuple(

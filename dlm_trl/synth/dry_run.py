@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm_trl.notes import read
-from dlm_trl.rows.views import live_views, read_views
 from dlm_trl.synth.budget import cost_of, max_usage
-from dlm_trl.synth.coverage import coverage
 from dlm_trl.synth.ledger import Ledger
-from dlm_trl.synth.plan import plan
 from dlm_trl.synth.report import SOURCES_NOT_ASKED
 from dlm_trl.synth.run import check
 from dlm_trl.synth.settings import SynthSettings
-from dlm_trl.synth.staging import applied, staged
-from dlm_trl.synth.view_plan import existing_views, plan_views
+from dlm_trl.synth.starting_point import starting_point
 from dlm_trl.teachers.load import inspect_teacher, is_local
 from dlm_trl.teachers.protocol import Usage
 
@@ -27,12 +23,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The estimate for one document: its requests, those the ledger already answers, and an upper bound for the rest.
+    """The estimate for one document: its requests, those in the ledger, and an upper bound for the rest.
 
     The bound leaves out the retry after an unreadable reply, and a limit (pairs, tokens, cost) may end the run earlier.
-    sentences: how many are asked about one by one, each in one or more requests. exact: the prompts were counted with
-    the teacher's tokenizer (otherwise one token per byte). cost: None without prices. seconds: None if the ledger has
-    no timing of this teacher on this document.
+    sentences: how many are asked about one by one, each in one or more requests. from_ledger: requests that the ledger
+    answers, or has in a batch that this run would collect. exact: the prompts were counted with the teacher's tokenizer
+    (otherwise one token per byte). cost: None without prices. seconds: None in batches, and if the ledger has no timing
+    of this teacher on this document.
     """
 
     path: Path
@@ -59,13 +56,8 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
     if not teacher.revision:
         hint = "Name the model to see which requests the ledger answers: vllm-server:URL#MODEL."
         logger.warning("The server's model is unknown until it is asked. %s", hint)
-    texts = live_views(document, read_views(document))
-    found = coverage(document, staged(document), texts) if settings.uncovered or settings.views else None
-    if found and settings.views:
-        items = [*applied(document), *staged(document)]
-        requests = plan_views(document, settings, teacher, existing_views(found, items, texts))
-    else:
-        requests = plan(document, settings, teacher, found.uncovered() if found else None)
+    start = starting_point(document, settings, teacher)
+    requests, found = start.requests, start.coverage if settings.uncovered or settings.views else None
     if found and settings.views and found.sentences and not requests:
         logger.warning("%s: all %d sentences have their views.", path, len(found.sentences))
     elif found and found.sentences and not requests:
@@ -73,9 +65,18 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
     elif not requests and document.frontmatter.training.sources:
         logger.warning("%s: no prose to ask about: %s", path, SOURCES_NOT_ASKED)
     ledger = Ledger(document)
-    new = [planned for planned in requests if settings.fresh or ledger.get(planned.request.key) is None]
+    keys = {planned.request.key for planned in requests}
+    if not settings.fresh:
+        keys = {key for key in keys if ledger.get(key) is None}
+        keys -= ledger.batches.open(keys) if settings.batch else set()
+    new = [planned for planned in requests if planned.request.key in keys]
     usage = sum((max_usage(planned.request, teacher) for planned in new), Usage())
-    timings = [entry["seconds"] for entry in ledger.entries() if entry["facts"].get("teacher") == settings.teacher]
+    # A reply from a batch has no time of its own.
+    timings = [
+        entry["seconds"]
+        for entry in ledger.entries()
+        if entry["facts"].get("teacher") == settings.teacher and entry["seconds"] and not settings.batch
+    ]
     in_flight = 1 if is_local(settings.teacher) else settings.concurrency
     return Estimate(
         path=Path(path),
@@ -86,6 +87,6 @@ def estimate(path: str | os.PathLike[str], settings: SynthSettings) -> Estimate:
         from_ledger=len(requests) - len(new),
         max_usage=usage,
         exact=teacher.count_tokens([{"role": "user", "content": ""}]) is not None,
-        cost=cost_of(usage, settings.price),
+        cost=cost_of(usage, settings.paid_price),
         seconds=sum(timings) / len(timings) * math.ceil(len(new) / in_flight) if timings else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from dlm_trl.notes.sentences import paragraphs
@@ -39,7 +40,8 @@ class Fact(NamedTuple):
     names: frozenset[str] = frozenset()
 
 
-def facts(prose: str) -> list[Fact]:
+@lru_cache(maxsize=16)  # a run looks at them before it asks and after it
+def facts(prose: str) -> tuple[Fact, ...]:
     """The sentences that say something: of 4 to 50 words, not questions. In order, without repetitions."""
     found: dict[str, Fact] = {}
     names = frozenset(_NAME.findall(prose))
@@ -52,7 +54,7 @@ def facts(prose: str) -> list[Fact]:
                 nearby = paragraph[max(0, i - NEIGHBOURS) : i + NEIGHBOURS + 1]
                 fact = Fact(sentence, " ".join(paragraph[begin : i + 1]), tuple(nearby), names)
                 found.setdefault(sentence, fact)
-    return list(found.values())
+    return tuple(found.values())
 
 
 def background(fact: Fact) -> str:

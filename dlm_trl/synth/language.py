@@ -8,6 +8,7 @@ wrote about German prose in English.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import py3langid
 
@@ -33,6 +34,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _OTHER_SCRIPT = re.compile(r"[^\W\d_\u0000-\u024f]")  # a letter that isn't Latin
 
 
+@lru_cache(maxsize=4)  # asked of the same prose for one pair after the other
 def is_english(prose: str) -> bool:
     """Whether the prose has as many of the commonest English words as English has."""
     words = _WORD.findall(prose.lower())

@@ -7,7 +7,8 @@
         ledger.sync()                                       # and a power loss
 
 `$DLM_HOME/store/<dlm_id>/synth/ledger.jsonl` is only appended to (see `notes.journal`). Its first line names the
-document's file. If two lines have the same key, the later one counts.
+document's file. If two lines have the same key, the later one counts. Other lines are about batches of requests (see
+`batch_records`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from dlm_trl.notes.files import LOCK_SECONDS, locked, write_error
 from dlm_trl.notes.journal import append, whole_lines
 from dlm_trl.notes.parser import read_bytes
 from dlm_trl.notes.store import synth_dir
+from dlm_trl.synth.batch_records import BatchRecords
 from dlm_trl.teachers.protocol import Reply, Request, TeacherInfo, Usage
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class Ledger:
         dlm_id = document.frontmatter.dlm_id
         self.path = synth_dir(dlm_id) / "ledger.jsonl"
         self._replies: dict[str, Reply] = {}
+        self.batches = BatchRecords()
         owner: str | None = None
         for line in _records(self.path):
             match line:
@@ -90,8 +93,11 @@ class Ledger:
                         hint="Use the version of dlm-trl that wrote it, or move the file away.",
                         path=self.path,
                     )
+                case {"batch": _}:
+                    self.batches.read(line)
                 case _ if reply := _reply(line):
                     self._replies[reply.key] = reply
+                    self.batches.answered(reply.key)
         source = source_path(document)
         if owner is not None:
             check_owner(document, owner, self.path)
@@ -133,6 +139,13 @@ class Ledger:
         self._append([*self._unwritten, line])
         self._unwritten = []
         self._replies[request.key] = reply
+        self.batches.answered(request.key)
+
+    def record_batch(self, line: dict[str, Any]) -> None:
+        """Append a line about a batch; it survives a power loss when this returns. Raises DlmError (DlmWriteError)."""
+        self._append([*self._unwritten, line], sync=True)
+        self._unwritten = []
+        self.batches.read(line)
 
     def sync(self) -> None:
         """Return once every record is on the disk. Raises DlmError (DlmWriteError)."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import cached_property
 from typing import NamedTuple
 
 from dlm_trl.synth.facts import NEIGHBOURS, Fact
@@ -36,21 +37,32 @@ class _Word(NamedTuple):
         return _REFERRED_TO * self.weight if self.referred & sentences else 0.0
 
 
+class _Index(NamedTuple):
+    """For each word the sentences with it, and those that refer to one with it; all words in order."""
+
+    inside: Mapping[str, Set[int]]
+    referred: Mapping[str, Set[int]]
+    vocabulary: Sequence[str]
+
+
 class Matcher:
     """Finds the sentences that a pair asks about."""
 
     def __init__(self, found: Sequence[Fact]) -> None:
         self._facts = found
+        self._known: dict[str, _Word] = {}
+
+    @cached_property
+    def _index(self) -> _Index:
+        """Made for the first pair: most pairs know what they ask about, and a document has thousands of sentences."""
         inside, referred = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
-        for i, fact in enumerate(found):
+        for i, fact in enumerate(self._facts):
             for word in content_words(fact.sentence):
                 inside[word].add(i)
             if fact.context != fact.sentence:
                 for word in content_words(fact.context):
                     referred[word].add(i)
-        self._inside, self._referred = inside, referred
-        self._vocabulary = sorted(inside.keys() | referred.keys())
-        self._known: dict[str, _Word] = {}
+        return _Index(inside, referred, sorted(inside.keys() | referred.keys()))
 
     def match(self, question: str, answer: str, among: range | None = None) -> list[Fact]:
         """The sentences that this pair asks about, the likeliest first; mostly one or none.
@@ -83,9 +95,10 @@ class Matcher:
         return [self._known.get(word) or self._known.setdefault(word, self._found(word)) for word in sorted(words)]
 
     def _found(self, word: str) -> _Word:
-        same = list(forms(self._vocabulary, word))
-        inside = frozenset[int]().union(*(self._inside.get(form, ()) for form in same))
-        referred = frozenset[int]().union(*(self._referred.get(form, ()) for form in same)) - inside
+        index = self._index
+        same = list(forms(index.vocabulary, word))
+        inside = frozenset[int]().union(*(index.inside.get(form, ()) for form in same))
+        referred = frozenset[int]().union(*(index.referred.get(form, ()) for form in same)) - inside
         return _Word(inside, referred, math.log(1 + len(self._facts) / max(1, len(inside))))
 
 

@@ -26,6 +26,9 @@ class Progress:
     def replied(self, reply: Reply, waiting: int) -> None:
         """The teacher answered a request, and this number of requests is still to be answered."""
 
+    def batched(self, batch_id: str, done: int, total: int) -> None:
+        """A batch is at the provider, which has answered `done` of its `total` requests."""
+
     def judged(self, done: int, of: int) -> None:
         """The judge has scored `done` pairs of those that were sent to it together; 0 when it begins."""
 

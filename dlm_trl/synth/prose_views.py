@@ -60,8 +60,8 @@ def problem(kind: ViewKind, text: str, prose: str) -> str | None:
     if kind == "summary" and _is_copied(text, prose):
         return "copies the text"
     if overlap(text, prose) < _MIN_KNOWN:
-        known = content_words(prose)
-        return f"not in the text: {', '.join(sorted(w for w in content_words(text) if not has_form(known, w)))}"
+        in_prose = content_words(prose)
+        return f"not in the text: {', '.join(sorted(w for w in content_words(text) if not has_form(in_prose, w)))}"
     return None
 
 

@@ -6,7 +6,7 @@ A question has to be understood without the text, to be about its fact, and to l
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import pairwise
 
 from dlm_trl.synth.facts import Fact
@@ -210,6 +210,6 @@ def _contains_object(question: str, sentence: str) -> bool:
     return last not in _LINKS and any(second == last and has_form({first}, before) for first, second in following)
 
 
-def _share(some: set[str], among: set[str]) -> float:
+def _share(some: Set[str], among: Set[str]) -> float:
     """The share of some words that are among others, in any form; 1 for no words."""
     return sum(has_form(among, word) for word in some) / len(some) if some else 1.0

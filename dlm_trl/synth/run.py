@@ -20,24 +20,24 @@ from pathlib import Path
 from dlm_trl.models.ranks import is_main, map_over_ranks
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.synth_runs import add_run
-from dlm_trl.rows.views import live_views, read_views
+from dlm_trl.rows.views import read_views
 from dlm_trl.synth import prompts
 from dlm_trl.synth.answers import shortened
+from dlm_trl.synth.batches import BatchedTeacher, batch_teacher, refuse_batched, submit_ahead
 from dlm_trl.synth.budget import Budget, cost_of, max_usage
-from dlm_trl.synth.coverage import coverage
 from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
 from dlm_trl.synth.language import is_english
 from dlm_trl.synth.ledger import Ledger, now, run_lock
 from dlm_trl.synth.pairs import Candidate, QAPair
-from dlm_trl.synth.plan import PlannedRequest, plan, retry, split
+from dlm_trl.synth.plan import PlannedRequest, retry, split
 from dlm_trl.synth.progress import Progress
 from dlm_trl.synth.questions import best
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.settings import SynthSettings
-from dlm_trl.synth.staging import applied, staged
-from dlm_trl.synth.view_plan import existing_views, plan_views
+from dlm_trl.synth.staging import staged
+from dlm_trl.synth.starting_point import starting_point
 from dlm_trl.synth.view_prompts import parse_views
 from dlm_trl.synth.write import write
 from dlm_trl.teachers.load import inspect_teacher, is_self, load_teacher
@@ -65,7 +65,7 @@ def synthesize(
     settings = settings or SynthSettings()
     document = read(path)
     started = time.monotonic()
-    teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
+    teacher = teacher or _load_teacher(document, settings)
     if settings.filter == "sway":
         judge = judge or _load_judge(document, settings)
     outcome = Synthesis(Path(path), teacher.reference, judge.name if judge else None)
@@ -75,34 +75,25 @@ def synthesize(
             [document.frontmatter.dlm_id], lambda ids: [locks.enter_context(run_lock(dlm_id)) for dlm_id in ids]
         )
         document = read(path)  # again, because the run that held the lock may have applied pairs
-        ledger, known, texts = Ledger(document), staged(document), live_views(document, read_views(document))
-        before = coverage(document, known, texts)
+        ledger, start = Ledger(document), starting_point(document, settings, teacher, apply_now)
         map_over_ranks([None], lambda items: items)  # a barrier: every process has read all this before one writes
-        only = None
-        if settings.uncovered:
-            # A run that was stopped after staging, before it applied its pairs, has to apply them when it is repeated.
-            unfinished = {item.section_id for item in known if apply_now and item.teacher == teacher.reference}
-            only = before.uncovered(ignoring=unfinished)
-        if settings.views is None:
-            requests = plan(document, settings, teacher, only)
-        else:
-            existing = existing_views(before, [*applied(document), *known], texts)
-            requests = plan_views(document, settings, teacher, existing)
         outcome.has_sources = bool(document.frontmatter.training.sources)
         outcome.has_views = settings.views is not None
-        outcome.counts.sections = len({planned.section_id for planned in requests})
+        outcome.counts.sections = len({planned.section_id for planned in start.requests})
         progress = progress or Progress()
         progress.started(outcome)
+        if settings.batch:
+            teacher = BatchedTeacher(batch_teacher(teacher), ledger, progress, settings.fresh)
         run = _Run(settings, teacher, ledger, budget or _budget(settings), outcome, progress)
-        gone = {pair.section_id for pair in before.gone}
-        funnel = Funnel(document, known, settings, judge, outcome, progress, gone, texts)
-        kept = run.all_waves(requests, funnel)
+        gone = {pair.section_id for pair in start.coverage.gone}
+        funnel = Funnel(document, start.staged, settings, judge, outcome, progress, gone, start.texts)
+        kept = run.all_waves(start.requests, funnel)
         # The first process writes; if it fails, all processes raise.
         written = map_over_ranks(
             [kept], lambda parts: [write(document, part, funnel.rejected, apply_now) for part in parts]
         )
         ((outcome.staged, outcome.stored, outcome.applied, outcome.coverage),) = written
-    outcome.cost = cost_of(outcome.usage, settings.price)
+    outcome.cost = cost_of(outcome.usage, settings.paid_price)
     outcome.seconds = time.monotonic() - started
     if outcome.counts.sent + outcome.counts.from_ledger and is_main():
         add_run(document.frontmatter.dlm_id, outcome.record(now()))
@@ -119,16 +110,20 @@ def synthesize_all(
 
     Raises DlmError as `check` does for any of the documents before the first request.
     """
-    documents = [read(path) for path in paths]
-    for document in documents:
-        check(document, settings)
+    for path in paths:
+        check(read(path), settings)  # read again below: a folder may have more documents than fit in memory
     budget = _budget(settings)
     teacher = judge = None
-    for path, document in zip(paths, documents, strict=True):
+    is_one_wave = settings.max_pairs is None and budget.tokens is None and budget.cost is None
+    if settings.batch and is_one_wave and not settings.fresh and len(paths) > 1:
+        teacher = _load_teacher(read(paths[0]), settings)
+        for path in paths:  # so that they don't wait for each other
+            submit_ahead(path, settings, batch_teacher(teacher), apply_now)
+    for path in paths:
         if not is_self(settings.teacher):
-            teacher = teacher or load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
+            teacher = teacher or _load_teacher(read(path), settings)
         if settings.filter == "sway":
-            judge = _load_judge(document, settings)
+            judge = _load_judge(read(path), settings)
         yield synthesize(path, settings, apply_now, teacher, judge, budget, progress)
         if judge and is_self(judge.name):
             judge = None  # free it: the next document has its own adapter
@@ -152,12 +147,19 @@ def check(document: Document, settings: SynthSettings) -> None:
         judging_adapter(settings.judge, document)
 
 
+def _load_teacher(document: Document, settings: SynthSettings) -> Teacher:
+    teacher = load_teacher(settings.teacher, document, settings.quantization, settings.concurrency)
+    if settings.batch:
+        batch_teacher(teacher).check_batches()
+    return teacher
+
+
 def _load_judge(document: Document, settings: SynthSettings) -> Judge:
     return open_judge(document, settings.judge, settings.quantization)
 
 
 def _budget(settings: SynthSettings) -> Budget:
-    return Budget(settings.budget_tokens, settings.max_cost, settings.price)
+    return Budget(settings.budget_tokens, settings.max_cost, settings.paid_price)
 
 
 @dataclass(slots=True)
@@ -231,6 +233,8 @@ class _Run:
         """Replies to this process's part of a wave, from the ledger, or from the teacher and then recorded."""
         answers = {planned.request.key: reply for planned in wave if (reply := self._from_ledger(planned))}
         new = {planned.request.key: planned for planned in wave if planned.request.key not in answers}
+        if not (self.settings.batch or self.settings.fresh):
+            refuse_batched(self.ledger, new)
         if new:
             self.progress.asked(len(new) + len(self.waiting))
         with closing(self.teacher.generate([planned.request for planned in new.values()])) as replies:

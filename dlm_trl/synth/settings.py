@@ -18,6 +18,7 @@ Quantization = Literal["4bit", "8bit"]
 
 
 PER_SECTION = 3  # pairs in a list, by default
+BATCH_PRICE = 0.5  # of a token in a batch, as a share of its price in an ordinary request
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class SynthSettings:
     min_novelty: float | None = None
     prompt: str | os.PathLike[str] | None = None
     context: int | None = None
+    batch: bool = False
     views: int | None = None
     kinds: tuple[ViewKind, ...] = VIEW_KINDS
     sentences: frozenset[str] | None = None
@@ -108,10 +110,22 @@ class SynthSettings:
                 f"The teacher's name {self.teacher!r} can't be written into a document.",
                 hint="Use a name without double quotes or line breaks.",
             )
+        if self.batch and not self.teacher.startswith(("openai:", "anthropic:")):
+            raise UsageError(
+                f"{self.teacher} can't be asked in batches.",
+                hint="Leave out --batch, or choose a teacher with a batch API: openai:… or anthropic:….",
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p is {self.top_p}.", hint="It must be above 0 and at most 1.")
         if self.max_cost is not None and self.price is None:
             raise UsageError("--max-cost needs prices.", hint="Add --price IN,OUT, the prices of a million tokens.")
+
+    @property
+    def paid_price(self) -> tuple[float, float] | None:
+        """The price of a million prompt tokens, and of a million new tokens; half of --price in batches."""
+        if self.price is None or not self.batch:
+            return self.price
+        return self.price[0] * BATCH_PRICE, self.price[1] * BATCH_PRICE
 
     @property
     def per_list(self) -> int:

@@ -71,11 +71,16 @@ class Staged:
 def stage(document: Document, candidates: Sequence[Candidate], synth_at: str) -> list[Staged]:
     """Stage these pairs, and return those that were neither staged nor in the document before.
 
-    A known pair is recorded anew if it comes from another sentence now: an edit may leave its words as they were.
-
     synth_at: time of the run, ISO 8601, UTC. Raises DlmError as `staged` does, and DlmWriteError.
     """
-    items = as_staged(document, candidates, synth_at)
+    return stage_items(document, as_staged(document, candidates, synth_at))
+
+
+def stage_items(document: Document, items: Sequence[Staged]) -> list[Staged]:
+    """`stage` for what `as_staged` returned.
+
+    A known pair is recorded anew if it comes from another sentence now: an edit may leave its words as they were.
+    """
     with locked_staging(document):
         plan, origins = load(document)
         known = {section.bare_id for section in document.sections}

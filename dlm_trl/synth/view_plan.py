@@ -62,7 +62,7 @@ def plan_views(
     assert settings.views is not None
     unique: dict[str, PlannedRequest] = {}  # by key, so that repeated prose is requested once
     for section in document.sections:
-        found = facts(section.content) if section.kind == "prose" else []
+        found = list(facts(section.content)) if section.kind == "prose" else []
         if settings.sentences is not None:
             found = [fact for fact in found if fact.sentence in settings.sentences]
         # The summary of one sentence would be a rewrite.

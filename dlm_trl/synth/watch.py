@@ -17,6 +17,7 @@ In a terminal:
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,7 @@ class Watch(Progress):
             TextColumn("{task.fields[rest]}"),
             console=self._console,
         )
+        self._batch = ""
         self._requests: TaskID | None = None
         self._judging: TaskID | None = None
         if self._console.is_terminal:
@@ -95,6 +97,14 @@ class Watch(Progress):
         assert self._requests is not None
         self._bars.update(self._requests, completed=self._answered, rest=rest)
         self._print(f"{self._answered} of {self._answered + waiting} requests, {rest}")
+
+    def batched(self, batch_id: str, done: int, total: int) -> None:
+        line = f"batch {batch_id}: {done} of {total} done"
+        if self._requests is not None:
+            self._bars.update(self._requests, rest=line)
+        if line != self._batch:
+            self._batch, self._printed = line, -math.inf  # whatever was printed before: this changes rarely
+            self._print(line)
 
     def judged(self, done: int, of: int) -> None:
         if self._judging is None or not done:  # of a later wave

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 Words = tuple[str, ...]
 
@@ -47,6 +48,7 @@ def _separated(character: str) -> str:
 _SEPARATED = _Separated()
 
 
+@lru_cache(maxsize=32)  # the prose of a request is compared with one pair after the other
 def words(text: str) -> Words:
     """The words in order; the text itself if it has none."""
     normal = unicodedata.normalize("NFKC", text)
@@ -56,10 +58,11 @@ def words(text: str) -> Words:
     return tuple(result) or (normal.strip(),)
 
 
-def content_words(text: str) -> set[str]:
+@lru_cache(maxsize=32)
+def content_words(text: str) -> frozenset[str]:
     """The distinct words of a text in lower case, including code, without symbols and English stop words."""
     normal = unicodedata.normalize("NFKC", text)
-    return {word for word in _prose_words(normal) if word[0].isalnum()} - STOP_WORDS
+    return frozenset(word for word in _prose_words(normal) if word[0].isalnum()) - STOP_WORDS
 
 
 def overlap(answer: str, prose: str) -> float:

@@ -12,7 +12,7 @@ from dlm_trl.synth.ledger import now
 from dlm_trl.synth.pairs import Candidate, scored
 from dlm_trl.synth.rejected import Rejected, keep
 from dlm_trl.synth.report import Loss
-from dlm_trl.synth.staging import Staged, as_staged, stage, staged
+from dlm_trl.synth.staging import Staged, as_staged, stage_items, staged
 
 
 def write(
@@ -26,10 +26,17 @@ def write(
     """
     at, kept = now(), _in_file_order(kept, document)
     pairs = [candidate for candidate in kept if not candidate.is_prose]
-    new = stage(document, pairs, at)
+    rejected = [(candidate, loss) for candidate, loss in lost if loss.stage != "guard" and not candidate.is_prose]
+    # Together, because it looks for the sentences of all of them in the same prose.
+    items = as_staged(document, [*pairs, *(candidate for candidate, _ in rejected)], at)
+    new = stage_items(document, items[: len(pairs)])
     texts = [_prose_view(document, candidate, at) for candidate in kept if candidate.is_prose]
     stored = add_views(document, texts) if texts else []
-    _keep_rejected(document, pairs, lost, at)
+    # Keep the rejected pairs that a file can contain, and forget those that are accepted now.
+    refused = zip(items[len(pairs) :], rejected, strict=True)
+    losses = [Rejected(item, loss.stage, loss.reason) for item, (_, loss) in refused]
+    if items:
+        keep(document, losses, [item.section_id for item in items[: len(pairs)]])
     count = 0
     if apply_now:
         assert document.path is not None
@@ -38,18 +45,6 @@ def write(
         done = apply(document.path, ids)
         document, count = done.document, done.count
     return new, stored, count, coverage(document, staged(document)).totals
-
-
-def _keep_rejected(
-    document: Document, kept: Sequence[Candidate], lost: Sequence[tuple[Candidate, Loss]], at: str
-) -> None:
-    """Keep the rejected pairs that a file can contain, and forget those that are accepted now."""
-    pairs = [(candidate, loss) for candidate, loss in lost if loss.stage != "guard" and not candidate.is_prose]
-    items = as_staged(document, [candidate for candidate, _ in pairs], at)
-    accepted = [item.section_id for item in as_staged(document, kept, at)]
-    losses = [Rejected(item, loss.stage, loss.reason) for item, (_, loss) in zip(items, pairs, strict=True)]
-    if losses or accepted:
-        keep(document, losses, accepted)
 
 
 def _prose_view(document: Document, candidate: Candidate, at: str) -> ProseView:

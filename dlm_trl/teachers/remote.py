@@ -14,10 +14,12 @@ import logging
 import math
 import os
 import re
+import ssl
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
@@ -130,7 +132,10 @@ class RemoteTeacher(ABC):
         """An instance of the SDK's client class of this name. Raises DlmError (TeacherError)."""
         try:
             if client.startswith("Async"):
-                overrides["http_client"] = self._sdk.DefaultAsyncHttpxClient(event_hooks={"response": [_set_status]})
+                certificates = _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+                overrides["http_client"] = self._sdk.DefaultAsyncHttpxClient(
+                    verify=certificates, event_hooks={"response": [_set_status]}
+                )
             opened = getattr(self._sdk, client)(**self._client_arguments | overrides)
             _ = urlsplit(str(opened.base_url)).port  # raises ValueError if out of range
         # The HTTP and TLS libraries raise all kinds of exceptions for a bad address, proxy or certificate file.
@@ -220,12 +225,15 @@ class RemoteTeacher(ABC):
             rejected = isinstance(error, self._sdk.APIStatusError) and error.status_code in (400, 413, 422)
             is_too_long = rejected and bool(TOO_LONG.search(self._message_of(error)))
             answer = Answer("", Usage(), self._line(error), is_too_long=is_too_long)
+        return self._as_reply(request.key, answer, time.perf_counter() - started)
+
+    def _as_reply(self, key: str, answer: Answer, seconds: float = 0.0) -> Reply:
         return Reply(
-            request.key,
+            key,
             # A server may repeat the request's headers; what it sends is kept in the ledger.
             mask(answer.text, self._key),
             answer.usage,
-            time.perf_counter() - started,
+            seconds,
             answer.problem and self._short(answer.problem),
             answer.is_truncated,
             answer.is_too_long,
@@ -268,6 +276,17 @@ class RemoteTeacher(ABC):
         """One line of at most 300 characters, without keys and control characters."""
         line = printable(" ".join(text.split()))
         return redact(mask(line, self._key))[:300]
+
+
+@cache
+def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """The certificates to check servers with; these environment variables decide, which are read here.
+
+    Reading them takes 20 ms, and each document of a folder has new clients.
+    """
+    from httpx2 import create_ssl_context  # the HTTP library of both SDKs
+
+    return create_ssl_context()
 
 
 async def _set_status(response: httpx.Response) -> None:

@@ -1,16 +1,17 @@
 """vLLM servers as one teacher: `VllmTeacher(["http://a:8000", "http://b:8000"])`, all serving the same model.
 
-Each request goes to the server with the fewest in flight, at most `concurrency` per server. A server that stops
-answering is removed with one warning, its requests go to the others, and it is added back once a probe succeeds. A
-server without the model, or that rejects the key, is removed for good. The run ends only when no server has answered
-for `patience` seconds. The key for `vllm serve --api-key` comes from VLLM_API_KEY. Any server with `/v1/models` and
-`/v1/chat/completions` works.
+Each request goes to the server that is likely to answer first, by its latest replies and its requests in flight, of
+which it gets at most `concurrency`. A server that stops answering is removed with one warning, its requests go to the
+others, and it is added back once a probe succeeds. A server without the model, or that rejects the key, is removed for
+good. The run ends only when no server has answered for `patience` seconds. The key for `vllm serve --api-key` comes
+from VLLM_API_KEY. Any server with `/v1/models` and `/v1/chat/completions` works.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 5.0  # timeout of a probe, and interval between probes of a removed server
+_LATEST = 0.2  # weight of the latest reply in a server's mean time
+# The share of its mean time that a server loses when another one is chosen, so that a slow one is tried again.
+_FORGOTTEN = 0.005
 
 
 @dataclass
@@ -39,6 +43,10 @@ class _Server:
     alive: bool = True
     rejects: bool = False  # it answers, but rejects every request
     in_flight: int = 0
+    seconds: float | None = None  # mean of its latest replies
+
+    def answered(self, seconds: float) -> None:
+        self.seconds = seconds if self.seconds is None else self.seconds + _LATEST * (seconds - self.seconds)
 
 
 class VllmTeacher(ChatTeacher):
@@ -125,8 +133,11 @@ class VllmTeacher(ChatTeacher):
         while True:
             server = await self._free_server(changed, tried)
             tried.add(server.url)
+            started = time.perf_counter()
             try:
-                return await self._complete(clients[server.url], request)
+                answer = await self._complete(clients[server.url], request)
+                server.answered(time.perf_counter() - started)
+                return answer
             except (self._sdk.APIConnectionError, self._sdk.APIStatusError) as error:
                 if not await self._can_retry(error, clients[server.url], server, tried):
                     raise
@@ -153,7 +164,7 @@ class VllmTeacher(ChatTeacher):
         return others and not isinstance(error, self._sdk.APITimeoutError)
 
     async def _free_server(self, changed: Condition, tried: set[str]) -> _Server:
-        """The server with the fewest requests in flight, preferably an untried one; counts the request as its own.
+        """The server that is likely to answer first, preferably an untried one; counts the request as its own.
 
         Waits until a server has room. Raises DlmError (TeacherError) if all stay dead.
         """
@@ -163,11 +174,20 @@ class VllmTeacher(ChatTeacher):
                 if not alive:
                     await self._wait_for_server(changed)
                     continue
-                server = min([s for s in alive if s.url not in tried] or alive, key=lambda s: s.in_flight)
-                if server.in_flight < self._concurrency_each:
-                    server.in_flight += 1
-                    return server
+                choice = [s for s in alive if s.url not in tried] or alive
+                if free := [s for s in choice if s.in_flight < self._concurrency_each]:
+                    return self._take(free)
                 await changed.wait()
+
+    def _take(self, free: Sequence[_Server]) -> _Server:
+        """The one of these servers that is likely to answer first, with a request more in flight."""
+        fastest = min((s.seconds for s in self._servers if s.seconds), default=1.0)
+        server = min(free, key=lambda s: (s.seconds or fastest) * (1 + s.in_flight / self._concurrency_each))
+        for other in free:
+            if other is not server and other.seconds:
+                other.seconds -= _FORGOTTEN * other.seconds
+        server.in_flight += 1
+        return server
 
     async def _wait_for_server(self, changed: Condition) -> None:
         try:

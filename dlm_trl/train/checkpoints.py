@@ -19,8 +19,9 @@ from typing import Any, TypeAlias
 from safetensors import SafetensorError
 from trl import DPOConfig, SFTConfig
 
+from dlm_trl.models.batching import is_out_of_memory
 from dlm_trl.models.lineage import file_hash
-from dlm_trl.models.ranks import is_lost
+from dlm_trl.models.ranks import is_lost_process
 from dlm_trl.notes.errors import DlmWriteError, UsageError
 from dlm_trl.notes.files import replace_file
 
@@ -214,7 +215,7 @@ def disk_errors(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if is_lost(error):
+        if is_lost_process(error) or is_out_of_memory(error):
             raise
         why = getattr(error, "strerror", None) or " ".join(str(error).split())
         free = shutil.disk_usage(path if path.exists() else path.parent).free

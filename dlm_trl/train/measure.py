@@ -3,6 +3,7 @@ open-book baseline (the untrained base with the notes in its prompt).
 """
 
 import json
+import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from dlm_trl.evaluation.progress import progress
 from dlm_trl.evaluation.recall import RecallQuestion
 from dlm_trl.evaluation.spec import UNTRAINED, NotesQuestions
 from dlm_trl.models.frozen import frozen
+from dlm_trl.models.sharding import whole_weights
 from dlm_trl.notes.files import replace_file
 from dlm_trl.notes.terminal import say
 
@@ -53,7 +55,7 @@ def ask(trainer: Trainer, questions: NotesQuestions) -> Numbers:
     """Like `measure`, without the validation loss."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     tokenizer = trainer.processing_class
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), whole_weights(trainer.model_wrapped):
         answered = score_notes(model, tokenizer, questions, shown(trainer))
         with progress("reading the general text", 1.0, shown(trainer)) as advance:
             perplexity = general_perplexity(model, tokenizer, advance)
@@ -63,7 +65,7 @@ def ask(trainer: Trainer, questions: NotesQuestions) -> Numbers:
 def measure_open_book(trainer: Trainer, questions: NotesQuestions, prose: Sequence[str]) -> Answered | None:
     """The base with the notes in its prompt; None without prose or questions, or if the context is too short."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    with frozen(model) as base:
+    with whole_weights(trainer.model_wrapped), frozen(model) as base:
         return score_open_book(base, trainer.processing_class, questions, prose, shown(trainer))
 
 
@@ -75,6 +77,7 @@ class MeasureBefore(TrainerCallback):
         self.questions = questions
         self.prose = prose
         self.numbers: Numbers | None = None
+        self.seconds = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,10 +86,12 @@ class MeasureBefore(TrainerCallback):
         if state.global_step:
             self.numbers = _read(file)
             return
+        started = time.perf_counter()
         open_book = measure_open_book(self.trainer, self.questions, self.prose)
         self.numbers = replace(measure(self.trainer, self.questions), open_book=open_book)
         if state.is_world_process_zero:
             replace_file(file, json.dumps(asdict(self.numbers)).encode())
+        self.seconds = time.perf_counter() - started
 
 
 def _read(file: Path) -> Numbers | None:

@@ -28,6 +28,7 @@ from dlm_trl.evaluation.preferences import (
 from dlm_trl.evaluation.progress import progress
 from dlm_trl.evaluation.recall import answers_after
 from dlm_trl.models.frozen import frozen
+from dlm_trl.models.sharding import whole_weights
 from dlm_trl.models.tokenize import places
 from dlm_trl.notes.files import replace_file
 from dlm_trl.notes.terminal import say
@@ -81,7 +82,7 @@ class MeasurePreferences(TrainerCallback):
         numbers = self._numbers()
         reference = numbers.scores
         if self.run.notes.reference == "base":
-            with frozen(self._model()) as base:
+            with whole_weights(self.trainer.model_wrapped), frozen(self._model()) as base:
                 reference = self._scores(base)
         self.before = PreferenceNumbers(numbers.notes, numbers.scores, numbers.answers, reference)
         if state.is_world_process_zero:
@@ -112,7 +113,7 @@ class MeasurePreferences(TrainerCallback):
 
     def _numbers(self) -> PreferenceNumbers:
         model = self._model()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), whole_weights(self.trainer.model_wrapped):
             scores = self._scores(model)
             answers = {
                 group: answers_after(model, self.run.tokenizer, tokens.prompts[:SAMPLES], NEW_TOKENS)

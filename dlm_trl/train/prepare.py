@@ -27,6 +27,7 @@ from dlm_trl.train.contexts import pair_contexts
 from dlm_trl.train.data import Rows, read_rows, require_rows, tokenize_rows
 from dlm_trl.train.distributed import sharding
 from dlm_trl.train.frontmatter import unused_keys
+from dlm_trl.train.launch_problems import launch_problems
 from dlm_trl.train.preflight import Problems, fit_to_base, missing_extras, raise_epochs
 from dlm_trl.train.rehearsal import pieces
 from dlm_trl.train.run import Run
@@ -89,6 +90,7 @@ def prepare(configuration: Configuration) -> Run:
         except ValueError as error:
             problems.add(f"rehearsal_text: {error}.")
     problems.extend(missing_extras(training, adapter.quantization))
+    problems.extend(launch_problems(adapter, training))
     problems.extend(_contradictions(configuration))
     if configuration.document and any(section.kind == "preference" for section in configuration.document.sections):
         notices.append("The preference sections are not trained here: run `dlm-trl dpo` afterwards.")
@@ -199,10 +201,6 @@ def _contradictions(configuration: Configuration) -> list[str]:
         problems.append("target_modules is empty: nothing would be trained. Name some, or leave it out.")
     if "lm_head" in (adapter.target_modules or ()):
         problems.append("target_modules contains lm_head, which SFTTrainer can't train an adapter on. Leave it out.")
-    if adapter.adapter == "adalora" and training.deepspeed_plugin is not None:
-        problems.append(
-            "adalora reads gradients, which DeepSpeed keeps to itself: use lora, or launch without DeepSpeed."
-        )
     if adapter.adapter == "adalora" and not 0 <= adapter.adalora_warmup < 1 - adapter.adalora_final <= 1:
         problems.append("adalora_warmup and adalora_final leave no steps to prune in: together they must be below 1.")
     if notes.rehearsal_text and configuration.settings["rehearsal"].is_default:

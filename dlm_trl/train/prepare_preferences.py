@@ -25,6 +25,7 @@ from dlm_trl.train.adapter import adapt
 from dlm_trl.train.arguments import AdapterArguments
 from dlm_trl.train.checkpoints import SPARE, bytes_needed, check_output_dir, compare_settings, find_checkpoint
 from dlm_trl.train.distributed import sharding
+from dlm_trl.train.launch_problems import launch_problems
 from dlm_trl.train.preference_config import PreferenceConfiguration
 from dlm_trl.train.preferences import PreferenceRows, fitting, read_preferences, tokenization_problems
 from dlm_trl.train.preflight import Problems, fit_to_base, missing_extras, raise_epochs
@@ -78,6 +79,7 @@ def prepare_preferences(configuration: PreferenceConfiguration) -> PreferenceRun
     with problems:
         check_writable(document.frontmatter.dlm_id, trainable * 4 + SPARE)
     adapter = _adapter_arguments(base_model, config, quantization)
+    problems.extend(launch_problems(adapter, training))
     checkpoint, resume_settings = None, _resume_settings(configuration, base_model, weights, rows)
     with problems:
         checkpoint, which = find_checkpoint(training, notes.overwrite)

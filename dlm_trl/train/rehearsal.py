@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -30,11 +31,12 @@ from dlm_trl.models.control_tokens import encode_text, encode_texts
 from dlm_trl.models.divergence import Segment, at, hidden_states, last_hidden, next_tokens, token_kl
 from dlm_trl.models.frozen import check_attachable, frozen
 from dlm_trl.models.generate import generate, row_seed
+from dlm_trl.models.sharding import whole_weights
 from dlm_trl.models.tokenize import IGNORED
 from dlm_trl.online.hooks import Batch, StepHook, add_hook
 
 TEXTS = 256  # written by the base
-TOKENS = 32  # at most, per text: short rows are padded to the longest one
+TOKENS = 32  # at most, per text
 ROWS = 8  # texts added to a batch
 
 
@@ -69,13 +71,15 @@ class Rehearsal(TrainerCallback, StepHook):
         tokenizer = self._trainer.processing_class
         first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         seeds = [row_seed(self.seed, "rehearsal", k) for k in range(TEXTS)]
-        with frozen(self._model) as base:
+        with whole_weights(self._trainer.model_wrapped), frozen(self._model) as base:
             texts = generate(base, tokenizer, [[first]] * TEXTS, TOKENS, temperature=1.0, seed=seeds)
         self.texts = [[first, *ids[:TOKENS]] for ids in encode_texts(tokenizer, texts)]
 
     def before_loss(self, inputs: Batch) -> Batch:
         """Adds texts to the batch, after the base has read them."""
-        texts = self._chosen()
+        texts: Sequence[Sequence[int]] = self._chosen()
+        if "attention_mask" in inputs:
+            texts = as_wide(texts, inputs["input_ids"].shape[1])
         with frozen(self._model) as base:
             segments = [Segment(k, 0, len(text)) for k, text in enumerate(texts)]
             self._wanted = next_tokens(base, at(last_hidden(base, texts), segments))
@@ -108,8 +112,8 @@ class Rehearsal(TrainerCallback, StepHook):
         return random.Random(row_seed(self.seed, "rehearsal", step, number)).sample(list(self.texts), ROWS)
 
     def log_values(self) -> dict[str, float]:
-        """The mean divergence of this process since the last line."""
-        values, self._divergences = self._divergences, []
+        """The mean divergence since the last line, over all processes."""
+        values, self._divergences = gather_object(self._divergences), []
         return {"rehearsal/kl": sum(values) / len(values)} if values else {}
 
 
@@ -124,6 +128,17 @@ def pieces(file: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[list[in
     if len(found) < ROWS:
         raise ValueError(f"{file} has {len(tokens)} tokens, and rehearsal needs {ROWS * TOKENS}")
     return found
+
+
+def as_wide(texts: Sequence[Sequence[int]], width: int) -> list[list[int]]:
+    """The texts one after the other, in as few lines of about equal length as fit into `width` tokens.
+
+    Each text in a line of its own would be padded to the batch's width: with prose in it, half of the batch's work.
+    """
+    tokens = [token for text in texts for token in text]
+    count = -(-len(tokens) // max(width, TOKENS))
+    ends = [len(tokens) * k // count for k in range(count + 1)]
+    return [tokens[start:end] for start, end in pairwise(ends)]
 
 
 def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[dict[str, Any], list[Segment]]:

@@ -19,7 +19,8 @@ from dlm_trl.models import lineage
 from dlm_trl.models.registry import ModelRef
 from dlm_trl.notes.synth_runs import read_runs
 from dlm_trl.train.config import Configuration
-from dlm_trl.train.measure import Numbers, samples
+from dlm_trl.train.distributed import processes
+from dlm_trl.train.measure import MeasureBefore, Numbers, samples
 from dlm_trl.train.run import Run
 from dlm_trl.train.settings import shown_settings
 
@@ -31,7 +32,7 @@ def run_report(
     run: Run,
     configuration: Configuration,
     measures: Sequence[Measure],
-    before: Numbers | None,
+    before: MeasureBefore,
     after: Numbers,
     rows: Sequence[tuple[str, str]] = (),
 ) -> Report:
@@ -41,9 +42,9 @@ def run_report(
     """
     questions = run.rows.questions
     return Report(
-        run=run_facts(trainer, run),
+        run=run_facts(trainer, run, before.seconds),
         measures=measures,
-        samples=samples(questions, before, after),
+        samples=samples(questions, before.numbers, after),
         history=trainer.state.log_history,
         rows=rows,
         missed=missed(questions, after.recall.answers),
@@ -54,11 +55,14 @@ def run_report(
     )
 
 
-def run_facts(trainer: SFTTrainer, run: Run) -> dict[str, Any]:
-    """What the report says about the run, apart from its numbers."""
+def run_facts(trainer: SFTTrainer, run: Run, measured: float) -> dict[str, Any]:
+    """What the report says about the run, apart from its numbers.
+
+    measured: the seconds before the first step, which the trainer counts as training.
+    """
     sources = {"document": run.notes.notes, "task": run.task.task, "rows of a task": run.task.task_rows}
     accelerator, base = trainer.accelerator, ModelRef(run.base_model)
-    seconds = sum(line.get("train_runtime", 0.0) for line in trainer.state.log_history)
+    seconds = sum(line.get("train_runtime", 0.0) for line in trainer.state.log_history) - measured
     return {
         **{name: source for name, source in sources.items() if source},
         "base": f"{run.base_model}, {base.conversion}" if base.conversion else run.base_model,
@@ -68,7 +72,7 @@ def run_facts(trainer: SFTTrainer, run: Run) -> dict[str, Any]:
         "training": f"{trainer.state.global_step} steps in {seconds:,.0f} s",
         "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seed": run.training.seed,
-        "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value})",
+        "processes": processes(accelerator),
         "hardware": hardware(),
         "versions": {name: version(name) for name in VERSIONS},
     }

@@ -11,25 +11,22 @@ from contextlib import contextmanager
 
 from transformers import Trainer
 
-from dlm_trl.models.batching import memory_errors
+from dlm_trl.models.batching import is_out_of_memory
+from dlm_trl.models.ranks import is_lost_process
 from dlm_trl.notes.errors import DlmError, UsageError
 from dlm_trl.train.settings import Settings, sources_of
-
-LESS_MEMORY = (
-    "Lower per_device_train_batch_size and raise gradient_accumulation_steps, lower max_length, set "
-    "gradient_checkpointing=true or adapter=qlora, or use more memory."
-)
 
 
 @contextmanager
 def trainer_errors(configuration: Settings) -> Iterator[None]:
-    """Raise a DlmError for any exception: OutOfMemoryError, or UsageError, naming the settings that somebody set."""
+    """Raise a DlmError (UsageError) that names the settings that somebody set, for any exception about them."""
     try:
-        with memory_errors("for the trainer", LESS_MEMORY):
-            yield
+        yield
     except DlmError:
         raise
     except Exception as error:  # the trainer, the optimizer and the loggers raise anything
+        if is_lost_process(error) or is_out_of_memory(error):
+            raise
         message = " ".join(str(error).split())
         raise UsageError(
             f"The trainer can't work with these settings: {type(error).__name__}: {message.rstrip('.')}.",

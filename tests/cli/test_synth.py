@@ -1,5 +1,6 @@
 """`dlm-trl synth …` as a user calls it: exit codes, stdout and stderr, files and folders."""
 
+import gc
 import json
 import os
 import re
@@ -18,11 +19,13 @@ import pytest
 
 from dlm_trl import load_dlm
 from dlm_trl.cli import main as cli
+from dlm_trl.cli.shared import print_each
 from dlm_trl.notes import read
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.preference_staging import Preference, stage_preferences
-from dlm_trl.synth.report import Stage
+from dlm_trl.synth.report import Stage, Synthesis
 from dlm_trl.synth.staging import staged
+from dlm_trl.synth.watch import Watch
 from dlm_trl.teachers.protocol import Reply, Request
 from tests.synth.writer import TOPICS, asked, listed, notes, pair, prose, topic_of, write, written
 from tests.teachers.servers import Answer, App, Call
@@ -235,6 +238,24 @@ def test_json_includes_the_documents_before_a_failure(app: App, synth: Synth) ->
     assert [outcome["path"] for outcome in json.loads(done.out)] == ["notes.dlm"] and len(ids()) == 6
 
 
+@pytest.mark.parametrize("json_", [True, False])
+def test_outcomes_are_printed_one_by_one_and_not_kept(capsys: pytest.CaptureFixture[str], json_: bool) -> None:
+    parts = []
+
+    def run(_: Watch | None) -> Iterator[Synthesis]:
+        for number in range(4):
+            yield Synthesis(Path(f"{number}.dlm"), "openai:m", None)
+            parts.append(capsys.readouterr().out)
+        gc.collect()
+        assert sum(type(each) is Synthesis for each in gc.get_objects()) <= 1
+
+    print_each(run, lambda outcome: f"{outcome.path} is done", json_)
+    assert all(f"{number}.dlm" in part for number, part in enumerate(parts)) and len(parts) == 4
+    if json_:
+        written = json.loads("".join([*parts, capsys.readouterr().out]))
+        assert [outcome["path"] for outcome in written] == [f"{number}.dlm" for number in range(4)]
+
+
 def test_losses_are_shown_with_their_duplicates(app: App, synth: Synth) -> None:
     async def repeat(call: Call) -> str:
         return listed([pair("Alder", "colour"), ("What?\x00", "No.")])
@@ -396,6 +417,8 @@ def test_requests_that_fail_are_exit_1_and_the_others_are_kept(app: App, synth: 
         ("instructions", "notes.dlm", "--teacher", "openai:m", "--judge", "openai:m"),
         ("instructions", "notes.dlm", *PLAIN, "--judge", "openai:m", "--dry-run"),
         ("instructions", "notes.dlm", "--teacher", "vllm-server:localhost:8000", "--dry-run"),
+        ("instructions", "notes.dlm", "--teacher", "hf:tiny", "--batch"),
+        ("views", "notes.dlm", "--teacher", "vllm-server:http://127.0.0.1:1#m", "--batch"),
         ("list", "nothing.dlm"),
         ("list", "notes.dlm", "copies", "--explain", "ab"),
         ("list", "notes.dlm", "--explain", "ab", "--json"),

@@ -47,6 +47,20 @@ def test_other_errors_and_a_row_that_never_fits_raise() -> None:
         assert len(calls) == count
 
 
+def test_a_batch_that_other_processes_wait_for_is_not_halved() -> None:
+    calls = []
+
+    def run(batch: list[int]) -> list[int]:
+        calls.append(batch)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(
+        OutOfMemoryError, match=r"^Out of memory for 2 texts of up to 7 tokens: CUDA out of memory\. Lower "
+    ):
+        run_in_batches(run, [3, 7], budget=100, halve=False)
+    assert calls == [[1, 0]]
+
+
 def test_memory_that_runs_out_is_one_line_that_says_what_to_do() -> None:
     with (
         pytest.raises(OutOfMemoryError, match=r"Out of memory in this test: .*can't allocate memory") as caught,

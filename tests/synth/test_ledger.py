@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dlm_trl.notes import DlmError, Document, parse, read, store
 from dlm_trl.notes.files import locked
 from dlm_trl.synth import ledger as ledger_module
+from dlm_trl.synth.batch_records import submitted, to_submit, unanswered
 from dlm_trl.synth.ledger import Ledger, request_key, run_lock
 from dlm_trl.teachers.protocol import Reply, Request, Usage
 
@@ -93,6 +94,29 @@ def test_failed_requests_are_not_recorded_and_the_later_reply_counts(notes: Docu
     ledger.record(*finished(1, "fresh"))
     for again in (ledger, Ledger(notes)):
         assert (found := again.get("key 1")) and found.text == "fresh"
+
+
+def test_a_batch_is_open_until_each_of_its_requests_is_answered_or_given_up(notes: Document) -> None:
+    ledger = Ledger(notes)
+    keys = ["key 1", "key 2", "key 3"]
+    first, second = to_submit(keys, "2026-11-30T18:00:00Z"), to_submit(["key 3"], "2026-11-30T19:00:00Z")
+    ledger.record(*finished(3, "before"))
+    for line in (first, submitted(first["batch"], "id 1")):
+        ledger.record_batch(line)
+    assert (ledger.batches.of(keys), ledger.batches.open([*keys, "x"])) == ([ledger.batches[first["batch"]]], set(keys))
+    ledger.record_batch(second)  # the third request again: the newer batch counts
+    assert [batch.id for batch in ledger.batches.of(keys)] == ["id 1", None] and ledger.batches.ids == {"id 1"}
+    ledger.record(*finished(1))
+    ledger.record_batch(unanswered(first["batch"], ["key 2", "key 3"]))
+    for damaged in ({"batch": 1}, {"batch": "x", "id": "y"}, {"batch": "z", "at": "", "keys": [{}]}):
+        ledger.record_batch(damaged)
+    for again in (ledger, Ledger(notes)):
+        (batch,) = again.batches.of(keys)
+        assert (batch.label, batch.at, batch.size) == (second["batch"], second["at"], 1) and batch.open == {"key 3"}
+        assert again.batches.open(keys) == {"key 3"} and len(again) == 2
+    assert [entry["key"] for entry in ledger.entries()] == ["key 3", "key 1"]
+    ledger.record(*finished(3))
+    assert ledger.batches.of(keys) == Ledger(notes).batches.of(keys) == []
 
 
 def test_a_key_changes_with_everything_that_decides_a_reply() -> None:

@@ -1,6 +1,7 @@
 """Whole runs: a real server with the real SDK, the real store, the real command killed, two real processes."""
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm_trl.models.load import load_tokenizer
-from dlm_trl.notes import read, store
+from dlm_trl.notes import Document, read, store
 from dlm_trl.notes.errors import DlmError, TeacherError
 from dlm_trl.notes.synth_runs import read_runs
 from dlm_trl.rows.convert import convert
@@ -545,6 +546,17 @@ def test_the_counts_add_up_and_a_run_in_two_parts_has_the_same(
         return
     same = {"sent": 0, "retried": 0, "from_ledger": 0}
     assert replace(resumed.counts, **same) == replace(whole.counts, **same) and pairs_of_both == pairs_of_it
+
+
+def test_the_documents_of_a_folder_are_not_in_memory_together(app: App, tmp_path: Path) -> None:
+    paths = [notes(tmp_path / f"{topic}.dlm", topic) for topic in TOPICS[:4]]
+    for number, path in enumerate(paths):
+        path.write_text(path.read_text().replace("0000000A", f"0000000{number}"))
+    runs = synthesize_all(paths, PLAIN)
+    assert [next(runs).counts.kept, next(runs).counts.kept] == [2, 2]
+    gc.collect()
+    assert sum(type(each) is Document and each.path in paths for each in gc.get_objects()) <= 1
+    assert len(list(runs)) == 2
 
 
 def test_a_refused_key_ends_the_run_and_keeps_the_replies(app: App, path: Path) -> None:

@@ -79,6 +79,20 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(
     ]
 
 
+def test_a_batch_is_shown_whenever_more_of_it_is_done(
+    capsys: pytest.CaptureFixture[str], clock: Clock, outcome: Synthesis
+) -> None:
+    with watch.Watch() as shown:
+        shown.started(outcome)
+        shown.asked(12)
+        for done in (0, 0, 5, 5, 12):
+            shown.batched("batch_1", done, 12)
+        assert screen(shown)[1].endswith("0/12 batch batch_1: 12 of 12 done")
+        shown.batched("batch_2", 0, 3)
+    done = ["batch_1: 0 of 12", "batch_1: 5 of 12", "batch_1: 12 of 12", "batch_2: 0 of 3"]
+    assert capsys.readouterr().err.splitlines() == [f"notes.dlm: batch {line} done" for line in done]
+
+
 def test_a_terminal_shows_the_requests_the_funnel_and_the_latest_pairs(clock: Clock, outcome: Synthesis) -> None:
     shown = watch.Watch()
     assert screen(shown) == [""]

@@ -74,6 +74,18 @@ def test_requests_are_balanced_within_each_servers_limit() -> None:
     assert slow < min(fast, also_fast)
 
 
+def test_few_requests_at_a_time_go_to_the_fast_servers() -> None:
+    """As those of one document after the other do: a server that is ten times as slow would delay each of them."""
+    fast, slow = App(), App(lambda call: Answer(wait=1.5))
+    with serve(slow) as one, serve(fast) as two:
+        teacher = VllmTeacher([one, two], concurrency=4)
+        assert sum(len(list(teacher.generate(requests(3)))) for _ in range(12)) == 36
+        assert 1 <= len(slow.calls) <= 6
+        slow.rule = lambda call: None
+        while len(slow.calls) < 12:  # it is tried again, and takes its share again
+            assert len(list(teacher.generate(requests(30)))) == 30
+
+
 def test_a_server_named_twice_counts_once() -> None:
     app = App(lambda call: Answer(wait=0.1))
     with serve(app) as url:

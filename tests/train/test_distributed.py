@@ -1,17 +1,62 @@
-"""What processes tell each other before torch connects them, and when one ends. The launcher's store is real."""
+"""What processes tell each other before torch connects them, and their errors: what they say, and their exit codes.
 
+The launcher's store is real.
+"""
+
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import distributed
 
-from dlm_trl.models.ranks import process_errors
-from dlm_trl.notes.errors import ProcessError
+from dlm_trl.notes.errors import OutOfMemoryError, ProcessError
 from dlm_trl.train.checkpoints import disk_errors
-from dlm_trl.train.distributed import TO_RESUME, meet, sharding
+from dlm_trl.train.distributed import explained_errors, meet, sharding
 
 LOST = "[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:22690."
+PROGRAM = """
+from dlm_trl.train.distributed import run_program
+
+def main(argv):
+    raise {error}
+
+run_program(main)
+"""
+
+
+@explained_errors()
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_memory_that_is_used_up_and_a_lost_process_are_explained() -> None:
+    used_up = torch.OutOfMemoryError("CUDA out of memory.\nMore.")
+    with pytest.raises(OutOfMemoryError, match=r"^Out of memory in the run: CUDA out of memory\. .*--resume"):
+        fail(used_up)
+    lost = RuntimeError("[gloo/pair.cc] Closed by peer. This is typical.")
+    with pytest.raises(
+        ProcessError, match=r"^Another process of the run has ended \(\[gloo/pair\.cc\] Closed by peer\)\."
+    ):
+        fail(lost)
+    with pytest.raises(RuntimeError, match=r"^shapes$"):
+        fail(RuntimeError("shapes"))
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [("SystemExit(143)", None), ("ZeroDivisionError('of a task')", "[rank 1] ZeroDivisionError: of a task")],
+)
+def test_one_of_several_processes_exits_with_its_code(error: str, last: str | None) -> None:
+    environment = {"RANK": "1", "WORLD_SIZE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
+    program = PROGRAM.format(error=error)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == (1 if last else 143)
+    assert done.stderr.splitlines()[-1:] == ([last] if last else [])
+    assert all(line.startswith("[rank 1] ") for line in done.stderr.splitlines())
 
 
 @pytest.fixture
@@ -49,12 +94,12 @@ def test_a_launcher_that_has_gone_is_reported(launch: distributed.TCPStore, monk
 def test_a_lost_connection_is_one_line_and_not_taken_for_a_full_disk(tmp_path) -> None:
     for error in (RuntimeError(LOST), distributed.DistBackendError("NCCL error: remote process exited")):
         with (
-            pytest.raises(ProcessError, match=r"^Another process has ended: .* Its own message says why"),
-            process_errors(TO_RESUME),
+            pytest.raises(ProcessError, match=r"^Another process of the run has ended .* Its own error says why"),
+            explained_errors(),
             disk_errors(tmp_path, "The checkpoint"),
         ):
             raise error
-    with pytest.raises(RuntimeError, match="shapes"), process_errors(TO_RESUME):
+    with pytest.raises(RuntimeError, match="shapes"), explained_errors():
         raise RuntimeError("shapes do not match")
 
 

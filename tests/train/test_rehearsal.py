@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from dlm_trl.models.divergence import NextTokens, Segment, at, hidden_states, token_kl
-from dlm_trl.train.rehearsal import Rehearsal, beside, pieces
+from dlm_trl.train.rehearsal import TOKENS, Rehearsal, as_wide, beside, pieces
 from tests.tasks.tokenizers import gpt2_style
 
 TEXTS = [[5, 6, 7, 8, 9], [11, 12], [13, 14, 15]]
@@ -83,6 +85,16 @@ def test_rows_keep_their_positions() -> None:
     assert torch.equal(inputs["input_ids"][:, :5], FREE["input_ids"])
     assert inputs["position_ids"][0].tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3, 4, 0, 1, 0, 1, 2]
     assert spans[1] == Segment(0, 10, 12)
+
+
+@given(st.lists(st.integers(1, TOKENS), min_size=8, max_size=8), st.integers(1, 600))
+def test_texts_fill_the_width_of_the_batch(lengths: list[int], width: int) -> None:
+    texts = [[10 * k + j for j in range(length)] for k, length in enumerate(lengths)]
+    lines = as_wide(texts, width)
+    assert [*chain(*lines)] == [*chain(*texts)]
+    assert max(map(len, lines)) <= max(width, TOKENS)
+    assert max(map(len, lines)) - min(map(len, lines)) <= 1
+    assert (len(lines) - 1) * max(width, TOKENS) < sum(lengths), "no more lines than needed"
 
 
 def train(folder: Path, weight: float, **options: object) -> tuple[SFTTrainer, Rehearsal | None]:
