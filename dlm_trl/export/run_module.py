@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from io import TextIOWrapper
-from signal import Signals
+from signal import SIGKILL
 from subprocess import DEVNULL, PIPE, Popen
 
 from dlm_trl.notes.errors import ExportError
@@ -63,9 +63,9 @@ def run_module(module: str, *arguments: str, show: bool = False) -> None:
 
 
 def failure(module: str, code: int, last_lines: Iterable[str]) -> ExportError:
-    """The error for a process that raised, or was killed; code is negative then."""
-    if code < 0:
-        return ExportError(f"{module} was killed by {Signals(-code).name}.", "If nobody did that, memory ran out.")
+    """The error for a process that raised or was killed; code is negative then."""
+    if code == -SIGKILL:
+        return ExportError(f"{module} was killed.", "If nobody did that, memory ran out.")
     output = "\n".join(last_lines)
     return ExportError(f"{module} exited with code {code}:\n{output}")
 

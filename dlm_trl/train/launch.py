@@ -6,6 +6,7 @@ after the message of the process that failed.
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,10 +36,10 @@ def launch(recipe: Path, launch_file: Path, processes: int, arguments: Sequence[
         if not killed:
             sys.exit(error.get_first_failure()[1].exitcode)
         rank, failure = killed.popitem()
+        memory = "If nobody did that, memory ran out: see `dmesg`. " if failure.exitcode == -signal.SIGKILL else ""
         raise ProcessError(
             f"Process {rank} of {processes} was killed by {failure.signal_name()}, and the others were stopped.",
-            hint="If nobody did that, memory ran out: see `dmesg`. To go on from the last checkpoint, run this again "
-            "with resume_from_checkpoint=true overwrite=true.",
+            hint=f"{memory}To resume: resume_from_checkpoint=true overwrite=true.",
         ) from None
     except SignalException as stopped:
         sys.exit(128 + stopped.sigval)

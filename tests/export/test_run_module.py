@@ -21,7 +21,7 @@ DEEP = "def f(n, g): g(n - 1, f if n % 2 else g2)\ndef g2(n, g): f(n - 1, f) if 
             "def f(n, g): g(n - 1, f if n % 2 else g2)\ndef g2(n, g): f(n - 1, f) if n else 1 / 0\nf(40, g2)",
             "^step exited",
         ),
-        ("import os; os.kill(os.getpid(), 9)", "^step was killed by SIGKILL. If nobody did that, memory ran out"),
+        ("import os; os.kill(os.getpid(), 9)", "^step was killed. If nobody did that, memory ran out"),
     ],
     ids=["DlmError", "exception", "long traceback", "killed"],
 )
