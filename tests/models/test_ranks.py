@@ -40,10 +40,18 @@ except DlmError as error:
     found["error"] = str(error)
 found |= {"again": map_over_ranks([8, 9], work), "worked": worked, "main": is_main()}
 Path(sys.argv[1], os.environ["RANK"]).write_text(json.dumps(found))
-if sys.argv[2] == "nothing first" or not is_main():
-    map_over_ranks([1, 2], work)  # without the first process, the other does not wait for it
-else:
-    sys.exit(3)
+
+
+def end(items):
+    if is_main():
+        os._exit(3)
+    return items
+
+if sys.argv[2] == "state first":
+    try:
+        map_over_ranks([1, 2], end)
+    except DlmError as error:
+        Path(sys.argv[1], "lost").write_text(str(error))
 """
 
 
@@ -67,6 +75,8 @@ def test_two_processes_share_the_work_and_neither_waits_for_a_dead_one(tmp_path:
     assert (first["worked"][0], second["worked"][0]) == ([0, 2, 4, 6], [1, 3, 5])
     assert first["error"] == second["error"] == "3 is refused. Take 4."
     assert (first["main"], second["main"]) == (True, False)
+    if mode == "state first":  # the second doesn't wait for the first
+        assert (tmp_path / "lost").read_text().startswith("Another process has ended: ")
 
 
 def test_one_process_does_the_work_itself_and_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
