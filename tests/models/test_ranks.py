@@ -76,7 +76,7 @@ def test_two_processes_share_the_work_and_neither_waits_for_a_dead_one(tmp_path:
     assert first["error"] == second["error"] == "3 is refused. Take 4."
     assert (first["main"], second["main"]) == (True, False)
     if mode == "state first":  # the second doesn't wait for the first
-        assert (tmp_path / "lost").read_text().startswith("Another process has ended: ")
+        assert (tmp_path / "lost").read_text().startswith("Another process of the run has ended (")
 
 
 def test_one_process_does_the_work_itself_and_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
