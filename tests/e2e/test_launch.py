@@ -122,7 +122,9 @@ def test_a_stopped_run_leaves_a_checkpoint_to_resume_from(
     assert max(losses(out)) == stopped + 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.heavy) for n in (signal.SIGINT, signal.SIGKILL))]
+)
 def test_a_run_that_is_killed_while_it_measures_keeps_its_adapter(
     document: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -156,8 +158,8 @@ SYNTHETIC = ("--task", "arithmetic", "--synthetic_fraction", "0.5", "--rehearsal
     ("shape", "more"),
     [
         ("cpu_2proc", ()),
-        ("deepspeed_zero2_cpu", SYNTHETIC),
-        ("deepspeed_zero3_cpu", ()),
+        pytest.param("deepspeed_zero2_cpu", SYNTHETIC, marks=pytest.mark.heavy),
+        pytest.param("deepspeed_zero3_cpu", (), marks=pytest.mark.heavy),
         ("deepspeed_zero3_cpu", SYNTHETIC),
     ],
 )

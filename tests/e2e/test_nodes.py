@@ -131,7 +131,7 @@ def test_a_process_on_another_machine_that_is_killed_is_reported(
     second.communicate(timeout=300)
     assert [first.returncode, second.returncode] == [1, 1]
     said = printed.partition("torch/distributed/elastic")[0]  # what the launcher adds
-    assert "Another process has ended: " in said and "Traceback" not in said
+    assert "Another process of the run has ended (" in said and "Traceback" not in said
 
 
 def test_a_job_on_two_nodes_of_slurm(document: Path, tmp_path: Path, environment: dict[str, str]) -> None:
