@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -29,18 +28,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **own}
 
 
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Restores the signal handlers, which torch's launcher replaces."""
-    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    yield
-    for number, handler in before.items():
-        if handler != signal.getsignal(number):
-            signal.signal(number, handler)
-
-
 @pytest.mark.heavy
-@pytest.mark.usefixtures("signals")
 def test_train_starts_a_process_for_each_of_several_gpus(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
