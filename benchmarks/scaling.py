@@ -24,10 +24,10 @@ SMALL = {
     "scaling_online": "",
 }
 FULL = {
-    "scaling_synth": "--documents 10000 --kilobytes 100 --prose 12 --sections 2 --few 100",
+    "scaling_synth": "--documents 10000 --kilobytes 100 --prose 6 --sections 2",
     "dedup": "--no-reference --pairs 1000 --sizes 10000 100000 1000000",
     "scaling_builder": "--documents 1000 100000 --pairs 2",
-    "scaling_online": "--steps 10 --questions 160",
+    "scaling_online": "--steps 8",
 }
 
 

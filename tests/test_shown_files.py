@@ -213,7 +213,7 @@ def check_command(words: list[str], where: str) -> None:
     elif program == "dlm-trl":
         check_verb(rest, where)
     elif program == "xargs":
-        check_command(rest[rest.index("dlm-trl") :], where)
+        check_command([*rest[rest.index("dlm-trl") :], "the files from the pipe"], where)
     elif program in ("python", "python3") and rest[0].endswith(".py"):
         check_script(rest, where)
     elif program == "sbatch" or program.endswith(".sh"):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -29,18 +28,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **own}
 
 
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Restores the signal handlers, which torch's launcher replaces."""
-    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    yield
-    for number, handler in before.items():
-        if handler != signal.getsignal(number):
-            signal.signal(number, handler)
-
-
 @pytest.mark.heavy
-@pytest.mark.usefixtures("signals")
 def test_train_starts_a_process_for_each_of_several_gpus(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +110,9 @@ def test_a_stopped_run_leaves_a_checkpoint_to_resume_from(
     assert max(losses(out)) == stopped + 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.heavy) for n in (signal.SIGINT, signal.SIGKILL))]
+)
 def test_a_run_that_is_killed_while_it_measures_keeps_its_adapter(
     document: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -156,8 +146,8 @@ SYNTHETIC = ("--task", "arithmetic", "--synthetic_fraction", "0.5", "--rehearsal
     ("shape", "more"),
     [
         ("cpu_2proc", ()),
-        ("deepspeed_zero2_cpu", SYNTHETIC),
-        ("deepspeed_zero3_cpu", ()),
+        pytest.param("deepspeed_zero2_cpu", SYNTHETIC, marks=pytest.mark.heavy),
+        pytest.param("deepspeed_zero3_cpu", (), marks=pytest.mark.heavy),
         ("deepspeed_zero3_cpu", SYNTHETIC),
     ],
 )

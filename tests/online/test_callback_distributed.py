@@ -46,7 +46,9 @@ def alone(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return runs
 
 
-@pytest.mark.parametrize("shape", ["cpu_2proc", "deepspeed_zero2_cpu", "deepspeed_zero3_cpu"])
+@pytest.mark.parametrize(
+    "shape", ["cpu_2proc", pytest.param("deepspeed_zero2_cpu", marks=pytest.mark.heavy), "deepspeed_zero3_cpu"]
+)
 def test_two_processes_equal_one(random_base: Path, tmp_path: Path, alone: dict[str, Run], shape: str) -> None:
     both, scarce, told = (str(tmp_path / name) for name in ("both", "scarce", "told"))
     common = {"model": str(random_base), "accumulation": 1}
