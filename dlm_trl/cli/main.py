@@ -6,6 +6,7 @@ function, so `dlm-trl --help` starts fast.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from enum import StrEnum
@@ -188,8 +189,14 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Entry point."""
-    # As an exception, so that locks, unfinished folders and subprocesses don't outlive this process.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    pid = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() != pid:  # the worker of a pool: an exception could keep it from ending
+            os._exit(128 + number)
+        sys.exit(128 + number)  # an exception, so that locks, unfinished folders and subprocesses go, too
+
+    signal.signal(signal.SIGTERM, end)
     try:
         with logging_to_stderr():
             app()

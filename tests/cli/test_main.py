@@ -128,3 +128,36 @@ def test_hints_are_counted_apart_and_are_exit_0(notes: Path) -> None:
         "::notice file=cards.dlm,line=7"
     )
     assert run("check", "cards.dlm", "bad, so.dlm", cwd=notes).exit_code == 1
+
+
+FORK = """
+import multiprocessing, time
+from dlm_trl.cli import main
+
+def wait(say):
+    try:
+        say()
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+
+def verb():
+    ready = multiprocessing.get_context("fork").Event()
+    worker = multiprocessing.get_context("fork").Process(target=wait, args=(ready.set,))
+    worker.start()
+    ready.wait()
+    worker.terminate()
+    worker.join()
+    wait(lambda: print("worker", worker.exitcode, flush=True))
+
+main.app = verb
+main.main()
+"""
+
+
+def test_sigterm_cleans_up_in_the_program_and_ends_a_pools_worker_at_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", FORK], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout.readline() == "worker 143\n"
+        program.terminate()
+        assert program.stdout.read() == "cleaned up\n"
+    assert program.returncode == 143
