@@ -9,6 +9,7 @@ the paragraphs that share most words with it; a word counts less the more paragr
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,8 @@ class Paragraphs:
     def about(self, question: str) -> str:
         """The best paragraphs that there is room for, in the order of the document."""
         asked = set(tokens(question))
-        scores = [sum(1 / self.paragraphs_with[word] for word in asked & words) for words in self.words]
+        # A plain sum depends on the order of the words, which differs between processes, and so would equal scores.
+        scores = [math.fsum(1 / self.paragraphs_with[word] for word in asked & words) for words in self.words]
         chosen: list[int] = []
         left = self.room
         for number in sorted(range(len(self.texts)), key=lambda i: -scores[i]):

@@ -16,7 +16,7 @@ unless you give it prose.
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,10 @@ class Rehearsal(TrainerCallback, StepHook):
     """Adds weight × KL(base ‖ model), in nats per token, to the loss of each training batch of a stock SFTTrainer.
 
     The texts of a batch depend only on seed, step and the number of the batch in the step over all processes, so a
-    resumed run equals an uninterrupted one, and two processes equal one. texts: token ids of at least `ROWS` texts;
-    None lets the base write them.
+    resumed run equals an uninterrupted one, and two processes equal one. How many texts share a line depends on the
+    batch's width: online synthesis groups its rows by length in each process, so with rows of more than twice `TOKENS`
+    two processes may lay the same texts out differently. texts: token ids of at least `ROWS` texts; None lets the base
+    write them.
     """
 
     def __init__(self, weight: float, seed: int, texts: Sequence[Sequence[int]] | None = None) -> None:
@@ -131,14 +133,12 @@ def pieces(file: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[list[in
 
 
 def as_wide(texts: Sequence[Sequence[int]], width: int) -> list[list[int]]:
-    """The texts one after the other, in as few lines of about equal length as fit into `width` tokens.
+    """The texts in lines of about `width` tokens, each with as many texts as have room for the longest.
 
     Each text in a line of its own would be padded to the batch's width: with prose in it, half of the batch's work.
     """
-    tokens = [token for text in texts for token in text]
-    count = -(-len(tokens) // max(width, TOKENS))
-    ends = [len(tokens) * k // count for k in range(count + 1)]
-    return [tokens[start:end] for start, end in pairwise(ends)]
+    per_line = max(1, width // max(map(len, texts)))
+    return [[*chain(*texts[start : start + per_line])] for start in range(0, len(texts), per_line)]
 
 
 def beside(inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> tuple[dict[str, Any], list[Segment]]:

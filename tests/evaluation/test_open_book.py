@@ -1,6 +1,9 @@
 """Open book, with a model that has learned to copy an answer from the text in its prompt."""
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -118,3 +121,25 @@ def test_a_paragraph_that_is_too_long_is_searched_in_parts(tokenizer: PreTrained
     assert "".join(notes.texts) == text
     assert "word150" in notes.about("Which is word150?")
     assert "word10 " not in notes.about("Which is word150?")
+
+
+SEARCHES = """
+import random
+from dlm_trl.evaluation.open_book import Paragraphs
+from dlm_trl.models.load import load_tokenizer
+
+draw = random.Random(0)
+words = [f"word{n}" for n in range(12)]
+notes = Paragraphs(load_tokenizer("tiny"), [" ".join(draw.sample(words, 8)) for _ in range(40)], 60)
+print([notes.texts.index(notes.about(" ".join(draw.sample(words, 8))).split("\\n\\n")[0]) for _ in range(200)])
+"""
+
+
+def test_equal_paragraphs_are_chosen_by_their_order_in_every_process() -> None:
+    """A process iterates over sets of words in an order of its own; a run on several must not read different notes."""
+    command = [sys.executable, "-c", SEARCHES]
+    found = [
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
+        for seed in "12"
+    ]
+    assert len({run.stdout for run in found}) == 1
