@@ -13,12 +13,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.batching import evaluating
+from dlm_trl.models.batching import LOGITS_AT_ONCE, evaluating
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.load import context_length
 
 WINDOW = 512  # tokens
-LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; larger vocabularies get smaller batches
 
 
 def general_text() -> str:

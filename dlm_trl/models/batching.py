@@ -14,11 +14,12 @@ from transformers import PreTrainedModel
 from dlm_trl.notes.errors import OutOfMemoryError
 
 T = TypeVar("T")
+LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; a large vocabulary gets smaller batches
 SMALLER = "Shorten the text, or use a smaller or a quantised model."  # when a single text is too much
 FEWER = "Lower per_device_train_batch_size, or use a smaller model."
 
 
-def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def by_token_budget(lengths: Sequence[float], budget: int) -> Iterator[list[int]]:
     """Batches of indices into `lengths`, with rows × longest length ≤ `budget` tokens.
 
     A row longer than the budget gets its own batch. The longest come first, so that an out-of-memory error shows early.
@@ -34,15 +35,19 @@ def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def in_batches(
-    run: Callable[[list[int]], Sequence[T]], lengths: Sequence[int], budget: int, halve: bool = True
+    run: Callable[[list[int]], Sequence[T]],
+    lengths: Sequence[int],
+    budget: int,
+    halve: bool = True,
+    costs: Sequence[float] | None = None,
 ) -> Iterator[list[tuple[int, T]]]:
     """Calls `run` for each batch of indices, and yields the batch's (index, result) pairs.
 
     run: returns one result per index. A batch that runs out of memory is halved and run again. halve: False if other
-    processes have to make the same forward passes, and would wait for more. Raises DlmError (OutOfMemoryError) for a
-    single row, or a batch that can't be halved.
+    processes have to make the same forward passes, and would wait for more. costs: what the budget limits, if not the
+    lengths. Raises DlmError (OutOfMemoryError) for a single row, or a batch that can't be halved.
     """
-    pending = list(by_token_budget(lengths, budget))[::-1]
+    pending = list(by_token_budget(lengths if costs is None else costs, budget))[::-1]
     while pending:
         batch = pending.pop()
         try:
@@ -51,7 +56,7 @@ def in_batches(
             if not is_out_of_memory(error):
                 raise
             if not halve:
-                doing = f"for {len(batch)} texts of up to {lengths[batch[0]]:,} tokens"
+                doing = f"for {len(batch)} texts of up to {max(lengths[i] for i in batch):,} tokens"
                 raise _out_of_memory(error, doing, FEWER) from error
             if len(batch) == 1:
                 raise _out_of_memory(error, f"for a single text of {lengths[batch[0]]:,} tokens", SMALLER) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm_trl.models.batching import contiguous_hidden, evaluating, in_batches
+from dlm_trl.models.batching import LOGITS_AT_ONCE, contiguous_hidden, evaluating, in_batches
 from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.prefix import PrefixCache, common_prefix, families
 from dlm_trl.models.sharding import is_sharded
@@ -94,5 +94,15 @@ def _scores(
             for k, (row, begin) in enumerate(zip(tokens, starts, strict=True))
         ]
 
-    lengths = [max(len(row) - shared, len(row) * token_budget // CACHE_BUDGET if shared else 0) for row, _ in rows]
-    yield from in_batches(run, lengths, token_budget, halve=not is_sharded(model))
+    lengths = [len(row) - shared for row, _ in rows]
+    first = min(start for _, start in rows)
+    vocabulary = model.config.get_text_config().vocab_size
+    costs = [
+        max(
+            length,
+            len(row) * token_budget / CACHE_BUDGET if shared else 0,
+            (len(row) - first + 1) * vocabulary * token_budget / LOGITS_AT_ONCE,
+        )
+        for (row, _), length in zip(rows, lengths, strict=True)
+    ]
+    yield from in_batches(run, lengths, token_budget, halve=not is_sharded(model), costs=costs)

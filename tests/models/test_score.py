@@ -67,6 +67,21 @@ def test_no_logits_are_computed_inside_a_prompt(model: PreTrainedModel, tokenize
     assert len(prompt) > 200 and seen == [score.tokens + 1]
 
 
+def test_the_logits_of_a_batch_are_limited(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a vocabulary of 150,000, those of 8,000 tokens would take 5 GB."""
+    prompts, completions = [f"What is {n}?" for n in range(12)], ["It is " + "so " * n for n in range(1, 13)]
+    whole = log_probs(model, tokenizer, prompts, completions)
+    limit = 60 * len(tokenizer)
+    monkeypatch.setattr("dlm_trl.models.score.LOGITS_AT_ONCE", limit)
+    seen: list[int] = []
+    model.lm_head.register_forward_hook(lambda head, inputs, logits: seen.append(logits.numel()))
+    found = log_probs(model, tokenizer, prompts, completions)
+    assert len(seen) > 3 and max(seen) <= limit
+    assert [one.total for one in found] == pytest.approx([one.total for one in whole], rel=1e-4)
+
+
 def test_empty_texts_and_unequal_lists_are_refused(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="row 1 has an empty completion"):
         log_probs(model, tokenizer, ["a", "b"], ["c", ""])
