@@ -75,7 +75,10 @@ def test_defaults_of_missing_keys(read) -> None:
     )
 
 
-def test_the_default_learning_rate_depends_on_the_bases_width(read, random_base: Path) -> None:
+def test_the_default_learning_rate_depends_on_the_bases_width(
+    read, random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it retries without a network
     assert [learning_rate(width) for width in (192, 576, 2048, 4096)] == [3e-3, 1.3e-3, 4.9e-4, 2.9e-4]
     configuration = read("", f"base_model: {random_base}\n")
     assert configuration.training.learning_rate == learning_rate(64)
