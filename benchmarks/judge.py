@@ -29,8 +29,9 @@ from typing import Any
 
 from sklearn.metrics import roc_auc_score
 
+from dlm_trl.asking import questions
 from dlm_trl.notes import DlmError, parse, read
-from dlm_trl.synth import answers, questions
+from dlm_trl.synth import answers
 from dlm_trl.synth.echo import EchoCheck
 from dlm_trl.synth.judge import Judge, open_judge
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores

@@ -16,8 +16,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from dlm_trl.asking.facts import facts
 from dlm_trl.notes import read
-from dlm_trl.synth.facts import facts
 from dlm_trl.synth.run import synthesize
 from dlm_trl.synth.settings import SynthSettings
 

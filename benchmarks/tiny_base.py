@@ -24,11 +24,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dlm_trl import tiny
+from dlm_trl.asking.words import content_words
 from dlm_trl.evaluation.cloze import cloze
 from dlm_trl.evaluation.mcsb import McsbQuestion, choose, measure_binding
 from dlm_trl.models.generate import generate
 from dlm_trl.synth.prompts import pair_messages
-from dlm_trl.synth.words import content_words
 from dlm_trl.tasks import prompts as online
 from dlm_trl.tasks.mcsb import bind
 

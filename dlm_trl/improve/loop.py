@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dlm_trl.asking.facts import facts
 from dlm_trl.evaluation.numbers import number
 from dlm_trl.evaluation.spec import UNTRAINED
 from dlm_trl.export.run_module import run_module
@@ -32,7 +33,6 @@ from dlm_trl.notes.store import publish_adapter
 from dlm_trl.rows.views import discard_views
 from dlm_trl.synth.apply import revert
 from dlm_trl.synth.budget import Budget
-from dlm_trl.synth.facts import facts
 from dlm_trl.synth.ledger import Ledger
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.run import check, synthesize

@@ -15,9 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dlm_trl.asking.facts import Fact, facts
 from dlm_trl.notes import Document, Section
 from dlm_trl.rows.views import ProseView, line_of_each
-from dlm_trl.synth.facts import Fact, facts
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.staging import Staged, applied

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rapidfuzz import process
 from rapidfuzz.distance import Indel, Levenshtein
 
+from dlm_trl.asking.words import Words, words
 from dlm_trl.synth.pairs import QAPair
-from dlm_trl.synth.words import Words, words
 
 if TYPE_CHECKING:
     from datasketch import MinHash

@@ -6,9 +6,9 @@ pair that goes beyond the text?". A duplicate check doesn't find such pairs, and
 
 from __future__ import annotations
 
+from dlm_trl.asking.questions import OF_QUESTIONS
+from dlm_trl.asking.words import content_words, words
 from dlm_trl.synth.pairs import QAPair
-from dlm_trl.synth.questions import OF_QUESTIONS
-from dlm_trl.synth.words import content_words, words
 
 _MIN_WORDS = 2  # "about" alone may occur in any question
 _MAX_SHARE = 0.5  # of a question's content words that occur in the request, but not in the prose

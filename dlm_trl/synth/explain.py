@@ -12,15 +12,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dlm_trl.asking.facts import Fact, facts
+from dlm_trl.asking.openings import openings
+from dlm_trl.asking.questions import finished
 from dlm_trl.notes import Document, Section
 from dlm_trl.notes.escape import printable, redact
 from dlm_trl.synth.apply import resolve_source
-from dlm_trl.synth.facts import Fact, facts
 from dlm_trl.synth.ledger import Ledger
-from dlm_trl.synth.openings import openings
 from dlm_trl.synth.pairs import Scores
 from dlm_trl.synth.passage import passage
-from dlm_trl.synth.questions import finished
 from dlm_trl.synth.report import Stage
 from dlm_trl.synth.staging import Staged
 

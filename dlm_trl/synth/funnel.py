@@ -15,14 +15,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dlm_trl.asking import questions
+from dlm_trl.asking.facts import facts
 from dlm_trl.models.ranks import map_over_ranks, world_size
 from dlm_trl.notes import Document
 from dlm_trl.rows.split import VALIDATION_FRACTION
 from dlm_trl.rows.views import ProseView
-from dlm_trl.synth import answers, prompts, prose_views, questions
+from dlm_trl.synth import answers, prompts, prose_views
 from dlm_trl.synth.dedup import Index
 from dlm_trl.synth.echo import EchoCheck
-from dlm_trl.synth.facts import facts
 from dlm_trl.synth.guard import Refusal, make_safe
 from dlm_trl.synth.leak import LeakCheck, validation_questions
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores

@@ -17,13 +17,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dlm_trl.asking.words import overlap
 from dlm_trl.models.chat import answer_lead, render, require_template
 from dlm_trl.models.control_tokens import encode_text, encode_texts
 from dlm_trl.notes.document import Document
 from dlm_trl.notes.errors import ChatTemplateError, UsageError
 from dlm_trl.notes.store import current_adapter
 from dlm_trl.synth.pairs import Candidate, Scores
-from dlm_trl.synth.words import overlap
 from dlm_trl.teachers.load import is_self, self_adapter
 
 if TYPE_CHECKING:

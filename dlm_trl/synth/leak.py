@@ -15,9 +15,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
+from dlm_trl.asking.words import Words, words
 from dlm_trl.notes import Document
 from dlm_trl.synth.dedup import content
-from dlm_trl.synth.words import Words, words
 
 _MIN_SHARED_BIGRAMS = 0.5
 _MAX_LENGTH_RATIO = 2.0  # to the row's question, in words

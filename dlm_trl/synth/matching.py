@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import NamedTuple
 
-from dlm_trl.synth.facts import NEIGHBOURS, Fact
-from dlm_trl.synth.questions import OF_QUESTIONS
-from dlm_trl.synth.words import content_words, forms
+from dlm_trl.asking.facts import NEIGHBOURS, Fact
+from dlm_trl.asking.questions import OF_QUESTIONS
+from dlm_trl.asking.words import content_words, forms
 
 # Shares of words, by weight; tests/data/coverage.jsonl has pairs with their sentences, by hand.
 _MIN_SHARE = 0.4  # of the pair's words that are in its sentences

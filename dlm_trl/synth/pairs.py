@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from dlm_trl.synth.facts import Fact
+from dlm_trl.asking.facts import Fact
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.view_kinds import PAIR_KINDS, ViewKind
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from dlm_trl.asking.facts import facts
 from dlm_trl.notes import Document, Section
 from dlm_trl.notes.sentences import paragraphs, sentence_lines
-from dlm_trl.synth.facts import facts
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.staging import Staged
 

@@ -15,14 +15,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from dlm_trl.asking import prompts as asking
+from dlm_trl.asking.facts import Fact, facts
+from dlm_trl.asking.language import foreign_language, is_english
+from dlm_trl.asking.openings import openings
 from dlm_trl.notes import Document, Section
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.synth import prompts, view_prompts
 from dlm_trl.synth.budget import max_prompt_tokens
-from dlm_trl.synth.facts import Fact, facts
-from dlm_trl.synth.language import foreign_language, is_english
 from dlm_trl.synth.ledger import request_key
-from dlm_trl.synth.openings import openings
 from dlm_trl.synth.prompts import Prompt, Strategy
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.view_kinds import ViewKind
@@ -180,9 +181,9 @@ def _about_sentences(
     for fact in (found[i * len(found) // n] for i in range(n)):
         for opening in openings(fact.sentence, fact.names) if continues and in_english else [""]:
             if continues:
-                messages, begin = prompts.continued_questions(fact.context, opening)
+                messages, begin = asking.continued_questions(fact.context, opening)
             else:
-                messages, begin = prompts.question_messages(fact.context, foreign_language(section.content)), ""
+                messages, begin = asking.question_messages(fact.context, foreign_language(section.content)), ""
             tokens = min(settings.max_new_tokens, _QUESTION_TOKENS)
             request = keyed_request(messages, tokens, settings, teacher, None, begin, _QUESTION_ENDS)
             yield PlannedRequest(

@@ -6,6 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
+from dlm_trl.asking.words import words
 from dlm_trl.synth import answers
 from dlm_trl.synth.guard import Refusal
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
@@ -14,7 +15,6 @@ from dlm_trl.synth.preference_staging import safe_preference
 from dlm_trl.synth.report import Stage
 from dlm_trl.synth.settings import SynthSettings
 from dlm_trl.synth.verdict import limits, verdict
-from dlm_trl.synth.words import words
 from dlm_trl.teachers.protocol import Reply, Request
 
 _WHOLE = re.compile(r".*[.!?。！？](?=\s|$)", re.DOTALL)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dlm_trl.asking.facts import Fact, facts
+from dlm_trl.asking.words import words
 from dlm_trl.notes import Document, Section
 from dlm_trl.rows.split import VALIDATION_FRACTION
-from dlm_trl.synth.facts import Fact, facts
 from dlm_trl.synth.leak import validation_questions
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.passage import prose_by_id
 from dlm_trl.synth.preference_staging import staged_preferences
-from dlm_trl.synth.words import words
 
 _LONG = 4_000  # characters of a section, from which on the teacher reads only what is near the sentence
 

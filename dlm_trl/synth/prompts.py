@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from dlm_trl.asking.language import foreign_language
 from dlm_trl.notes.errors import PromptError
-from dlm_trl.synth.language import foreign_language
 
 PROMPT_VERSION = 1
 
@@ -43,29 +43,6 @@ Text:
 
 # At the end of a request about prose that isn't English, since a small model forgets what it read before the text.
 _REMINDER = "\n\nWrite the questions and answers in {language}."
-
-# The question about a single sentence. Each example's question begins in another way.
-_QUESTION_EXAMPLES = (
-    ("A ridgepole is the horizontal beam at the top of a tent.", "What is a ridgepole?"),
-    ("The ferry to the island takes 40 minutes.", "How long does the ferry to the island take?"),
-    (
-        "Wool keeps you warm even when it is wet, because its fibres hold air.",
-        "Why does wool keep you warm even when it is wet?",
-    ),
-    (
-        "If the lamp blinks red, press the reset button for three seconds.",
-        "What should you do if the lamp blinks red?",
-    ),
-    ("The bark of a young birch is called paper bark.", "What is the bark of a young birch called?"),
-    (
-        "Bees carry pollen from flower to flower, and that helps fruit trees.",
-        "What do bees carry from flower to flower?",
-    ),
-    ("A litre of sea water holds 35 grams of salt.", "How many grams of salt does a litre of sea water hold?"),
-    ("Keep the seeds in a dry tin.", "Where should you keep the seeds?"),
-    ("Oak burns slowly and gives a lasting heat.", "What kind of heat does oak give?"),
-)
-_EXAMPLE = "Fact: {fact}\nQuestion: {question}"
 
 # The retry after an unreadable reply.
 CORRECTION = (
@@ -109,28 +86,6 @@ def pair_messages(
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == "<template>"]
         raise _prompt_error(f"The prompt doesn't render: {error}", prompt, next(iter(lines), None)) from None
     return [{"role": "user", "content": content}]
-
-
-def continued_questions(fact: str, opening: str) -> tuple[list[dict[str, str]], str]:
-    """A request for the question that `fact` answers, for a teacher that can continue a reply.
-
-    Returns the messages, and how the reply begins: with the examples, the fact and the opening of its question. A small
-    model goes on with a list that it seems to have written better than it follows instructions. All requests begin in
-    the same way, so the examples are computed once.
-    """
-    messages = [{"role": "user", "content": "Write facts, each with the question that it answers."}]
-    return messages, "\n\n".join([*_examples(), _EXAMPLE.format(fact=fact, question=opening).strip()])
-
-
-def question_messages(fact: str, language: str | None = None) -> list[dict[str, str]]:
-    """The messages that ask for the question that `fact` answers. language: of the question, if that isn't English."""
-    task = f"Write the question that the last fact answers{f', in {language}' if language else ''}."
-    content = "\n\n".join([task, *_examples(), _EXAMPLE.format(fact=fact, question="").strip()])
-    return [{"role": "user", "content": content}]
-
-
-def _examples() -> list[str]:
-    return [_EXAMPLE.format(fact=fact, question=question) for fact, question in _QUESTION_EXAMPLES]
 
 
 def own_prompt(path: str | os.PathLike[str] | None) -> Prompt | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from dlm_trl.asking.language import is_english, is_same_language
+from dlm_trl.asking.words import content_words, has_form, overlap, words
 from dlm_trl.notes.sentences import NUMBERS, paragraphs, sentences
 from dlm_trl.synth.answers import numbers
-from dlm_trl.synth.language import is_english, is_same_language
 from dlm_trl.synth.view_kinds import ViewKind
-from dlm_trl.synth.words import content_words, has_form, overlap, words
 
 _MIN_WORDS, _MAX_WORDS = 4, 60
 _MAX_SUMMARY = 160  # words

@@ -17,22 +17,22 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 
+from dlm_trl.asking.language import is_english
+from dlm_trl.asking.questions import best
+from dlm_trl.asking.short_answers import shortened
 from dlm_trl.models.ranks import is_main, map_over_ranks
 from dlm_trl.notes import Document, read
 from dlm_trl.notes.synth_runs import add_run
 from dlm_trl.rows.views import read_views
 from dlm_trl.synth import prompts
-from dlm_trl.synth.answers import shortened
 from dlm_trl.synth.batches import BatchedTeacher, batch_teacher, refuse_batched, submit_ahead
 from dlm_trl.synth.budget import Budget, cost_of, max_usage
 from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, judging_adapter, open_judge
-from dlm_trl.synth.language import is_english
 from dlm_trl.synth.ledger import Ledger, now, run_lock
 from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.plan import PlannedRequest, retry, split
 from dlm_trl.synth.progress import Progress
-from dlm_trl.synth.questions import best
 from dlm_trl.synth.replies import parse_reply
 from dlm_trl.synth.report import Failure, Synthesis
 from dlm_trl.synth.settings import SynthSettings

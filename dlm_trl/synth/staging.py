@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from dlm_trl.asking.facts import facts
 from dlm_trl.notes import Document, Section
 from dlm_trl.notes.blocks import read_pairs
 from dlm_trl.notes.document import section_id
 from dlm_trl.notes.errors import DlmError, UsageError
-from dlm_trl.synth.facts import facts
 from dlm_trl.synth.matching import Matcher
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.staging_files import (

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dlm_trl.asking.questions import certainty
 from dlm_trl.synth.pairs import Candidate, Scores
-from dlm_trl.synth.questions import certainty
 
 THRESHOLD = 0.1  # of the margin, the default of the reference implementation
 MIN_GROUNDING = 0.7

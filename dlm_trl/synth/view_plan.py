@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from dlm_trl.asking.facts import Fact, background, facts
+from dlm_trl.asking.language import foreign_language, is_english
+from dlm_trl.asking.openings import reverse_question
 from dlm_trl.notes import Document, Section
 from dlm_trl.notes.errors import UsageError
 from dlm_trl.rows.views import ProseView
 from dlm_trl.synth.budget import max_usage
 from dlm_trl.synth.coverage import Coverage
-from dlm_trl.synth.facts import Fact, background, facts
-from dlm_trl.synth.language import foreign_language, is_english
-from dlm_trl.synth.openings import reverse_question
 from dlm_trl.synth.pairs import QAPair
 from dlm_trl.synth.plan import PlannedRequest, context_of, keyed_request
 from dlm_trl.synth.settings import SynthSettings

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from dlm_trl.asking.words import content_words, has_form, overlap
 from dlm_trl.evaluation.answers import normalize, token_f1
 from dlm_trl.evaluation.questions_file import FileQuestion, read_questions
 from dlm_trl.notes import read
 from dlm_trl.notes.sentences import paragraphs
-from dlm_trl.synth.words import content_words, has_form, overlap
 
 ROOT = Path(__file__).parents[2]
 FILES = {

@@ -7,11 +7,11 @@ from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
+from dlm_trl.asking.facts import facts
 from dlm_trl.notes import read
 from dlm_trl.review.app import application
 from dlm_trl.review.decisions import Review
 from dlm_trl.review.serve import address, listen, server
-from dlm_trl.synth.facts import facts
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.rejected import Rejected, keep
 from dlm_trl.synth.staging import Staged, as_staged, stage

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from dlm_trl.asking.facts import facts
 from dlm_trl.notes import parse, read
 from dlm_trl.notes.errors import InstructionParseError
 from dlm_trl.synth import SynthSettings, synthesize
 from dlm_trl.synth.apply import apply, revert
 from dlm_trl.synth.coverage import Coverage, coverage
 from dlm_trl.synth.dry_run import estimate
-from dlm_trl.synth.facts import facts
 from dlm_trl.synth.pairs import Candidate, QAPair
 from dlm_trl.synth.plan import PlannedRequest, plan
 from dlm_trl.synth.staging import applied, drop, stage, staged

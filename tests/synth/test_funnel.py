@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dlm_trl.asking.facts import facts
 from dlm_trl.notes import Document, parse
 from dlm_trl.rows.split import VALIDATION_FRACTION
 from dlm_trl.synth import funnel
-from dlm_trl.synth.facts import facts
 from dlm_trl.synth.funnel import Funnel
 from dlm_trl.synth.judge import Judge, open_judge
 from dlm_trl.synth.leak import validation_questions

@@ -16,14 +16,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm_trl import tiny
+from dlm_trl.asking.facts import facts
+from dlm_trl.asking.words import content_words, overlap
 from dlm_trl.models.load import load_base, load_tokenizer
 from dlm_trl.notes import DlmError, Document, parse
 from dlm_trl.notes.store import next_version, set_current_adapter
-from dlm_trl.synth.facts import facts
 from dlm_trl.synth.judge import Judge, open_judge
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.verdict import limits, verdict
-from dlm_trl.synth.words import content_words, overlap
 from dlm_trl.teachers.load import load_teacher
 
 ID = "01JTRX0000000000000000000A"

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dlm_trl.asking.facts import Fact, facts
+from dlm_trl.asking.words import forms, has_form
 from dlm_trl.notes import read
 from dlm_trl.synth import matching
-from dlm_trl.synth.facts import Fact, facts
 from dlm_trl.synth.matching import Matcher
-from dlm_trl.synth.words import forms, has_form
 
 ROOT = Path(__file__).parents[2]
 LABELS = [json.loads(line) for line in (ROOT / "tests/data/coverage.jsonl").read_text(encoding="utf-8").splitlines()]

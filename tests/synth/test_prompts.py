@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from jinja2.environment import Environment
 
-from dlm_trl.synth.prompts import TEMPLATES, Strategy, pair_messages, question_messages
+from dlm_trl.asking.prompts import question_messages
+from dlm_trl.synth.prompts import TEMPLATES, Strategy, pair_messages
 
 
 @pytest.mark.parametrize("strategy", sorted(TEMPLATES))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dlm_trl.synth.facts import facts
+from dlm_trl.asking.facts import facts
 from dlm_trl.synth.pairs import Candidate, QAPair, Scores
 from dlm_trl.synth.prompts import Strategy
 from dlm_trl.synth.verdict import MIN_ENDING, MIN_LEADS, MIN_OVERLAP, limits, verdict

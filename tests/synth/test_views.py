@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from dlm_trl.asking.facts import background, facts
 from dlm_trl.cli.main import app as program
 from dlm_trl.notes import read
 from dlm_trl.notes.errors import UsageError
@@ -19,7 +20,6 @@ from dlm_trl.rows.views import live_views, read_views, remove_views
 from dlm_trl.synth import SynthSettings, synthesize
 from dlm_trl.synth.apply import apply, revert
 from dlm_trl.synth.coverage import coverage
-from dlm_trl.synth.facts import background, facts
 from dlm_trl.synth.prose_views import problem
 from dlm_trl.synth.staging import applied, staged
 from dlm_trl.synth.view_kinds import PAIR_KINDS, VIEW_KINDS, ViewKind, shares

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence, Set
 from itertools import pairwise
 
-from dlm_trl.synth.facts import Fact
-from dlm_trl.synth.openings import BARE, TIME
-from dlm_trl.synth.words import STOP_WORDS, content_words, has_form, words
+from dlm_trl.asking.facts import Fact
+from dlm_trl.asking.openings import BARE, TIME
+from dlm_trl.asking.words import STOP_WORDS, content_words, has_form, words
 
 MAX_WORDS = 24
 _BY_RULE = 2  # the highest certainty

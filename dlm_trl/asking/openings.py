@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
+from dlm_trl.asking.words import content_words
 from dlm_trl.notes.sentences import NUMBERS
-from dlm_trl.synth.words import content_words
 
 MAX_OPENINGS = 5
 BARE = ("What does", "What")  # for every sentence that isn't an instruction

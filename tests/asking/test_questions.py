@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_trl.synth.facts import Fact, facts
-from dlm_trl.synth.language import foreign_language, is_english
-from dlm_trl.synth.openings import MAX_OPENINGS, openings, reverse_question
-from dlm_trl.synth.questions import best, certainty, finished, needs_text, problem
+from dlm_trl.asking.facts import Fact, facts
+from dlm_trl.asking.language import foreign_language, is_english
+from dlm_trl.asking.openings import MAX_OPENINGS, openings, reverse_question
+from dlm_trl.asking.questions import best, certainty, finished, needs_text, problem
 
 BREAD = (
     "A starter is a mix of flour and water. It lasts for years. Salt slows the yeast down, so the dough rises later. "

@@ -6,8 +6,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from dlm_trl.asking.words import words
 from dlm_trl.notes.sentences import paragraphs
-from dlm_trl.synth.words import words
 
 _MIN_WORDS, _MAX_WORDS = 4, 50
 # Beginnings that refer to the sentence before.
