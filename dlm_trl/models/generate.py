@@ -32,6 +32,7 @@ from dlm_trl.models.control_tokens import encode_text
 from dlm_trl.models.guidance import Guide
 from dlm_trl.models.prefix import PrefixCache, common_prefix
 from dlm_trl.models.sharding import is_sharded
+from dlm_trl.notes.errors import BaseModelError
 
 TOKEN_BUDGET = 32_768  # rows × (longest prompt + new tokens) of one batch
 
@@ -273,6 +274,11 @@ class SeededSampler(LogitsProcessor):
         # 40 bits in float64 stay below 1, so the last token that top_p keeps can be drawn, and none after it.
         uniform = [(row_seed(seed, position) >> 24) / 2**40 for seed in self.seeds]
         cumulative = scores.double().softmax(-1).cumsum(-1)
+        if not cumulative[:, -1].isfinite().all():
+            raise BaseModelError(
+                "The model's logits aren't numbers.",
+                hint="Its weights are damaged, or its values overflow in this precision.",
+            )
         at = cumulative[:, -1:] * torch.tensor(uniform, dtype=cumulative.dtype, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter_(-1, torch.searchsorted(cumulative, at, right=True), 0.0)
 

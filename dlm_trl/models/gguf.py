@@ -161,6 +161,12 @@ def _save(file: Path, kind: str, folder: Path) -> None:
         raise BaseModelError(
             f"transformers can't load the file: {str(error).splitlines()[0].rstrip('.')}.", hint=_OTHER, path=file
         ) from error
+    if damaged := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise BaseModelError(
+            f"{len(damaged)} of its tensors have values that aren't numbers, {damaged[0]} for one: it is damaged.",
+            hint="Get it again. A file that came in parts has to be joined in the order of their numbers.",
+            path=file,
+        )
     model.save_pretrained(folder, max_shard_size="1TB")
     if context := getattr(config.get_text_config(), "max_position_embeddings", None):
         tokenizer.model_max_length = context

@@ -1,6 +1,7 @@
 """Generation: independent of batches, samples follow the model's distribution, and the model isn't changed."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from dlm_trl.models.batching import by_token_budget
 from dlm_trl.models.generate import Generated, generate, generate_batches
+from dlm_trl.notes.errors import DlmError
 
 PROMPTS = ["What lifts", "A", "Who bakes the bread? The baker", "Kneading is pressing and folding a dough until"]
 
@@ -125,6 +127,13 @@ def test_a_sampled_text_does_not_depend_on_its_batch(
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
     assert turned[::-1] == together == alone
+
+
+def test_logits_that_are_not_numbers_are_an_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    broken = deepcopy(model)
+    broken.get_output_embeddings().weight = torch.nn.Parameter(torch.full_like(model.lm_head.weight, torch.nan))
+    with pytest.raises(DlmError, match="logits aren't numbers"):
+        generate(broken, tokenizer, PROMPTS, 8, temperature=1.0, seed=1)
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (2.0, 1.0), (1.5, 0.7)])

@@ -160,6 +160,16 @@ def test_a_damaged_file_is_refused(file: Path, home: Path, size: int) -> None:
     assert not [path for path in home.iterdir() if path.is_dir()]
 
 
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path, random_base: Path, home: Path) -> None:
+    """As when its parts were joined in the wrong order."""
+    file = write_gguf(tmp_path / "plain.gguf", random_base, GGMLQuantizationType.F32)
+    file.write_bytes(file.read_bytes()[:-400] + b"\xff" * 400)
+    with pytest.raises(DlmError, match="1 of its tensors have values that aren't numbers") as caught:
+        ModelRef(str(file)).resolve()
+    assert "\n" not in str(caught.value)
+    assert not [path for path in home.iterdir() if path.is_dir()]
+
+
 def test_a_missing_file_is_a_one_line_error(tmp_path: Path, home: Path) -> None:
     with pytest.raises(DlmError, match="Can't read the GGUF file: No such file"):
         ModelRef(str(tmp_path / "nothing.gguf")).resolve()
