@@ -53,7 +53,7 @@ def _setting(default: Any, help: str) -> Any:
 class Arguments:
     """What to write, by whom, and where."""
 
-    task: str = field(metadata={"help": "mcsb, arithmetic, prose_qa, or FILE.py:NAME for your own task."})
+    task: str = field(metadata={"help": "mcsb, arithmetic, prose_qa, span_qa, or FILE.py:NAME for your own task."})
     n: int = field(
         metadata={"help": "Rows to write. A row whose attempts are all rejected is left out, as in an online run."}
     )
@@ -64,7 +64,7 @@ class Arguments:
         "order; an online run moves on when the model is good enough instead. Unset: one stage with the task's "
         "defaults.",
     )
-    notes: list[str] = field(default_factory=list, metadata={"help": "Documents, for prose_qa."})
+    notes: list[str] = field(default_factory=list, metadata={"help": "Documents, for prose_qa and span_qa."})
     base_model: str | None = _setting(
         None, "The base whose tokenizer encodes the rows: tiny, a key such as smollm2-135m, hf:org/name, or a local "
         "folder. Unset: the base of the notes, or tiny without notes."

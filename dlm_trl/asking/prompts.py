@@ -29,23 +29,27 @@ _QUESTION_EXAMPLES = (
 _EXAMPLE = "Fact: {fact}\nQuestion: {question}"
 
 
+def question_list(fact: str, opening: str = "") -> str:
+    """The examples, the fact and the opening of its question, to be continued by a base model."""
+    return question_list_prefix() + _EXAMPLE.format(fact=fact, question=opening).strip()
+
+
+def question_list_prefix() -> str:
+    """The examples, with which every `question_list` begins, so that they can be computed once."""
+    return "".join(f"{_EXAMPLE.format(fact=fact, question=question)}\n\n" for fact, question in _QUESTION_EXAMPLES)
+
+
 def continued_questions(fact: str, opening: str) -> tuple[list[dict[str, str]], str]:
     """A request for the question that `fact` answers, for a teacher that can continue a reply.
 
-    Returns the messages, and how the reply begins: with the examples, the fact and the opening of its question. A small
-    model goes on with a list that it seems to have written better than it follows instructions. All requests begin in
-    the same way, so the examples are computed once.
+    Returns the messages, and how the reply begins: with the list. A small model goes on with a list that it seems to
+    have written better than it follows instructions.
     """
     messages = [{"role": "user", "content": "Write facts, each with the question that it answers."}]
-    return messages, "\n\n".join([*_examples(), _EXAMPLE.format(fact=fact, question=opening).strip()])
+    return messages, question_list(fact, opening)
 
 
 def question_messages(fact: str, language: str | None = None) -> list[dict[str, str]]:
     """The messages that ask for the question that `fact` answers. language: of the question, if that isn't English."""
     task = f"Write the question that the last fact answers{f', in {language}' if language else ''}."
-    content = "\n\n".join([task, *_examples(), _EXAMPLE.format(fact=fact, question="").strip()])
-    return [{"role": "user", "content": content}]
-
-
-def _examples() -> list[str]:
-    return [_EXAMPLE.format(fact=fact, question=question) for fact, question in _QUESTION_EXAMPLES]
+    return [{"role": "user", "content": f"{task}\n\n{question_list(fact)}"}]

@@ -1,7 +1,7 @@
 """Tasks by name: `load_tasks("mcsb", [{"choices": 3}, {"choices": 5}], tokenizer=tokenizer)`.
 
-A name is `mcsb`, `arithmetic`, `prose_qa`, or `FILE.py:NAME` for your own task: a class or function in that file, which
-is called with a stage's options.
+A name is `mcsb`, `arithmetic`, `prose_qa`, `span_qa`, or `FILE.py:NAME` for your own task: a class or function in that
+file, which is called with a stage's options.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from dlm_trl.tasks.arithmetic import Arithmetic
 from dlm_trl.tasks.mcsb import Mcsb
 from dlm_trl.tasks.prose_qa import ProseQa
 from dlm_trl.tasks.protocol import Task
+from dlm_trl.tasks.span_qa import SpanQa
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-TASKS = {"mcsb": Mcsb, "arithmetic": Arithmetic, "prose_qa": ProseQa}
+TASKS = {"mcsb": Mcsb, "arithmetic": Arithmetic, "prose_qa": ProseQa, "span_qa": SpanQa}
+ABOUT_NOTES = ("prose_qa", "span_qa")
 _STAGES_HINT = """Write one mapping per stage: [{"choices": 3}, {"choices": 5}]."""
 _NO_OPTIONS = ("tokenizer", "embeddings", "documents", "words")  # arguments that are not a stage's options
 
@@ -50,9 +52,9 @@ def load_tasks(
         arguments = {"tokenizer": tokenizer, "embeddings": embeddings}
         if embeddings is None:
             arguments["distractors"] = "random"
-    elif name == "prose_qa":
+    elif name in ABOUT_NOTES:
         if not documents:
-            raise UsageError("The task prose_qa needs notes.", hint="Name a document.")
+            raise UsageError(f"The task {name} needs notes.", hint="Name a document.")
         arguments = {"documents": documents}
     create: Callable[..., Task] = TASKS.get(name) or _load_own(name)
     tasks = []

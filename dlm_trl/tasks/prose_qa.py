@@ -1,172 +1,115 @@
-"""Questions about the prose of notes: `ProseQa([read("notes.dlm")])`.
+"""Questions about the sentences of notes: `ProseQa([read("notes.dlm")])`.
 
-A span of the prose is drawn first, by rule (`spans`). The frozen base writes a question for it with the prose in its
-prompt, and a second time has to answer that question with the span (`check_prompts`). The training row is the question
-and the span *without* the prose, which moves the content of the notes into the weights. Hand-written pairs aren't used.
+A sentence and the first words of a question about it are drawn first, by rule (`dlm_trl.asking`). The frozen base
+finishes the question, as the last of a list of examples; a question that can't be right by its words is rejected. The
+answer is the sentence, without what the question has said already. If it's sure what the sentence is about, one way to
+ask is from the other side, by rule to the last word: "What keeps the skin soft?". The training row is question and
+answer *without* the prose, which moves the content of the notes into the weights. Hand-written pairs aren't used.
 """
 
 from __future__ import annotations
 
 import random
-import re
-import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dlm_trl.asking.facts import Fact, facts
+from dlm_trl.asking.language import is_english
+from dlm_trl.asking.openings import BARE, openings, reverse_question
+from dlm_trl.asking.prompts import question_list, question_list_prefix
+from dlm_trl.asking.questions import finished, problem
+from dlm_trl.asking.short_answers import shortened
 from dlm_trl.notes import Document
 from dlm_trl.notes.errors import NoRowsError
-from dlm_trl.notes.sentences import NUMBERS, paragraphs, sentences
 from dlm_trl.tasks import prompts
 from dlm_trl.tasks.protocol import Example, Messages, Reject, accuracy
 
-MAX_SPAN = 16  # words
-PASSAGE = 120  # words, by default
-
-# English function words, before which a noun phrase ends.
-_DETERMINERS = "a an the this that these those its their his her your our my any some all every each both"
-_STOP = (
-    "and or but nor so if when while because than then as "
-    "which who whom whose where how what why is are was were be been being am has have had do does did can could may "
-    "might must shall should will would not no it he she they we you i him them us me of in on at by for from to with "
-    "without within into onto over under above below between before after until during about through across along "
-    "against among around near off out up down per too very also just only either most"
-)
-_STOPS = _STOP.replace(" ", "|")
-_WORD = rf"(?!(?:{_STOPS}|{_DETERMINERS.replace(' ', '|')})\b)[^\W\d_][\w'’-]*"
-_RUN = rf"{_WORD}(?: {_WORD}){{0,2}}"
-_COUNT = "|".join(word for word in NUMBERS if word != "one")
-_NUMBER = re.compile(rf"\b(?:\d+(?:[.,:/]\d+)*|{_COUNT})\b(?:\s?[%°]\w?| {_WORD}(?: Celsius| Fahrenheit)?)?")
-# A complement, up to the end of its clause: "is a mix of flour and water", "means giving it food".
-_COMPLEMENT = re.compile(r"\b(?:is|are|was|were|means|called) ((?:(?:an?|the|one|any) |(?=\w+ing\b))[^.,;:!?()]+)")
-# A noun phrase that visibly ends: at punctuation or a function word, but not at a determiner, which may begin the
-# object of a verb ("the yeast lifts the dough"). At the start of a clause it may contain a verb: see `_OPENS_CLAUSE`.
-_NOUN = re.compile(
-    rf"(?<=[\w'’] )(?:an?|the|its|their|his|her) {_RUN}(?: of (?:(?:an?|the) )?{_RUN})?"
-    rf"(?=[.,;:!?)]|$| (?:{_STOPS})\b)"
-)
-_NAME = re.compile(r"(?<=[a-z,] )(?!Celsius|Fahrenheit)[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)*")
-_OPENS_CLAUSE = re.compile(r"\b(?:and|or|but|so|if|when|while|because|that|which|than|as|where|until) $", re.IGNORECASE)
-_POINTS_AT_TEXT = re.compile(r"\b(?:this|the|above|following) (?:text|passage|paragraph|sentence|notes?)\b", re.I)
-
 
 class ProseItem(NamedTuple):
-    """A drawn item: the answer, the passage that contains it, and the document's system prompt."""
+    """A drawn item: the fact, how the question about it begins, and the document's system prompt.
 
-    text: str
-    passage: str
+    answer: to a whole question that a rule wrote, or None if the base finishes the question.
+    """
+
+    fact: Fact
+    opening: str
+    answer: str | None
     system: str | None
 
 
 @dataclass(slots=True)
 class ProseQa:
-    """The task; see `protocol.CheckedTask` for its methods. The prompts are messages, so it needs a chat template.
+    """The task; see `protocol.Task` for its methods. The prompts are plain text.
 
-    A text is rejected if it is empty or not a question, contains the span, or refers to the text, which the trained
-    model won't see. Raises DlmError (NoRowsError) if the documents' prose has no span.
+    Sentences about which a rule knows how to ask are drawn equally often, and so are the ways to ask about each. Raises
+    DlmError (NoRowsError) if there are none; the rules read English.
     """
 
     documents: Sequence[Document]
-    passage_words: int = PASSAGE  # in a prompt, at most; a small base copes better with short passages
-    max_new_tokens: int = 40
+    max_new_tokens: int = 24
     temperature: float = 0.7
     name: str = field(default="prose_qa", init=False)
-    prefix: str = field(default="", init=False)
-    stop: tuple[str, ...] = field(default=("\n",), init=False)
-    spans: list[ProseItem] = field(init=False, repr=False)
+    prefix: str = field(default=question_list_prefix(), init=False)
+    stop: tuple[str, ...] = field(default=("?", "\n"), init=False)
+    sentences: list[list[ProseItem]] = field(init=False, repr=False)  # the ways to ask about each
 
     def __post_init__(self) -> None:
-        self.spans = [
-            ProseItem(span, passage, document.frontmatter.system_prompt)
+        self.sentences = [
+            ways
             for document in self.documents
             for section in document.sections
-            if section.kind == "prose"
-            for passage in passages(section.content, self.passage_words)
-            for span in spans(passage)
+            if section.kind == "prose" and is_english(section.content)
+            for fact in facts(section.content)
+            if (ways := _ways(fact, document.frontmatter.system_prompt))
         ]
-        if not self.spans:
+        if not self.sentences:
             raise NoRowsError(
-                "The notes have no prose with a number or noun phrase to ask about.",
+                "The notes have no sentence that a rule knows how to ask about.",
                 path=self.documents[0].path if self.documents else None,
-                hint="Write full sentences, or use another task.",
+                hint="Write full English sentences, or use another task.",
             )
 
     def draw(self, rng: random.Random, n: int) -> list[ProseItem]:
-        return [rng.choice(self.spans) for _ in range(n)]
+        return [rng.choice(rng.choice(self.sentences)) for _ in range(n)]
 
     def prompts(self, items: Sequence[ProseItem]) -> list[str | Messages]:
-        return [prompts.span_question_messages(item.passage, item.text) for item in items]
-
-    def check_prompts(self, items: Sequence[ProseItem], generated: Sequence[str]) -> list[str | Messages]:
-        rows = zip(items, generated, strict=True)
-        return [prompts.span_check_messages(item.passage, question.strip()) for item, question in rows]
-
-    def confirms(self, example: Example, reply: str) -> bool:
-        """Whether the reply is the span, ignoring case, articles and surrounding punctuation."""
-        return _normalize(reply) == _normalize(example.target)
+        return [question_list(item.fact.context, item.opening) for item in items]
 
     def examples(self, items: Sequence[ProseItem], generated: Sequence[str]) -> list[Example | Reject]:
-        return [_row(item, text.strip()) for item, text in zip(items, generated, strict=True)]
+        return [_row(item, text) for item, text in zip(items, generated, strict=True)]
 
     def metrics(self, examples: Sequence[Example], predictions: Sequence[str]) -> dict[str, float]:
         return accuracy(examples, predictions)
 
 
-def spans(passage: str) -> list[str]:
-    """Possible answers: numbers with their unit, noun phrases, names, and complements ("is a mix of …").
-
-    Each occurs verbatim in the passage and has at most `MAX_SPAN` words. No duplicates, in the order of sentences.
-    """
-    all_spans = [span for sentence in sentences(passage) for span in _spans(sentence)]
-    return list(dict.fromkeys(span for span in all_spans if len(span.split()) <= MAX_SPAN))
-
-
-def passages(prose: str, longest: int = PASSAGE) -> list[str]:
-    """The paragraphs of a prose section, without headings, tables and code.
-
-    A paragraph of more than `longest` words is split between sentences; a longer sentence stays whole.
-    """
-    pieces: list[str] = []
-    for paragraph in paragraphs(prose):
-        piece: list[str] = []
-        for sentence in paragraph:
-            if piece and len(" ".join([*piece, sentence]).split()) > longest:
-                pieces.append(" ".join(piece))
-                piece = []
-            piece.append(sentence)
-        pieces.append(" ".join(piece))
-    return pieces
+def _ways(fact: Fact, system: str | None) -> list[ProseItem]:
+    """How to ask about a fact: what a rule is sure of, else the words that fit any sentence."""
+    found = openings(fact.sentence, fact.names)
+    ways = [ProseItem(fact, opening, None, system) for opening in found if opening not in BARE]
+    if reverse := reverse_question(fact.sentence):
+        ways.append(ProseItem(fact, *reverse, system))
+    return ways or [ProseItem(fact, opening, None, system) for opening in found]
 
 
-def _spans(sentence: str) -> Iterator[str]:
-    complements = {m.start(1): m[1].strip() for m in _COMPLEMENT.finditer(sentence)}
-    yield from complements.values()
-    yield from (m[0] for m in _NUMBER.finditer(sentence))
-    for m in _NOUN.finditer(sentence):
-        # Not the beginning of a complement: "a mix of flour" is only part of "a mix of flour and water".
-        if m.start() not in complements and not _OPENS_CLAUSE.search(sentence[: m.start()]):
-            yield m[0]
-    yield from (m[0] for m in _NAME.finditer(sentence))
-
-
-def _row(item: ProseItem, question: str) -> Example | Reject:
-    if not question:
-        return Reject("empty")
-    if not question.endswith("?"):
-        return Reject("not a question")
-    if f" {_normalize(item.text)} " in f" {_normalize(question)} ":
-        return Reject("contains the answer")
-    if _POINTS_AT_TEXT.search(question):
-        return Reject("refers to the text")
+def _row(item: ProseItem, text: str) -> Example | Reject:
+    fact, question = item.fact, item.opening
+    if item.answer is None:
+        question = _finished(item.opening, text)
+        if wrong := problem(question, fact, item.opening):
+            return Reject(wrong.partition(":")[0])  # without the words, so that equal reasons are counted together
     system = [{"role": "system", "content": item.system}] if item.system else []
     return Example(
         prompt=[*system, {"role": "user", "content": question}],
-        target=item.text,
-        facts={"question": question, "span": item.text, "passage": item.passage},
-        context=[*system, *prompts.span_check_messages(item.passage, question)],
+        target=item.answer or shortened(question, fact.sentence),
+        facts={"question": question, "sentence": fact.sentence},
+        context=[*system, {"role": "user", "content": prompts.open_book(" ".join(fact.nearby), question)}],
     )
 
 
-def _normalize(text: str) -> str:
-    words = (word.strip(string.punctuation + "“”‘’").casefold() for word in text.split())
-    return " ".join(word for word in words if word not in ("", "a", "an", "the"))
+def _finished(opening: str, text: str) -> str:
+    """The base continues the opening. A teacher that gets the list in a message may repeat it."""
+    if text.lower().removeprefix("question:").strip().startswith(opening.lower()):
+        return finished(text)
+    space = "" if text[:1] in ("", " ", "'", "’") else " "
+    return finished(f"{opening}{space}{text}".rstrip())

@@ -68,7 +68,7 @@ class NotesArguments(RunArguments):
         "nll",
         "Loss on answers. nll: cross-entropy. kl: context distillation, which pulls the model, without the notes, to "
         "the probabilities of the base that reads them. both: their sum. For pairs, and tasks that give a context "
-        "(prose_qa does).",
+        "(prose_qa and span_qa do).",
     )
     rehearsal: float = _setting(
         0.0,
@@ -99,7 +99,9 @@ class TaskArguments:
     """Train on rows that are written while training runs (see dlm_trl.online)."""
 
     task: str | None = _setting(
-        None, "mcsb, arithmetic, prose_qa (questions about the document's prose), or FILE.py:NAME for your own task."
+        None,
+        "mcsb, arithmetic, prose_qa or span_qa (questions about the document's prose), or FILE.py:NAME for a task of "
+        "your own.",
     )
     # str is second: it is the one that the parser uses for the command line.
     stages: list[Any] | str | dict[str, Any] | None = field(

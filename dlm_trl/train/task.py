@@ -21,7 +21,7 @@ from dlm_trl.online.callback import OnlineSynthesisCallback
 from dlm_trl.online.curriculum import Curriculum
 from dlm_trl.online.distillation import Distillation
 from dlm_trl.online.encode import encode
-from dlm_trl.tasks.load import load_tasks, read_stages
+from dlm_trl.tasks.load import ABOUT_NOTES, load_tasks, read_stages
 from dlm_trl.tasks.mcsb import HELD_OUT
 from dlm_trl.tasks.protocol import smoke_test
 from dlm_trl.teachers.load import inspect_teacher, is_self, load_teacher
@@ -79,7 +79,7 @@ def open_curriculum(
     Raises DlmError for unknown tasks and options.
     """
     assert task.task is not None
-    documents = [passages] if task.task == "prose_qa" and passages else []
+    documents = [passages] if task.task in ABOUT_NOTES and passages else []
     stages = load_tasks(
         task.task, read_stages(task.stages), tokenizer=tokenizer, documents=documents, embeddings=embeddings
     )

@@ -48,7 +48,7 @@ def test_a_users_task_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mcbs", {}, "Use mcsb, arithmetic, prose_qa, or FILE.py:NAME"),
+        ("mcbs", {}, "Use mcsb, arithmetic, prose_qa, span_qa, or FILE.py:NAME"),
         ("mcsb", {"choice": 3}, "has no option choice.*choices, labels, loss"),
         ("mcsb", {"tokenizer": 3}, "has no option tokenizer"),
         ("mcsb", {"choices": 12}, "12 choices don't fit the labels"),
@@ -60,6 +60,7 @@ def test_a_users_task_from_a_file(tmp_path: Path) -> None:
         ("arithmetic", {"digits": "2"}, "Invalid digits='2'"),
         ("arithmetic", {"operations": "%"}, "Unknown operations '%'"),
         ("prose_qa", {}, "needs notes"),
+        ("span_qa", {}, "needs notes"),
         ("nowhere.py:Echo", {}, "No such file"),
     ],
 )
@@ -79,7 +80,9 @@ def test_a_broken_file_and_a_missing_name_are_dlm_errors(tmp_path: Path) -> None
         load_tasks(f"{tmp_path}/own.py:Echo", [{"letters": 2}], tokenizer=TOKENIZER)
 
 
-def test_prose_qa_gets_the_documents() -> None:
+def test_tasks_about_notes_get_the_documents() -> None:
     notes = parse("---\ndlm_id: 01JTRX0000000000000000000A\nbase_model: tiny\n---\nA loaf is made of 500 g of flour.\n")
-    (task,) = load_tasks("prose_qa", tokenizer=TOKENIZER, documents=[notes])
-    assert "500 g" in [span.text for span in task.spans]  # type: ignore[attr-defined]
+    (spans,) = load_tasks("span_qa", tokenizer=TOKENIZER, documents=[notes])
+    assert "500 g" in [span.text for span in spans.spans]  # type: ignore[attr-defined]
+    (sentences,) = load_tasks("prose_qa", tokenizer=TOKENIZER, documents=[notes])
+    assert sentences.sentences[0][0].fact.sentence == "A loaf is made of 500 g of flour."  # type: ignore[attr-defined]

@@ -1,165 +1,116 @@
-"""Questions about prose: the answer is a span of the prose, and the prose is not in the row."""
-
-from __future__ import annotations
+"""Questions about the sentences of notes."""
 
 import random
-from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dlm_trl.models.generate import generate
+from dlm_trl.asking.prompts import continued_questions
 from dlm_trl.models.load import load_base, load_tokenizer
-from dlm_trl.notes import DlmError, parse
-from dlm_trl.tasks.prose_qa import MAX_SPAN, PASSAGE, ProseItem, ProseQa, passages, spans
-from dlm_trl.tasks.protocol import CheckedTask, Example, Reject
+from dlm_trl.notes import DlmError, Document, parse
+from dlm_trl.online.authors import FrozenBase
+from dlm_trl.online.encode import encode
+from dlm_trl.online.rows import write_rows
+from dlm_trl.tasks.prose_qa import ProseItem, ProseQa
+from dlm_trl.tasks.protocol import Example, Reject
 
-HEAD = "---\ndlm_id: 01K9BREADW1THS0VRD0VGH2T3R\ndlm_version: 15\nbase_model: tiny\nsystem_prompt: {system}\n---\n"
-PROSE = "A starter is a mix of flour and water. Bake the loaf for 20 minutes at 240 degrees Celsius in a Dutch oven."
-PAIR = "\n::instruction::\n### Q\nWhat is salt?\n### A\nA mineral of 2 elements.\n"
+HEAD = "---\ndlm_id: 01JTRX0000000000000000000A\nbase_model: tiny\nsystem_prompt: {system}\n---\n"
+PROSE = "A lame is a thin blade on a handle. Steam keeps the skin soft. Bake the loaf for 20 minutes. Look up.\n"
+PAIR = "\n::instruction::\n### Q\nWhat is a mineral?\n### A\nA mineral is a solid of 2 elements.\n"
 
 
-def notes(body: str, system: str = "null"):
+def notes(body: str, system: str = "null") -> Document:
     return parse(HEAD.format(system=system) + body)
 
 
-@pytest.mark.parametrize(
-    ("sentence", "expected"),
-    [
-        ("A starter is a mix of flour and water.", ["a mix of flour and water"]),
-        ("Feeding means giving a starter flour, and it is called work.", ["giving a starter flour", "a starter flour"]),
-        ("Heat it to 240 degrees Celsius.", ["240 degrees Celsius"]),
-        ("It takes 1.5 hours or 70 % of 3 weeks.", ["1.5 hours", "70 %", "3 weeks"]),
-        ("The gas lifts the dough.", ["the dough"]),
-        ("When the dough gets tall, it rests in its warm basket of cane.", ["its warm basket of cane"]),
-        ("He met Ada Lovelace in London.", ["Ada Lovelace", "London"]),
-        ("It rains and rains.", []),
-        ("Bread is a thing" + " so" * (MAX_SPAN - 1) + ".", []),
-        ("Bread is a thing" + " so" * (MAX_SPAN - 2) + ".", ["a thing" + " so" * (MAX_SPAN - 2)]),
-    ],
-)
-def test_spans(sentence: str, expected: list[str]):
-    assert spans(sentence) == expected
+def item(task: ProseQa, opening: str) -> ProseItem:
+    return next(way for ways in task.sentences for way in ways if way.opening == opening)
 
 
-words = st.sampled_from(
-    ["a", "the", "dough", "is", "of", "Water", "20", "rises,", "so.", "(and)", "Ada's", "##", "3.5 %"]
-)
-
-
-@given(text=st.one_of(st.text(max_size=300), st.lists(words, max_size=400).map(" ".join)))
-@settings(deadline=None)
-def test_spans_occur_in_passages_and_passages_in_the_prose(text: str):
-    flat = " ".join(text.split())
-    for passage in passages(text):
-        assert passage
-        if "`" not in text and "~" not in text:
-            assert passage in flat
-        for span in spans(passage):
-            assert span in passage
-            assert 0 < len(span.split()) <= MAX_SPAN
-        assert len(set(spans(passage))) == len(spans(passage))
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=20))
-@settings(deadline=None)
-def test_long_paragraphs_are_split_between_sentences(lengths: list[int]):
-    sentences = ["Dough" + " rises" * (n - 1) + "." for n in lengths]
-    pieces = passages("\n".join(sentences))
-    assert " ".join(pieces) == " ".join(sentences)
-    assert all(len(piece.split()) <= PASSAGE for piece in pieces)
-    # Greedy: the next sentence didn't fit.
-    for piece, following in pairwise(pieces):
-        assert len(piece.split()) + len(following.split(".")[0].split()) > PASSAGE
-
-
-def test_headings_tables_and_code_are_skipped():
-    text = "# The 3 loaves\n\nOne.\n\n| 4 | 5 |\n|---|---|\n\n```python\nx = 6\n\ny = 7\n```\nTwo.\n\n~~~\n8\n"
-    assert passages(text) == ["One.", "Two."]
-
-
-def test_only_prose_sections_are_used():
+def test_sentences_of_prose_are_drawn_with_each_way_to_ask() -> None:
     task = ProseQa([notes(PROSE + PAIR), notes("Dew is a thin film of water.\n", system="Be brief.")])
-    assert {s.text for s in task.spans} >= {"20 minutes", "240 degrees Celsius", "a thin film of water"}
-    assert not any("mineral" in s.text or "2 elements" in s.text for s in task.spans)
-    assert {s.system for s in task.spans if s.text == "a thin film of water"} == {"Be brief."}
+    found = {way.opening: (way.answer, way.system) for ways in task.sentences for way in ways}
+    assert found["What is a lame"] == (None, None)
+    assert found["What keeps the skin soft?"] == ("Steam.", None)
+    assert found["What is dew"] == (None, "Be brief.")
+    assert not any("mineral" in opening for opening in found)
     assert task.draw(random.Random(5), 9) == task.draw(random.Random(5), 9)
+    drawn = {way.opening for way in task.draw(random.Random(0), 300)}
+    assert drawn == set(found)
 
 
-@pytest.mark.parametrize("body", [PAIR, "It rains.\n"])
-def test_notes_without_spans_are_an_error(body: str):
-    with pytest.raises(DlmError, match="no prose with a number or noun phrase") as caught:
+def test_a_sentence_that_no_rule_is_sure_of_is_asked_with_words_that_fit_any() -> None:
+    (ways,) = ProseQa([notes("The yeast makes gas, and the gas lifts the dough.\n")]).sentences
+    assert [way.opening for way in ways] == ["What does", "What"]
+
+
+@pytest.mark.parametrize("body", [PAIR, "Look up.\n", "Der Teig ruht eine Stunde, und dann wird er gefaltet.\n"])
+def test_notes_that_no_rule_can_ask_about_are_an_error(body: str) -> None:
+    with pytest.raises(DlmError, match="no sentence that a rule knows how to ask about") as caught:
         ProseQa([notes(body)])
     assert caught.value.kind == "NoRowsError"
 
 
-def test_the_row_is_the_question_and_the_span_without_the_prose():
+def test_the_row_is_question_and_answer_without_the_prose() -> None:
     task = ProseQa([notes(PROSE, system="Be brief.")])
-    item = next(s for s in task.spans if s.text == "20 minutes")
-    (row,) = task.examples([item], [" How long is a loaf baked? "])
-    assert row.prompt == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "How long is a loaf baked?"},
-    ]
-    assert row.target == "20 minutes"
-    assert row.choices == ()
-    assert row.facts["passage"] == PROSE
-    (asked,), (check,) = task.prompts([item])[0], task.check_prompts([item], [" How long is a loaf baked? "])[0]
-    assert PROSE in asked["content"]
-    assert "Its answer is: 20 minutes\n" in asked["content"]
-    assert PROSE in check["content"]
-    assert "Question: How long is a loaf baked?\n" in check["content"]
-    assert task.metrics([row, row], ["20 minutes", "20 hours"]) == {"accuracy": 0.5}
+    way = item(task, "What is a lame")
+    (asked,), (row,) = task.prompts([way]), task.examples([way], [""])
+    assert asked.startswith(task.prefix) and asked.endswith(
+        "Fact: A lame is a thin blade on a handle.\nQuestion: What is a lame"
+    )
+    assert row == Example(
+        prompt=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is a lame?"}],
+        target="A thin blade on a handle.",
+        facts={"question": "What is a lame?", "sentence": "A lame is a thin blade on a handle."},
+        context=row.context,
+    )
+    system, page = row.context
+    assert system["content"] == "Be brief."
+    assert PROSE.strip() in page["content"] and page["content"].endswith("What is a lame?")
 
 
-@pytest.mark.parametrize(
-    ("question", "reason"),
-    [
-        ("  ", "empty"),
-        ("How long do you bake the", "not a question"),
-        ("Is it 20 minutes?", "contains the answer"),
-        ("What time does the passage above give?", "refers to the text"),
-    ],
-)
-def test_rejected_questions(question: str, reason: str):
+def test_a_question_from_the_other_side_needs_nothing_of_the_base() -> None:
     task = ProseQa([notes(PROSE)])
-    assert task.examples([ProseItem("20 minutes", PROSE, None)], [question]) == [Reject(reason)]
+    (row,) = task.examples([item(task, "What keeps the skin soft?")], [" Steam, and what is steam"])
+    assert (row.prompt[-1]["content"], row.target) == ("What keeps the skin soft?", "Steam.")
 
 
 @pytest.mark.parametrize(
-    ("target", "reply", "same"),
+    ("text", "question"),
     [
-        ("a mix of flour", "A mix of flour.", True),
-        ("a mix of flour", "mix of flour", True),
-        ("20 minutes", "20  minutes", True),
-        ("20 minutes", "20 hours", False),
-        ("20 minutes", "20 minutes or more", False),
-        ("20 minutes", "", False),
-        ("3.5 %", "35 %", False),
+        (" made of", "What is a lame made of?"),
+        ("made of", "What is a lame made of?"),
+        ("'s use", None),
+        (" made of steel", None),
+        ("What is a lame", "What is a lame?"),  # as teachers reply to a message
+        ("Question: what is a lame", "what is a lame?"),
+        ("\nAnswer: A blade.", "What is a lame?"),
     ],
 )
-def test_only_the_span_confirms(target: str, reply: str, same: bool):
-    example = Example([{"role": "user", "content": "How long?"}], target)
-    assert ProseQa([notes(PROSE)]).confirms(example, reply) is same
+def test_what_the_base_writes_is_joined_and_checked(text: str, question: str | None) -> None:
+    task = ProseQa([notes("A lame is a thin blade made of iron on a handle.\n")])
+    (row,) = task.examples([item(task, "What is a lame")], [text])
+    if question is None:
+        assert isinstance(row, Reject) and ":" not in row.reason
+    else:
+        assert isinstance(row, Example) and row.facts["question"] == question
 
 
-def test_both_rounds_with_the_embedded_base():
+def test_the_prompt_is_the_one_of_synthesis() -> None:
+    task = ProseQa([notes(PROSE)])
+    way = item(task, "What is a lame")
+    assert task.prompts([way]) == [continued_questions(way.fact.context, way.opening)[1]]
+
+
+def test_a_step_with_the_embedded_base() -> None:
     tokenizer, model = load_tokenizer("tiny"), load_base("tiny")
-    task = ProseQa([notes(PROSE)])
-    assert isinstance(task, CheckedTask)
-    items = task.draw(random.Random(0), 8)
-
-    def texts_of(prompts: list) -> list[str]:
-        coded = [tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False) for m in prompts]
-        return generate(model, tokenizer, coded, task.max_new_tokens, task.temperature, stop=task.stop, seed=1)
-
-    texts = texts_of(task.prompts(items))
-    rows = task.examples(items, texts)
-    assert len(rows) == len(items)
-    replies = texts_of(task.check_prompts(items, texts))
-    assert len(replies) == len(items)
-
-
-def test_blank_lines_take_linear_time():
-    assert passages("One." + "\n" * 300_000 + "Two.") == ["One.", "Two."]
+    task = ProseQa(
+        [notes(PROSE + "\nFlour is grain that a mill has ground. The ferry stops when the river is high.\n")]
+    )
+    written = write_rows(
+        task, FrozenBase(model, tokenizer), lambda row: encode(row, tokenizer, 256), seed=0, step=0, indices=range(16)
+    )
+    rows = {draft.index: draft.outcome for draft in written.drafts if draft.encoded}
+    assert len(rows) >= 8
+    assert all(
+        isinstance(row, Example) and row.facts["sentence"] not in row.prompt[-1]["content"] for row in rows.values()
+    )

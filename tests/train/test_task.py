@@ -17,7 +17,7 @@ ADAPTERS = "training:\n  adapters:\n    one: {}\n    two: {}\n"
 
 def configured(path: Path, text: str, *more: str) -> Configuration:
     path.write_text(text, encoding="utf-8")
-    settings = ["--task", "prose_qa", "--rows", "none", "--max_steps", "2", "--output_dir", str(path.parent / "out")]
+    settings = ["--task", "span_qa", "--rows", "none", "--max_steps", "2", "--output_dir", str(path.parent / "out")]
     return read_configuration(["--notes", str(path), *settings, *more])
 
 
@@ -32,7 +32,7 @@ def problems_of(configuration: Configuration) -> list[str]:
 
 
 def passages_used(configuration: Configuration) -> set[str]:
-    """The passages from which prose_qa draws its answers."""
+    """The passages from which span_qa draws its answers."""
     passages = rows_of(configuration).passages
     (task,) = open_curriculum(configuration.task, load_tokenizer("tiny"), passages).stages
     return {span.passage for span in task.spans}
